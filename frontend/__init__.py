@@ -1,0 +1,1 @@
+"""Where users meet weft: the language, the client and the command."""

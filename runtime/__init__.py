@@ -1,0 +1,1 @@
+"""Everything on the server's side; it knows graphs, never Python programs."""

@@ -1,0 +1,11 @@
+"""Keeps the checkout off `sys.path`: its folders `kernels` and `proto` have the names of other packages."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+importlib.import_module("weft")  # found before the path shrinks, so that an uninstalled checkout works too
+_ROOT = str(Path(__file__).resolve().parents[1])
+sys.path[:] = [entry for entry in sys.path if entry not in ("", _ROOT)]

@@ -1,0 +1,83 @@
+"""weft: an application-orchestration runtime for LLM programs on models that you host.
+
+The names below are loaded when they are first used, so that server processes, which import other members of
+this package, never load the language.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weft.frontend.client import Client, Run, connect
+    from weft.frontend.context import Context
+    from weft.frontend.control import cond, loop, map
+    from weft.frontend.errors import ProgramError, TraceError, WeftError
+    from weft.frontend.generate import gen, select
+    from weft.frontend.passages import Document, Passage
+    from weft.frontend.policy import RetryPolicy, TimeoutPolicy
+    from weft.frontend.program import program
+    from weft.frontend.retrieval import embed, ingest, rerank, search
+    from weft.frontend.signature import Static
+    from weft.frontend.tools import server_tool, tool
+    from weft.frontend.var import Var
+    from weft.frontend.verbs import Program
+    from weft.graph.ops.user import Chunking
+
+__all__ = [
+    "Chunking",
+    "Client",
+    "Context",
+    "Document",
+    "Passage",
+    "Program",
+    "ProgramError",
+    "RetryPolicy",
+    "Run",
+    "Static",
+    "TimeoutPolicy",
+    "TraceError",
+    "Var",
+    "WeftError",
+    "cond",
+    "connect",
+    "embed",
+    "gen",
+    "ingest",
+    "loop",
+    "map",
+    "program",
+    "rerank",
+    "search",
+    "select",
+    "server_tool",
+    "tool",
+]
+
+_HOMES = {
+    "frontend.client": ("Client", "Run", "connect"),
+    "frontend.context": ("Context",),
+    "frontend.control": ("cond", "loop", "map"),
+    "frontend.errors": ("ProgramError", "TraceError", "WeftError"),
+    "frontend.generate": ("gen", "select"),
+    "frontend.passages": ("Document", "Passage"),
+    "frontend.policy": ("RetryPolicy", "TimeoutPolicy"),
+    "frontend.program": ("program",),
+    "frontend.retrieval": ("embed", "ingest", "rerank", "search"),
+    "frontend.signature": ("Static",),
+    "frontend.tools": ("server_tool", "tool"),
+    "frontend.var": ("Var",),
+    "frontend.verbs": ("Program",),
+    "graph.ops.user": ("Chunking",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            globals()[name] = found = getattr(import_module(f"weft.{home}"), name)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
