@@ -1,0 +1,1 @@
+"""The graph: types, operations, passes, drawing and codecs; pure Python."""

@@ -1,0 +1,17 @@
+"""What can be wrong with a graph.
+
+GraphError            the graph is not well formed
+└── OperandError      an operation was given operands that it cannot take
+"""
+
+from __future__ import annotations
+
+__all__ = ["GraphError", "OperandError"]
+
+
+class GraphError(ValueError):
+    """A graph is not well formed; the message names the node and the source line that made it."""
+
+
+class OperandError(GraphError):
+    """An operation was given operands of the wrong names or types."""

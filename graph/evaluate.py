@@ -1,0 +1,116 @@
+"""The operations that need no engine: the orchestrator computes them itself, in microseconds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from . import schema
+from .ops.base import Op
+from .ops.common import Const, Equals, Expected, Format, Forward, Gather, Parse, Project, TopK
+from .prompt import Slot
+from .types import Text
+from .values import Datum, Json, TextValue, plain, render, strip
+
+__all__ = ["EvaluationError", "evaluate", "lift"]
+
+_SHOWN = 200  # characters of a text that an error quotes
+
+
+class EvaluationError(ValueError):
+    """The operands do not allow the operation."""
+
+
+def lift(value: Any) -> Datum:
+    """JSON data as a value at run time: strings are texts."""
+    return TextValue(value) if isinstance(value, str) else Json(value)
+
+
+def evaluate(op: Op, args: Mapping[str, Datum]) -> tuple[Datum, ...]:
+    """The results of a `host` operation. Raises EvaluationError."""
+    match op:
+        case Const():
+            return (lift(json.loads(op.value)),)
+        case Format():
+            return (TextValue("".join(_part(part, args) for part in op.parts)),)
+        case Project():
+            return (lift(_project(plain(args["value"]), op.key)),)
+        case Gather():
+            return (_gather(op, args),)
+        case Parse():
+            return (_parse(op, args["text"]),)
+        case Equals():
+            return (Json(plain(args["a"]) == plain(args["b"])),)
+        case Forward():
+            return (_forward(op, args["value"]),)
+        case Expected():
+            return (Json(_expected(op, plain(args["scores"]))),)
+        case TopK():
+            return (Json(_top_k(plain(args["passages"]), plain(args["scores"]), plain(args["k"]))),)
+        case _:
+            raise TypeError(f"{op.label()} is not an operation of the orchestrator")
+
+
+def _part(part: str | Slot, args: Mapping[str, Datum]) -> str:
+    return part if isinstance(part, str) else strip(render(args[part.name]), part.strip)
+
+
+def _project(value: Any, key: str | int) -> Any:
+    if isinstance(key, int):
+        if not isinstance(value, list):
+            raise EvaluationError(f"there is no item {key} in {_quote(value)}: it is not a list")
+        if not -len(value) <= key < len(value):
+            raise EvaluationError(f"there is no item {key} in a list of {len(value)}")
+        return value[key]
+    if not isinstance(value, dict) or key not in value:
+        raise EvaluationError(f"there is no field {key!r} in {_quote(value)}")
+    return value[key]
+
+
+def _gather(op: Gather, args: Mapping[str, Datum]) -> Datum:
+    if op.form == "object":
+        return Json({name: plain(value) for name, value in args.items()})
+    return Json([plain(args[str(index)]) for index in range(len(args))])
+
+
+def _parse(op: Parse, text: Datum) -> Datum:
+    written = plain(text)
+    try:
+        value = json.loads(written)
+        schema.check(value, op.type.schema, "the value")
+    except ValueError as problem:
+        raise EvaluationError(
+            f"the model's text does not give a value of the declared type ({problem}): {_quote(written)}"
+        ) from None
+    return lift(value)
+
+
+def _forward(op: Forward, value: Datum) -> Datum:
+    if isinstance(op.type, Text) and not isinstance(value, TextValue):
+        raise EvaluationError(f"expected a text, got {_quote(plain(value))}")
+    return value
+
+
+def _expected(op: Expected, scores: list[float]) -> float:
+    if len(scores) != len(op.values):
+        raise EvaluationError(f"{len(op.values)} values need as many scores, not {len(scores)}")
+    highest = max(scores)
+    weights = [math.exp(score - highest) for score in scores]
+    weighed = sum(weight * value for weight, value in zip(weights, op.values, strict=True))
+    return weighed / sum(weights)
+
+
+def _top_k(passages: Any, scores: Any, k: Any) -> list[dict[str, Any]]:
+    if not isinstance(passages, list) or not isinstance(scores, list) or len(passages) != len(scores):
+        raise EvaluationError("as many scores as passages are needed")
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise EvaluationError(f"k must be a positive whole number, not {_quote(k)}")
+    order = sorted(range(len(passages)), key=lambda index: -scores[index])
+    return [{**passages[index], "score": scores[index]} for index in order[:k]]
+
+
+def _quote(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -1,0 +1,145 @@
+"""The graph: nodes in static single assignment form, immutable, in topological order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from .errors import GraphError, OperandError
+from .ops.base import Op
+from .types import Type
+
+__all__ = ["NO_POLICY", "Environment", "Graph", "Node", "Policy", "Value", "infer"]
+
+
+class Value(NamedTuple):
+    """Result number `output` of node `node`."""
+
+    node: int
+    output: int = 0
+
+    def __str__(self) -> str:
+        return f"%{self.node}" if self.output == 0 else f"%{self.node}.{self.output}"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What to do when a node is slow or fails. It does not belong to the value that the node computes."""
+
+    timeout_s: float | None = None  # of one attempt; None: as long as the run's deadline allows
+    attempts: int = 1
+    backoff_s: float = 0.5  # before the second attempt; doubled before each further one
+
+    def __post_init__(self) -> None:
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise ValueError(f"a timeout must be positive, not {self.timeout_s} s")
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be at least 1, not {self.attempts}")
+        if not self.backoff_s >= 0:
+            raise ValueError(f"a back-off must not be negative, not {self.backoff_s} s")
+
+
+NO_POLICY = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation applied to operands."""
+
+    id: int
+    op: Op
+    args: Mapping[str, Value] = field(default_factory=dict)
+    name: str = ""
+    location: str = ""  # file:line of the user's code that made it
+    policy: Policy = NO_POLICY
+
+    def where(self) -> str:
+        """How errors name this node."""
+        label = f"%{self.id} {self.op.label()}" + (f" {self.name!r}" if self.name else "")
+        return f"{label} ({self.location})" if self.location else label
+
+
+Environment = Mapping[Value, Type]
+"""The types of the values that a graph may take from outside itself."""
+
+
+def infer(node: Node, types: Environment) -> tuple[Type, ...]:
+    """The types of the node's results. Raises OperandError that names the node and its source line."""
+    operands: dict[str, Type] = {}
+    for name, value in node.args.items():
+        if value not in types:
+            raise GraphError(f"{node.where()}: operand {name!r} takes {value}, which nothing before it makes")
+        operands[name] = types[value]
+    try:
+        return node.op.results(operands)
+    except OperandError as problem:
+        raise OperandError(f"{node.where()}: {problem}") from None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in topological order, the values that leave the graph, and what it may take from outside.
+
+    A whole program takes nothing from outside; an increment of a run takes values of earlier increments.
+    Construction checks ids, order, operands and types, so every `Graph` that exists is well formed.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[Value, ...]
+    name: str = ""
+    outside: Environment = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        types = self.types
+        for value in self.outputs:
+            if value not in types:
+                raise GraphError(f"graph {self.name!r} returns {value}, which no node makes")
+
+    @cached_property
+    def types(self) -> Environment:
+        """The type of every value of the graph and of its outside. Raises GraphError."""
+        types: dict[Value, Type] = dict(self.outside)
+        seen = {value.node for value in self.outside}
+        for node in self.nodes:
+            if node.id < 0:
+                raise GraphError(f"{node.where()}: a node's id must not be negative")
+            if node.id in seen:
+                raise GraphError(f"{node.where()}: another node has the id {node.id} too")
+            seen.add(node.id)
+            for output, kind in enumerate(infer(node, types)):
+                types[Value(node.id, output)] = kind
+        return types
+
+    @cached_property
+    def by_id(self) -> Mapping[int, Node]:
+        """The nodes by their ids."""
+        return {node.id: node for node in self.nodes}
+
+    @cached_property
+    def users(self) -> Mapping[Value, tuple[Node, ...]]:
+        """The nodes that take each value, each once, in order."""
+        found: dict[Value, dict[int, Node]] = {}
+        for node in self.nodes:
+            for value in node.args.values():
+                found.setdefault(value, {})[node.id] = node
+        return {value: tuple(nodes.values()) for value, nodes in found.items()}
+
+    @property
+    def next_id(self) -> int:
+        """An id that no node has, nor any outside one."""
+        used = [node.id for node in self.nodes] + [value.node for value in self.outside]
+        return max(used, default=-1) + 1
+
+    def with_nodes(self, nodes: Iterable[Node], outputs: Iterable[Value] | None = None) -> Graph:
+        """The same graph with other nodes, and other outputs if given."""
+        return replace(self, nodes=tuple(nodes), outputs=self.outputs if outputs is None else tuple(outputs))
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __str__(self) -> str:
+        from .draw import text
+
+        return text(self)

@@ -1,0 +1,124 @@
+"""What only workers run; `lower` makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..errors import OperandError
+from ..prompt import Piece, slots
+from ..sampling import DEFAULT_SAMPLING, Constraint, Sampling
+from ..types import JSON, TEXT, Data, Effect, Kv, Type, Vectors
+from .base import Dialect, EngineKind, Op, expect, expect_operands
+from .common import expect_renderable
+from .user import PARAGRAPHS, Chunking, ScoreMethod, expect_choices
+
+__all__ = ["Chunk", "Decode", "Prefill", "Score", "Upsert"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill(Op):
+    """`kv × text → kv'`: the model reads `pieces` after what it has read in `kv`, or from the start."""
+
+    model: str
+    pieces: tuple[Piece, ...]
+    kind: ClassVar[EngineKind] = "llm"
+    dialect: ClassVar[Dialect] = "primitive"
+    batchable: ClassVar[bool] = True
+    splittable: ClassVar[bool] = True
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """The longer context."""
+        expect_operands(args, slots(self.pieces), ("kv",))
+        _expect_kv(args, self.model)
+        expect_renderable({name: kind for name, kind in args.items() if name != "kv"})
+        return (Kv(self.model),)
+
+
+@dataclass(frozen=True, slots=True)
+class Decode(Op):
+    """`kv → kv' × text`: the model writes."""
+
+    model: str
+    sampling: Sampling = DEFAULT_SAMPLING
+    constraint: Constraint | None = None
+    kind: ClassVar[EngineKind] = "llm"
+    dialect: ClassVar[Dialect] = "primitive"
+    batchable: ClassVar[bool] = True
+    splittable: ClassVar[bool] = True
+
+    @property
+    def deterministic(self) -> bool:
+        """When greedy."""
+        return self.sampling.greedy
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """The context with what was written, and the text."""
+        expect_operands(args, ("kv",))
+        _expect_kv(args, self.model)
+        return (Kv(self.model), TEXT)
+
+
+@dataclass(frozen=True, slots=True)
+class Score(Op):
+    """How likely the model finds each of `choices` after what it has read."""
+
+    model: str
+    choices: tuple[str, ...]
+    method: ScoreMethod = "mean"
+    kind: ClassVar[EngineKind] = "llm"
+    dialect: ClassVar[Dialect] = "primitive"
+    batchable: ClassVar[bool] = True
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """The best choice, and the score of each."""
+        expect_operands(args, ("kv",))
+        _expect_kv(args, self.model)
+        expect_choices(self.choices)
+        return (TEXT, Data('{"items":{"type":"number"},"type":"array"}'))
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk(Op):
+    """Cut documents into passages."""
+
+    chunking: Chunking = PARAGRAPHS
+    kind: ClassVar[EngineKind] = "index"
+    dialect: ClassVar[Dialect] = "primitive"
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """The chunks, and their texts for embedding."""
+        expect_operands(args, ("documents",))
+        expect(args, "documents", Data)
+        return (JSON, Data('{"items":{"type":"string"},"type":"array"}'))
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert(Op):
+    """Put embedded chunks into an index, in place of what their documents had there."""
+
+    index: str
+    kind: ClassVar[EngineKind] = "index"
+    dialect: ClassVar[Dialect] = "primitive"
+
+    @property
+    def effectful(self) -> bool:
+        """It changes the index."""
+        return True
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """A report, and the order for later searches."""
+        expect_operands(args, ("chunks", "vectors"), ("after",))
+        expect(args, "chunks", Data)
+        expect(args, "vectors", Vectors)
+        expect(args, "after", Effect)
+        return (JSON, Effect(self.index))
+
+
+def _expect_kv(args: Mapping[str, Type], model: str) -> None:
+    """Refuse to continue what is no context, or what another model has read."""
+    expect(args, "kv", Kv)
+    kv = args.get("kv")
+    if isinstance(kv, Kv) and kv.model != model:
+        raise OperandError(f"operand 'kv' was read by model {kv.model!r}; {model!r} cannot continue it")

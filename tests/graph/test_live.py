@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import pytest
+
+from weft.graph.deployment import Deployment, ModelSpec
+from weft.graph.errors import GraphError
+from weft.graph.evaluate import EvaluationError
+from weft.graph.ir import Graph, Node, Value
+from weft.graph.live import LiveGraph
+from weft.graph.ops.common import Const, Equals, Format, Forward, Gather, Input, Project
+from weft.graph.ops.control import Cond, Loop, Map
+from weft.graph.ops.user import Generate
+from weft.graph.prompt import Message, Slot
+from weft.graph.types import BOOLEAN, JSON, STRINGS, TEXT
+from weft.graph.values import Json, TextValue
+
+SHOUT = Graph(
+    (
+        Node(0, Input("item")),
+        Node(1, Input("mark")),
+        Node(2, Format((Slot("i"), Slot("m"))), {"i": Value(0), "m": Value(1)}),
+    ),
+    (Value(2),),
+)
+
+
+def live_with(*nodes: Node) -> LiveGraph:
+    live = LiveGraph(Deployment({}, ""))
+    live.extend(Graph(nodes, (Value(nodes[-1].id),)), closed=True)
+    return live
+
+
+def test_a_map_becomes_one_body_for_each_item_and_a_list() -> None:
+    live = live_with(
+        Node(0, Input("xs", STRINGS)),
+        Node(1, Input("mark")),
+        Node(2, Map(SHOUT), {"items": Value(0), "mark": Value(1)}, location="a.py:1"),
+    )
+    nodes = live.expand(2, {"items": Json(["a", "b"]), "mark": TextValue("!")})
+    assert [type(node.op) for node in nodes] == [Project, Project, Format, Format, Gather] or [
+        type(node.op) for node in nodes
+    ] == [Project, Format, Project, Format, Gather]
+    assert nodes[-1].id == 2
+    assert nodes[-1].location == "a.py:1"
+    assert list(nodes[-1].args) == ["0", "1"]
+
+
+def test_a_map_over_nothing_is_an_empty_list() -> None:
+    live = live_with(
+        Node(0, Input("xs", STRINGS)),
+        Node(1, Input("mark")),
+        Node(2, Map(SHOUT), {"items": Value(0), "mark": Value(1)}),
+    )
+    (gather,) = live.expand(2, {"items": Json([]), "mark": TextValue("!")})
+    assert gather == Node(2, Gather("list"))
+
+
+def test_the_body_of_a_map_gets_its_items_at_the_type_it_declares() -> None:
+    live = live_with(
+        Node(0, Input("xs", JSON)),
+        Node(1, Input("mark")),
+        Node(2, Map(SHOUT), {"items": Value(0), "mark": Value(1)}),
+    )
+    nodes = live.expand(2, {"items": Json(["a"]), "mark": TextValue("!")})
+    assert [node.op for node in nodes if isinstance(node.op, Forward)] == [Forward(TEXT)]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, "yes"), (False, "no")])
+def test_a_condition_becomes_the_branch_that_is_taken(value: bool, expected: str) -> None:
+    yes, no = (Graph((Node(0, Const(f'"{word}"', TEXT)),), (Value(0),)) for word in ("yes", "no"))
+    live = live_with(Node(0, Input("p", BOOLEAN)), Node(1, Cond(yes, no), {"predicate": Value(0)}))
+    constant, forward = live.expand(1, {"predicate": Json(value)})
+    assert constant.op == Const(f'"{expected}"', TEXT)
+    assert forward == Node(1, Forward(TEXT), {"value": Value(constant.id)})
+
+
+TURN = Graph(
+    (
+        Node(0, Input("state")),
+        Node(1, Format((Slot("s"), "x")), {"s": Value(0)}),
+        Node(2, Const('"axx"', TEXT)),
+        Node(3, Equals(), {"a": Value(1), "b": Value(2)}),
+    ),
+    (Value(1), Value(3)),
+)
+
+
+def turns(live: LiveGraph, *done: bool) -> list[type]:
+    """The types of the node that takes the loop's place, turn by turn."""
+    found = [type(live.expand(1, {"state": TextValue("a")})[-1].op)]
+    for value in done:
+        nodes = live.expand(1, {"state": TextValue("a"), "done": Json(value)})
+        found.append(type(nodes[-1].op))
+    return found
+
+
+def test_a_loop_takes_turns_until_it_says_so() -> None:
+    live = live_with(Node(0, Input("s")), Node(1, Loop(TURN, limit=9), {"state": Value(0)}))
+    assert turns(live, False, True) == [Loop, Loop, Forward]
+
+
+def test_a_loop_stops_at_its_limit() -> None:
+    live = live_with(Node(0, Input("s")), Node(1, Loop(TURN, limit=2), {"state": Value(0)}))
+    assert turns(live, False, False) == [Loop, Loop, Forward]
+
+
+@pytest.mark.parametrize("predicate", ["yes", 1, None])
+def test_a_predicate_must_be_a_truth_value(predicate: object) -> None:
+    constant = Graph((Node(0, Const("1")),), (Value(0),))
+    live = live_with(Node(0, Input("p", JSON)), Node(1, Cond(constant, constant), {"predicate": Value(0)}))
+    with pytest.raises(EvaluationError, match=r"cond needs true or false.*\.equals"):
+        live.expand(1, {"predicate": Json(predicate)})
+
+
+def test_a_map_needs_a_list() -> None:
+    live = live_with(
+        Node(0, Input("xs", JSON)),
+        Node(1, Input("mark")),
+        Node(2, Map(SHOUT), {"items": Value(0), "mark": Value(1)}),
+    )
+    with pytest.raises(EvaluationError, match="map needs a list, not dict"):
+        live.expand(2, {"items": Json({"a": 1}), "mark": TextValue("!")})
+
+
+def test_an_increment_cannot_take_what_nobody_made() -> None:
+    live = live_with(Node(0, Input("q")))
+    increment = Graph((), (Value(9),), outside={Value(9): TEXT})
+    with pytest.raises(GraphError, match="no increment made %9"):
+        live.extend(increment, closed=False)
+
+
+def test_an_increment_cannot_take_a_value_as_another_type() -> None:
+    live = live_with(Node(0, Input("q")))
+    with pytest.raises(GraphError, match="takes %0 as integer"):
+        live.extend(
+            Graph((), (Value(0),), outside={Value(0): JSON.__class__('{"type":"integer"}')}), closed=False
+        )
+
+
+def test_reports_tell_what_each_pass_did() -> None:
+    live = live_with(Node(0, Input("q")), Node(1, Const("1")), Node(2, Format((Slot("q"),)), {"q": Value(0)}))
+    assert [(report.name, report.summary) for report in live.reports] == [
+        ("as written", "3 nodes"),
+        ("lower", "3 nodes became 3"),
+        ("prune", "removed 1 of 3 nodes"),
+        ("dedupe", "merged 0 of 2 nodes"),
+    ]
+
+
+def test_an_increment_takes_values_at_the_types_that_the_client_knows() -> None:
+    live = LiveGraph(Deployment({"m": ModelSpec("m", 99)}, "m"))
+    samples = Generate((Message("user", ("x",)),), n=2)
+    live.extend(Graph((Node(0, samples),), (Value(0),)), closed=False)
+    shown = Node(1, Format((Slot("s"),)), {"s": Value(0)})
+    (node,) = live.extend(Graph((shown,), (), outside={Value(0): STRINGS}), closed=False)
+    assert node.args == {"s": live.resolve(Value(0))}
