@@ -1,0 +1,104 @@
+"""Bookkeeping of the KV pool: who owns each slot.
+
+A slot is *free*, *running* (owned by one request), or *cached* (owned by the radix tree, and shared by all
+requests that matched it); `free + cached + running == total` always. Pure: slot numbers in, slot numbers out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .radix import Match, Node, RadixTree, Tokens
+from .slots import SlotAllocator
+
+__all__ = ["KVCache", "Published"]
+
+
+class Published(NamedTuple):
+    """The result of handing a request's KV to the tree."""
+
+    node: Node  # where its tokens end, locked once for the caller
+    slots: Tokens  # the slots that hold its tokens from now on; all of them are the tree's
+
+
+class KVCache:
+    """One pool of `total` slots for running requests and for the prefix cache."""
+
+    def __init__(self, total: int) -> None:
+        self._allocator = SlotAllocator(total)
+        self._tree = RadixTree()
+        self.running = 0
+        """Slots owned by running requests."""
+
+    @property
+    def total(self) -> int:
+        """All slots of the pool."""
+        return self._allocator.total
+
+    @property
+    def free(self) -> int:
+        """Slots that hold nothing."""
+        return self._allocator.free
+
+    @property
+    def cached(self) -> int:
+        """Slots owned by the tree, locked or not."""
+        return self._tree.size
+
+    @property
+    def available(self) -> int:
+        """Slots that `allocate` can supply now: free ones and those that may be evicted."""
+        return self._allocator.free + self._tree.evictable
+
+    def match(self, namespace: str, tokens: Tokens, now: float) -> Match:
+        """The longest cached prefix of `tokens`; lock its node before the next `allocate`."""
+        return self._tree.match(namespace, tokens, now)
+
+    def lock(self, node: Node) -> None:
+        """Keep the prefix that ends at `node` from being evicted."""
+        self._tree.lock(node)
+
+    def unlock(self, node: Node) -> None:
+        """Take back one `lock` or one `publish` of `node`."""
+        self._tree.unlock(node)
+
+    def allocate(self, count: int) -> Tokens:
+        """Take `count` slots for a running request, evicting cached ones where needed.
+
+        Raises `MemoryError` if `count` exceeds `available`.
+        """
+        if count > self.available:
+            raise MemoryError(f"{count} KV slots asked for, {self.available} of {self.total} are available")
+        if count > self.free:
+            self._allocator.release(self._tree.evict(count - self.free))
+        self.running += count
+        return self._allocator.allocate(count)
+
+    def release(self, slots: Tokens) -> None:
+        """Free slots of a running request."""
+        self._allocator.release(slots)
+        self.running -= len(slots)
+
+    def publish(self, namespace: str, tokens: Tokens, slots: Tokens, shared: int, now: float) -> Published:
+        """Hand a request's KV to the tree, freeing what the tree holds already.
+
+        The first `shared` slots are the tree's own (locked by the caller), the rest the caller's.
+        """
+        inserted = self._tree.insert(namespace, tokens, slots, now)
+        self._tree.lock(inserted.node)
+        self._allocator.release(inserted.duplicates)
+        self.running -= len(slots) - shared
+        return Published(inserted.node, inserted.slots)
+
+    def check(self) -> None:
+        """Verify, slot by slot, that each has one owner; raises `AssertionError`."""
+        held = [node.slots for _, node in self._tree.nodes()]
+        cached = np.concatenate(held) if held else np.empty(0, dtype=np.int64)
+        owned = np.concatenate([self._allocator.free_slots(), cached])
+        assert len(cached) == self.cached, f"the tree holds {len(cached)} slots and counts {self.cached}"
+        assert len(np.unique(owned)) == len(owned), "a slot is free and cached at once, or twice either"
+        assert len(owned) + self.running == self.total, (
+            f"free {self.free} + cached {self.cached} + running {self.running} != total {self.total}"
+        )

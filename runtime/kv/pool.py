@@ -1,0 +1,44 @@
+"""The memory behind the KV slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["KVPool"]
+
+
+@dataclass(frozen=True, slots=True)
+class KVPool:
+    """Keys and values of all layers; a slot is one index of the second dimension."""
+
+    keys: torch.Tensor  # [layers, slots, kv_heads, head_dim]
+    values: torch.Tensor  # [layers, slots, kv_heads, head_dim]
+
+    @classmethod
+    def allocate(
+        cls,
+        *,
+        layers: int,
+        slots: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> KVPool:
+        """Reserve zeroed memory for `slots` slots; a torch out-of-memory error passes through."""
+        shape = (layers, slots, kv_heads, head_dim)
+        return cls(
+            torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
+        )
+
+    @property
+    def slots(self) -> int:
+        """The number of slots."""
+        return self.keys.shape[1]
+
+    @staticmethod
+    def bytes_per_slot(*, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
+        """The memory of one token's keys and values in all layers."""
+        return 2 * layers * kv_heads * head_dim * dtype.itemsize

@@ -1,0 +1,1 @@
+"""The LLM engine: model, batch planner, sampling, grammar, tokenizing."""

@@ -1,0 +1,221 @@
+"""What a checkpoint says about its model: Hugging Face's `config.json`, old and new layouts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError
+
+__all__ = ["SUPPORTED", "ModelConfig", "RopeConfig", "read_config"]
+
+SUPPORTED = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+"""Architectures that weft runs, and the family of each."""
+
+_ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """Rotary embedding: base frequency and how it is scaled beyond the trained context."""
+
+    theta: float
+    kind: str = "default"  # one of _ROPE_KINDS
+    factor: float = 1.0
+    original_context: int = 0  # tokens; llama3 and yarn
+    low_freq_factor: float = 1.0  # llama3
+    high_freq_factor: float = 4.0  # llama3
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0  # yarn
+    truncate: bool = True  # yarn
+    attention_factor: float | None = None  # yarn; None: from `factor`
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The shape of a decoder-only transformer."""
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    context_length: int  # tokens
+    rope: RopeConfig
+    windows: tuple[int | None, ...]  # [layers]: sliding window in tokens, None where attention is full
+    qkv_bias: bool
+    out_bias: bool  # of the attention's output projection
+    mlp_bias: bool
+    qk_norm: bool
+    tied: bool  # whether the LM head is the embedding
+    eos_ids: frozenset[int]
+    dtype: str  # the checkpoint's, as torch names it
+
+    @property
+    def group(self) -> int:
+        """The number of query heads that share a KV head."""
+        return self.heads // self.kv_heads
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read `config.json` and, where present, `generation_config.json`; raises `ModelError`."""
+    raw = _read_json(folder / "config.json")
+    generation = folder / "generation_config.json"
+    eos = _token_ids(raw.get("eos_token_id"))
+    if generation.is_file():
+        eos |= _token_ids(_read_json(generation).get("eos_token_id"))
+    return _Reader(raw, str(folder)).config(eos)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{str(path.parent)!r} holds no {path.name}: is it a checkpoint folder?") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{str(path)!r} cannot be read: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ModelError(f"{str(path)!r} holds {type(parsed).__name__}, not a JSON object")
+    return parsed
+
+
+def _token_ids(value: int | list[int] | None) -> frozenset[int]:
+    if value is None:
+        return frozenset()
+    return frozenset([value] if isinstance(value, int) else value)
+
+
+class _Reader:
+    """Fields of one config.json, with the defaults of its family."""
+
+    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
+        self.raw = raw
+        self.where = where
+        self.family = self._family()
+
+    def config(self, eos_ids: frozenset[int]) -> ModelConfig:
+        raw, family = self.raw, self.family
+        self._refuse_variants()
+        heads = self._integer("num_attention_heads")
+        hidden = self._integer("hidden_size")
+        layers = self._integer("num_hidden_layers")
+        kv_heads = self._integer("num_key_value_heads", 8 if family == "mistral" else heads)
+        if heads % kv_heads:
+            raise self._error(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+        attention_bias = bool(raw.get("attention_bias", False)) and family in ("llama", "qwen3")
+        rope = self._rope()
+        return ModelConfig(
+            family=family,
+            vocab_size=self._integer("vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=self._integer("intermediate_size"),
+            layers=layers,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=self._integer("head_dim", 128 if family == "qwen3" else hidden // heads),
+            norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+            context_length=self._context(rope),
+            rope=rope,
+            windows=self._windows(layers),
+            qkv_bias=family == "qwen2" or attention_bias,
+            out_bias=attention_bias,
+            mlp_bias=bool(raw.get("mlp_bias", False)) and family == "llama",
+            qk_norm=family == "qwen3",
+            tied=bool(raw.get("tie_word_embeddings", False)),
+            eos_ids=eos_ids,
+            dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch."),
+        )
+
+    def _family(self) -> str:
+        names = self.raw.get("architectures") or []
+        name = names[0] if names else f"model type {self.raw.get('model_type')!r}"
+        family = SUPPORTED.get(name) if names else self.raw.get("model_type")
+        if family not in SUPPORTED.values():
+            raise self._error(f"architecture {name} is not supported; supported are {', '.join(SUPPORTED)}")
+        return str(family)
+
+    def _refuse_variants(self) -> None:
+        activation = self.raw.get("hidden_act", "silu")
+        if activation != "silu":
+            raise self._error(f"hidden_act {activation!r} is not supported, only 'silu'")
+        if self.raw.get("quantization_config"):
+            raise self._error("quantized checkpoints are not supported; use the unquantized one")
+
+    def _windows(self, layers: int) -> tuple[int | None, ...]:
+        """Mistral slides in every layer, Qwen from `max_window_layers` on if at all, Llama never."""
+        window = self.raw.get("sliding_window")
+        if self.family == "mistral":
+            return (window,) * layers
+        if self.family == "llama" or not self.raw.get("use_sliding_window", False):
+            return (None,) * layers
+        types = self.raw.get("layer_types")
+        if types is None:
+            first = self._integer("max_window_layers", 28)
+            return tuple(window if layer >= first else None for layer in range(layers))
+        if len(types) != layers:
+            raise self._error(f"layer_types names {len(types)} layers of {layers}")
+        return tuple(window if kind == "sliding_attention" else None for kind in types)
+
+    def _context(self, rope: RopeConfig) -> int:
+        default = {"llama": 2048, "mistral": 131072}.get(self.family, 32768)
+        context = self._integer("max_position_embeddings", default)
+        return max(context, int(rope.original_context * rope.factor)) if rope.kind == "yarn" else context
+
+    def _rope(self) -> RopeConfig:
+        """From `rope_parameters` (transformers 5), else from `rope_theta` and `rope_scaling`."""
+        raw = self.raw
+        fields = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+        kind = fields.get("rope_type", fields.get("type", "default"))
+        if kind not in _ROPE_KINDS:
+            raise self._error(
+                f"rope scaling {kind!r} is not supported; supported are {', '.join(_ROPE_KINDS)}"
+            )
+        if fields.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
+            raise self._error("partial rotary embedding (partial_rotary_factor) is not supported")
+        theta = float(fields.get("rope_theta", raw.get("rope_theta", 10000.0)))
+        if kind == "default":
+            return RopeConfig(theta)
+        try:
+            return self._scaled_rope(theta, kind, fields)
+        except (KeyError, TypeError) as error:
+            raise self._error(f"rope scaling {kind!r} lacks or misstates a field: {error}") from error
+
+    def _scaled_rope(self, theta: float, kind: str, fields: Mapping[str, Any]) -> RopeConfig:
+        if fields.get("mscale_all_dim"):
+            raise self._error("yarn with mscale_all_dim is not supported")
+        original = fields.get("original_max_position_embeddings") or self._integer("max_position_embeddings")
+        return RopeConfig(
+            theta,
+            kind,
+            factor=float(fields["factor"]),
+            original_context=int(original),
+            low_freq_factor=float(fields["low_freq_factor"]) if kind == "llama3" else 1.0,
+            high_freq_factor=float(fields["high_freq_factor"]) if kind == "llama3" else 4.0,
+            beta_fast=float(fields.get("beta_fast") or 32.0),
+            beta_slow=float(fields.get("beta_slow") or 1.0),
+            truncate=bool(fields.get("truncate", True)),
+            attention_factor=fields.get("attention_factor"),
+        )
+
+    def _integer(self, key: str, default: int | None = None) -> int:
+        value = self.raw.get(key)
+        if value is None:
+            value = default
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise self._error(f"{key} must be a positive integer, not {value!r}")
+        return value
+
+    def _error(self, what: str) -> ModelError:
+        return ModelError(f"config.json of {self.where!r}: {what}")

@@ -1,0 +1,283 @@
+"""The LLM engine: one thread that computes all requests in steps of one batch each.
+
+    submit ─▶ inbox ─▶ planner.plan ─▶ runner.run ─▶ sample ─▶ tasks ─▶ events ─▶ sinks
+                           ▲                                     │
+                           └───────── planner.commit ◀───────────┘
+
+Callers talk to the thread through its inbox only; it sleeps there while there is nothing to compute.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+
+from weft.runtime.kv.cache import KVCache
+
+from .errors import CancelledError, EngineClosedError
+from .grammar import CompiledGrammar
+from .intake import Intake
+from .model import Model
+from .options import EngineInfo, EngineOptions, EngineStats, choose_slots
+from .planner import Limits, Planner, StepPlan
+from .profile import Profile, measure_profile
+from .requests import GenerateRequest, Request, Sink
+from .runner import ModelRunner
+from .sampler import draw_tokens, lay_out
+from .tasks import GenerateTask, Task
+from .text import IdsOnly, TextBackend, TokenizerText
+from .tokenizer import Tokenizer
+
+__all__ = ["LLMEngine"]
+
+_log = logging.getLogger(__name__)
+
+
+class LLMEngine:
+    """Serves requests on one model. All methods may be called from any thread.
+
+    Every submitted request ends with exactly one of `PromptDone` (prefill), `Finished`, `Scored` and
+    `Failed`.
+    """
+
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer | None = None, options: EngineOptions | None = None
+    ) -> None:
+        """Reserve the KV pool and start the thread.
+
+        Without a tokenizer the engine knows ids only: texts stay empty, and neither stop strings nor
+        constraints are served. Raises `ModelError` if tokenizer and model do not belong together.
+        """
+        options = options or EngineOptions()
+        slots = choose_slots(model, options.kv_tokens)
+        context = min(model.config.context_length, options.context_length or sys.maxsize)
+        self._limits = Limits(context, options.token_budget, options.max_running, options.aging_seconds)
+        config = model.config
+        self._text: TextBackend = TokenizerText(tokenizer, config) if tokenizer else IdsOnly(config)
+        self._verify = options.verify
+        self._runner = ModelRunner(model, slots)
+        self._planner = Planner(KVCache(slots), self._limits)
+        self._intake = Intake(self._text, model.config, self._planner)
+        self.info = EngineInfo.of(model, context_length=context, total_slots=slots)
+        self._tasks: dict[int, Task] = {}
+        self._handles = itertools.count(1)
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._steps = self._generated = 0
+        self._stats = self._count()
+        self._closing = False
+        self._door = (
+            threading.Lock()
+        )  # held while something enters the inbox, so that nothing enters a closed one
+        self._compilers = ThreadPoolExecutor(options.compile_threads, thread_name_prefix="weft-grammar")
+        self._thread = threading.Thread(target=self._run, name="weft-llm", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, sink: Sink) -> int:
+        """Queue a request; its events go to `sink`. Returns a handle for `cancel`.
+
+        Raises `RequestError` if it could never be served and `EngineClosedError` after `close`.
+        """
+        handle = next(self._handles)
+        task = self._intake.task(handle, request, sink, time.monotonic())
+        self._post(partial(self._enter, task, request))
+        return handle
+
+    def cancel(self, handle: int) -> None:
+        """End a request with `Failed(CancelledError)`, freeing its KV before the next step.
+
+        Does nothing if it has ended already.
+        """
+        with suppress(EngineClosedError):
+            self._post(partial(self._fail, handle, CancelledError("the request was cancelled")))
+
+    def stats(self) -> EngineStats:
+        """The counters, as of the last step."""
+        return self._stats
+
+    def measure_profile(self, seconds: float = 1.5) -> Profile:
+        """Time the model within about `seconds`, between two steps, in KV slots that are free.
+
+        Neither the cache nor the counters change. Raises `EngineClosedError` after `close`.
+        """
+        result: Future[Profile] = Future()
+        self._post(partial(self._measure, seconds, result))
+        return result.result()
+
+    def close(self) -> None:
+        """Fail what has not ended, with `EngineClosedError`, and stop the thread; may be called twice."""
+        with self._door:
+            self._closing = True
+            self._inbox.put(lambda: None)
+        self._thread.join()
+        self._compilers.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> LLMEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _post(self, command: Callable[[], None]) -> None:
+        with self._door:
+            if self._closing:
+                raise EngineClosedError("the engine has been closed")
+            self._inbox.put(command)
+
+    # What follows runs on the engine's thread.
+
+    def _run(self) -> None:
+        while not self._closing:
+            try:
+                self._take_commands()
+                if not (self._closing or self._planner.idle):
+                    self._step(time.monotonic())
+            except Exception as error:
+                _log.exception("the LLM engine starts afresh after an error outside any request")
+                self._start_afresh(error)
+        self._take_commands()  # of before the close
+        for handle in list(self._tasks):
+            self._fail(handle, EngineClosedError("the engine was closed before the request ended"))
+
+    def _take_commands(self) -> None:
+        """Carry out what is in the inbox, waiting for something if there is nothing else to do."""
+        try:
+            while True:
+                self._inbox.get(block=self._planner.idle and not self._closing)()
+                self._stats = self._count()
+        except Empty:
+            return
+
+    def _enter(self, task: Task, request: Request) -> None:
+        self._tasks[task.job.id] = task
+        if isinstance(request, GenerateRequest) and request.constraint is not None:
+            compiling = self._compilers.submit(self._text.compile, request.constraint, task.job.max_new)
+            compiling.add_done_callback(partial(self._compiled, task.job.id))
+        else:
+            self._planner.submit(task.job)
+
+    def _compiled(self, handle: int, grammar: Future[CompiledGrammar]) -> None:
+        """Runs on a compiler's thread."""
+        self._inbox.put(partial(self._enter_constrained, handle, grammar))
+
+    def _enter_constrained(self, handle: int, grammar: Future[CompiledGrammar]) -> None:
+        task = self._tasks.get(handle)
+        if not isinstance(task, GenerateTask):
+            return  # it was cancelled meanwhile
+        try:
+            task.matcher = grammar.result().matcher()
+        except Exception as error:
+            self._fail(handle, error)
+        else:
+            self._planner.submit(task.job)
+
+    def _step(self, now: float) -> None:
+        plan = self._planner.plan(now)
+        tasks = [self._tasks[job.id] for job in plan.jobs()]
+        for job in plan.admitted:
+            self._tasks[job.id].admit(now)
+        drawn = self._compute(plan, tasks) if plan.chunks else []
+        now = time.monotonic()
+        for task in tasks:
+            task.advance(now)
+        for drawing, token in drawn:
+            drawing.guard(drawing.accept, token, now)
+        for task in tasks:
+            self._settle(task)
+        if self._verify:
+            self._planner.check()
+        self._stats = self._count()
+        for task in tasks:
+            self._deliver(task)
+
+    def _compute(self, plan: StepPlan, tasks: list[Task]) -> list[tuple[GenerateTask, int]]:
+        """Run the model and sample; an error that has no owner fails all tasks of the step."""
+        try:
+            layout = lay_out(plan.chunks, self._tasks)
+            logits = self._runner.run([(chunk.sequence, chunk.count) for chunk in plan.chunks], layout.rows)
+            for task, chunk, rows in layout.scores:
+                task.guard(task.receive, chunk, logits[rows])
+            drawn = draw_tokens(layout, logits)
+        except Exception as error:
+            _log.exception("a step of %d requests failed", len(tasks))
+            for failing in tasks:
+                failing.fail(error)
+            return []
+        self._planner.commit(plan, time.monotonic())
+        self._steps += 1
+        self._generated += len(drawn)
+        return drawn
+
+    def _settle(self, task: Task) -> None:
+        """Remove a task that has ended from the planner; the KV of a failed one is not trusted."""
+        if not task.done:
+            return
+        del self._tasks[task.job.id]
+        if task.failed:
+            self._planner.cancel(task.job)
+        else:
+            self._planner.finish(task.job, time.monotonic())
+
+    def _deliver(self, task: Task) -> None:
+        events, task.events = task.events, []
+        if not events:
+            return
+        try:
+            task.sink(events)
+        except Exception as error:
+            _log.exception("the sink of request %d failed; the request is dropped", task.job.id)
+            if task.job.id in self._tasks:
+                self._drop(task, error)
+
+    def _fail(self, handle: int, error: Exception) -> None:
+        """End a task outside a step."""
+        task = self._tasks.get(handle)
+        if task is not None:
+            self._drop(task, error)
+            self._deliver(task)
+
+    def _drop(self, task: Task, error: Exception) -> None:
+        task.fail(error)
+        self._settle(task)
+        self._stats = self._count()
+
+    def _start_afresh(self, error: Exception) -> None:
+        """Fail everything and forget the cache, whose bookkeeping can no longer be trusted."""
+        tasks, self._tasks = self._tasks, {}
+        self._planner.reset()
+        self._stats = self._count()
+        for task in tasks.values():
+            task.fail(error)
+            self._deliver(task)
+
+    def _measure(self, seconds: float, result: Future[Profile]) -> None:
+        cache = self._planner.cache
+        slots = cache.allocate(cache.free)
+        try:
+            result.set_result(measure_profile(self._runner, slots, self._limits, seconds))
+        except Exception as error:
+            result.set_exception(error)
+        finally:
+            cache.release(slots)
+
+    def _count(self) -> EngineStats:
+        planner, cache = self._planner, self._planner.cache
+        return EngineStats(
+            steps=self._steps,
+            cached_tokens=planner.cached_tokens,
+            computed_tokens=planner.computed_tokens,
+            generated_tokens=self._generated,
+            retractions=planner.retractions,
+            free_slots=cache.free,
+            cached_slots=cache.cached,
+            running_slots=cache.running,
+            waiting_requests=len(self._tasks) - len(planner.running),
+            running_requests=len(planner.running),
+        )

@@ -1,0 +1,207 @@
+"""Loading of Hugging Face checkpoints: where they lie, and their tensors, merged for the fused path."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .config import ModelConfig
+from .errors import ModelError
+
+__all__ = ["LayerWeights", "Weights", "choose_device", "choose_dtype", "load_weights", "resolve_folder"]
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One decoder layer; matrices are [out, in]."""
+
+    input_norm: torch.Tensor  # [hidden]
+    qkv: torch.Tensor  # [(heads + 2 * kv_heads) * head_dim, hidden]
+    qkv_bias: torch.Tensor | None
+    qk_norm: torch.Tensor | None  # [heads + kv_heads, head_dim]
+    out: torch.Tensor  # [hidden, heads * head_dim]
+    out_bias: torch.Tensor | None
+    post_norm: torch.Tensor  # [hidden]
+    gate_up: torch.Tensor  # [2 * intermediate, hidden]
+    gate_up_bias: torch.Tensor | None
+    down: torch.Tensor  # [hidden, intermediate]
+    down_bias: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A whole checkpoint on its device."""
+
+    embedding: torch.Tensor  # [vocab, hidden]
+    layers: tuple[LayerWeights, ...]
+    norm: torch.Tensor  # [hidden]
+    head: torch.Tensor  # [vocab, hidden]; the embedding itself if tied
+
+
+def resolve_folder(model: str | Path) -> Path:
+    """The folder of `model`: an existing folder, or a hub name `org/name`, downloaded if it is not cached.
+
+    Raises `ModelError` if there is neither such a folder nor such a download.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    name = str(model)
+    if not _HUB_NAME.fullmatch(name):
+        raise ModelError(
+            f"model folder {name!r} does not exist, and it is no hub name of the form 'org/name'"
+        )
+    return _download(name)
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; raises `ModelError` for a device torch lacks."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+def choose_dtype(dtype: str, config: ModelConfig, device: torch.device) -> torch.dtype:
+    """`auto` is the checkpoint's dtype on CUDA and float32 on the CPU; raises `ModelError` for others."""
+    name = dtype
+    if dtype == "auto":
+        name = config.dtype if device.type == "cuda" else "float32"
+    if name not in _DTYPES:
+        raise ModelError(f"dtype {name!r} is not supported; choose one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def load_weights(folder: Path, config: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> Weights:
+    """Read all tensors of the checkpoint, converted to `dtype` on `device`.
+
+    Raises `ModelError` for missing, damaged or mis-shaped files and tensors; tensors that the
+    model does not need are left alone.
+    """
+    source = _Source(folder, dtype, device)
+    hidden, vocab = config.hidden_size, config.vocab_size
+    embedding = source.get("model.embed_tokens.weight", vocab, hidden)
+    return Weights(
+        embedding=embedding,
+        layers=tuple(_load_layer(source, config, f"model.layers.{i}.") for i in range(config.layers)),
+        norm=source.get("model.norm.weight", hidden),
+        head=embedding if config.tied else source.get("lm_head.weight", vocab, hidden),
+    )
+
+
+def _load_layer(source: _Source, config: ModelConfig, prefix: str) -> LayerWeights:
+    hidden, inner, width = config.hidden_size, config.intermediate_size, config.heads * config.head_dim
+    kv_width = config.kv_heads * config.head_dim
+    attention, mlp = prefix + "self_attn.", prefix + "mlp."
+    qkv = {attention + "q_proj": width, attention + "k_proj": kv_width, attention + "v_proj": kv_width}
+    gate_up = {mlp + "gate_proj": inner, mlp + "up_proj": inner}
+    return LayerWeights(
+        input_norm=source.get(prefix + "input_layernorm.weight", hidden),
+        qkv=source.merged(qkv, hidden),
+        qkv_bias=source.merged_bias(qkv) if config.qkv_bias else None,
+        qk_norm=_load_qk_norm(source, config, attention) if config.qk_norm else None,
+        out=source.get(attention + "o_proj.weight", hidden, width),
+        out_bias=source.get(attention + "o_proj.bias", hidden) if config.out_bias else None,
+        post_norm=source.get(prefix + "post_attention_layernorm.weight", hidden),
+        gate_up=source.merged(gate_up, hidden),
+        gate_up_bias=source.merged_bias(gate_up) if config.mlp_bias else None,
+        down=source.get(mlp + "down_proj.weight", hidden, inner),
+        down_bias=source.get(mlp + "down_proj.bias", hidden) if config.mlp_bias else None,
+    )
+
+
+def _load_qk_norm(source: _Source, config: ModelConfig, attention: str) -> torch.Tensor:
+    """The two norms' weights, one row a head, so that queries and keys are normalized in one call."""
+    q = source.get(attention + "q_norm.weight", config.head_dim).expand(config.heads, -1)
+    k = source.get(attention + "k_norm.weight", config.head_dim).expand(config.kv_heads, -1)
+    return torch.cat([q, k])
+
+
+class _Source:
+    """The tensors of a checkpoint's safetensors files, by name."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+        self.folder = folder
+        self.dtype = dtype
+        self.device = device
+        self.files: dict[str, safe_open] = {}
+        for path in _tensor_files(folder):
+            with _reading(path):
+                file = safe_open(path, framework="pt", device=str(device))
+                self.files.update(dict.fromkeys(file.keys(), file))  # type: ignore[no-untyped-call]
+
+    def get(self, name: str, *shape: int) -> torch.Tensor:
+        """The tensor `name`, which must have `shape`."""
+        file = self.files.get(name)
+        if file is None:
+            raise ModelError(f"checkpoint {str(self.folder)!r} lacks the tensor {name!r}")
+        with _reading(self.folder):
+            tensor: torch.Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
+        if tuple(tensor.shape) != shape:
+            raise ModelError(
+                f"tensor {name!r} of {str(self.folder)!r} has shape {list(tensor.shape)}; "
+                f"config.json asks for {list(shape)}"
+            )
+        return tensor.to(dtype=self.dtype)
+
+    def merged(self, parts: dict[str, int], width: int) -> torch.Tensor:
+        """The matrices of several projections of one input, as one."""
+        return torch.cat([self.get(f"{name}.weight", rows, width) for name, rows in parts.items()])
+
+    def merged_bias(self, parts: dict[str, int]) -> torch.Tensor:
+        """The biases that belong to `merged`."""
+        return torch.cat([self.get(f"{name}.bias", rows) for name, rows in parts.items()])
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn errors of reading safetensors into a `ModelError` that names the file."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{str(path)!r} is damaged or unreadable: {error}") from error
+
+
+def _tensor_files(folder: Path) -> Sequence[Path]:
+    """The safetensors files: those that the index names, else the single one."""
+    index = folder / "model.safetensors.index.json"
+    paths = sorted(set(_indexed(index))) if index.is_file() else [folder / "model.safetensors"]
+    for path in paths:
+        if not path.is_file():
+            raise ModelError(f"checkpoint {str(folder)!r} lacks {path.name}")
+    return paths
+
+
+def _indexed(index: Path) -> Iterator[Path]:
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{str(index)!r} is no safetensors index: {error!r}") from error
+    return (index.parent / name for name in names)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download  # imported here: slow, and needed for hub names only
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except Exception as error:  # the hub client raises errors of several libraries
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{name!r} is no local folder and cannot be downloaded from the Hugging Face hub: {cause}"
+        ) from error

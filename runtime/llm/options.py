@@ -1,0 +1,96 @@
+"""What an engine is told at its start, and what it tells about itself."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from .model import Model
+
+__all__ = ["EngineInfo", "EngineOptions", "EngineStats", "choose_slots"]
+
+_CPU_TOKENS = 64 * 1024  # default pool on a CPU, unless
+_CPU_BYTES = 2 << 30  # this is less, or
+_CPU_FRACTION = 8  # an eighth of the machine's memory
+_CUDA_FRACTION = 0.85  # of the memory that is free once the weights are loaded
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Settings of an `LLMEngine`."""
+
+    kv_tokens: int | None = None
+    """Slots of the KV pool; None: as many as fit the device comfortably."""
+    context_length: int | None = None
+    """Shorter than the model's own, in tokens; None: the model's own."""
+    token_budget: int = 512
+    """Tokens that one step computes: decodes first, the rest goes to chunks of prompts."""
+    max_running: int = 64
+    """Requests that share a batch."""
+    aging_seconds: float = 5.0
+    """Waiting this long weighs as much as one step of priority."""
+    compile_threads: int = 2
+    """Threads that compile grammars."""
+    verify: bool = False
+    """Check the ownership of every KV slot after every step: for tests, as it takes time."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What does not change while an engine lives."""
+
+    name: str
+    family: str
+    context_length: int  # tokens
+    vocab_size: int
+    dtype: str
+    device: str
+    kv_bytes_per_token: int
+    total_slots: int
+
+    @classmethod
+    def of(cls, model: Model, *, context_length: int, total_slots: int) -> EngineInfo:
+        """Describe `model` as an engine runs it."""
+        return cls(
+            name=model.name,
+            family=model.config.family,
+            context_length=context_length,
+            vocab_size=model.config.vocab_size,
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=str(model.device),
+            kv_bytes_per_token=model.kv_bytes_per_token,
+            total_slots=total_slots,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counters since the start, and gauges; `free + cached + running` slots are always all slots."""
+
+    steps: int
+    cached_tokens: int
+    """Prompt tokens found in the cache."""
+    computed_tokens: int
+    """Tokens computed, decodes left out: prompts, options, and what retractions made necessary again."""
+    generated_tokens: int
+    """Tokens sampled, ends of sequence included."""
+    retractions: int
+    free_slots: int
+    cached_slots: int
+    running_slots: int
+    waiting_requests: int
+    running_requests: int
+
+
+def choose_slots(model: Model, kv_tokens: int | None) -> int:
+    """The size of the KV pool in tokens: `kv_tokens`, or what the device has room for."""
+    if kv_tokens is not None:
+        return kv_tokens
+    if model.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(model.device)
+        return max(int(free * _CUDA_FRACTION) // model.kv_bytes_per_token, 1)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    room = min(_CPU_BYTES, memory // _CPU_FRACTION)
+    return max(min(_CPU_TOKENS, room // model.kv_bytes_per_token), 1)

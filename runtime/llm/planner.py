@@ -1,0 +1,304 @@
+"""The batch planner: which tokens of which requests the next step computes.
+
+Pure: jobs and a clock value in, a plan out; it owns the bookkeeping of KV slots and touches no tensor. One
+step mixes all running decodes with chunks of prompts up to a token budget (chunked prefill: Agrawal et al.,
+"Sarathi-Serve", OSDI 2024). Admission reserves the output that a request is expected to produce, not the
+most it may; when the pool runs dry after all, the requests that have progressed least are retracted: they
+return to the queue and go on later from what the cache still holds.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from weft.runtime.kv.cache import KVCache
+from weft.runtime.kv.radix import Node
+
+from .errors import RequestError
+from .sequence import Job, Sequence
+
+__all__ = ["Chunk", "Limits", "Planner", "StepPlan"]
+
+_SHARED_PREFIX = 16  # tokens: a shorter uncached prefix is not worth waiting for
+_MAX_DEFERRED = 32  # waiting jobs passed over in one step, because their prefix is being computed
+_PREFILL_SHARE = 4  # prompts may use at least 1/4 of the budget, however many decodes run
+_MIN_OUTPUT = 0.05  # least fraction of max_tokens that an output is expected to have
+_LEARNING_RATE = 0.1  # of the expected fraction, per finished request
+_RETRACTION_PENALTY = 0.2  # added to the expected fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a step and the engine can bear."""
+
+    context_length: int  # tokens of prompt and output
+    token_budget: int = 512  # tokens a step
+    max_running: int = 64  # jobs admitted at once
+    aging_seconds: float = 5.0  # waiting this long weighs as much as one step of priority
+
+    def __post_init__(self) -> None:
+        for name in ("context_length", "token_budget", "max_running"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.aging_seconds <= 0:
+            raise ValueError(f"aging_seconds must be positive, not {self.aging_seconds}")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next `count` tokens of a sequence, whose slots have been allocated."""
+
+    job: Job
+    sequence: Sequence
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What one step does."""
+
+    chunks: list[Chunk] = field(default_factory=list)
+    admitted: list[Job] = field(default_factory=list)
+    retracted: list[Job] = field(default_factory=list)
+
+    def jobs(self) -> list[Job]:
+        """The jobs that the step concerns, each once."""
+        return list(dict.fromkeys([*(chunk.job for chunk in self.chunks), *self.admitted]))
+
+
+class Planner:
+    """Queues of waiting and running jobs over one KV cache."""
+
+    def __init__(self, cache: KVCache, limits: Limits) -> None:
+        self.cache = cache
+        self.limits = limits
+        self.waiting: list[Job] = []  # sorted by rank
+        self.running: list[Job] = []  # sorted by rank
+        self.retractions = 0
+        self.cached_tokens = 0
+        """Prompt tokens found in the cache, each request counted once."""
+        self.computed_tokens = 0
+        """Tokens computed by steps, those of decodes left out."""
+        self._output_fraction = 0.5  # of max_tokens that outputs are expected to have
+
+    def reset(self) -> None:
+        """Forget all jobs and all that is cached; the counters stay."""
+        self.cache = KVCache(self.cache.total)
+        self.waiting.clear()
+        self.running.clear()
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to plan."""
+        return not (self.waiting or self.running)
+
+    def validate(self, job: Job) -> None:
+        """Raise `RequestError` if `job` could never run, however long it waited."""
+        limit = self.limits.context_length
+        longest = job.prompt + max((len(tail) + 1 for tail in job.tails), default=min(job.max_new, 1))
+        if longest > limit:
+            raise RequestError(
+                f"the prompt of {job.prompt} tokens, with at least {longest - job.prompt} to follow, exceeds "
+                f"the model's context of {limit} tokens; shorten the prompt"
+            )
+        if job.peak > self.cache.total:
+            raise RequestError(
+                f"the request may need {job.peak} KV slots (prompt {job.prompt}), but the pool has only "
+                f"{self.cache.total}; lower max_tokens, shorten the prompt or raise kv_tokens"
+            )
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; raises `RequestError` if it could never run."""
+        self.validate(job)
+        bisect.insort(self.waiting, job, key=self._rank)
+
+    def plan(self, now: float) -> StepPlan:
+        """Choose the next step's work and allocate its slots."""
+        plan = StepPlan()
+        self._plan_decodes(plan, now)
+        floor = max(self.limits.token_budget // _PREFILL_SHARE, 1)
+        budget = max(self.limits.token_budget - len(plan.chunks), floor)
+        budget = self._plan_prefills(plan, budget)
+        while self.running and not plan.chunks:
+            self._retract_one(plan, now)
+            budget = self._plan_prefills(plan, budget)
+        if not plan.retracted:
+            self._admit(plan, budget, now)
+        return plan
+
+    def commit(self, plan: StepPlan, now: float) -> None:
+        """Record that the plan's chunks have been computed."""
+        for chunk in plan.chunks:
+            job, sequence = chunk.job, chunk.sequence
+            if not (job.decoding and job.generated):
+                job.computed_tokens += chunk.count
+                self.computed_tokens += chunk.count
+            sequence.computed += chunk.count
+            if sequence is not job.trunk:
+                self._end_branch(sequence)
+            elif sequence.computed <= job.prompt:
+                self._publish(job, now)
+                if sequence.computed == job.prompt and not job.branches:
+                    job.grow_branches()
+
+    def finish(self, job: Job, now: float) -> None:
+        """Remove a running job that is done; the KV of its prompt and output stays in the cache."""
+        if job.max_new:
+            self._expect(job.generated / job.max_new)
+        self._publish(job, now)
+        self._free(job)
+        self.running.remove(job)
+
+    def cancel(self, job: Job) -> None:
+        """Remove a job wherever it is, if anywhere; what it computed and did not publish is dropped."""
+        if job.node is not None:
+            self._free(job)
+            self.running.remove(job)
+        elif job in self.waiting:
+            self.waiting.remove(job)
+
+    def check(self) -> None:
+        """Verify slot by slot that every slot has one owner; raises `AssertionError`."""
+        self.cache.check()
+        owned = [sequence.owned for job in self.running for sequence in (job.trunk, *job.branches)]
+        slots = np.concatenate(owned) if owned else np.empty(0, dtype=np.int64)
+        assert len(np.unique(slots)) == len(slots), "two sequences own one slot"
+        assert len(slots) == self.cache.running, (
+            f"jobs own {len(slots)} slots, the cache counts {self.cache.running}"
+        )
+
+    def _plan_decodes(self, plan: StepPlan, now: float) -> None:
+        """One token of every running decode, retracting jobs until there is a slot for each."""
+        decodes = [job for job in self.running if job.decoding]
+        while len(decodes) > self.cache.available:
+            self._retract_one(plan, now)
+            decodes = [job for job in self.running if job.decoding]
+        if decodes:
+            slots = self.cache.allocate(len(decodes))
+            for index, job in enumerate(decodes):
+                job.trunk.extend(slots[index : index + 1])
+                plan.chunks.append(Chunk(job, job.trunk, 1))
+
+    def _plan_prefills(self, plan: StepPlan, budget: int) -> int:
+        """Chunks of the running jobs' prompts and branches; returns what is left of the budget."""
+        for job in self.running:
+            if not job.decoding:
+                budget -= self._plan_chunks(plan, job, budget)
+        return budget
+
+    def _plan_chunks(self, plan: StepPlan, job: Job, budget: int) -> int:
+        """Chunks of one job within the budget and the pool; returns how many tokens they have."""
+        used = 0
+        for sequence in job.active():
+            count = min(sequence.remaining, budget - used, self.cache.available)
+            if count <= 0:
+                break
+            sequence.extend(self.cache.allocate(count))
+            plan.chunks.append(Chunk(job, sequence, count))
+            used += count
+        return used
+
+    def _admit(self, plan: StepPlan, budget: int, now: float) -> None:
+        """Move waiting jobs into the batch, first come first served within a priority."""
+        deferred = 0
+        for job in list(self.waiting):
+            if budget <= 0 or len(self.running) >= self.limits.max_running or deferred >= _MAX_DEFERRED:
+                return
+            known = job.trunk.tokens[: job.trunk.length - job.needs_logits]
+            match = self.cache.match(job.namespace, known, now)
+            if self._prefix_is_coming(job, len(match.slots)):
+                deferred += 1
+                continue
+            self.cache.lock(match.node)
+            if not self._fits(job, len(match.slots)):
+                self.cache.unlock(match.node)
+                return
+            job.trunk.share(match.slots)
+            self._start(job, match.node)
+            plan.admitted.append(job)
+            budget -= self._plan_chunks(plan, job, budget)
+
+    def _start(self, job: Job, node: Node) -> None:
+        job.node = node
+        if not job.admissions:
+            job.cached_tokens = job.trunk.shared
+            self.cached_tokens += job.trunk.shared
+        job.admissions += 1
+        self.waiting.remove(job)
+        bisect.insort(self.running, job, key=self._rank)
+
+    def _prefix_is_coming(self, job: Job, matched: int) -> bool:
+        """Whether a running job is about to compute a prefix that `job` would else compute again."""
+        for other in self.running:
+            trunk = other.trunk
+            if other.namespace != job.namespace or trunk.computed >= other.prompt:
+                continue
+            length = min(other.prompt, job.trunk.length)
+            differing = np.flatnonzero(trunk.tokens[:length] != job.trunk.tokens[:length])
+            shared = int(differing[0]) if differing.size else length
+            if shared - max(matched, trunk.computed) >= _SHARED_PREFIX:
+                return True
+        return False
+
+    def _fits(self, job: Job, matched: int) -> bool:
+        """Whether the pool can be expected to hold `job` beside all that run; alone it always may."""
+        if not self.running:
+            return True
+        needed = self._expected_slots(job) - matched + sum(map(self._expected_slots, self.running))
+        return needed <= self.cache.available
+
+    def _expected_slots(self, job: Job) -> int:
+        """The slots that a job will still ask for, if its output is of the expected length."""
+        output = int(self._output_fraction * job.max_new) - job.generated
+        return job.unallocated + max(output, 1 if job.max_new else 0)
+
+    def _expect(self, fraction: float) -> None:
+        """Learn from the length of a finished output."""
+        moved = self._output_fraction + _LEARNING_RATE * (fraction - self._output_fraction)
+        self._output_fraction = max(moved, _MIN_OUTPUT)
+
+    def _retract_one(self, plan: StepPlan, now: float) -> None:
+        """Send the running job with the lowest priority and the least progress back to the queue."""
+        if len(self.running) < 2:
+            raise AssertionError("a job that was admitted alone does not fit the pool")
+        job = min(self.running, key=lambda job: (job.priority, job.generated, job.trunk.computed, -job.id))
+        self._publish(job, now)
+        self._free(job)
+        self.running.remove(job)
+        bisect.insort(self.waiting, job, key=self._rank)
+        plan.retracted.append(job)
+        self.retractions += 1
+        self._output_fraction = min(self._output_fraction + _RETRACTION_PENALTY, 1.0)
+
+    def _publish(self, job: Job, now: float) -> None:
+        """Hand what the trunk has computed to the cache and hold it by a lock instead."""
+        trunk, node = job.trunk, job.node
+        assert node is not None
+        tokens, slots = trunk.tokens[: trunk.computed], trunk.slots[: trunk.computed]
+        published = self.cache.publish(job.namespace, tokens, slots, trunk.shared, now)
+        self.cache.unlock(node)
+        job.node = published.node
+        trunk.share(published.slots)
+
+    def _end_branch(self, branch: Sequence) -> None:
+        """Free a branch that is computed: nobody continues it."""
+        if not branch.remaining:
+            self.cache.release(branch.owned)
+            branch.allocated = branch.shared
+
+    def _free(self, job: Job) -> None:
+        """Give up all of a running job's KV."""
+        assert job.node is not None
+        for sequence in (job.trunk, *job.branches):
+            self.cache.release(sequence.owned)
+        self.cache.unlock(job.node)
+        job.node = None
+        job.branches.clear()
+        job.trunk.reset()
+
+    def _rank(self, job: Job) -> float:
+        """The order of jobs: by priority, which waiting raises; constant, since all age alike."""
+        return job.arrival - job.priority * self.limits.aging_seconds

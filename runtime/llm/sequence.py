@@ -1,0 +1,131 @@
+"""The planner's view of the work: jobs, and the token sequences that they compute. No tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from weft.runtime.kv.radix import Node, Tokens
+
+__all__ = ["Job", "Sequence"]
+
+
+class Sequence:
+    """Tokens, and the KV slots of those that are computed or about to be.
+
+    `slots[:shared]` belong to the cache (or, in a branch, to its trunk), `slots[shared:allocated]` to this
+    sequence; the KV of `tokens[:computed]` is present.
+    """
+
+    __slots__ = ("allocated", "computed", "length", "shared", "slots", "tokens")
+
+    def __init__(self, tokens: Tokens, capacity: int) -> None:
+        self.tokens: Tokens = np.empty(capacity, dtype=np.int64)
+        self.tokens[: len(tokens)] = tokens
+        self.slots: Tokens = np.empty(capacity, dtype=np.int64)
+        self.length = len(tokens)
+        self.computed = 0
+        self.shared = 0
+        self.allocated = 0
+
+    @property
+    def remaining(self) -> int:
+        """How many tokens are still to be computed."""
+        return self.length - self.computed
+
+    @property
+    def unallocated(self) -> int:
+        """How many tokens still lack a slot."""
+        return self.length - self.allocated
+
+    @property
+    def owned(self) -> Tokens:
+        """The slots that belong to this sequence alone."""
+        return self.slots[self.shared : self.allocated]
+
+    def append(self, token: int) -> None:
+        """Add a sampled token."""
+        self.tokens[self.length] = token
+        self.length += 1
+
+    def share(self, slots: Tokens) -> None:
+        """Take over KV that is present: the slots of the first tokens, which somebody else owns."""
+        count = len(slots)
+        self.slots[:count] = slots
+        self.shared = count
+        self.computed = max(self.computed, count)
+        self.allocated = max(self.allocated, count)
+
+    def extend(self, slots: Tokens) -> None:
+        """Own further slots, for the tokens to be computed next."""
+        self.slots[self.allocated : self.allocated + len(slots)] = slots
+        self.allocated += len(slots)
+
+    def reset(self) -> None:
+        """Forget all slots; the tokens stay."""
+        self.computed = self.shared = self.allocated = 0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request as the planner sees it: a trunk, and branches that continue it independently."""
+
+    id: int
+    namespace: str
+    priority: int
+    arrival: float  # seconds on the caller's clock
+    trunk: Sequence
+    prompt: int  # tokens of the trunk that came with the request
+    max_new: int = 0  # tokens that may be sampled
+    needs_logits: bool = True  # whether at least the trunk's last token must be computed
+    tails: tuple[Tokens, ...] = ()  # tokens to compute after the trunk, one array a branch
+    branches: list[Sequence] = field(default_factory=list)
+    node: Node | None = None  # of the radix tree, locked; None: not running
+    cached_tokens: int = 0  # of the prompt, at the first admission
+    computed_tokens: int = 0  # computed by steps, decodes left out
+    admissions: int = 0
+
+    @property
+    def generated(self) -> int:
+        """How many tokens have been sampled."""
+        return self.trunk.length - self.prompt
+
+    @property
+    def peak(self) -> int:
+        """The most slots that this job can come to hold; the last sampled token needs none."""
+        return self.prompt + max(self.max_new - 1, 0) + sum(map(len, self.tails))
+
+    @property
+    def remaining(self) -> int:
+        """Known tokens that are still to be computed."""
+        if self.branches:
+            return sum(branch.remaining for branch in self.branches)
+        return self.trunk.remaining + sum(map(len, self.tails))
+
+    @property
+    def unallocated(self) -> int:
+        """Known tokens that still lack a slot."""
+        if self.branches:
+            return sum(branch.unallocated for branch in self.branches if branch.remaining)
+        return self.trunk.unallocated + sum(map(len, self.tails))
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the next step computes just one token and samples another."""
+        return self.max_new > 0 and self.trunk.remaining == 1
+
+    def active(self) -> list[Sequence]:
+        """The sequences with tokens to compute now: the trunk first, then all branches."""
+        if self.trunk.remaining:
+            return [self.trunk]
+        return [branch for branch in self.branches if branch.remaining]
+
+    def grow_branches(self) -> None:
+        """Start one branch for each tail on the computed trunk."""
+        prefix = self.trunk.tokens[: self.trunk.length]
+        for tail in self.tails:
+            tokens = np.concatenate([prefix, tail])
+            branch = Sequence(tokens, len(tokens))
+            branch.share(self.trunk.slots[: self.trunk.length])
+            self.branches.append(branch)

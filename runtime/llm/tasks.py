@@ -1,0 +1,174 @@
+"""The engine's side of each request: what it wants of a step's logits, and the events it answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, ParamSpec
+
+import torch
+
+from weft.graph.sampling import Sampling
+from weft.kernels.sampling import Draw
+
+from .grammar import Matcher
+from .planner import Chunk
+from .requests import Delta, Event, Failed, Finished, PromptDone, Scored, Sink, Timings
+from .sequence import Job
+from .text import Stream
+
+__all__ = ["GenerateTask", "PrefillTask", "ScoreTask", "Task"]
+
+P = ParamSpec("P")
+
+
+@dataclass(slots=True, eq=False)
+class PrefillTask:
+    """A request that fills the cache; also what all tasks have in common."""
+
+    job: Job
+    sink: Sink
+    submitted: float  # seconds on the engine's clock
+    admitted: float = 0.0
+    events: list[Event] = field(default_factory=list)  # of the present step
+    prompt_done: bool = False
+    done: bool = False
+    failed: bool = False
+
+    def guard(self, action: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Do something that concerns this task alone; an exception fails the task, not its batch."""
+        try:
+            action(*args, **kwargs)
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """End without a result; a task that has ended stays as it is."""
+        if self.done:
+            return
+        self.events.append(Failed(error))
+        self.done = self.failed = True
+
+    def admit(self, now: float) -> None:
+        """Note the time of the first admission."""
+        self.admitted = self.admitted or now
+
+    def wanted(self, chunk: Chunk) -> range:
+        """The tokens of a planned chunk after which logits are needed, counted from its start."""
+        return range(0)
+
+    def advance(self, now: float) -> None:
+        """Take note of computed tokens, once a step has been committed."""
+        if not (self.done or self.prompt_done) and self.job.trunk.computed >= self.job.prompt:
+            self.prompt_done = True
+            self._prompt_is_done(now)
+
+    def _prompt_is_done(self, now: float) -> None:
+        self.events.append(self._prompt_event())
+        self.done = True
+
+    def _prompt_event(self) -> PromptDone:
+        return PromptDone(self.job.cached_tokens, self.job.computed_tokens)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class GenerateTask(PrefillTask):
+    """A request that samples tokens."""
+
+    sampling: Sampling
+    eos_ids: frozenset[int]
+    stream: Stream
+    matcher: Matcher | None = None
+    first_token: float = 0.0
+
+    def wanted(self, chunk: Chunk) -> range:
+        """The last token, if the chunk completes the sequence."""
+        if chunk.sequence.remaining > chunk.count:
+            return range(0)
+        return range(chunk.count - 1, chunk.count)
+
+    def draw(self) -> Draw:
+        """How the next token is to be drawn."""
+        s = self.sampling
+        return Draw(s.temperature, s.top_k, s.top_p, s.seed, self.job.generated)
+
+    def fill(self, mask: torch.Tensor, row: int) -> None:
+        """Enter the tokens that the grammar allows into a row of an int32 bitmask."""
+        assert self.matcher is not None
+        self.matcher.fill(mask, row)
+
+    def accept(self, token: int, now: float) -> None:
+        """Take the sampled token."""
+        if self.matcher is not None:
+            token = self.matcher.accept(token)
+        if token in self.eos_ids:
+            self._finish("", (), "stop", now)
+            return
+        self.job.trunk.append(token)
+        text = self.stream.push(token)
+        if self.stream.stopped or (self.matcher is not None and self.matcher.finished):
+            self._finish(text, (token,), "stop", now)
+        elif self.job.generated >= self.job.max_new:
+            self._finish(text, (token,), "length", now)
+        else:
+            self.events.append(Delta(text, (token,)))
+
+    def _prompt_is_done(self, now: float) -> None:
+        self.first_token = now
+        self.events.append(self._prompt_event())
+
+    def _finish(self, text: str, ids: tuple[int, ...], reason: Literal["stop", "length"], now: float) -> None:
+        final = self.stream.finish()
+        if ids or text or final.delta:
+            self.events.append(Delta(text + final.delta, ids))
+        timings = Timings(
+            queue=self.admitted - self.submitted,
+            prefill=self.first_token - self.admitted,
+            decode=now - self.first_token,
+        )
+        cached, computed = self.job.cached_tokens, self.job.computed_tokens
+        self.events.append(Finished(final.text, final.ids, final.tail, reason, cached, computed, timings))
+        self.done = True
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ScoreTask(PrefillTask):
+    """A request that weighs options."""
+
+    options: tuple[tuple[int, ...], ...]
+    logprobs: list[list[float]] = field(default_factory=list)
+
+    def wanted(self, chunk: Chunk) -> range:
+        """The prefix's last token, and every token of the options that another one follows."""
+        if chunk.sequence is self.job.trunk:
+            completes = chunk.sequence.remaining == chunk.count
+            return range(chunk.count - 1, chunk.count) if completes else range(0)
+        return range(chunk.count)
+
+    def receive(self, chunk: Chunk, logits: torch.Tensor) -> None:
+        """Take the logits [tokens, vocab] after the wanted tokens of a chunk, before it is committed."""
+        logprobs = logits.log_softmax(dim=-1)
+        if chunk.sequence is self.job.trunk:
+            firsts = logprobs[0, [option[0] for option in self.options]]
+            self.logprobs = [[value] for value in firsts.tolist()]
+            return
+        branch = self._option_of(chunk)
+        start = chunk.sequence.computed - self.job.prompt + 1
+        targets = torch.tensor(self.options[branch][start : start + chunk.count], device=logits.device)
+        self.logprobs[branch] += logprobs.gather(1, targets[:, None]).squeeze(1).tolist()
+
+    def advance(self, now: float) -> None:
+        """Answer once all options have been weighed."""
+        job = self.job
+        if not self.done and job.trunk.computed >= job.prompt and not job.remaining:
+            logprobs = tuple(map(tuple, self.logprobs))
+            self.events.append(Scored(logprobs, job.cached_tokens, job.computed_tokens))
+            self.done = True
+
+    def _option_of(self, chunk: Chunk) -> int:
+        """The option that a branch belongs to: options of one token have no branch."""
+        longer = [index for index, option in enumerate(self.options) if len(option) > 1]
+        return longer[self.job.branches.index(chunk.sequence)]
+
+
+Task = PrefillTask | GenerateTask | ScoreTask

@@ -1,0 +1,192 @@
+"""The radix tree against a trie of single tokens, and its rules one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+
+from weft.runtime.kv.radix import Node, RadixTree, Tokens
+
+
+def array(*values: int) -> Tokens:
+    return np.array(values, dtype=np.int64)
+
+
+def insert(tree: RadixTree, tokens: Tokens, first_slot: int, now: float, namespace: str = "") -> Node:
+    slots = np.arange(first_slot, first_slot + len(tokens))
+    return tree.insert(namespace, tokens, slots, now).node
+
+
+def test_match_of_an_unknown_namespace_is_empty() -> None:
+    tree = RadixTree()
+    match = tree.match("nobody", array(1, 2), 0.0)
+    assert match.slots.tolist() == []
+    tree.lock(match.node)
+    tree.unlock(match.node)
+
+
+def test_insert_splits_and_shares_the_common_part() -> None:
+    tree = RadixTree()
+    insert(tree, array(1, 2, 3, 4), 10, 1.0)
+    inserted = tree.insert("", array(1, 2, 7), array(20, 21, 22), 2.0)
+    assert inserted.slots.tolist() == [10, 11, 22]
+    assert inserted.duplicates.tolist() == [20, 21]
+    assert tree.size == 5
+    assert tree.match("", array(1, 2, 3, 4, 5), 3.0).slots.tolist() == [10, 11, 12, 13]
+
+
+def test_a_split_keeps_locks() -> None:
+    tree = RadixTree()
+    node = insert(tree, array(1, 2, 3, 4), 10, 1.0)
+    tree.lock(node)
+    insert(tree, array(1, 2, 9), 20, 2.0)
+    assert (tree.locked, tree.evictable) == (4, 1)
+    assert tree.evict(99).tolist() == [22]
+    tree.unlock(node)
+    assert sorted(tree.evict(99).tolist()) == [10, 11, 12, 13]
+    assert tree.size == 0
+
+
+def test_namespaces_share_nothing() -> None:
+    tree = RadixTree()
+    insert(tree, array(1, 2, 3), 0, 1.0, "a")
+    inserted = tree.insert("b", array(1, 2, 3), array(5, 6, 7), 2.0)
+    assert inserted.duplicates.tolist() == []
+    assert tree.match("a", array(1, 2, 3), 3.0).slots.tolist() == [0, 1, 2]
+    assert tree.match("b", array(1, 2, 3), 3.0).slots.tolist() == [5, 6, 7]
+
+
+def test_the_least_recently_used_leaf_goes_first_and_a_partial_match_counts_as_use() -> None:
+    tree = RadixTree()
+    insert(tree, array(1, 1, 1), 10, 1.0)
+    insert(tree, array(2, 2, 2), 20, 2.0)
+    tree.match("", array(1, 1, 5), 3.0)
+    assert tree.evict(1).tolist() == [12]  # the part that the last match did not reach
+    assert tree.evict(3).tolist() == [20, 21, 22]
+    assert tree.match("", array(1, 1, 1), 4.0).slots.tolist() == [10, 11]
+
+
+def test_eviction_of_a_part_keeps_the_head_of_a_leaf() -> None:
+    tree = RadixTree()
+    insert(tree, array(1, 2, 3, 4), 10, 1.0)
+    assert tree.evict(3).tolist() == [11, 12, 13]
+    assert tree.match("", array(1, 2, 3, 4), 2.0).slots.tolist() == [10]
+
+
+def test_misuse_is_refused() -> None:
+    tree = RadixTree()
+    node = insert(tree, array(1, 2), 0, 1.0)
+    with pytest.raises(ValueError, match="not locked"):
+        tree.unlock(node)
+    with pytest.raises(ValueError, match="2 tokens cannot be held by 1 slots"):
+        tree.insert("", array(1, 2), array(1), 1.0)
+
+
+Path = tuple[str, tuple[int, ...]]
+"""A namespace and a prefix: one token of the model."""
+
+
+@dataclass
+class _Entry:
+    slot: int
+    used: float
+    locks: int = 0
+
+
+@dataclass
+class _Trie:
+    """The model: every cached prefix by itself, searched by brute force."""
+
+    entries: dict[Path, _Entry] = field(default_factory=dict)
+
+    def walk(self, namespace: str, tokens: tuple[int, ...]) -> list[Path]:
+        paths = [(namespace, tokens[: end + 1]) for end in range(len(tokens))]
+        return [path for path in paths if path in self.entries]
+
+    def leaves(self) -> list[Path]:
+        inner = {(namespace, tokens[:-1]) for namespace, tokens in self.entries}
+        return [path for path, entry in self.entries.items() if path not in inner and not entry.locks]
+
+    def evict(self, count: int) -> set[int]:
+        freed = set()
+        while count > 0 and (leaves := self.leaves()):
+            oldest = min(leaves, key=lambda path: self.entries[path].used)
+            freed.add(self.entries.pop(oldest).slot)
+            count -= 1
+        return freed
+
+
+TOKENS = st.lists(st.integers(0, 2), max_size=9).map(tuple)
+NAMESPACES = st.sampled_from(["", "tenant"])
+
+
+class RadixMachine(RuleBasedStateMachine):
+    locks: Bundle[tuple[Node, list[Path]]] = Bundle("locks")
+
+    @initialize()
+    def start(self) -> None:
+        self.tree = RadixTree()
+        self.trie = _Trie()
+        self.now = 0.0
+        self.next_slot = 0
+
+    def tick(self) -> float:
+        self.now += 1.0
+        return self.now
+
+    @rule(namespace=NAMESPACES, tokens=TOKENS, target=locks)
+    def match_and_lock(self, namespace: str, tokens: tuple[int, ...]) -> tuple[Node, list[Path]]:
+        match = self.tree.match(namespace, array(*tokens), self.tick())
+        paths = self.trie.walk(namespace, tokens)
+        assert match.slots.tolist() == [self.trie.entries[path].slot for path in paths]
+        self.tree.lock(match.node)
+        for path in paths:
+            self.trie.entries[path].used = self.now
+            self.trie.entries[path].locks += 1
+        return match.node, paths
+
+    @rule(lock=consumes(locks))
+    def unlock(self, lock: tuple[Node, list[Path]]) -> None:
+        node, paths = lock
+        self.tree.unlock(node)
+        for path in paths:
+            self.trie.entries[path].locks -= 1
+
+    @rule(namespace=NAMESPACES, tokens=TOKENS)
+    def insert(self, namespace: str, tokens: tuple[int, ...]) -> None:
+        slots = np.arange(self.next_slot, self.next_slot + len(tokens))
+        self.next_slot += len(tokens)
+        present = len(self.trie.walk(namespace, tokens))
+        inserted = self.tree.insert(namespace, array(*tokens), slots, self.tick())
+        assert inserted.duplicates.tolist() == slots[:present].tolist()
+        for end, slot in enumerate(slots.tolist(), start=1):
+            entry = self.trie.entries.setdefault((namespace, tokens[:end]), _Entry(slot, self.now))
+            entry.used = self.now
+        held = [self.trie.entries[path].slot for path in self.trie.walk(namespace, tokens)]
+        assert inserted.slots.tolist() == held
+
+    @rule(count=st.integers(0, 12))
+    def evict(self, count: int) -> None:
+        freed = self.tree.evict(count).tolist()
+        assert len(set(freed)) == len(freed)
+        assert set(freed) == self.trie.evict(count)
+
+    @invariant()
+    def counters_are_right(self) -> None:
+        entries = self.trie.entries.values()
+        assert self.tree.locked == sum(entry.locks > 0 for entry in entries)
+        assert self.tree.evictable == sum(entry.locks == 0 for entry in entries)
+
+    @invariant()
+    def nodes_hold_every_slot_once(self) -> None:
+        slots = [slot for _, node in self.tree.nodes() for slot in node.slots.tolist()]
+        assert sorted(slots) == sorted(entry.slot for entry in self.trie.entries.values())
+
+
+RadixMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRadixMachine = RadixMachine.TestCase

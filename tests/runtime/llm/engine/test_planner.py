@@ -1,0 +1,275 @@
+"""The batch planner by itself: no tensors, a made-up clock, tokens "sampled" by the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weft.runtime.kv.cache import KVCache
+from weft.runtime.llm.errors import RequestError
+from weft.runtime.llm.planner import Limits, Planner, StepPlan
+from weft.runtime.llm.sequence import Job, Sequence
+
+
+def make_job(
+    id_: int,
+    tokens: Iterable[int],
+    max_new: int = 0,
+    *,
+    priority: int = 0,
+    arrival: float = 0.0,
+    tails: tuple[list[int], ...] = (),
+) -> Job:
+    ids = np.array(list(tokens), dtype=np.int64)
+    return Job(
+        id=id_,
+        namespace="",
+        priority=priority,
+        arrival=arrival,
+        trunk=Sequence(ids, len(ids) + max_new),
+        prompt=len(ids),
+        max_new=max_new,
+        needs_logits=bool(max_new or tails),
+        tails=tuple(np.array(tail, dtype=np.int64) for tail in tails),
+    )
+
+
+@dataclass
+class Harness:
+    """Runs a planner as an engine would; checks every slot after every step."""
+
+    planner: Planner
+    now: float = 0.0
+    plans: list[StepPlan] = field(default_factory=list)
+    done: list[Job] = field(default_factory=list)
+
+    def step(self) -> StepPlan:
+        self.now += 1.0
+        assert self.now < 5000, "the planner goes round in circles"
+        plan = self.planner.plan(self.now)
+        completing = [
+            chunk.job
+            for chunk in plan.chunks
+            if chunk.sequence is chunk.job.trunk and chunk.sequence.remaining == chunk.count
+        ]
+        self.planner.commit(plan, self.now)
+        for job in completing:
+            if job.max_new:
+                job.trunk.append((job.id + job.generated) % 50)
+        for job in plan.jobs():
+            if not job.remaining or (job.max_new and job.generated == job.max_new):
+                self.planner.finish(job, self.now)
+                self.done.append(job)
+        self.planner.check()
+        self.plans.append(plan)
+        return plan
+
+    def run(self) -> list[StepPlan]:
+        while not self.planner.idle:
+            assert self.step().jobs(), "a step that does nothing would be repeated for ever"
+        return self.plans
+
+
+def make(total: int = 1000, **limits: float) -> Harness:
+    fields = {"context_length": 10_000, "token_budget": 16, "max_running": 8, "aging_seconds": 10.0} | limits
+    return Harness(Planner(KVCache(total), Limits(**fields)))  # type: ignore[arg-type]
+
+
+def counts(plan: StepPlan) -> dict[int, int]:
+    return {chunk.job.id: chunk.count for chunk in plan.chunks}
+
+
+def distinct(job: int, length: int) -> range:
+    return range(1000 * job, 1000 * job + length)
+
+
+def test_a_prompt_is_computed_in_chunks_of_the_budget() -> None:
+    harness = make(token_budget=16)
+    harness.planner.submit(make_job(1, distinct(1, 40), 3))
+    assert [counts(plan) for plan in harness.run()] == [{1: 16}, {1: 16}, {1: 8}, {1: 1}, {1: 1}]
+
+
+def test_decodes_run_beside_chunks() -> None:
+    harness = make(token_budget=16)
+    harness.planner.submit(make_job(1, distinct(1, 4), 9))
+    harness.step()
+    harness.planner.submit(make_job(2, distinct(2, 40), 2))
+    assert [counts(harness.step()) for _ in range(3)] == [{1: 1, 2: 15}, {1: 1, 2: 15}, {1: 1, 2: 10}]
+
+
+def test_prompts_keep_a_share_of_a_budget_that_decodes_would_use_up() -> None:
+    harness = make(token_budget=4, max_running=99)
+    for job in range(6):
+        harness.planner.submit(make_job(job, distinct(job, 1), 40))
+    while len(harness.planner.running) < 6:
+        harness.step()
+    harness.planner.submit(make_job(9, distinct(9, 3), 2))
+    plan = harness.step()
+    assert counts(plan)[9] == 1
+    assert len(plan.chunks) == 7
+
+
+def test_waiting_jobs_that_share_a_long_prefix_let_one_compute_it() -> None:
+    harness = make(token_budget=64)
+    head = [*distinct(0, 100)]
+    for job in range(1, 5):
+        harness.planner.submit(make_job(job, [*head, *distinct(job, 5)], 2))
+    assert counts(harness.step()) == {1: 64}
+    harness.run()
+    assert harness.planner.computed_tokens == 100 + 4 * 5
+    assert harness.planner.cached_tokens == 3 * 100
+
+
+def test_a_short_shared_prefix_is_not_waited_for() -> None:
+    harness = make(token_budget=64)
+    for job in (1, 2):
+        harness.planner.submit(make_job(job, [*range(8), *distinct(job, 5)], 2))
+    assert counts(harness.step()) == {1: 13, 2: 13}
+
+
+def test_first_come_first_served_within_a_priority() -> None:
+    harness = make(max_running=1)
+    for job, priority in ((1, 0), (2, 1), (3, 1), (4, 0)):
+        harness.planner.submit(make_job(job, distinct(job, 4), priority=priority, arrival=job / 10))
+    harness.run()
+    assert [job.id for job in harness.done] == [2, 3, 1, 4]
+
+
+def test_waiting_outweighs_priority_in_time() -> None:
+    harness = make(max_running=1, aging_seconds=10.0)
+    harness.planner.submit(make_job(1, distinct(1, 4), priority=0, arrival=0.0))
+    harness.planner.submit(make_job(2, distinct(2, 4), priority=1, arrival=9.0))
+    harness.planner.submit(make_job(3, distinct(3, 4), priority=1, arrival=11.0))
+    harness.run()
+    assert [job.id for job in harness.done] == [2, 1, 3]
+
+
+def test_a_cold_request_is_not_starved_by_a_hot_prefix() -> None:
+    harness = make(total=200, max_running=2)
+    hot = [*range(40)]
+    harness.planner.submit(make_job(0, [*hot, 900], 4))
+    harness.planner.submit(make_job(1, distinct(1, 60), 4, arrival=0.5))
+    for job in range(2, 30):
+        harness.planner.submit(make_job(job, [*hot, *distinct(job, 3)], 4, arrival=1.0 + job))
+    harness.run()
+    assert 1 in [job.id for job in harness.done[:3]]
+
+
+def test_admission_reserves_expected_not_maximal_output() -> None:
+    harness = make(total=400, token_budget=200)
+    for job in range(6):
+        harness.planner.submit(make_job(job, distinct(job, 20), 150))
+    assert len(harness.step().admitted) == 4  # of 95 expected slots each; of 170 possible ones only 2 fit
+
+
+def test_a_dry_pool_retracts_the_job_with_the_least_progress() -> None:
+    harness = make(total=60, token_budget=64)
+    jobs = [make_job(job, distinct(job, 10), 40, arrival=job / 10) for job in range(3)]
+    for job in jobs[:2]:
+        harness.planner.submit(job)
+    harness.step()
+    harness.step()
+    retracted: list[Job] = []
+    while not retracted:
+        assert not harness.planner.idle
+        retracted = harness.step().retracted
+    assert [job.id for job in retracted] == [1]
+    generated = jobs[1].generated
+    assert generated > 5
+    harness.run()
+    assert [job.id for job in harness.done] == [0, 1]
+    assert jobs[1].trunk.tokens[10:].tolist() == [(1 + index) % 50 for index in range(40)]
+
+
+def test_low_priority_is_retracted_before_little_progress() -> None:
+    harness = make(total=60, token_budget=64)
+    harness.planner.submit(make_job(0, distinct(0, 10), 40, priority=0))
+    harness.step()
+    harness.planner.submit(make_job(1, distinct(1, 10), 40, priority=1, arrival=1.0))
+    retracted: list[Job] = []
+    while not retracted:
+        assert not harness.planner.idle
+        retracted = harness.step().retracted
+    assert [job.id for job in retracted] == [0]
+
+
+def test_branches_share_the_trunk_and_are_computed_together() -> None:
+    harness = make(token_budget=64)
+    job = make_job(1, distinct(1, 30), tails=([1, 2, 3], [4], [5, 6]))
+    harness.planner.submit(job)
+    assert counts(harness.step()) == {1: 30}
+    plan = harness.step()
+    assert [chunk.count for chunk in plan.chunks] == [3, 1, 2]
+    assert harness.planner.idle
+    assert (harness.planner.cache.cached, harness.planner.cache.free) == (30, 970)
+
+
+def test_cancel_frees_everything_wherever_the_job_is() -> None:
+    harness = make(max_running=1)
+    running, waiting, unknown = (make_job(job, distinct(job, 40), 4) for job in range(3))
+    harness.planner.submit(running)
+    harness.planner.submit(waiting)
+    harness.step()
+    for job in (running, waiting, unknown):
+        harness.planner.cancel(job)
+    assert harness.planner.idle
+    harness.planner.check()
+    assert harness.planner.cache.running == 0
+
+
+def test_what_can_never_run_is_refused() -> None:
+    planner = make(total=50, context_length=100).planner
+    with pytest.raises(
+        RequestError, match=r"prompt of 100 tokens.* at least 1 to follow, exceeds .* 100 tokens"
+    ):
+        planner.submit(make_job(1, range(100), 5))
+    with pytest.raises(RequestError, match=r"may need 51 KV slots .prompt 40., but the pool has only 50"):
+        planner.submit(make_job(1, range(40), 12))
+    planner.submit(make_job(1, range(40), 11))
+
+
+def test_limits_are_checked() -> None:
+    with pytest.raises(ValueError, match="token_budget must be at least 1, not 0"):
+        Limits(context_length=10, token_budget=0)
+    with pytest.raises(ValueError, match="aging_seconds must be positive"):
+        Limits(context_length=10, aging_seconds=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_load_ends_in_any_pool_that_holds_each_request(data: st.DataObject) -> None:
+    total = data.draw(st.integers(20, 80), label="slots")
+    budget = data.draw(st.integers(1, 30), label="budget")
+    harness = make(total=total, token_budget=budget, max_running=data.draw(st.integers(1, 9)))
+    jobs = []
+    for id_ in range(data.draw(st.integers(1, 12), label="jobs")):
+        length = data.draw(st.integers(1, total - 10))
+        stem = data.draw(st.sampled_from([0, 100, 200]))
+        kind = data.draw(st.sampled_from(["prefill", "generate", "score"]))
+        room = total - length
+        job = make_job(
+            id_,
+            range(stem, stem + length),
+            data.draw(st.integers(1, room)) if kind == "generate" else 0,
+            priority=data.draw(st.integers(0, 2)),
+            arrival=float(id_),
+            tails=tuple([7] * data.draw(st.integers(1, room // 2)) for _ in range(2))
+            if kind == "score"
+            else (),
+        )
+        jobs.append(job)
+        harness.planner.submit(job)
+        if data.draw(st.booleans()):
+            harness.step()
+        if data.draw(st.integers(0, 5)) == 0:
+            harness.planner.cancel(jobs.pop(data.draw(st.integers(0, len(jobs) - 1))))
+    harness.run()
+    assert {job.id for job in harness.done} >= {job.id for job in jobs}
+    assert len(set(harness.done)) == len(harness.done)
+    assert all(job.generated == job.max_new for job in harness.done)
+    assert harness.planner.cache.running == 0
