@@ -1,0 +1,269 @@
+"""The store of indexes: embedded LanceDB on disk, searched through snapshots in memory.
+
+Every change is one atomic commit of LanceDB, so an interrupted one leaves the state before it. Writers of one
+index take turns by a lock file: LanceDB's merge does not notice two writers that insert the same new ids.
+Readers take no lock: they look up the newest version (about a millisecond) and load it if it is new to them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from .documents import Chunk, Passage
+from .errors import CorruptIndexError, IndexBusyError, IndexMismatchError, UnknownIndexError
+from .snapshot import Mode, Snapshot
+from .tables import Header, check_name, connect, header, load, quiet, rows, schema
+from .vectors import checked, normalized
+
+__all__ = ["IndexInfo", "IndexStore", "IngestReport"]
+
+_LOCK_SECONDS = 120.0  # a writer waits this long for the one before it
+_MAX_FRAGMENTS = 32  # files of one index; beyond, they are merged into one
+_KEEP_OLD_FILES = timedelta(hours=1)  # a reader that has just opened an older version still finds its files
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """What is known of an index without reading its passages."""
+
+    name: str
+    passages: int
+    embedder: str
+    """The `name` of the embedder whose vectors it holds: queries must be embedded by the same one."""
+    dimension: int
+    version: int
+    """Grows with every change."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one upsert did."""
+
+    passages_added: int
+    """Passages whose id is new."""
+    passages_replaced: int
+    """Old passages of the same documents that were overwritten or, having no successor, removed."""
+    version: int
+    """The version of the index after it."""
+
+
+class IndexStore:
+    """The indexes in one folder. Safe for many threads, and for many processes that open the same folder.
+
+    Methods that take `name` raise `ValueError` if it cannot name an index, and, where the index must exist,
+    `UnknownIndexError` if it does not and `CorruptIndexError` if its files cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._snapshots: dict[str, Snapshot] = {}
+        self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by index
+
+    def names(self) -> list[str]:
+        """The existing indexes, sorted."""
+        if not self._path.is_dir():
+            return []
+        folders = sorted(folder.stem for folder in self._path.glob("*.lance"))
+        return [name for name in folders if self._committed(name)]
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an index `name`."""
+        check_name(name)
+        return self._committed(name)
+
+    def describe(self, name: str) -> IndexInfo:
+        """The size, embedder and version of index `name`."""
+        table = self._open(name)
+        found = header(name, table)
+        return IndexInfo(name, table.count_rows(), found.embedder, found.dimension, table.version)
+
+    def upsert(
+        self, name: str, chunks: Sequence[Chunk], vectors: NDArray[np.float32], embedder: str
+    ) -> IngestReport:
+        """Store `chunks` with their `vectors` float32 `[chunks, dimension]`; the first creates the index.
+
+        All older chunks of the documents that `chunks` belong to are replaced, in the same commit, so that
+        repeating an upsert changes nothing. Vectors are stored with length 1.
+
+        Raises `ValueError` for no chunks, two chunks of one id, or vectors of another shape or not finite;
+        `IndexMismatchError` if the index holds vectors of another embedder or dimension; `IndexBusyError`.
+        """
+        check_name(name)
+        unit = normalized(checked(vectors, len(chunks)))
+        _check_chunks(chunks)
+        with self._writing(name), quiet():
+            if not self._committed(name):
+                fresh = Header.new(embedder, unit.shape[1])
+                data = rows(chunks, unit, fresh)
+                table = self._database.create_table(name, data=data, schema=schema(fresh))
+                return IngestReport(len(chunks), 0, table.version)
+            table = self._open(name)
+            existing = header(name, table)
+            _check_match(name, existing, embedder, unit.shape[1])
+            merged = _merge(table, chunks, rows(chunks, unit, existing))
+            _compact(table)
+        replaced = merged.num_updated_rows + merged.num_deleted_rows
+        return IngestReport(merged.num_inserted_rows, replaced, table.version)
+
+    def search(
+        self,
+        name: str,
+        queries: Sequence[str],
+        vectors: NDArray[np.float32] | None,
+        ks: Sequence[int],
+        mode: Mode,
+    ) -> list[list[Passage]]:
+        """For each of `queries` its best passages, at most `ks[i]`, best first; ties go by id.
+
+        `vectors` float32 `[queries, dimension]` are those of `queries`; lexical search needs none. Scores:
+        BM25 (lexical; only passages that share a term with the query), cosine (vector), reciprocal-rank
+        fusion of both (hybrid). A blank query finds nothing. What an upsert has stored before, in this
+        process or another, is found.
+
+        Raises `ValueError` if `mode` is unknown, a `k` is less than 1, the lengths differ, or vectors are
+        needed and missing; `IndexMismatchError` if they have another dimension than the index.
+        """
+        _check_search(queries, ks, mode)
+        table = self._open(name)
+        found = header(name, table)
+        unit = None if mode == "lexical" else _query_vectors(name, found, vectors, len(queries), mode)
+        if not queries:
+            return []
+        return self._snapshot(name, table, found).search(queries, unit, ks, mode)
+
+    def drop(self, name: str) -> None:
+        """Remove index `name` and its files."""
+        check_name(name)
+        with self._writing(name), quiet():
+            if not self._committed(name):
+                raise UnknownIndexError(name, self.names())
+            self._database.drop_table(name)
+            self._snapshots.pop(name, None)
+
+    @cached_property
+    def _database(self) -> Any:
+        self._path.mkdir(parents=True, exist_ok=True)
+        return connect(self._path)
+
+    def _committed(self, name: str) -> bool:
+        """Whether index `name` has a version; a first ingest that was interrupted leaves a folder without."""
+        versions = self._path / f"{name}.lance" / "_versions"
+        return versions.is_dir() and any(versions.glob("*.manifest"))
+
+    def _open(self, name: str) -> Any:
+        """The table of index `name` at its newest version."""
+        check_name(name)
+        if not self._committed(name):
+            raise UnknownIndexError(name, self.names())
+        try:
+            with quiet():
+                return self._database.open_table(name)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise self._unreadable(name, error) from error
+
+    def _snapshot(self, name: str, table: Any, found: Header) -> Snapshot:
+        key = (found.identity, int(table.version))
+        with self._loading[name]:
+            known = self._snapshots.get(name)
+            if known is not None and known.key == key:
+                return known
+            same = known is not None and known.key[0] == found.identity
+            try:
+                with quiet():
+                    fresh = load(key, table, found.dimension, known.terms if known and same else None)
+            except (ValueError, RuntimeError, OSError) as error:
+                raise self._unreadable(name, error) from error
+            if not (known and same and known.key[1] > key[1]):  # another thread may have seen a newer one
+                self._snapshots[name] = fresh
+            return fresh
+
+    def _unreadable(self, name: str, error: Exception) -> UnknownIndexError | CorruptIndexError:
+        if not self._committed(name):  # dropped by another process in the meantime
+            return UnknownIndexError(name, self.names())
+        return CorruptIndexError(f"index {name!r} cannot be read ({error}); drop it and ingest again")
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Hold the lock of index `name` against every other writer, of this process or another."""
+        self._path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._path / f"{name}.lock")
+        try:
+            lock.acquire(timeout=_LOCK_SECONDS)
+        except Timeout as error:
+            raise IndexBusyError(
+                f"index {name!r} has been written by another process for {_LOCK_SECONDS:.0f} s; try again"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _merge(table: Any, chunks: Sequence[Chunk], data: Any) -> Any:
+    """One commit: `data` in place of every row of its documents."""
+    documents = sorted({chunk.document for chunk in chunks})
+    quoted = ", ".join("'" + document.replace("'", "''") + "'" for document in documents)
+    merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+    return merge.when_not_matched_by_source_delete(f"document IN ({quoted})").execute(data)
+
+
+def _compact(table: Any) -> None:
+    """Merge the files of `table` if they are many: each upsert adds one."""
+    if table.stats()["fragment_stats"]["num_fragments"] > _MAX_FRAGMENTS:
+        table.optimize(cleanup_older_than=_KEEP_OLD_FILES)
+        table.checkout_latest()
+
+
+def _check_chunks(chunks: Sequence[Chunk]) -> None:
+    if not chunks:
+        raise ValueError("there are no passages to ingest: the documents hold no text")
+    seen: set[str] = set()
+    for chunk in chunks:
+        if chunk.id in seen:
+            raise ValueError(f"two passages have the id {chunk.id!r}; ids of documents must differ")
+        seen.add(chunk.id)
+
+
+def _check_match(name: str, existing: Header, embedder: str, dimension: int) -> None:
+    if (existing.embedder, existing.dimension) != (embedder, dimension):
+        raise IndexMismatchError(
+            f"index {name!r} holds vectors of {existing.embedder!r} (dimension {existing.dimension}), "
+            f"not of {embedder!r} (dimension {dimension}); "
+            "ingest into another index, or drop this one and ingest all its documents again"
+        )
+
+
+def _query_vectors(
+    name: str, index: Header, vectors: NDArray[np.float32] | None, count: int, mode: Mode
+) -> NDArray[np.float32]:
+    """`vectors` with length 1, checked against the index."""
+    if vectors is None:
+        raise ValueError(f"{mode} search needs the vectors of the queries")
+    unit = normalized(checked(vectors, count))
+    if count and unit.shape[1] != index.dimension:
+        raise IndexMismatchError(
+            f"the query vectors have dimension {unit.shape[1]}, those of index {name!r} {index.dimension}; "
+            f"embed queries by its embedder {index.embedder!r}"
+        )
+    return unit
+
+
+def _check_search(queries: Sequence[str], ks: Sequence[int], mode: Mode) -> None:
+    if mode not in ("vector", "lexical", "hybrid"):
+        raise ValueError(f"mode must be 'vector', 'lexical' or 'hybrid', not {mode!r}")
+    if len(ks) != len(queries):
+        raise ValueError(f"{len(queries)} queries need as many k, not {len(ks)}")
+    if wrong := [k for k in ks if k < 1]:
+        raise ValueError(f"k must be at least 1, not {wrong[0]}")

@@ -1,0 +1,94 @@
+"""Several threads and processes on one folder of indexes: real ones, on real files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from weft.runtime.retrieval.documents import Chunk
+from weft.runtime.retrieval.embedder import HashEmbedder
+from weft.runtime.retrieval.index import IndexStore
+
+EMBEDDER = HashEmbedder()
+PARTS = 4  # chunks of a document
+
+WRITER = """
+import sys
+from weft.runtime.retrieval.documents import Chunk
+from weft.runtime.retrieval.hashing import HashEmbedder
+from weft.runtime.retrieval.index import IndexStore
+store, embedder = IndexStore(sys.argv[1]), HashEmbedder()
+for edition in range(int(sys.argv[3])):
+    for document in ("shared", sys.argv[2]):
+        text = f"{sys.argv[2]} edition{edition}"
+        chunks = [Chunk(f"{document}#{i}", document, text, "", i) for i in range(1, 5)]
+        store.upsert("demo", chunks, embedder.embed([text] * 4), embedder.name)
+    print(edition, flush=True)
+"""
+
+
+def writer(path: Path, name: str, editions: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-c", WRITER, str(path), name, str(editions)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def editions_of(store: IndexStore, document: str) -> set[str]:
+    """The texts of the chunks of `document`, of which there must be `PARTS`."""
+    found = store.search("demo", ["edition0 edition1 edition2 alpha beta"], None, [999], "lexical")[0]
+    texts = [each.text for each in found if each.id.startswith(f"{document}#")]
+    assert len(texts) == PARTS
+    return set(texts)
+
+
+def put(store: IndexStore, document: str, text: str) -> None:
+    chunks = [Chunk(f"{document}#{i}", document, text, "", i) for i in range(1, PARTS + 1)]
+    store.upsert("demo", chunks, EMBEDDER.embed([text] * PARTS), EMBEDDER.name)
+
+
+def test_two_processes_may_ingest_at_once_and_a_third_sees_it(tmp_path: Path) -> None:
+    store = IndexStore(tmp_path)
+    put(store, "own", "alpha")
+    assert editions_of(store, "own") == {"alpha"}
+    with writer(tmp_path, "alpha", 3) as first, writer(tmp_path, "beta", 3) as second:
+        assert (first.wait(60), second.wait(60)) == (0, 0)
+    assert editions_of(store, "alpha") == {"alpha edition2"}
+    assert editions_of(store, "beta") == {"beta edition2"}
+    assert len(editions_of(store, "shared")) == 1
+    assert store.describe("demo").passages == 4 * PARTS
+
+
+def test_killing_a_writer_leaves_whole_documents_and_a_writable_index(tmp_path: Path) -> None:
+    with writer(tmp_path, "alpha", 10_000) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+    store = IndexStore(tmp_path)
+    found = store.search("demo", ["alpha"], None, [999], "lexical")[0]
+    for document in ("alpha", "shared"):
+        texts = [each.text for each in found if each.id.startswith(f"{document}#")]
+        assert len(texts) == PARTS
+        assert len(set(texts)) == 1
+    put(store, "alpha", "beta")
+    assert editions_of(store, "alpha") == {"beta"}
+
+
+def test_threads_search_whole_editions_while_others_ingest(tmp_path: Path) -> None:
+    store = IndexStore(tmp_path)
+    for document in ("x", "y"):
+        put(store, document, "alpha edition0")
+
+    def ingest(document: str) -> None:
+        for edition in range(1, 9):
+            put(store, document, f"alpha edition{edition}")
+
+    def look(_: int) -> int:
+        return max(len(editions_of(store, document)) for document in ("x", "y"))
+
+    with ThreadPoolExecutor(6) as pool:
+        ingests = [pool.submit(ingest, document) for document in ("x", "y")]
+        assert set(pool.map(look, range(40))) == {1}
+        for each in ingests:
+            each.result()
+    assert editions_of(store, "x") == editions_of(store, "y") == {"alpha edition8"}
