@@ -1,0 +1,264 @@
+"""Configuration: what a person sets, and what each process of a server is started with.
+
+`Settings` come from arguments, `WEFT_*` variables, `weft.toml` and defaults; the first to name a key wins.
+Processes get theirs as a JSON document, their argument ``--config``: the orchestrator all settings, a worker
+its `WorkerConfig`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+
+from .config_file import ConfigError, read_file
+
+__all__ = [
+    "CONFIG_FILE",
+    "CONFIG_VARIABLE",
+    "REFERENCE_MODEL",
+    "ConfigError",
+    "EngineKind",
+    "LogLevel",
+    "ModelSettings",
+    "Settings",
+    "WorkerConfig",
+    "load_settings",
+]
+
+CONFIG_FILE: Final = "weft.toml"
+"""The file that is read when it stands in the working folder and no other is named."""
+CONFIG_VARIABLE: Final = "WEFT_CONFIG"
+"""The variable that names another file."""
+REFERENCE_MODEL: Final = Path(__file__).parent.parent / "apps" / "reference_model" / "model"
+"""The folder of the small model that comes with weft."""
+
+_PREFIX: Final = "WEFT_"
+_UNIX: Final = "unix:"
+
+EngineKind = Literal["llm", "embed", "index", "rerank", "tool"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def _address(text: str) -> str:
+    """Refuse what is neither `host:port` nor `unix:path`."""
+    host, _, port = text.rpartition(":")
+    if text.startswith(_UNIX) and len(text) > len(_UNIX):
+        return text
+    if host and port.isdecimal() and int(port) < 1 << 16:
+        return text
+    raise ValueError(f"an address is 'HOST:PORT' or 'unix:PATH', not {text!r}")
+
+
+def _entry_point(text: str) -> str:
+    """Refuse what is not `module:function`."""
+    module, _, function = text.partition(":")
+    if all(part.isidentifier() for part in (*module.split("."), function)):
+        return text
+    raise ValueError(f"a tool is named 'module:function', not {text!r}")
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""Where a server listens: `HOST:PORT` or `unix:PATH`."""
+EntryPoint = Annotated[str, AfterValidator(_entry_point)]
+"""A Python function: `module:function`."""
+
+_STRICT: Final = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelSettings(BaseModel):
+    """A language model, and how a worker runs it."""
+
+    model_config = _STRICT
+
+    name: str = ""
+    """How programs name it; by default the last part of `path`."""
+    path: str
+    """A folder with a Hugging Face checkpoint, or the name of one on the hub."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, …; auto takes a GPU if there is one."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of weights and computation; auto takes the checkpoint's on a GPU, and float32 on a CPU."""
+    kv_tokens: int | None = Field(default=None, gt=0)
+    """Tokens whose keys and values the worker keeps; by default as many as memory allows."""
+    token_budget: int = Field(default=512, gt=0)
+    """Tokens that one step computes at most."""
+    max_running: int = Field(default=64, gt=0)
+    """Requests that one step serves at most."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads; by default torch decides."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_path(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("path"), str) and not data.get("name"):
+            return {**data, "name": Path(data["path"]).name}
+        return data
+
+
+def _reference() -> list[ModelSettings]:
+    return [ModelSettings(name="reference", path=str(REFERENCE_MODEL))]
+
+
+class Settings(BaseSettings):
+    """All settings, for servers and for clients. `load_settings` reads them from everywhere."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+    )
+
+    listen: Address = "127.0.0.1:7420"
+    """Where `weft serve` listens."""
+    server: Address | None = None
+    """The server that clients use; without one they start an embedded runtime."""
+    data: Path = Path(".weft")
+    """The folder of the indexes, and of everything else that stays."""
+    models: list[ModelSettings] = Field(default_factory=_reference)
+    """The language models, one worker process each; the first is the default."""
+    embedder: str | None = None
+    """A folder with a sentence-transformers model; by default the built-in embedder."""
+    reranker: str | None = None
+    """A folder with a cross-encoder; by default the default language model scores passages."""
+    tools: list[EntryPoint] = Field(default_factory=list)
+    """Functions that the server's workers run: `module:function`."""
+    import_paths: list[Path] = Field(default_factory=list)
+    """Folders where the tools' modules are looked for, besides the installed packages."""
+    programs: dict[str, Path] = Field(default_factory=dict)
+    """Workflow graphs (JSON files) that clients may run by name."""
+    passes_off: list[str] = Field(default_factory=list)
+    """Optimizer passes that are switched off."""
+    profile_s: float = Field(default=1.0, ge=0)
+    """Seconds that a worker spends on measuring each model's speed at its start; 0: it does not."""
+    max_message_mb: int = Field(default=16, gt=0, le=1024)
+    """The largest message that server and workers take, in MiB."""
+    log_level: LogLevel = "warning"
+    """The least that the processes log."""
+
+    def absolute(self) -> Self:
+        """The same settings for a process with another working folder."""
+        paths = {
+            "data": self.data.absolute(),
+            "import_paths": [path.absolute() for path in self.import_paths],
+            "programs": {name: path.absolute() for name, path in self.programs.items()},
+        }
+        return self.model_copy(update=paths)
+
+    @model_validator(mode="after")
+    def _check_models(self) -> Self:
+        names = [model.name for model in self.models]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two models are called {name!r}: give each a name of its own")
+        return self
+
+
+class WorkerConfig(BaseModel):
+    """What a worker process is started with."""
+
+    model_config = _STRICT
+
+    kinds: tuple[EngineKind, ...] = Field(min_length=1)
+    """The engines that it runs."""
+    orchestrator: Address
+    """What it joins."""
+    listen: Address = "127.0.0.1:0"
+    """Where its gRPC server listens; port 0 takes any free one."""
+    advertise: str = ""
+    """The address by which the orchestrator reaches it, if not the one where it listens."""
+    worker_id: str = ""
+    """Empty: made up at the start."""
+    data: Path = Path(".weft")
+    """The folder of the indexes."""
+    model: ModelSettings | None = None
+    """The model of the `llm` engine."""
+    embedder: str | None = None
+    reranker: str | None = None
+    tools: list[EntryPoint] = Field(default_factory=list)
+    profile_s: float = Field(default=1.0, ge=0)
+    max_message_mb: int = 16
+    log_level: LogLevel = "warning"
+
+    @model_validator(mode="after")
+    def _check_model(self) -> Self:
+        if "llm" in self.kinds and self.model is None:
+            raise ValueError("a worker of kind 'llm' needs a model")
+        return self
+
+    @classmethod
+    def of(cls, settings: Settings, kinds: tuple[EngineKind, ...], **own: Any) -> Self:
+        """The part of `settings` that a worker with these engines needs, and its `own` fields."""
+        shared = ("embedder", "reranker", "tools", "profile_s", "max_message_mb", "log_level")
+        values = {key: getattr(settings, key) for key in shared}
+        return cls(kinds=kinds, data=settings.data.absolute(), **values, **own)
+
+
+def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from arguments (those that are not None), variables, the configuration file, and defaults.
+
+    The file is `path`, or what ``WEFT_CONFIG`` names, or ``weft.toml`` in the working folder if it is there.
+    Relative paths in it are relative to the file. Raises ConfigError.
+    """
+    file = _find_file(path)
+    sources: dict[str, Mapping[str, Any]] = {
+        "arguments": {key: value for key, value in overrides.items() if value is not None},
+        "environment": _read_environment(),
+        str(file): read_file(file) if file else {},
+    }
+    merged: dict[str, Any] = {}
+    for values in reversed(sources.values()):
+        for key, value in values.items():
+            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+            merged[key] = {**merged[key], **value} if both else value
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as problem:
+        raise ConfigError(_explain(problem, sources)) from None
+
+
+def _find_file(path: Path | None) -> Path | None:
+    named = path or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    if named is None:
+        return Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None
+    if not named.is_file():
+        by = "" if path else f" (named by {CONFIG_VARIABLE})"
+        raise ConfigError(f"configuration file {str(named)!r}{by} does not exist")
+    return named
+
+
+def _read_environment() -> dict[str, Any]:
+    for variable in sorted(os.environ):
+        if variable.startswith(_PREFIX) and variable != CONFIG_VARIABLE:
+            key = variable.removeprefix(_PREFIX).lower().partition("__")[0]
+            if key not in Settings.model_fields:
+                raise ConfigError(f"environment: unknown variable {variable!r}; known: {_variables()}")
+    try:
+        return EnvSettingsSource(Settings)()
+    except SettingsError as problem:
+        raise ConfigError(f"environment: {problem}; lists and tables are written as JSON") from None
+
+
+def _variables() -> str:
+    return ", ".join([CONFIG_VARIABLE, *(f"{_PREFIX}{key.upper()}" for key in Settings.model_fields)])
+
+
+def _explain(problem: ValidationError, sources: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line: where, which key, what is wrong."""
+    error = problem.errors()[0]
+    path = [str(step) for step in error["loc"]]
+    if not path:
+        return f"configuration: {error['msg'].removeprefix('Value error, ')}"
+    source = next((name for name, values in sources.items() if path[0] in values), "defaults")
+    where = f"{source}: {'.'.join(path)}"
+    if error["type"] == "extra_forbidden":
+        fields = ModelSettings.model_fields if path[0] == "models" else Settings.model_fields
+        return f"{source}: unknown key {'.'.join(path)!r}; known: {', '.join(fields)}"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}"

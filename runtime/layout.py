@@ -1,0 +1,81 @@
+"""Which processes make up a server: an orchestrator, a worker for each model, and one for all else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel
+
+from .config import EngineKind, Settings, WorkerConfig
+from .processes import ProcessSpec
+
+__all__ = ["ServerLayout", "light_kinds", "worker_spec"]
+
+_ORCHESTRATOR: Final = "weft.runtime.orchestrator"
+_WORKER: Final = "weft.runtime.worker"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLayout:
+    """The processes that `settings` ask for, all on this machine."""
+
+    settings: Settings
+    listen: str | None = None
+    """Where the orchestrator listens; None: at a Unix socket in the server's private folder."""
+
+    def orchestrator(self, folder: Path) -> ProcessSpec:
+        """The orchestrator."""
+        listen = self.listen or f"unix:{folder / 'orchestrator'}"
+        config = self.settings.absolute().model_copy(update={"listen": listen})
+        return ProcessSpec("orchestrator", _arguments(_ORCHESTRATOR, config))
+
+    def workers(self, folder: Path, address: str) -> Sequence[ProcessSpec]:
+        """A worker for each model, and one for the light engines."""
+        found = [
+            worker_spec(
+                self.settings,
+                WorkerConfig.of(
+                    self.settings,
+                    ("llm",),
+                    listen=f"unix:{folder / f'model-{number}'}",
+                    orchestrator=address,
+                    model=model,
+                ),
+                name=f"worker {model.name!r}",
+            )
+            for number, model in enumerate(self.settings.models)
+        ]
+        light = WorkerConfig.of(
+            self.settings,
+            light_kinds(self.settings),
+            listen=f"unix:{folder / 'light'}",
+            orchestrator=address,
+        )
+        return [*found, worker_spec(self.settings, light, name="worker 'retrieval and tools'")]
+
+
+def light_kinds(settings: Settings) -> tuple[EngineKind, ...]:
+    """The engines besides language models that the settings ask for."""
+    kinds: list[EngineKind] = ["embed", "index"]
+    if settings.reranker:
+        kinds.append("rerank")
+    if settings.tools:
+        kinds.append("tool")
+    return tuple(kinds)
+
+
+def worker_spec(settings: Settings, config: WorkerConfig, *, name: str) -> ProcessSpec:
+    """How to start a worker; the modules of its tools are found through `settings.import_paths`."""
+    paths = [str(path.absolute()) for path in settings.import_paths]
+    if "PYTHONPATH" in os.environ:
+        paths.append(os.environ["PYTHONPATH"])
+    environment = {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
+    return ProcessSpec(name, _arguments(_WORKER, config), environment)
+
+
+def _arguments(module: str, config: BaseModel) -> tuple[str, ...]:
+    return ("-m", module, "--config", config.model_dump_json())

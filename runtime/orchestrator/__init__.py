@@ -1,0 +1,1 @@
+"""The orchestrator: a gRPC service that takes graphs, and an asyncio shell around the pure scheduler."""

@@ -1,0 +1,34 @@
+"""Failures as messages."""
+
+from __future__ import annotations
+
+from weft.proto import value_pb2
+from weft.runtime.scheduler.faults import Fault
+
+__all__ = ["decode_fault", "encode_fault"]
+
+
+def encode_fault(fault: Fault) -> value_pb2.Fault:
+    """The fault as a message."""
+    return value_pb2.Fault(
+        code=fault.code,
+        message=fault.message,
+        program=fault.program,
+        node=fault.node,
+        location=fault.location,
+        worker=fault.worker,
+        retryable=fault.retryable,
+    )
+
+
+def decode_fault(message: value_pb2.Fault) -> Fault:
+    """The fault that the message says; one without a code is `internal`."""
+    return Fault(
+        code=message.code or "internal",
+        message=message.message or "failed without saying why",
+        program=message.program,
+        node=message.node,
+        location=message.location,
+        worker=message.worker,
+        retryable=message.retryable,
+    )

@@ -1,0 +1,132 @@
+"""The workers that are there, and what they offer together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from weft.graph.codec import decode_type
+from weft.graph.deployment import Deployment, ModelSpec, ToolSpec, every_node
+from weft.graph.ir import Graph
+from weft.graph.ops.base import Op
+from weft.graph.ops.common import Embed, Search, Tool
+from weft.graph.ops.user import Generate, Ingest, Rerank, Select
+from weft.graph.prompt import ChatRenderer
+from weft.proto import worker_pb2
+
+from .chat import TemplateRenderer
+from .workers import WorkerLink
+
+__all__ = ["Fleet"]
+
+_CHAT_CACHE: Final = 32  # templates
+
+
+class Fleet:
+    """Joined workers by id. `preferred` is the model for programs that name none, if a worker offers it."""
+
+    def __init__(self, preferred: str = "") -> None:
+        self._preferred = preferred
+        self._links: dict[str, WorkerLink] = {}
+        self._chats: dict[str, ChatRenderer] = {}
+        self._deployment: Deployment | None = None
+
+    def check(self, info: worker_pb2.WorkerInfo) -> None:
+        """Refuse a worker whose description makes no sense. Raises ValueError."""
+        if not info.worker_id or not info.address:
+            raise ValueError("a worker must say its id and its address")
+        for engine in info.engines:
+            if engine.kind == "llm":
+                self._model(engine)
+            for tool in engine.tools:
+                _tool(tool)
+
+    def add(self, link: WorkerLink) -> None:
+        """A worker has joined."""
+        self._links[link.id] = link
+        self._deployment = None
+
+    def remove(self, link: WorkerLink) -> None:
+        """A worker is gone."""
+        if self.get(link.id) is link:
+            del self._links[link.id]
+            self._deployment = None
+
+    def get(self, worker: str) -> WorkerLink | None:
+        """The worker of that name, if it is there."""
+        return self._links.get(worker)
+
+    def __iter__(self) -> Iterator[WorkerLink]:
+        return iter(self._links.values())
+
+    def update_indexes(self, link: WorkerLink, names: Iterable[str]) -> None:
+        """A worker has these indexes too."""
+        if not link.indexes.issuperset(names):
+            link.indexes.update(names)
+            self._deployment = None
+
+    def missing(self, graph: Graph) -> str:
+        """A kind of engine that the graph needs and nobody offers; empty: none."""
+        offered = {engine.kind for link in self for engine in link.info.engines}
+        for node in every_node(graph):
+            for kind in _kinds(node.op, self.deployment):
+                if kind not in offered:
+                    return kind
+        return ""
+
+    @property
+    def deployment(self) -> Deployment:
+        """What the workers offer now."""
+        if self._deployment is None:
+            self._deployment = self._describe()
+        return self._deployment
+
+    def _describe(self) -> Deployment:
+        engines = [engine for link in self for engine in link.info.engines]
+        models = {engine.model: self._model(engine) for engine in engines if engine.kind == "llm"}
+        default = self._preferred if self._preferred in models else next(iter(models), "")
+        return Deployment(
+            models=models,
+            default_model=default,
+            indexes=frozenset(name for link in self for name in link.indexes),
+            tools={tool.name: _tool(tool) for engine in engines for tool in engine.tools},
+            embedder=_first(engines, "embed"),
+            reranker=_first(engines, "rerank"),
+        )
+
+    def _model(self, engine: worker_pb2.EngineInfo) -> ModelSpec:
+        llm = engine.llm
+        chat = self._chat(llm.chat_template) if llm.chat_template else None
+        return ModelSpec(engine.model, llm.context_length, chat, llm.tokenizer)
+
+    def _chat(self, template: str) -> ChatRenderer:
+        if template not in self._chats:
+            if len(self._chats) >= _CHAT_CACHE:
+                self._chats.clear()
+            self._chats[template] = TemplateRenderer(template)
+        return self._chats[template]
+
+
+def _first(engines: Iterable[worker_pb2.EngineInfo], kind: str) -> str:
+    return next((engine.model for engine in engines if engine.kind == kind), "")
+
+
+def _tool(tool: worker_pb2.ToolInfo) -> ToolSpec:
+    return ToolSpec(tool.name, decode_type(tool.result), tool.idempotent, tool.pure)
+
+
+def _kinds(op: Op, deployment: Deployment) -> tuple[str, ...]:
+    """The engines that an operation of users needs."""
+    match op:
+        case Generate() | Select():
+            return ("llm",)
+        case Search() | Ingest():
+            return ("index", "embed")
+        case Embed():
+            return ("embed",)
+        case Rerank():
+            return ("rerank",) if deployment.reranker else ("llm",)
+        case Tool(where="server"):
+            return ("tool",)
+        case _:
+            return ()

@@ -1,0 +1,254 @@
+"""Runs from their beginning to their end: what the service offers, without gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from weft.graph import schema
+from weft.graph.codec import decode_graph, decode_value
+from weft.graph.deployment import every_node
+from weft.graph.errors import GraphError
+from weft.graph.evaluate import lift
+from weft.graph.ir import Graph, Node
+from weft.graph.live import LiveGraph
+from weft.graph.ops.common import Tool
+from weft.graph.ops.user import Ingest
+from weft.graph.types import Data
+from weft.graph.values import plain
+from weft.proto import graph_pb2, value_pb2, worker_pb2
+from weft.proto import orchestrator_pb2 as pb
+from weft.runtime.config import Settings
+from weft.runtime.scheduler import events as ev
+from weft.runtime.scheduler.faults import Fault
+from weft.runtime.scheduler.scheduler import Scheduler
+
+from .door import DoorError, check_names, invalid, read_graph, read_inputs
+from .faults import decode_fault
+from .fleet import Fleet
+from .record import RunRecord, State
+from .run import Run
+from .shell import Shell
+
+__all__ = ["Orchestrator"]
+
+_log = logging.getLogger(__name__)
+
+_KEPT_RUNS: Final = 1000
+_KEPT_S: Final = 24 * 3600.0
+_BYTES_PER_MB: Final = 2**20
+_ENVELOPE: Final = 4096  # bytes of a message besides the values
+
+
+class Orchestrator:
+    """All runs of a server. Its methods must be called in the event loop's thread.
+
+    Raises ValueError when the settings switch off a pass that cannot be.
+    """
+
+    def __init__(self, settings: Settings, scheduler: Scheduler | None = None) -> None:
+        self.settings = settings
+        self.fleet = Fleet(preferred=settings.models[0].name if settings.models else "")
+        self.max_bytes = settings.max_message_mb * _BYTES_PER_MB
+        self.shell = Shell(scheduler or Scheduler(), self.fleet, self, max_bytes=self.max_bytes)
+        self.records: dict[str, RunRecord] = {}  # oldest first
+        self.live_graph()  # so that what is wrong with it is known before any run
+
+    def close(self) -> None:
+        """End all runs."""
+        for run in list(self.shell.runs.values()):
+            self.cancel(run.id, "the server is shutting down")
+        self.shell.close()
+
+    # ---- what clients ask for
+
+    def read(self, request: pb.SubmitRequest | pb.ExplainRequest) -> Graph:
+        """The graph of a request. Raises DoorError."""
+        return read_graph(request, self.settings.programs, self.max_bytes)
+
+    def live_graph(self) -> LiveGraph:
+        """An empty graph for what the workers offer now."""
+        return LiveGraph(self.fleet.deployment, disabled=self.settings.passes_off)
+
+    def start(
+        self,
+        request: pb.SubmitRequest,
+        *,
+        grows: bool = False,
+        stream: Iterable[graph_pb2.Value] = (),
+        tools: Collection[str] = (),
+    ) -> Run:
+        """Begin a run. Raises DoorError, and nothing has happened then."""
+        graph = Graph((), ()) if grows and request.WhichOneof("source") is None else self.read(request)
+        inputs = read_inputs(graph, request.inputs)
+        check_names(graph, self.fleet, tools, ())
+        if request.deadline_s < 0:
+            raise invalid(f"deadline_s must not be negative, not {request.deadline_s}")
+        record = RunRecord("r-" + secrets.token_hex(6), graph.name, time.monotonic(), time.time())
+        run = Run(record, self.live_graph(), grows, request.namespace, request.priority, frozenset(tools))
+        run.outputs = graph.outputs
+        try:
+            nodes = run.graph.extend(graph, closed=not grows)
+            run.stream(decode_value(value) for value in stream)
+        except GraphError as problem:
+            raise invalid(str(problem)) from None
+        record.emit(pb.RunEvent(started=record.info(record.started_s)), record.started_s)
+        self._register(run, request.deadline_s)
+        run.indexes |= _filled(graph)
+        self._launch(run, nodes, lambda: run.bind(nodes, inputs, time.monotonic()))
+        return run
+
+    def _register(self, run: Run, deadline_s: float) -> None:
+        self.records[run.id] = run.record
+        self.shell.runs[run.id] = run
+        self.shell.handle(ev.RunStarted(run.id, run.priority, run.grows))
+        if deadline_s:
+            fault = Fault("timeout", f"the run took longer than its deadline of {deadline_s:g} s")
+            loop = asyncio.get_running_loop()
+            run.deadline = loop.call_later(deadline_s, self.run_failed, run, fault)
+
+    def _launch(self, run: Run, nodes: tuple[Node, ...], bind: Callable[[], tuple[Any, ...]]) -> None:
+        run.add(nodes, time.monotonic())
+        known = bind()
+        self.shell.handle(ev.NodesAdded(run.id, nodes), ev.ValuesKnown(run.id, known))
+        self.shell.settle(run)
+
+    def extend(self, run: Run, request: pb.Extend) -> None:
+        """Let a run grow. Raises DoorError or GraphError; the run cannot go on then."""
+        if not run.grows or run.finishing is not None:
+            raise invalid("only a run that was started with grows=true and has not finished can grow")
+        graph = decode_graph(request.increment)
+        inputs = read_inputs(graph, {})
+        check_names(graph, self.fleet, run.client_tools, run.indexes)
+        nodes = run.graph.extend(graph, closed=False)
+        run.indexes |= _filled(graph)
+        run.stream(decode_value(value) for value in request.stream)
+        self._launch(run, nodes, lambda: run.bind(nodes, inputs, time.monotonic()))
+        run.want([decode_value(value) for value in request.wanted], time.monotonic())
+
+    def finish(self, run: Run, request: pb.Finish) -> None:
+        """The program of a growing run has returned or raised. Effects that are under way are waited for."""
+        if not run.grows:
+            raise invalid("only a run that was started with grows=true is finished by its client")
+        if request.HasField("fault"):
+            self.run_failed(run, decode_fault(request.fault))
+            return
+        run.finishing = value_pb2.Datum(json=request.result or "null")
+        self.shell.settle(run)
+
+    def answer(self, run: Run, answer: pb.ToolAnswer) -> None:
+        """A tool in the client's process gave a result or raised; late answers are dropped."""
+        if run.id not in self.shell.runs or not run.is_current(answer.node, answer.attempt):
+            return
+        node = run.node(answer.node)
+        if not (isinstance(node.op, Tool) and node.op.where == "client"):
+            raise invalid(f"{node.where()} is not a tool of the client")
+        try:
+            result = lift(_tool_result(node.op, answer))
+        except (ValueError, RecursionError) as problem:
+            fault = decode_fault(answer.fault) if answer.HasField("fault") else _bad_result(node.op, problem)
+            self.shell.task_failed(run.id, answer.node, answer.attempt, fault)
+            return
+        self.shell.task_done(run, answer.node, answer.attempt, (result,), worker_pb2.Timing())
+
+    def cancel(self, run_id: str, reason: str) -> RunRecord:
+        """Cancel a run if it is not over. Raises DoorError for an unknown one."""
+        record = self.record(run_id)
+        run = self.shell.runs.get(run_id)
+        if run is not None:
+            fault = Fault("cancelled", f"the run was cancelled: {reason}", program=record.program)
+            self._end(run, "cancelled", fault)
+        return record
+
+    def record(self, run_id: str) -> RunRecord:
+        """What is known of a run. Raises DoorError."""
+        if run_id not in self.records:
+            raise DoorError.not_found(
+                f"unknown run {run_id!r}; the server keeps the last {_KEPT_RUNS} finished runs"
+            )
+        return self.records[run_id]
+
+    # ---- what the shell reports
+
+    def run_failed(self, run: Run, fault: Fault) -> None:
+        """A run cannot go on."""
+        self._end(run, "failed", replace(fault, program=fault.program or run.record.program))
+
+    def run_complete(self, run: Run) -> None:
+        """Nothing is left to do of a run."""
+        try:
+            outputs = run.results()
+        except GraphError as problem:
+            self.run_failed(run, Fault("invalid", f"the result cannot be sent: {problem}"))
+            return
+        size = sum(output.ByteSize() for output in outputs)
+        if size + _ENVELOPE > self.max_bytes:
+            message = (
+                f"the result takes {size} bytes, which do not fit into a message of {self.max_bytes}; "
+                "return less, or raise max_message_mb in the settings"
+            )
+            self.run_failed(run, Fault("too_large", message))
+            return
+        self._end(run, "done", None, outputs)
+
+    def ask_client(self, run: Run, node: Node, attempt: int) -> None:
+        """Have the client of a run call one of its tools."""
+        assert isinstance(node.op, Tool)
+        arguments = {name: plain(datum) for name, datum in run.operands(node).items()}
+        call = pb.ToolCall(
+            node=node.id,
+            attempt=attempt,
+            tool=node.op.tool,
+            arguments=json.dumps(arguments, ensure_ascii=False),
+            idempotency_key=f"{run.id}/{node.id}",
+        )
+        run.record.emit(pb.RunEvent(tool=call), time.monotonic())
+
+    def _end(
+        self, run: Run, state: State, fault: Fault | None, outputs: Sequence[value_pb2.Datum] = ()
+    ) -> None:
+        if self.shell.runs.pop(run.id, None) is None:
+            return
+        now = time.monotonic()
+        if run.deadline:
+            run.deadline.cancel()
+        for number, attempt in run.attempts.items():
+            run.observe(number, "cancelled", now, worker=attempt.worker)
+        run.record.end(state, fault, outputs, now)
+        if fault:
+            _log.info("run %s %s: %s", run.id, state, fault.message)
+        self.shell.handle(ev.RunEnded(run.id))
+        self._forget_old(now)
+
+    def _forget_old(self, now: float) -> None:
+        over = [record for record in self.records.values() if record.state != "running"]
+        excess = len(over) - _KEPT_RUNS
+        for position, record in enumerate(over):
+            if position < excess or now - record.started_s - record.seconds > _KEPT_S:
+                del self.records[record.id]
+
+
+def _filled(graph: Graph) -> set[str]:
+    return {node.op.index for node in every_node(graph) if isinstance(node.op, Ingest)}
+
+
+def _tool_result(op: Tool, answer: pb.ToolAnswer) -> Any:
+    """What the tool returned. Raises ValueError if it is not what the tool promises, or if it raised."""
+    if answer.WhichOneof("outcome") != "json":
+        raise ValueError("the answer has no result")
+    value = json.loads(answer.json)
+    if isinstance(op.result, Data):
+        schema.check(value, op.result.schema, "the result")
+    elif not isinstance(value, str):
+        raise ValueError(f"the result must be a text, not {json.dumps(value)[:80]}")
+    return value
+
+
+def _bad_result(op: Tool, problem: Exception) -> Fault:
+    return Fault("tool_failed", f"tool {op.tool!r} returned what it does not promise: {problem}")

@@ -1,0 +1,95 @@
+"""The orchestrator's gRPC server, with health checking and reflection."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from weft.proto import orchestrator_pb2, orchestrator_pb2_grpc
+from weft.runtime.config import Settings
+from weft.runtime.scheduler.scheduler import Scheduler
+
+from .orchestrator import Orchestrator
+from .service import Service
+from .workers import KEEPALIVE
+
+__all__ = ["AddressError", "Server"]
+
+_NAME: Final = orchestrator_pb2.DESCRIPTOR.services_by_name["Orchestrator"].full_name
+_UNIX: Final = "unix:"
+_GRACE_S: Final = 0.5  # for open streams when the server stops
+
+
+class AddressError(OSError):
+    """The server cannot listen where it was told to."""
+
+
+class Server:
+    """A running orchestrator. Belongs to one event loop."""
+
+    def __init__(self, settings: Settings, scheduler: Scheduler | None = None) -> None:
+        self.orchestrator = Orchestrator(settings, scheduler)
+        self._listen = settings.listen
+        self._server = grpc.aio.server(options=_options(self.orchestrator.max_bytes))
+
+    async def start(self) -> str:
+        """Listen and serve; the address, with the port that was taken. Raises AddressError."""
+        _check_free(self._listen)
+        service = Service(self.orchestrator)
+        orchestrator_pb2_grpc.add_OrchestratorServicer_to_server(service, self._server)
+        servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
+        names = (_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        try:
+            port = self._server.add_insecure_port(self._listen)
+        except RuntimeError as problem:
+            raise AddressError(_cannot_listen(self._listen, str(problem))) from None
+        await self._server.start()
+        for name in ("", _NAME):
+            await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if self._listen.startswith(_UNIX):
+            return self._listen
+        return f"{self._listen.rpartition(':')[0]}:{port}"
+
+    async def stop(self) -> None:
+        """End all runs, tell their clients, and hang up."""
+        self.orchestrator.close()
+        await self._server.stop(_GRACE_S)
+
+
+def _options(max_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # a port in use is an error
+        ("grpc.max_receive_message_length", max_bytes),
+        ("grpc.max_send_message_length", -1),  # the receivers say what they take
+        ("grpc.http2.min_ping_interval_without_data_ms", 500),
+        ("grpc.http2.max_ping_strikes", 0),
+        *KEEPALIVE,
+    ]
+
+
+def _check_free(listen: str) -> None:
+    """Say plainly what gRPC would say in many words: that the port is in use. Raises AddressError."""
+    if listen.startswith(_UNIX):
+        return
+    host, _, port = listen.rpartition(":")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as problem:
+        raise AddressError(_cannot_listen(listen, problem.strerror or str(problem))) from None
+
+
+def _cannot_listen(listen: str, why: str) -> str:
+    return (
+        f"cannot listen on {listen!r}: {why}; name another address (--listen HOST:PORT), or stop what uses it"
+    )

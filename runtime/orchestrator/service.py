@@ -1,0 +1,216 @@
+"""The gRPC service `weft.v1.Orchestrator`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+import grpc
+
+from weft.graph import draw
+from weft.graph.codec import encode_graph
+from weft.graph.deployment import every_node
+from weft.graph.errors import GraphError
+from weft.graph.ops.common import Tool
+from weft.proto import orchestrator_pb2 as pb
+from weft.proto import orchestrator_pb2_grpc, worker_pb2
+from weft.runtime.scheduler.faults import Fault
+
+from .door import DoorError, check_names, invalid
+from .orchestrator import Orchestrator
+from .run import Run as LiveRun
+from .trace import chrome_trace
+from .workers import WorkerLink
+
+__all__ = ["Service"]
+
+_LISTED = 50  # runs, unless the caller says otherwise
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Service(orchestrator_pb2_grpc.OrchestratorServicer):
+    """Translates between gRPC and the orchestrator; see the .proto file for what each method does."""
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._orchestrator = orchestrator
+        self._started_s = time.monotonic()
+
+    async def Invoke(self, request: pb.SubmitRequest, context: Context) -> pb.RunResult:
+        """Run a graph to its end; it is cancelled if the caller goes away."""
+        try:
+            run = self._orchestrator.start(request)
+        except DoorError as problem:
+            await _refuse(context, problem)
+        try:
+            await run.record.ended.wait()
+        finally:
+            self._orchestrator.cancel(run.id, "its client went away")
+        return run.record.result()
+
+    async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.RunInfo:
+        """Start a graph that goes on without the caller."""
+        try:
+            run = self._orchestrator.start(request)
+        except DoorError as problem:
+            await _refuse(context, problem)
+        return run.record.info(time.monotonic())
+
+    async def Run(
+        self, request_iterator: AsyncIterator[pb.RunRequest], context: Context
+    ) -> AsyncIterator[pb.RunEvent]:
+        """One run over one stream."""
+        requests = aiter(request_iterator)
+        try:
+            run = self._start(await anext(requests, pb.RunRequest()))
+        except DoorError as problem:
+            await _refuse(context, problem)
+        reader = asyncio.create_task(self._read(run, requests), name=f"requests of {run.id}")
+        try:
+            async for event in run.record.log.follow():
+                yield event
+        finally:
+            reader.cancel()
+            self._orchestrator.cancel(run.id, "its client went away")
+            await asyncio.gather(reader, return_exceptions=True)
+
+    def _start(self, request: pb.RunRequest) -> LiveRun:
+        if request.WhichOneof("request") != "start":
+            raise invalid("the first request of a Run stream must be `start`")
+        start = request.start
+        return self._orchestrator.start(
+            start.submit, grows=start.grows, stream=start.stream, tools=frozenset(start.tools)
+        )
+
+    async def _read(self, run: LiveRun, requests: AsyncIterator[pb.RunRequest]) -> None:
+        async for request in requests:
+            try:
+                self._take(run, request)
+            except (DoorError, GraphError) as problem:
+                self._orchestrator.run_failed(run, Fault("invalid", str(problem)))
+        if run.grows and run.finishing is None:
+            self._orchestrator.cancel(run.id, "its client ended the stream before the program had finished")
+
+    def _take(self, run: LiveRun, request: pb.RunRequest) -> None:
+        if run.record.state != "running":
+            return
+        match request.WhichOneof("request"):
+            case "extend":
+                self._orchestrator.extend(run, request.extend)
+            case "tool":
+                self._orchestrator.answer(run, request.tool)
+            case "finish":
+                self._orchestrator.finish(run, request.finish)
+            case "cancel":
+                self._orchestrator.cancel(run.id, "its client asked for it")
+            case other:
+                raise invalid(
+                    f"after its start a Run stream takes extend, tool, finish and cancel, not {other}"
+                )
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.RunEvent]:
+        """The events of a run from its beginning."""
+        try:
+            record = self._orchestrator.record(request.run)
+        except DoorError as problem:
+            await _refuse(context, problem)
+        async for event in record.log.follow():
+            yield event
+
+    async def Cancel(self, request: pb.CancelRunRequest, context: Context) -> pb.RunInfo:
+        """Cancel a run; one that is over stays as it is."""
+        try:
+            record = self._orchestrator.cancel(request.run, "somebody asked for it")
+        except DoorError as problem:
+            await _refuse(context, problem)
+        return record.info(time.monotonic(), stats=True)
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        """The latest runs, latest first."""
+        now = time.monotonic()
+        records = [
+            record
+            for record in reversed(self._orchestrator.records.values())
+            if request.state in ("", record.state)
+        ]
+        return pb.ListRunsResponse(runs=[record.info(now) for record in records[: request.limit or _LISTED]])
+
+    async def Trace(self, request: pb.TraceRequest, context: Context) -> pb.TraceResponse:
+        """A run's trace, so far as it has come."""
+        try:
+            record = self._orchestrator.record(request.run)
+        except DoorError as problem:
+            await _refuse(context, problem)
+        return pb.TraceResponse(json=chrome_trace(record))
+
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
+        """The graph as written and after each pass."""
+        try:
+            return self._explain(request)
+        except DoorError as problem:
+            await _refuse(context, problem)
+
+    def _explain(self, request: pb.ExplainRequest) -> pb.ExplainResponse:
+        graph = self._orchestrator.read(request)
+        tools = {node.op.tool for node in every_node(graph) if isinstance(node.op, Tool)}
+        check_names(graph, self._orchestrator.fleet, tools, ())
+        live = self._orchestrator.live_graph()
+        try:
+            live.extend(graph, closed=True)
+        except GraphError as problem:
+            raise invalid(str(problem)) from None
+        return pb.ExplainResponse(
+            passes=[
+                pb.PassReport(
+                    name=report.name,
+                    summary=report.summary,
+                    graph=encode_graph(report.graph),
+                    text=draw.text(report.graph),
+                    mermaid=draw.mermaid(report.graph),
+                )
+                for report in live.reports
+            ]
+        )
+
+    async def Describe(self, request: pb.DescribeServerRequest, context: Context) -> pb.ServerInfo:
+        """The workers, their models, indexes and tools."""
+        fleet = self._orchestrator.fleet
+        return pb.ServerInfo(
+            version=version("weft"),
+            workers=[link.describe() for link in fleet],
+            default_model=fleet.deployment.default_model,
+            uptime_s=time.monotonic() - self._started_s,
+            status={link.id: link.status for link in fleet if link.status},
+            programs=sorted(self._orchestrator.settings.programs),
+        )
+
+    async def Join(self, request: worker_pb2.WorkerInfo, context: Context) -> AsyncIterator[pb.JoinEvent]:
+        """A worker is a member for as long as this stream and the Execute stream are open."""
+        shell, fleet = self._orchestrator.shell, self._orchestrator.fleet
+        link = WorkerLink(request, shell.report, shell.worker_lost)
+        try:
+            fleet.check(request)
+            await link.open()
+        except (ValueError, ConnectionError) as problem:
+            await link.close()
+            yield pb.JoinEvent(accepted=False, message=str(problem))
+            return
+        predecessor = fleet.get(link.id)
+        if predecessor:
+            shell.worker_lost(predecessor, "a worker of the same id has joined")
+            predecessor.lost.set()
+        shell.worker_joined(link)
+        try:
+            yield pb.JoinEvent(accepted=True, message=f"worker {link.id!r} has joined")
+            await link.lost.wait()
+        finally:
+            shell.worker_lost(link, "it left or its process ended")
+            await link.close()
+
+
+async def _refuse(context: Context, problem: DoorError) -> NoReturn:
+    await context.abort(problem.status, str(problem))
+    raise AssertionError("abort raises")

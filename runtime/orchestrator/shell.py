@@ -1,0 +1,304 @@
+"""The asyncio shell around the scheduler: it performs actions and turns what happens into events.
+
+Everything here runs in the event loop's thread and never waits; between two calls all is consistent.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from weft.graph.codec import decode_datum, encode_node
+from weft.graph.errors import GraphError
+from weft.graph.evaluate import EvaluationError, evaluate
+from weft.graph.ir import Node, Value
+from weft.graph.ops.primitive import Upsert
+from weft.graph.values import Datum
+from weft.proto import value_pb2, worker_pb2
+from weft.runtime.scheduler import actions as act
+from weft.runtime.scheduler import events as ev
+from weft.runtime.scheduler.faults import Fault, blame
+from weft.runtime.scheduler.scheduler import Scheduler
+
+from .faults import decode_fault
+from .fleet import Fleet
+from .run import Run
+from .timer import Timer
+from .trace import CLIENT, ORCHESTRATOR
+from .workers import WorkerLink, engine_specs
+
+__all__ = ["Owner", "Shell"]
+
+_log = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """Who is responsible for the runs."""
+
+    def run_failed(self, run: Run, fault: Fault) -> None:
+        """A run cannot go on."""
+        ...
+
+    def run_complete(self, run: Run) -> None:
+        """Nothing is left to do of a run."""
+        ...
+
+    def ask_client(self, run: Run, node: Node, attempt: int) -> None:
+        """Have the client of a run call one of its tools."""
+        ...
+
+
+class Shell:
+    """Live runs, workers, and the scheduler between them. `max_bytes`: of a message that workers take."""
+
+    def __init__(self, scheduler: Scheduler, fleet: Fleet, owner: Owner, *, max_bytes: int) -> None:
+        self.runs: dict[str, Run] = {}
+        self._fleet = fleet
+        self._owner = owner
+        self._max_bytes = max_bytes
+        self._scheduler = scheduler
+        self._events: deque[ev.Event] = deque()
+        self._busy = False
+        self._timer = Timer(lambda: self.handle(ev.Tick()))
+
+    def close(self) -> None:
+        """No more ticks."""
+        self._timer.stop()
+
+    def handle(self, *events: ev.Event) -> None:
+        """Let the scheduler see events and perform what it wants, until nothing is left to do at once.
+
+        Events that come up meanwhile are queued; so nothing here recurses.
+        """
+        self._events.extend(events)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events:
+                for action in self._scheduler.handle(self._events.popleft(), time.monotonic()):
+                    self._perform(action)
+        finally:
+            self._busy = False
+
+    # ---- workers
+
+    def worker_joined(self, link: WorkerLink) -> None:
+        """A worker can be given work."""
+        self._fleet.add(link)
+        self.handle(ev.WorkerJoined(link.id, engine_specs(link.info)))
+
+    def worker_lost(self, link: WorkerLink, reason: str) -> None:
+        """A worker is gone; nothing happens for one that was lost before."""
+        if self._fleet.get(link.id) is not link:
+            return
+        self._fleet.remove(link)
+        missed = any(run in self.runs for run in link.holds)
+        _log.log(logging.WARNING if missed else logging.INFO, "worker %r was lost: %s", link.id, reason)
+        self.handle(ev.WorkerLost(link.id, reason))
+
+    def report(self, link: WorkerLink, report: worker_pb2.Report) -> None:
+        """Take what a worker says. What it says about runs and attempts that are over is dropped."""
+        match report.WhichOneof("report"):
+            case "deltas":
+                self._deltas(report.deltas)
+            case "done":
+                self._task_done(link, report.done)
+            case "failed":
+                failed = report.failed
+                self.task_failed(failed.run, failed.node, failed.attempt, decode_fault(failed.fault))
+            case "status":
+                link.status = report.status
+                self._fleet.update_indexes(link, [index.name for index in report.status.indexes])
+            case _:
+                _log.warning("worker %r sent an empty report", link.id)
+
+    def _deltas(self, deltas: worker_pb2.Deltas) -> None:
+        now = time.monotonic()
+        for delta in deltas.deltas:
+            if delta.run in self.runs:
+                self.runs[delta.run].send_delta(delta.node, delta.text, now)
+
+    def _task_done(self, link: WorkerLink, done: worker_pb2.TaskDone) -> None:
+        run = self.runs.get(done.run)
+        if run is None or not run.is_current(done.node, done.attempt):
+            return
+        try:
+            results = tuple(decode_datum(message) for message in done.results)
+        except GraphError as problem:
+            fault = Fault("internal", f"worker {link.id!r} sent a malformed result: {problem}")
+            self.task_failed(done.run, done.node, done.attempt, fault)
+            return
+        made = {Value(done.node, output) for output in range(len(results))}
+        link.holds.setdefault(run.id, set()).update(made)
+        node = run.node(done.node)
+        if isinstance(node.op, Upsert):
+            self._fleet.update_indexes(link, [node.op.index])
+        self.task_done(run, done.node, done.attempt, results, done.timing)
+
+    # ---- tasks, wherever they ran
+
+    def task_done(
+        self, run: Run, number: int, attempt: int, results: tuple[Datum, ...], timing: worker_pb2.Timing
+    ) -> None:
+        """The current attempt of a node gave results."""
+        now = time.monotonic()
+        try:
+            run.check(number, results)
+        except GraphError as problem:
+            self.task_failed(run.id, number, attempt, Fault("internal", str(problem)))
+            return
+        run.note(number, timing, now)
+        run.learn(number, results, now)
+        self.handle(ev.TaskDone(run.id, number, attempt))
+        self.settle(run)
+
+    def task_failed(self, run_id: str, number: int, attempt: int, fault: Fault) -> None:
+        """An attempt of a node failed; the scheduler decides what follows."""
+        run = self.runs.get(run_id)
+        if run is None or not run.is_current(number, attempt):
+            return
+        fault = blame(fault, run.node(number))
+        run.observe(number, "failed", time.monotonic(), worker=fault.worker, fault=fault)
+        del run.attempts[number]
+        self.handle(ev.TaskFailed(run_id, number, attempt, fault))
+
+    def settle(self, run: Run) -> None:
+        """End the run if it is complete."""
+        if run.id in self.runs and run.complete:
+            self._owner.run_complete(run)
+
+    # ---- actions
+
+    def _perform(self, action: act.Action) -> None:
+        match action:
+            case act.WakeAt(time=when):
+                self._timer.wake_at(when)
+            case act.CancelTasks(worker=worker, run=run_id, nodes=nodes):
+                self._send(worker, worker_pb2.Command(cancel=worker_pb2.Cancel(run=run_id, nodes=nodes)))
+            case act.Release(worker=worker, run=run_id, values=values):
+                self._release(worker, run_id, values)
+            case _ if action.run in self.runs:
+                self._perform_for(self.runs[action.run], action)
+            case _:
+                pass  # the run ended while its actions were performed
+
+    def _perform_for(
+        self,
+        run: Run,
+        action: act.Dispatch | act.Push | act.Evaluate | act.Expand | act.AskClient | act.FailRun,
+    ) -> None:
+        match action:
+            case act.Dispatch():
+                self._dispatch(run, action)
+            case act.Push(worker=worker, values=values):
+                self._push(run, worker, values)
+            case act.Evaluate(node=node, attempt=attempt):
+                self._compute(run, node, attempt, lambda: self._evaluate(run, node, attempt))
+            case act.Expand(node=node, attempt=attempt):
+                self._compute(run, node, attempt, lambda: self._expand(run, node))
+            case act.AskClient(node=node, attempt=attempt):
+                run.begin(node, attempt, CLIENT, time.monotonic())
+                self._owner.ask_client(run, run.node(node), attempt)
+            case act.FailRun(fault=fault):
+                self._owner.run_failed(run, fault)
+
+    def _compute(self, run: Run, number: int, attempt: int, compute: Callable[[], None]) -> None:
+        """Do what the orchestrator does itself; what goes wrong is that node's failure and nothing else."""
+        run.begin(number, attempt, ORCHESTRATOR, time.monotonic())
+        try:
+            compute()
+        except (EvaluationError, GraphError) as problem:
+            self.task_failed(run.id, number, attempt, Fault("invalid", str(problem)))
+        except Exception as problem:
+            _log.exception("%s failed", run.node(number).where())
+            fault = Fault("internal", f"{type(problem).__name__}: {problem}")
+            self.task_failed(run.id, number, attempt, fault)
+
+    def _evaluate(self, run: Run, number: int, attempt: int) -> None:
+        node = run.node(number)
+        results = evaluate(node.op, run.operands(node))
+        self.task_done(run, number, attempt, results, worker_pb2.Timing())
+
+    def _expand(self, run: Run, number: int) -> None:
+        nodes = run.graph.expand(number, run.operands(run.node(number)))
+        del run.attempts[number]
+        run.add(nodes, time.monotonic())
+        self.handle(ev.Expanded(run.id, number, nodes))
+
+    def _dispatch(self, run: Run, action: act.Dispatch) -> None:
+        link = self._fleet.get(action.worker)
+        if link is None:
+            return  # the event that it was lost is queued
+        now = time.monotonic()
+        tasks = [self._task(run, number, attempt) for number, attempt in action.tasks]
+        wanted = {v: None for n, _ in action.tasks for v in run.node(n).args.values() if v in run.values}
+        fragment = worker_pb2.Fragment(
+            run=run.id,
+            tasks=tasks,
+            values=self._lacking(run, link, wanted),
+            namespace=run.namespace,
+            priority=run.priority,
+        )
+        for number, attempt in action.tasks:
+            run.begin(number, attempt, link.id, now)
+        self._send_checked(run, link, worker_pb2.Command(fragment=fragment), action.tasks[0])
+
+    def _task(self, run: Run, number: int, attempt: int) -> worker_pb2.Task:
+        node = run.node(number)
+        return worker_pb2.Task(
+            node=encode_node(node),
+            stream=run.is_streamed(number),
+            attempt=attempt,
+            timeout_s=node.policy.timeout_s or 0.0,
+        )
+
+    def _push(self, run: Run, worker: str, values: Iterable[Value]) -> None:
+        link = self._fleet.get(worker)
+        if link is None:
+            return
+        waiting = next(n for n in run.attempts if any(v in values for v in run.node(n).args.values()))
+        message = worker_pb2.Push(run=run.id, values=self._lacking(run, link, values))
+        task = (waiting, run.attempts[waiting].number)
+        self._send_checked(run, link, worker_pb2.Command(push=message), task)
+
+    def _lacking(self, run: Run, link: WorkerLink, values: Iterable[Value]) -> dict[str, value_pb2.Datum]:
+        """The messages of those values that the worker does not hold; from now on it does."""
+        holds = link.holds.setdefault(run.id, set())
+        lacking = [value for value in values if value not in holds]
+        holds.update(lacking)
+        return {str(value): run.message_of(value) for value in lacking}
+
+    def _send_checked(
+        self, run: Run, link: WorkerLink, command: worker_pb2.Command, task: tuple[int, int]
+    ) -> None:
+        """Send a command, unless it is so large that the connection would break."""
+        size = command.ByteSize()
+        if size <= self._max_bytes:
+            link.send(command)
+            return
+        number, attempt = task
+        message = (
+            f"its operands take {size} bytes, more than the {self._max_bytes} of one message; "
+            "pass less, or raise max_message_mb in the settings"
+        )
+        self.task_failed(run.id, number, attempt, Fault("too_large", message, worker=link.id))
+
+    def _release(self, worker: str, run_id: str, values: tuple[Value, ...]) -> None:
+        link = self._fleet.get(worker)
+        if link is None:
+            return
+        if values:
+            link.holds.get(run_id, set()).difference_update(values)
+        else:
+            link.holds.pop(run_id, None)
+        keys = map(str, values)
+        link.send(worker_pb2.Command(release=worker_pb2.Release(run=run_id, keys=keys)))
+
+    def _send(self, worker: str, command: worker_pb2.Command) -> None:
+        link = self._fleet.get(worker)
+        if link is not None:
+            link.send(command)

@@ -1,0 +1,103 @@
+"""What the scheduler wants done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weft.graph.ir import Value
+
+from .faults import Fault
+
+__all__ = [
+    "Action",
+    "AskClient",
+    "CancelTasks",
+    "Dispatch",
+    "Evaluate",
+    "Expand",
+    "FailRun",
+    "Push",
+    "Release",
+    "WakeAt",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Send one fragment to a worker, with those of its operands that are known and that the worker lacks."""
+
+    worker: str
+    run: str
+    tasks: tuple[tuple[int, int], ...]  # (node, attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Send values that have become known to a worker whose tasks wait for them."""
+
+    worker: str
+    run: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Compute a host node here and report TaskDone or TaskFailed."""
+
+    run: str
+    node: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expand:
+    """Turn a control node, whose operands are known, into nodes here and report Expanded or TaskFailed."""
+
+    run: str
+    node: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskClient:
+    """Have the client run one of its tools."""
+
+    run: str
+    node: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTasks:
+    """Have a worker stop tasks of a run."""
+
+    worker: str
+    run: str
+    nodes: tuple[int, ...] = ()  # empty: all
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Have a worker forget values of a run."""
+
+    worker: str
+    run: str
+    values: tuple[Value, ...] = ()  # empty: all
+
+
+@dataclass(frozen=True, slots=True)
+class FailRun:
+    """A run cannot go on. The scheduler has forgotten it."""
+
+    run: str
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Send a Tick at this time, or as soon afterwards as is convenient. Never later than asked before."""
+
+    time: float  # monotonic seconds
+
+
+Action = Dispatch | Push | Evaluate | Expand | AskClient | CancelTasks | Release | FailRun | WakeAt

@@ -1,0 +1,187 @@
+"""Starts the processes of a server, keeps them alive, and ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import tempfile
+import time
+from asyncio.subprocess import Process
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+import grpc
+
+from weft.proto import orchestrator_pb2, orchestrator_pb2_grpc
+
+from .processes import Child, LifeLine, ProcessSpec, start_janitor
+
+__all__ = ["Layout", "RestartBudget", "StartupError", "Supervisor"]
+
+log = logging.getLogger(__name__)
+
+_STOP_WITHIN_S: Final = 2.5
+_POLL_S: Final = 0.1
+_LONGEST_FOLDER: Final = 80  # characters; the path of a Unix socket in it may have 107
+
+
+class StartupError(RuntimeError):
+    """A process of the server could not start; the message is its own."""
+
+
+class Layout(Protocol):
+    """Which processes make up a server."""
+
+    def orchestrator(self, folder: Path) -> ProcessSpec:
+        """The orchestrator; `folder` is for its socket. It announces ``{"listening": address}`` on stdout."""
+
+    def workers(self, folder: Path, address: str) -> Sequence[ProcessSpec]:
+        """The workers, which join the orchestrator at `address`; `folder` is for their sockets."""
+
+
+class RestartBudget:
+    """How often a process may be started again: at most `limit` times in `window_s` seconds. Pure."""
+
+    limit = 5
+    window_s = 60.0
+    first_s = 0.1
+
+    def __init__(self) -> None:
+        self._restarts: deque[float] = deque()
+
+    def spend(self, now: float) -> float | None:
+        """Seconds to wait before the restart, doubled with each one lately; None when there were too many."""
+        while self._restarts and self._restarts[0] <= now - self.window_s:
+            self._restarts.popleft()
+        if len(self._restarts) >= self.limit:
+            return None
+        self._restarts.append(now)
+        return self.first_s * 2.0 ** (len(self._restarts) - 1)
+
+
+class Supervisor:
+    """The processes of one server. All methods belong to one event loop."""
+
+    def __init__(self, layout: Layout, progress: Callable[[str], None] = lambda message: None) -> None:
+        self._layout = layout
+        self._progress = progress
+        self._children: dict[str, Child] = {}
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._janitor: Process | None = None
+        self.life_line = LifeLine()
+        self.folder = _private_folder()
+        self.address = ""
+        """Where clients reach the orchestrator, once it has started."""
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process ids, by the processes' names."""
+        return {name: child.pid for name, child in self._children.items()}
+
+    async def start(self) -> str:
+        """Start everything and wait until all workers have joined; the address for clients.
+
+        Raises StartupError with the message of the process that failed; nothing is left running then.
+        """
+        try:
+            self._janitor = await start_janitor(self.folder, self.life_line)
+            await self._start_orchestrator()
+            await self._start_workers()
+        except BaseException:
+            await self.stop()
+            raise
+        return self.address
+
+    async def wait(self) -> None:
+        """Wait until the orchestrator has died too often to be started again."""
+        await asyncio.shield(self._keepers[self._layout.orchestrator(self.folder).name])
+
+    async def stop(self) -> None:
+        """End all processes within three seconds, and remove their sockets."""
+        keepers = list(self._keepers.values())
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+        await asyncio.gather(*(child.stop(_STOP_WITHIN_S) for child in self._children.values()))
+        self.life_line.close()
+        if self._janitor is not None:
+            await self._janitor.wait()
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)  # a second call finds nothing
+
+    async def _start_orchestrator(self) -> None:
+        spec = self._layout.orchestrator(self.folder)
+        self._progress(f"starting the {spec.name}")
+        child = await self._start_child(spec)
+        announced = await child.announcement()
+        if announced is None:
+            raise StartupError(await child.last_line())
+        self.address = _reachable(json.loads(announced)["listening"])
+        self._keep(child)
+
+    async def _start_workers(self) -> None:
+        specs = self._layout.workers(self.folder, self.address)
+        for spec in specs:
+            self._progress(f"starting {spec.name}")
+        workers = [await self._start_child(spec) for spec in specs]
+        waiting = {child.pid: child for child in workers}
+        while waiting:
+            for pid in await asyncio.to_thread(_joined, self.address) & waiting.keys():
+                self._progress(f"{waiting.pop(pid).spec.name} has joined")
+            for child in waiting.values():
+                if not child.running:
+                    raise StartupError(await child.last_line())
+            await asyncio.sleep(_POLL_S if waiting else 0)
+        for child in workers:
+            self._keep(child)
+
+    async def _start_child(self, spec: ProcessSpec) -> Child:
+        child = self._children[spec.name] = await Child.start(spec, self.life_line)
+        return child
+
+    def _keep(self, child: Child) -> None:
+        child.forward_lines()
+        self._keepers[child.spec.name] = asyncio.create_task(self._restart_whenever_it_dies(child))
+
+    async def _restart_whenever_it_dies(self, child: Child) -> None:
+        budget = RestartBudget()
+        name = child.spec.name
+        while True:
+            how = await child.wait()
+            delay_s = budget.spend(time.monotonic())
+            if delay_s is None:
+                log.error("%s %s, too often in a minute to start it again", name, how)
+                return
+            log.warning("%s (process %d) %s; starting it again", name, child.pid, how)
+            await asyncio.sleep(delay_s)
+            child = await self._start_child(child.spec)
+            child.forward_lines()
+
+
+def _private_folder() -> Path:
+    """A new folder that only this user may enter, with a path short enough for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="weft-"))
+    if len(str(folder)) > _LONGEST_FOLDER:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="weft-", dir="/tmp"))
+    return folder
+
+
+def _reachable(listening: str) -> str:
+    """The address by which this machine reaches a server that listens there."""
+    host, _, port = listening.rpartition(":")
+    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]", "::") else listening
+
+
+def _joined(address: str) -> set[int]:
+    """The process ids of the workers that the orchestrator knows; none while it does not answer."""
+    with suppress(grpc.RpcError), grpc.insecure_channel(address) as channel:
+        orchestrator = orchestrator_pb2_grpc.OrchestratorStub(channel)
+        info = orchestrator.Describe(orchestrator_pb2.DescribeServerRequest(), timeout=2.0)
+        return {worker.pid for worker in info.workers}
+    return set()

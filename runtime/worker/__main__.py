@@ -1,0 +1,23 @@
+"""`python -P -m weft.runtime.worker --config JSON`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+
+def _main() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))  # while the imports below still run
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors come back as exceptions
+    from .process import main
+
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads that nothing can stop (a tool, a step of a model) must not hold the process
+
+
+if __name__ == "__main__":
+    _main()

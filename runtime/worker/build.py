@@ -1,0 +1,46 @@
+"""The engines that a configuration asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from weft.runtime.config import WorkerConfig
+from weft.runtime.retrieval.embedder import HashEmbedder
+
+from .engines.base import Engine
+from .engines.embed import EmbedEngine
+from .engines.index import IndexEngine
+from .engines.rerank import RerankEngine
+from .engines.tool import ToolEngine
+
+__all__ = ["build_engines"]
+
+_INDEXES: Final = "indexes"  # the folder of the indexes within the data folder
+
+
+def build_engines(config: WorkerConfig) -> list[Engine]:
+    """One engine per kind, not yet started. Without a cross-encoder there is no rerank engine."""
+    engines: list[Engine] = []
+    if "llm" in config.kinds and config.model is not None:
+        from .engines.llm import LlmEngine  # brings torch, which the other engines may do without
+
+        engines.append(LlmEngine(config.model, profile_s=config.profile_s))
+    if "embed" in config.kinds:
+        engines.append(EmbedEngine(config.embedder))
+    if "index" in config.kinds:
+        engines.append(IndexEngine(config.data / _INDEXES, _embedder_name(config.embedder)))
+    if "rerank" in config.kinds and config.reranker is not None:
+        engines.append(RerankEngine(config.reranker))
+    if "tool" in config.kinds:
+        engines.append(ToolEngine(config.tools))
+    return engines
+
+
+def _embedder_name(spec: str | None) -> str:
+    """The name that `load_embedder(spec)` gives its embedder, without loading it."""
+    return (
+        HashEmbedder.name
+        if spec in (None, HashEmbedder.name)
+        else Path(str(spec)).expanduser().resolve().name
+    )

@@ -1,0 +1,54 @@
+"""The engines of one worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from weft.graph.ops.base import Op
+from weft.proto import worker_pb2
+
+from .engines.base import Engine, Gauges
+from .faults import TaskError
+
+__all__ = ["Catalog"]
+
+
+class Catalog:
+    """Finds the engine of an operation, and starts and stops them all."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = tuple(engines)
+
+    def find(self, op: Op) -> Engine:
+        """The engine that runs `op`. Raises TaskError if this worker has none."""
+        wanted = str(getattr(op, "model", ""))
+        for engine in self._engines:
+            if engine.kind == op.kind and wanted in ("", engine.model):
+                return engine
+        offered = ", ".join(f"{engine.kind} {engine.model!r}" for engine in self._engines)
+        needed = f"an engine of kind {op.kind!r}" + (f" with model {wanted!r}" if wanted else "")
+        raise TaskError("not_found", f"{op.label()} needs {needed}; this worker has: {offered}")
+
+    def infos(self) -> list[worker_pb2.EngineInfo]:
+        """What each engine offers."""
+        return [engine.info() for engine in self._engines]
+
+    def gauges(self) -> Gauges:
+        """What all engines hold together."""
+        held = [engine.gauges() for engine in self._engines]
+        return Gauges(
+            kv_free=sum(gauge.kv_free for gauge in held),
+            kv_cached=sum(gauge.kv_cached for gauge in held),
+            kv_running=sum(gauge.kv_running for gauge in held),
+            indexes=tuple(index for gauge in held for index in gauge.indexes),
+        )
+
+    async def start(self) -> None:
+        """Start every engine, one after another. Raises StartError."""
+        for engine in self._engines:
+            await engine.start()
+
+    async def stop(self) -> None:
+        """Stop every engine."""
+        await asyncio.gather(*(engine.stop() for engine in self._engines))

@@ -1,0 +1,115 @@
+"""What the session of a worker asks of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from weft.graph.ir import Node
+from weft.graph.ops.base import EngineKind
+from weft.graph.values import Datum, KvValue
+from weft.proto import worker_pb2
+from weft.runtime.llm.context import Context
+
+__all__ = ["Emit", "Engine", "Gauges", "HeldKv", "Operands", "Outcome", "StartError", "Task", "Timing"]
+
+Operands = Mapping[str, Datum]
+"""The values of a node's arguments, by argument name."""
+
+Emit = Callable[[str], None]
+"""Takes the text that a step added to a streamed task. Called on the event loop."""
+
+
+class StartError(Exception):
+    """An engine, or the worker's server, cannot start; the message is one line that says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldKv(KvValue):
+    """A KV value that this worker has made, with the token ids that its key stands for."""
+
+    context: Context = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """One attempt of one primitive of a run; equal to itself alone."""
+
+    run: str
+    node: Node
+    attempt: int = 1
+    stream: bool = False
+    """Whether deltas are wanted."""
+    timeout_s: float | None = None
+    namespace: str = ""
+    priority: int = 0
+    fused: bool = False
+    """Of a prefill: the one decode or score that follows at once computes these tokens too."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The run and the node's id."""
+        return self.run, self.node.id
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a task's time went, in seconds, and what it took; `weft.v1.Timing` explains the fields."""
+
+    queued: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+    compute: float = 0.0
+    cached_tokens: int = 0
+    computed_tokens: int = 0
+    generated_tokens: int = 0
+    batch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a task gave: one value per result of its operation."""
+
+    results: tuple[Datum, ...]
+    timing: Timing = Timing()
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What an engine holds now."""
+
+    kv_free: int = 0
+    kv_cached: int = 0
+    kv_running: int = 0
+    indexes: tuple[worker_pb2.IndexInfo, ...] = ()
+
+
+class Engine(Protocol):
+    """Computes primitives of one kind. All methods are called on the event loop."""
+
+    @property
+    def kind(self) -> EngineKind:
+        """The kind of operations that it takes."""
+
+    @property
+    def model(self) -> str:
+        """The model's name; empty for engines without one."""
+
+    def info(self) -> worker_pb2.EngineInfo:
+        """What it offers; complete once it has started."""
+
+    def gauges(self) -> Gauges:
+        """What it holds now; cheap."""
+
+    async def start(self) -> None:
+        """Load what it needs. Raises `StartError` with one clear line if it cannot."""
+
+    async def stop(self) -> None:
+        """Give everything back; tasks that still run fail."""
+
+    async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
+        """Compute one task. Raises what `weft.runtime.worker.faults` maps to faults.
+
+        Cancelling the call cancels the computation, and ends once its resources are free.
+        """

@@ -1,0 +1,166 @@
+"""The engine of indexes: chunk, upsert and search."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft.graph.ops import user
+from weft.graph.ops.base import EngineKind
+from weft.graph.ops.common import Search, SearchMode
+from weft.graph.ops.primitive import Chunk, Upsert
+from weft.graph.values import EFFECT, Datum, Json
+from weft.proto import worker_pb2
+from weft.runtime.retrieval.chunking import chunk
+from weft.runtime.retrieval.documents import Passage
+from weft.runtime.retrieval.errors import CorruptIndexError
+from weft.runtime.retrieval.index import IndexStore
+from weft.runtime.retrieval.rerank import merge_queries
+
+from ..batcher import Batched, Batcher
+from ..faults import TaskError, invalid_arguments
+from .base import Emit, Gauges, Operands, Outcome, Task
+from .operands import chunks_of, count_of, documents_of, texts_of, vectors_of
+
+__all__ = ["IndexEngine"]
+
+_log = logging.getLogger(__name__)
+
+_BATCH = 64  # searches in one call
+
+Results = tuple[Datum, ...]
+
+
+class _Query(NamedTuple):
+    """One search primitive: passages for each of its queries."""
+
+    target: str  # the index
+    mode: SearchMode
+    queries: tuple[str, ...]
+    vectors: NDArray[np.float32] | None  # [queries, dimension]
+    k: int
+
+    @property
+    def group(self) -> tuple[object, ...]:
+        """Searches of one group go into one call."""
+        width = None if self.vectors is None else self.vectors.shape[1]
+        return self.target, self.mode, width
+
+
+class IndexEngine:
+    """The indexes in one folder.
+
+    Searches that are queued together are one call for each index; writers take turns.
+    """
+
+    kind: EngineKind = "index"
+    model = ""
+
+    def __init__(self, folder: Path, embedder: str) -> None:
+        """`embedder`: the name of the vector space that stored vectors belong to."""
+        self._store = IndexStore(folder)
+        self._embedder = embedder
+        self._indexes: tuple[worker_pb2.IndexInfo, ...] = ()
+        self._searches: Batcher[_Query, Results] = Batcher(self._search, limit=_BATCH, name="search")
+        self._writes: Batcher[Callable[[], Results], Results] = Batcher(_call, limit=1, name="ingest")
+
+    def info(self) -> worker_pb2.EngineInfo:
+        """The indexes that exist."""
+        return worker_pb2.EngineInfo(kind=self.kind, detail="LanceDB", indexes=self._indexes, capacity=_BATCH)
+
+    def gauges(self) -> Gauges:
+        """The indexes that exist, as of the last change made here."""
+        return Gauges(indexes=self._indexes)
+
+    async def start(self) -> None:
+        """Look what indexes there are."""
+        self._indexes = await asyncio.to_thread(self._describe)
+        self._searches.start()
+        self._writes.start()
+
+    async def stop(self) -> None:
+        """Cancel what is queued."""
+        await self._searches.stop()
+        await self._writes.stop()
+
+    async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
+        """Compute a chunk, an upsert or a search."""
+        match task.node.op:
+            case Chunk(chunking=chunking):
+                batched = await self._writes.submit(lambda: _chunk(chunking, operands))
+            case Upsert(index=index):
+                batched = await self._writes.submit(lambda: self._upsert(index, operands))
+            case Search() as op:
+                batched = await self._run_search(op, operands)
+            case other:
+                raise TaskError("invalid", f"an index engine does not run {other.label()!r}")
+        return Outcome(batched.result, batched.timing)
+
+    async def _run_search(self, op: Search, operands: Operands) -> Batched[Results]:
+        queries, k = texts_of(operands["query"]), count_of(operands, "k")
+        vectors = vectors_of(operands["vectors"]) if "vectors" in operands else None
+        if vectors is not None and len(vectors) != len(queries):
+            raise TaskError("invalid", f"{len(queries)} queries came with {len(vectors)} vectors")
+        return await self._searches.submit(_Query(op.index, op.mode, queries, vectors, k))
+
+    def _search(self, items: Sequence[_Query]) -> list[Results]:
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for place, item in enumerate(items):
+            groups.setdefault(item.group, []).append(place)
+        found: dict[int, Results] = {}
+        for places in groups.values():
+            found.update(zip(places, self._search_group([items[place] for place in places]), strict=True))
+        return [found[place] for place in range(len(items))]
+
+    def _search_group(self, items: Sequence[_Query]) -> list[Results]:
+        queries = [query for item in items for query in item.queries]
+        ks = [item.k for item in items for _ in item.queries]
+        known = [item.vectors for item in items if item.vectors is not None]
+        vectors = np.concatenate(known) if known else None
+        with invalid_arguments():
+            passages = iter(self._store.search(items[0].target, queries, vectors, ks, items[0].mode))
+        return [_merged([next(passages) for _ in item.queries]) for item in items]
+
+    def _upsert(self, index: str, operands: Operands) -> Results:
+        chunks, vectors = chunks_of(operands["chunks"]), vectors_of(operands["vectors"])
+        with invalid_arguments():
+            report = self._store.upsert(index, chunks, vectors, self._embedder)
+        self._indexes = self._describe()
+        return Json(asdict(report)), EFFECT
+
+    def _describe(self) -> tuple[worker_pb2.IndexInfo, ...]:
+        found: list[worker_pb2.IndexInfo] = []
+        for name in self._store.names():
+            try:
+                index = self._store.describe(name)
+            except CorruptIndexError as problem:
+                _log.warning("%s", problem)
+                continue
+            found.append(
+                worker_pb2.IndexInfo(
+                    name=name, passages=index.passages, embedder=index.embedder, version=index.version
+                )
+            )
+        return tuple(found)
+
+
+def _chunk(how: user.Chunking, operands: Operands) -> Results:
+    documents = documents_of(operands["documents"])
+    with invalid_arguments():
+        chunks = [part for document in documents for part in chunk(document, how)]
+    return Json([part.to_json() for part in chunks]), Json([part.text for part in chunks])
+
+
+def _merged(results: Sequence[Sequence[Passage]]) -> Results:
+    return (Json([passage.to_json() for passage in merge_queries(results)]),)
+
+
+def _call(items: Sequence[Callable[[], Results]]) -> list[Results]:
+    return [item() for item in items]

@@ -1,0 +1,234 @@
+"""The engine of language models: primitives as requests to `weft.runtime.llm`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from weft.graph.ops.base import EngineKind
+from weft.graph.ops.primitive import Decode, Prefill, Score
+from weft.graph.values import Json, TextValue
+from weft.proto import worker_pb2
+from weft.runtime.config import ModelSettings
+from weft.runtime.llm.context import Context
+from weft.runtime.llm.errors import EngineClosedError
+from weft.runtime.llm.grammar import GrammarError
+from weft.runtime.llm.requests import (
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    PrefillRequest,
+    PromptDone,
+    Request,
+    Scored,
+    ScoreRequest,
+)
+
+from ..faults import TaskError
+from .base import Emit, Gauges, HeldKv, Operands, Outcome, Task, Timing
+from .contexts import context_of, read, write
+from .llm_loading import LoadedModel, describe, load
+from .mailbox import Mailbox
+from .scoring import align, judge
+
+__all__ = ["LlmEngine"]
+
+
+class LlmEngine:
+    """Prefill, decode and score on one model."""
+
+    kind: EngineKind = "llm"
+
+    def __init__(self, settings: ModelSettings, *, profile_s: float = 1.0) -> None:
+        """`profile_s`: the time that measuring the model's speed at the start may take."""
+        self._settings = settings
+        self._profile_s = profile_s
+        self._loaded: LoadedModel | None = None
+
+    @property
+    def model(self) -> str:
+        """What graphs call the model."""
+        return self._settings.name
+
+    @property
+    def _model(self) -> LoadedModel:
+        assert self._loaded is not None, "the engine has not been started"
+        return self._loaded
+
+    def info(self) -> worker_pb2.EngineInfo:
+        """The model, its tokenizer and its measured profile."""
+        return describe(self._settings, self._model)
+
+    def gauges(self) -> Gauges:
+        """The slots of the KV pool."""
+        if self._loaded is None:
+            return Gauges()
+        stats = self._loaded.engine.stats()
+        return Gauges(stats.free_slots, stats.cached_slots, stats.running_slots)
+
+    async def start(self) -> None:
+        """Load the model and measure its speed. Raises StartError."""
+        self._mailbox = Mailbox(asyncio.get_running_loop(), _take_all)
+        self._loaded = await asyncio.to_thread(load, self._settings, self._profile_s)
+
+    async def stop(self) -> None:
+        """Fail the requests that have not ended, and stop the engine's thread."""
+        if self._loaded is not None:
+            await asyncio.to_thread(self._loaded.engine.close)
+
+    async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
+        """Compute a prefill, a decode or a score."""
+        op, kv = task.node.op, operands.get("kv")
+        context = context_of(kv, self._model.tokenizer)
+        match op:
+            case Prefill():
+                return await self._prefill(task, op, context, operands)
+            case Decode():
+                return await self._decode(task, op, context, emit)
+            case Score():
+                return await self._score(task, op, context)
+            case _:
+                raise TaskError("invalid", f"an LLM engine does not run {op.label()!r}")
+
+    async def _prefill(self, task: Task, op: Prefill, context: Context, operands: Operands) -> Outcome:
+        longer = read(context, op.pieces, operands)
+        held = HeldKv(_key(task), context=longer)
+        if task.fused or not longer.ids():
+            return Outcome((held,))
+        self._check_room(len(longer), 0, 0)
+        request = PrefillRequest(longer.ids(), task.namespace, task.priority)
+        started = time.monotonic()
+        done, _ = await self._request(request, _ignore)
+        assert isinstance(done, PromptDone)
+        elapsed = time.monotonic() - started
+        timing = Timing(
+            prefill=elapsed, cached_tokens=done.cached_tokens, computed_tokens=done.computed_tokens
+        )
+        return Outcome((held,), timing)
+
+    async def _decode(self, task: Task, op: Decode, context: Context, emit: Emit) -> Outcome:
+        room = self._model.engine.info.context_length - len(context)
+        self._check_room(len(context), 1, min(op.sampling.max_tokens, room))
+        request = GenerateRequest(context.ids(), task.namespace, task.priority, op.sampling, op.constraint)
+        done, generated = await self._request(request, emit if task.stream else _ignore)
+        assert isinstance(done, Finished)
+        fingerprint = self._model.tokenizer.fingerprint
+        text = TextValue(done.text, done.ids, fingerprint, len(done.text) - len(done.tail))
+        timing = Timing(
+            queued=done.timings.queue,
+            prefill=done.timings.prefill,
+            decode=done.timings.decode,
+            cached_tokens=done.cached_tokens,
+            computed_tokens=done.computed_tokens,
+            generated_tokens=generated,
+        )
+        return Outcome((HeldKv(_key(task), context=write(context, text)), text), timing)
+
+    async def _score(self, task: Task, op: Score, context: Context) -> Outcome:
+        aligned = align(context.ids(), [context.append_text(choice).ids() for choice in op.choices])
+        started = time.monotonic()
+        scored = await self._weigh(task, aligned.prefix, aligned.options)
+        alone: tuple[tuple[float, ...], ...] = ()
+        if op.method == "unconditional":
+            alone = (await self._weigh(task, (self._model.start_id,), aligned.options)).logprobs
+        chosen, scores = judge(op.method, aligned.options, scored.logprobs, alone)
+        timing = Timing(
+            prefill=time.monotonic() - started,
+            cached_tokens=scored.cached_tokens,
+            computed_tokens=scored.computed_tokens,
+        )
+        return Outcome((TextValue(op.choices[chosen]), Json(scores)), timing)
+
+    async def _weigh(
+        self, task: Task, prefix: tuple[int, ...], options: tuple[tuple[int, ...], ...]
+    ) -> Scored:
+        self._check_room(len(prefix), max(map(len, options)), sum(map(len, options)))
+        request = ScoreRequest(prefix, options, task.namespace, task.priority)
+        done, _ = await self._request(request, _ignore)
+        assert isinstance(done, Scored)
+        return done
+
+    def _check_room(self, prompt: int, least: int, most: int) -> None:
+        """Refuse no prompt, and one with which `least` tokens exceed the context, or `most` the KV pool."""
+        if not prompt:
+            raise TaskError("invalid", "the prompt is empty: a model continues at least one token")
+        info = self._model.engine.info
+        if prompt + least > info.context_length:
+            raise TaskError(
+                "too_large",
+                f"the prompt has {prompt} tokens and at least {least} follow, but the context of model "
+                f"{self.model!r} holds {info.context_length}; shorten the prompt",
+            )
+        if prompt + max(most - 1, 0) > info.total_slots:  # the last token needs no slot
+            raise TaskError(
+                "too_large",
+                f"the prompt has {prompt} tokens and up to {most} follow, but the KV pool of model "
+                f"{self.model!r} holds {info.total_slots}; raise kv_tokens, or lower max_tokens",
+            )
+
+    async def _request(self, request: Request, emit: Emit) -> tuple[Event, int]:
+        """The event that ends a request, and the number of tokens it generated.
+
+        When cancelled, it ends once the engine has freed the request's KV.
+        """
+        call = _Call(emit, isinstance(request, PrefillRequest))
+        engine = self._model.engine
+        handle = engine.submit(request, lambda events: self._mailbox.post((call, events)))
+        try:
+            return await call.result, call.generated
+        except asyncio.CancelledError:
+            with suppress(EngineClosedError):  # then nothing of it is left
+                engine.cancel(handle)
+                await call.ended.wait()
+            raise
+
+
+class _Call:
+    """A request under way, as the event loop sees it."""
+
+    def __init__(self, emit: Emit, is_prefill: bool) -> None:
+        self.result: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self.ended = asyncio.Event()
+        self.generated = 0
+        self._emit = emit
+        self._is_prefill = is_prefill
+
+    def take(self, events: Sequence[Event]) -> None:
+        for event in events:
+            match event:
+                case Delta(text, ids):
+                    self.generated += len(ids)
+                    if text and not self.result.done():
+                        self._emit(text)
+                case PromptDone() if not self._is_prefill:
+                    pass
+                case _:
+                    self._end(event)
+
+    def _end(self, event: Event) -> None:
+        self.ended.set()
+        if self.result.done():
+            return
+        if isinstance(event, Failed):
+            bad_constraint = isinstance(event.error, GrammarError)
+            error = TaskError("invalid", str(event.error)) if bad_constraint else event.error
+            self.result.set_exception(error)
+        else:
+            self.result.set_result(event)
+
+
+def _take_all(items: Sequence[tuple[_Call, Sequence[Event]]]) -> None:
+    for call, events in items:
+        call.take(events)
+
+
+def _ignore(_: str) -> None:
+    """Where nobody wants deltas."""
+
+
+def _key(task: Task) -> str:
+    return f"{task.run}/%{task.node.id}"

@@ -1,0 +1,160 @@
+"""The engine of the server's tools."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from weft.graph import schema
+from weft.graph.codec import encode_type
+from weft.graph.ops.base import EngineKind
+from weft.graph.ops.common import Tool
+from weft.graph.types import Data, Text, Type
+from weft.graph.values import Datum, Json, TextValue, plain
+from weft.proto import worker_pb2
+
+from ..faults import TaskError
+from .base import Emit, Gauges, Operands, Outcome, Task, Timing
+from .tool_loading import ServerTool, load_tools
+
+__all__ = ["ToolEngine"]
+
+_log = logging.getLogger(__name__)
+
+_CAPACITY = 64
+_JOIN_S = 1.0  # longer than this no async tool is waited for
+
+
+class ToolEngine:
+    """Runs sync tools in a daemon thread each and async ones on a loop of their own.
+
+    So neither blocks the worker. A sync tool that is cancelled runs on unheard: Python cannot stop a thread.
+    """
+
+    kind: EngineKind = "tool"
+    model = ""
+
+    def __init__(self, entry_points: Sequence[str]) -> None:
+        """`entry_points`: functions as `module:function`."""
+        self._entry_points = entry_points
+        self._tools: Mapping[str, ServerTool] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def info(self) -> worker_pb2.EngineInfo:
+        """The tools with their signatures."""
+        tools = [_describe(tool) for tool in self._tools.values()]
+        return worker_pb2.EngineInfo(kind=self.kind, tools=tools, capacity=_CAPACITY)
+
+    def gauges(self) -> Gauges:
+        """Nothing: tools hold nothing."""
+        return Gauges()
+
+    async def start(self) -> None:
+        """Import the tools. Raises StartError."""
+        self._tools = load_tools(self._entry_points)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=_serve, args=(self._loop,), name="weft-tools", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Cancel the async tools, and stop their loop."""
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            await asyncio.to_thread(self._thread.join, _JOIN_S)
+
+    async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
+        """Call a tool with the operands as its arguments."""
+        op = task.node.op
+        if not isinstance(op, Tool):
+            raise TaskError("invalid", f"a tool engine does not run {op.label()!r}")
+        tool = self._tools.get(op.tool)
+        if tool is None:
+            known = ", ".join(map(repr, self._tools)) or "none"
+            raise TaskError("not_found", f"this worker has no tool {op.tool!r}; it has: {known}")
+        arguments = tool.bind({name: plain(datum) for name, datum in operands.items()})
+        started = time.monotonic()
+        result = await asyncio.wrap_future(self._call(tool, arguments))
+        timing = Timing(compute=time.monotonic() - started)
+        return Outcome((_datum_of(result, tool.name, op.result),), timing)
+
+    def _call(self, tool: ServerTool, arguments: Mapping[str, Any]) -> Future[Any]:
+        if tool.is_async:
+            assert self._loop is not None, "the engine has not been started"
+            return asyncio.run_coroutine_threadsafe(_await(tool, arguments), self._loop)
+        future: Future[Any] = Future()
+        name = f"weft-tool-{tool.name}"
+        threading.Thread(target=_run, args=(tool, arguments, future), name=name, daemon=True).start()
+        return future
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.run_until_complete(_cancel(asyncio.all_tasks(loop)))
+    loop.close()
+
+
+async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _await(tool: ServerTool, arguments: Mapping[str, Any]) -> Any:
+    try:
+        return await tool.function(**arguments)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as problem:
+        raise _failure(tool, problem) from None
+
+
+def _run(tool: ServerTool, arguments: Mapping[str, Any], future: Future[Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = tool.function(**arguments)
+    except BaseException as problem:  # a tool that wants to exit fails, and the worker lives on
+        future.set_exception(_failure(tool, problem))
+    else:
+        future.set_result(result)
+
+
+def _failure(tool: ServerTool, problem: BaseException) -> TaskError:
+    _log.debug("tool %r raised", tool.name, exc_info=problem)
+    text = f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__
+    return TaskError("tool_failed", f"tool {tool.name!r} raised {text}")
+
+
+def _datum_of(result: Any, name: str, promised: Type) -> Datum:
+    """The result as the type that the graph was promised."""
+    try:
+        value = to_jsonable_python(result, inf_nan_mode="constants")
+        if isinstance(promised, Data):
+            schema.check(value, promised.schema, "the result")
+    except (PydanticSerializationError, ValueError) as problem:
+        raise TaskError("tool_failed", f"tool {name!r} gave what it did not promise: {problem}") from problem
+    if not isinstance(promised, Text):
+        return Json(value)
+    if not isinstance(value, str):
+        kind = type(result).__name__
+        raise TaskError("tool_failed", f"tool {name!r} gave what it did not promise: {kind} instead of text")
+    return TextValue(value)
+
+
+def _describe(tool: ServerTool) -> worker_pb2.ToolInfo:
+    return worker_pb2.ToolInfo(
+        name=tool.name,
+        description=tool.description,
+        parameters=tool.parameters,
+        result=encode_type(tool.result),
+        idempotent=tool.idempotent,
+        pure=tool.pure,
+    )

@@ -1,0 +1,153 @@
+"""The worker's gRPC server: what it offers, and a session for every orchestrator."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from importlib.metadata import version
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from weft.proto import worker_pb2, worker_pb2_grpc
+
+from .catalog import Catalog
+from .engines.base import StartError
+from .membership import stay_joined
+from .session import Session
+
+__all__ = ["Host"]
+
+_log = logging.getLogger(__name__)
+
+_SERVICES: Final = tuple(worker_pb2.DESCRIPTOR.services_by_name[name].full_name for name in ("Worker",))
+_UNIX: Final = "unix:"
+_WILDCARDS: Final = ("0.0.0.0", "[::]")
+_GRACE_S: Final = 0.5  # for open streams when the server stops
+_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),  # a port in use is an error
+    # The orchestrator has checked the size of what clients send; what tasks make of it may be larger.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Orchestrators ping often, so as to notice early when a worker's machine is gone.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+class Host(worker_pb2_grpc.WorkerServicer):
+    """Serves engines to an orchestrator. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        listen: str,
+        orchestrator: str,
+        advertise: str = "",
+        worker_id: str = "",
+    ) -> None:
+        """`listen`: `host:port` (0: any free port) or `unix:path`; `advertise`: see `WorkerConfig`."""
+        self._catalog = catalog
+        self._listen = listen
+        self._advertise = advertise
+        self._orchestrator = orchestrator
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._membership: asyncio.Task[None] | None = None
+        self._info = worker_pb2.WorkerInfo()
+        self.id = worker_id or f"worker-{secrets.token_hex(4)}"
+
+    @property
+    def address(self) -> str:
+        """Where the orchestrator reaches this worker, once it has started."""
+        return self._info.address
+
+    async def start(self) -> None:
+        """Start the engines and the server, and join the orchestrator. Raises StartError."""
+        await self._catalog.start()
+        worker_pb2_grpc.add_WorkerServicer_to_server(self, self._server)
+        await self._add_standard_services()
+        address = self._bind()
+        self._info = worker_pb2.WorkerInfo(
+            worker_id=self.id,
+            address=address,
+            engines=self._catalog.infos(),
+            version=version("weft"),
+            pid=os.getpid(),
+        )
+        await self._server.start()
+        _log.info("%s listens on %s", self.id, address)
+        self._membership = asyncio.create_task(stay_joined(self._orchestrator, self._info))
+
+    async def stop(self) -> None:
+        """Leave the orchestrator, cancel what runs, and stop server and engines."""
+        if self._membership is not None:
+            self._membership.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._membership
+        await self._server.stop(_GRACE_S)
+        await self._catalog.stop()
+
+    async def Describe(self, request: worker_pb2.DescribeRequest, context: Any) -> worker_pb2.WorkerInfo:
+        """What the worker offers, with the indexes that it has now."""
+        info = worker_pb2.WorkerInfo()
+        info.CopyFrom(self._info)
+        del info.engines[:]
+        info.engines.extend(self._catalog.infos())
+        return info
+
+    async def Execute(
+        self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[worker_pb2.Report]:
+        """Run the tasks of one orchestrator; when its stream ends, all of them are cancelled."""
+        session = Session(self._catalog, self.id)
+        context.add_done_callback(lambda _: session.cancel_all())  # type: ignore[arg-type]
+        async with aclosing(session.serve(request_iterator)) as reports:
+            async for report in reports:
+                yield report
+
+    async def _add_standard_services(self) -> None:
+        servicer = health.aio.HealthServicer()
+        for name in ("", *_SERVICES):
+            await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    def _bind(self) -> str:
+        """Listen; returns the address by which the orchestrator reaches this worker."""
+        try:
+            port = self._server.add_insecure_port(self._listen)
+        except RuntimeError as error:
+            raise StartError(
+                f"cannot listen on {self._listen!r}: the address is in use or not this machine's"
+            ) from error
+        if self._advertise or self._listen.startswith(_UNIX):
+            return self._advertise or self._listen
+        host = self._listen.rpartition(":")[0]
+        return f"{_own_address(self._orchestrator) if host in _WILDCARDS else host}:{port}"
+
+
+def _own_address(orchestrator: str) -> str:
+    """This machine's address on the network on which it reaches the orchestrator. Raises StartError."""
+    if orchestrator.startswith(_UNIX):
+        return "127.0.0.1"
+    host, _, port = orchestrator.rpartition(":")
+    try:
+        family, _, _, _, peer = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(peer)  # sends nothing
+            address = str(probe.getsockname()[0])
+    except OSError as error:
+        raise StartError(
+            f"cannot tell by which address {orchestrator!r} reaches this machine: {error}"
+        ) from error
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,174 @@
+"""The operand table: which tasks wait for which values, and which may start. Pure: no clock, no I/O.
+
+fragment ─▶ waiting ─(all operands known)─▶ running ─▶ results ─▶ wake those that wait for them
+               ▲                                            │
+push ──────────┴────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from weft.graph.ir import Value
+from weft.graph.values import Datum
+
+from .engines.base import HeldKv, Operands, Task
+
+__all__ = ["Ready", "Runs"]
+
+
+class Ready(NamedTuple):
+    """A task that may start, and its operands by argument name."""
+
+    task: Task
+    operands: Operands
+
+
+@dataclass(slots=True)
+class _Waiting:
+    task: Task
+    missing: set[str]  # keys of operands that are not known yet
+
+
+@dataclass(slots=True)
+class _Run:
+    values: dict[str, Datum] = field(default_factory=dict)  # by key: "%3", "%3.1"
+    waiting: dict[int, _Waiting] = field(default_factory=dict)  # by node
+    running: set[Task] = field(default_factory=set)
+    current: dict[int, Task] = field(
+        default_factory=dict
+    )  # the running attempts whose results count, by node
+
+    @property
+    def empty(self) -> bool:
+        return not (self.values or self.waiting or self.running)
+
+
+class Runs:
+    """Tasks and values of all runs of one orchestrator.
+
+    A KV value that was made here stays when it is sent again. Of several attempts of a node only the last
+    counts.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[str, _Run] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that lack operands."""
+        return sum(len(run.waiting) for run in self._runs.values())
+
+    @property
+    def running(self) -> int:
+        """Tasks that have started and not ended, cancelled ones included."""
+        return sum(len(run.running) for run in self._runs.values())
+
+    @property
+    def contexts(self) -> int:
+        """KV values that are held here."""
+        return sum(isinstance(datum, HeldKv) for run in self._runs.values() for datum in run.values.values())
+
+    def __len__(self) -> int:
+        """Runs of which anything is held."""
+        return len(self._runs)
+
+    def __contains__(self, run: str) -> bool:
+        return run in self._runs
+
+    def add(self, tasks: Collection[Task], values: Mapping[str, Datum]) -> list[Ready]:
+        """Take tasks of one run with the values known so far; returns the tasks that may start, in order.
+
+        Another attempt takes the place of a waiting one; cancel a running one first.
+        """
+        ready: list[Ready] = []
+        for task in tasks:
+            run = self._runs.setdefault(task.run, _Run())
+            missing = {str(value) for value in task.node.args.values()} - run.values.keys()
+            run.waiting[task.node.id] = _Waiting(task, missing)
+        for name in {task.run for task in tasks}:
+            ready += self._learn(self._runs[name], values)
+        return ready
+
+    def push(self, run: str, values: Mapping[str, Datum]) -> list[Ready]:
+        """Take values that have become known; those of a run without tasks or values here are dropped."""
+        known = self._runs.get(run)
+        return self._learn(known, values) if known is not None else []
+
+    def finish(self, task: Task, results: Iterable[Datum]) -> list[Ready]:
+        """Take the results of a task; those of one that was cancelled or superseded are dropped."""
+        run = self._runs[task.run]
+        if run.current.get(task.node.id) is not task:
+            self.leave(task)
+            return []
+        made = {str(Value(task.node.id, output)): datum for output, datum in enumerate(results)}
+        run.values.update(made)
+        self.leave(task)
+        return self._learn(run, made)
+
+    def leave(self, task: Task) -> None:
+        """Note that a running task has ended without results; nothing happens to one that is not running."""
+        run = self._runs.get(task.run)
+        if run is None:
+            return
+        run.running.discard(task)
+        if run.current.get(task.node.id) is task:
+            del run.current[task.node.id]
+        self._tidy(task.run)
+
+    def cancel(self, run: str, nodes: Collection[int] = ()) -> list[Task]:
+        """Drop the waiting tasks of these nodes, or with none given all tasks and values of the run.
+
+        Returns the running ones among them: the caller stops them and says `leave` once they have ended.
+        """
+        known = self._runs.get(run)
+        if known is None:
+            return []
+        if not nodes:
+            known.values.clear()
+        chosen = set(nodes) or known.waiting.keys() | known.current.keys()
+        for node in chosen:
+            known.waiting.pop(node, None)
+        stopped = [known.current.pop(node) for node in sorted(chosen & known.current.keys())]
+        self._tidy(run)
+        return stopped
+
+    def cancel_all(self) -> list[Task]:
+        """Cancel every run."""
+        return [task for run in list(self._runs) for task in self.cancel(run)]
+
+    def release(self, run: str, keys: Collection[str] = ()) -> None:
+        """Forget values of a run, or all of them if no keys are given."""
+        known = self._runs.get(run)
+        if known is None:
+            return
+        for key in list(keys or known.values):
+            known.values.pop(key, None)
+        self._tidy(run)
+
+    def waiting_for(self, run: str, keys: Collection[str]) -> list[Task]:
+        """The tasks of a run that wait for any of these values."""
+        known = self._runs.get(run)
+        waiting = known.waiting.values() if known is not None else ()
+        return [entry.task for entry in waiting if not entry.missing.isdisjoint(keys)]
+
+    def _learn(self, run: _Run, values: Mapping[str, Datum]) -> list[Ready]:
+        for key, datum in values.items():
+            if not isinstance(run.values.get(key), HeldKv):
+                run.values[key] = datum
+        for entry in run.waiting.values():
+            entry.missing -= values.keys()
+        return [self._start(run, entry.task) for entry in list(run.waiting.values()) if not entry.missing]
+
+    def _start(self, run: _Run, task: Task) -> Ready:
+        del run.waiting[task.node.id]
+        run.running.add(task)
+        run.current[task.node.id] = task
+        operands = {name: run.values[str(value)] for name, value in task.node.args.items()}
+        return Ready(task, operands)
+
+    def _tidy(self, run: str) -> None:
+        if run in self._runs and self._runs[run].empty:
+            del self._runs[run]

@@ -1,0 +1,166 @@
+"""Workers that join, vanish, come back, and cannot be reached."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from weft.graph.codec import encode_graph, encode_type
+from weft.graph.ir import Graph, Node, Value
+from weft.graph.ops.common import Input, Tool
+from weft.graph.ops.primitive import Decode
+from weft.graph.ops.user import Generate
+from weft.graph.prompt import Message, Slot
+from weft.graph.types import TEXT
+from weft.graph.values import EFFECT
+from weft.proto import orchestrator_pb2 as pb
+from weft.proto import worker_pb2
+
+
+def conversation() -> Graph:
+    """A turn, a tool of the server over its answer, and a turn that goes on from the first context."""
+    first = (Message("raw", ("one", Slot("q"))),)
+    nodes = (
+        Node(0, Input("q")),
+        Node(1, Generate(first), {"q": Value(0)}),
+        Node(2, Tool("lookup", TEXT, "server", True), {"key": Value(1)}),
+        Node(
+            3,
+            Generate((Message("raw", ("one", Slot("q"), Slot("a"), Slot("t"))),)),
+            {"q": Value(0), "a": Value(1), "t": Value(2)},
+            "second",
+            "app.py:8",
+        ),
+    )
+    return Graph(nodes, (Value(3),), "talk")
+
+
+def submit(graph: Graph, text: str = "?") -> pb.SubmitRequest:
+    return pb.SubmitRequest(graph=encode_graph(graph), inputs={"q": f'"{text}"'})
+
+
+def llm() -> worker_pb2.EngineInfo:
+    info = worker_pb2.LlmInfo(context_length=1000, tokenizer="fingerprint")
+    return worker_pb2.EngineInfo(kind="llm", model="m", llm=info)
+
+
+def tools() -> worker_pb2.EngineInfo:
+    tool = worker_pb2.ToolInfo(name="lookup", result=encode_type(TEXT), idempotent=True)
+    return worker_pb2.EngineInfo(kind="tool", tools=[tool])
+
+
+async def test_a_lost_workers_work_is_done_elsewhere_with_equal_result(bare: Any, until: Any) -> None:
+    first = await bare.worker("w1", llm())
+    lookup = await bare.worker("t1", tools())
+    undisturbed = await bare.stub.Invoke(submit(conversation()))
+    lookup.gated = {Tool}
+    call = asyncio.ensure_future(bare.stub.Invoke(submit(conversation())))
+    await until(lambda: len(lookup.fragments()) == 2)
+    second = await bare.worker("w2", llm())
+    await first.stop()
+    lookup.gate.set()
+    result = await call
+    assert result.outputs == undisturbed.outputs
+    assert second.fragments()
+
+
+async def test_no_other_worker_in_time_fails_the_run_and_names_the_worker(bare: Any, until: Any) -> None:
+    worker = await bare.worker("w1", llm())
+    await bare.worker("t1", tools())
+    worker.gated = {Decode}
+    call = asyncio.ensure_future(bare.stub.Invoke(submit(conversation())))
+    await until(worker.fragments)
+    await worker.stop()
+    result = await call
+    assert (result.fault.code, result.fault.worker) == ("worker_lost", "w1")
+    assert "'w1'" in result.fault.message
+
+
+async def test_a_worker_can_rejoin_in_time(bare: Any, until: Any) -> None:
+    worker = await bare.worker("w1", llm())
+    await bare.worker("t1", tools())
+    worker.gated = {Decode}
+    call = asyncio.ensure_future(bare.stub.Invoke(submit(conversation())))
+    await until(worker.fragments)
+    await worker.stop()
+    again = await bare.worker("w1", llm())
+    assert (await call).info.state == "done"
+    assert again.fragments()[0].tasks[0].attempt == 2
+
+
+async def test_a_worker_of_the_same_id_takes_the_place_of_the_first(bare: Any) -> None:
+    await bare.worker("w1", llm(), tools())
+    again = await bare.worker("w1", llm(), tools())
+    assert (await bare.stub.Invoke(submit(conversation()))).info.state == "done"
+    assert again.fragments()
+    assert len((await bare.stub.Describe(pb.DescribeServerRequest())).workers) == 1
+
+
+@pytest.mark.parametrize(
+    ("info", "named"),
+    [
+        (worker_pb2.WorkerInfo(worker_id="w1"), "address"),
+        (
+            worker_pb2.WorkerInfo(
+                worker_id="w1",
+                address="127.0.0.1:1",
+                engines=[
+                    worker_pb2.EngineInfo(kind="tool", tools=[worker_pb2.ToolInfo(name="t")]),
+                ],
+            ),
+            "type",
+        ),
+    ],
+)
+async def test_a_worker_that_makes_no_sense_is_refused(bare: Any, info: Any, named: str) -> None:
+    events = [event async for event in bare.stub.Join(info)]
+    assert [event.accepted for event in events] == [False]
+    assert named in events[0].message
+
+
+async def test_contexts_are_released_when_nobody_takes_them(bare: Any, until: Any) -> None:
+    worker = await bare.worker("w1", llm(), tools())
+    await bare.stub.Invoke(submit(conversation()))
+    released = [c.release for c in worker.commands if c.HasField("release")]
+    assert any(release.keys for release in released), "during the run"
+    await until(lambda: any(c.HasField("release") and not c.release.keys for c in worker.commands))
+    assert not worker.contexts
+
+
+async def test_malformed_result_fails_the_run_only(bare: Any) -> None:
+    worker = await bare.worker("w1", llm(), tools())
+    worker._compute = lambda *_: (EFFECT,)
+    result = await bare.stub.Invoke(submit(conversation()))
+    assert result.fault.code == "internal"
+    assert "promised" in result.fault.message
+    del worker._compute
+    assert (await bare.stub.Invoke(submit(conversation()))).info.state == "done"
+
+
+async def test_cancel_reaches_workers_and_frees_what_they_hold(bare: Any, until: Any) -> None:
+    worker = await bare.worker("w1", llm(), tools())
+    worker.gated = {Decode}
+    info = await bare.stub.Submit(submit(conversation()))
+    await until(worker.fragments)
+    cancelled = await bare.stub.Cancel(pb.CancelRunRequest(run=info.run))
+    assert cancelled.state == "cancelled"
+    await until(lambda: worker.cancelled(info.run) and not worker.contexts)
+    with pytest.raises(grpc.aio.AioRpcError, match="unknown run"):
+        await bare.stub.Cancel(pb.CancelRunRequest(run="r-none"))
+
+
+async def test_invoke_is_cancelled_with_its_caller_but_submit_is_not(bare: Any, until: Any) -> None:
+    worker = await bare.worker("w1", llm(), tools())
+    worker.gated = {Decode}
+    detached = await bare.stub.Submit(submit(conversation()))
+    call = bare.stub.Invoke(submit(conversation()))
+    await until(lambda: len(worker.fragments()) == 2)
+    call.cancel()
+    attached = worker.fragments()[1].run
+    await until(lambda: worker.cancelled(attached))
+    worker.gate.set()
+    events = [event async for event in bare.stub.Watch(pb.WatchRequest(run=detached.run))]
+    assert events[-1].finished.info.state == "done"

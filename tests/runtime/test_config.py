@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from weft.runtime.config import (
+    REFERENCE_MODEL,
+    ConfigError,
+    ModelSettings,
+    Settings,
+    WorkerConfig,
+    load_settings,
+)
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test in an empty working folder, without variables of the machine."""
+    monkeypatch.chdir(tmp_path)
+    for variable in [name for name in os.environ if name.startswith("WEFT_")]:
+        monkeypatch.delenv(variable)
+
+
+def _write(text: str, file: str = "weft.toml") -> Path:
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_default_is_the_reference_model_on_this_machine() -> None:
+    settings = load_settings()
+    assert [model.name for model in settings.models] == ["reference"]
+    assert Path(settings.models[0].path) == REFERENCE_MODEL
+    assert (REFERENCE_MODEL / "config.json").is_file()
+    assert settings.server is None
+    assert settings.listen.startswith("127.0.0.1:")
+
+
+def test_arguments_win_over_variables_over_the_file_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    _write('listen = "127.0.0.1:1"\nlog_level = "error"\nmax_message_mb = 2\n')
+    monkeypatch.setenv("WEFT_LISTEN", "127.0.0.1:3")
+    monkeypatch.setenv("WEFT_LOG_LEVEL", "debug")
+    settings = load_settings(listen="127.0.0.1:4", log_level=None)
+    assert settings.listen == "127.0.0.1:4"
+    assert settings.log_level == "debug"
+    assert settings.max_message_mb == 2
+
+
+def test_the_file_is_the_named_one_or_that_of_the_variable_or_weft_toml(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _write("max_message_mb = 1")
+    variable, named = _write("max_message_mb = 2", "b.toml"), _write("max_message_mb = 3", "c.toml")
+    assert load_settings().max_message_mb == 1
+    monkeypatch.setenv("WEFT_CONFIG", str(variable))
+    assert load_settings().max_message_mb == 2
+    assert load_settings(named).max_message_mb == 3
+
+
+def test_lists_are_json_in_variables_and_tables_have_double_underscores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WEFT_MODELS", '[{"path": "/models/small"}]')
+    monkeypatch.setenv("WEFT_PROGRAMS__ANSWER", "answer.json")
+    settings = load_settings()
+    assert settings.models == [ModelSettings(name="small", path="/models/small")]
+    assert settings.programs == {"answer": Path("answer.json")}
+
+
+def test_tables_of_file_and_variables_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    _write('[programs]\none = "1.json"\ntwo = "2.json"\n')
+    monkeypatch.setenv("WEFT_PROGRAMS__TWO", "other.json")
+    assert load_settings().programs == {"one": Path("1.json"), "two": Path("other.json")}
+
+
+def test_paths_in_a_file_are_relative_to_it() -> None:
+    Path("conf/model").mkdir(parents=True)
+    file = _write(
+        'data = "store"\nimport_paths = ["tools"]\nembedder = "absent/model"\n'
+        '[programs]\nanswer = "answer.json"\n'
+        '[[models]]\npath = "model"\n[[models]]\npath = "org/name"\n',
+        "conf/weft.toml",
+    )
+    settings = load_settings(file)
+    assert settings.data == Path("conf/store")
+    assert settings.import_paths == [Path("conf/tools")]
+    assert settings.programs == {"answer": Path("conf/answer.json")}
+    assert [model.path for model in settings.models] == ["conf/model", "org/name"]  # the latter from a hub
+    assert [model.name for model in settings.models] == ["model", "name"]
+    assert settings.embedder == "absent/model"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lisen = 1", "weft.toml: unknown key 'lisen'; known: listen, server, data"),
+        ('[[models]]\npath = "a"\ndtyp = "x"', "weft.toml: unknown key 'models.0.dtyp'; known: name, path"),
+        ("[[models]]\n", "weft.toml: models.0.path: Field required"),
+        ('[[models]]\npath = "a"\ndtype = "int8"', "weft.toml: models.0.dtype: Input should be 'auto'"),
+        ('models = "small"', "weft.toml: models: Input should be a valid list"),
+        ('data = ["a"]', "weft.toml: data: Input is not a valid path"),
+        ('listen = "nowhere"', "weft.toml: listen: an address is 'HOST:PORT' or 'unix:PATH', not 'nowhere'"),
+        ('listen = "here:99999"', "weft.toml: listen: an address is"),
+        ('tools = ["shop.price"]', "weft.toml: tools.0: a tool is named 'module:function', not 'shop.price'"),
+        ("max_message_mb = 0", "weft.toml: max_message_mb: Input should be greater than 0"),
+        ("listen = ", "weft.toml: not TOML: Invalid value (at end of document)"),
+        ('[[models]]\npath = "x/a"\n[[models]]\npath = "y/a"', "two models are called 'a': give each a name"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_file_and_key(text: str, message: str) -> None:
+    _write(text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("WEFT_LISEN", "x", "environment: unknown variable 'WEFT_LISEN'; known: WEFT_CONFIG, WEFT_LISTEN"),
+        ("WEFT_MODELS", "small", 'environment: error parsing value for field "models"'),
+        ("WEFT_LOG_LEVEL", "loud", "environment: log_level: Input should be 'debug', 'info'"),
+        ("WEFT_CONFIG", "gone.toml", "configuration file 'gone.toml' (named by WEFT_CONFIG) does not exist"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert message in str(caught.value)
+
+
+def test_a_wrong_argument_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^arguments: server: an address is"):
+        load_settings(server="localhost")
+    with pytest.raises(ConfigError, match=r"^configuration file 'gone.toml' does not exist$"):
+        load_settings(Path("gone.toml"))
+
+
+def test_a_file_that_is_no_text_is_refused() -> None:
+    Path("weft.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"^weft.toml: cannot be read: "):
+        load_settings()
+
+
+def test_settings_survive_the_way_to_another_process(tmp_path: Path) -> None:
+    settings = Settings(data=Path("store"), programs={"a": Path("a.json")}).absolute()
+    assert settings.data == tmp_path / "store"
+    assert settings.programs == {"a": tmp_path / "a.json"}
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_a_worker_gets_its_part_of_the_settings(tmp_path: Path) -> None:
+    settings = Settings(tools=["shop:price"], max_message_mb=3, log_level="debug")
+    config = WorkerConfig.of(settings, ("tool",), listen="unix:w", orchestrator="unix:o")
+    assert config.data == tmp_path / ".weft"
+    assert (config.tools, config.max_message_mb, config.log_level) == (["shop:price"], 3, "debug")
+    assert WorkerConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_worker_of_language_models_needs_one() -> None:
+    with pytest.raises(ValueError, match="needs a model"):
+        WorkerConfig.of(Settings(), ("llm",), listen="unix:w", orchestrator="unix:o")

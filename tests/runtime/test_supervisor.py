@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from weft.runtime.config import ModelSettings, Settings
+from weft.runtime.layout import ServerLayout
+from weft.runtime.processes import ProcessSpec
+from weft.runtime.supervisor import RestartBudget, StartupError, Supervisor
+
+_FAKE = str(Path(__file__).parent / "data" / "fake_server.py")
+
+
+@dataclass(frozen=True)
+class FakeLayout:
+    """An orchestrator and named workers, each with a behaviour that `fake_server.py` knows."""
+
+    workers_by_name: dict[str, str] = field(default_factory=lambda: {"worker": "good"})
+    orchestrator_behaviour: str = "good"
+
+    def orchestrator(self, folder: Path) -> ProcessSpec:
+        return ProcessSpec("orchestrator", (_FAKE, "orchestrator", str(folder), self.orchestrator_behaviour))
+
+    def workers(self, folder: Path, address: str) -> list[ProcessSpec]:
+        assert address == f"unix:{folder}/orchestrator"
+        return [
+            ProcessSpec(name, (_FAKE, "worker", str(folder), behaviour))
+            for name, behaviour in self.workers_by_name.items()
+        ]
+
+
+@asynccontextmanager
+async def running(supervisor: Supervisor) -> AsyncIterator[Supervisor]:
+    await supervisor.start()
+    try:
+        yield supervisor
+    finally:
+        await supervisor.stop()
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_start_waits_for_every_worker_and_stop_leaves_nothing() -> None:
+    messages: list[str] = []
+    supervisor = Supervisor(FakeLayout({"one": "good", "two": "good"}), messages.append)
+    async with running(supervisor):
+        pids = list(supervisor.pids.values())
+        assert supervisor.address == f"unix:{supervisor.folder}/orchestrator"
+        assert supervisor.folder.stat().st_mode & 0o777 == 0o700
+        assert set(supervisor.pids) == {"orchestrator", "one", "two"}
+        assert {"one has joined", "two has joined"} <= set(messages)
+    assert not any(map(_exists, pids))
+    assert not supervisor.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (FakeLayout(orchestrator_behaviour="broken"), "orchestrator: the folder 'nowhere' does not exist"),
+        (FakeLayout({"one": "good", "two": "broken"}), "worker: the folder 'nowhere' does not exist"),
+    ],
+)
+async def test_a_process_that_cannot_start_is_an_error_with_its_own_last_line(
+    layout: FakeLayout, message: str
+) -> None:
+    supervisor = Supervisor(layout)
+    with pytest.raises(StartupError) as caught:
+        await supervisor.start()
+    assert str(caught.value) == message
+    assert not any(map(_exists, supervisor.pids.values()))
+    assert not supervisor.folder.exists()
+
+
+async def test_a_killed_worker_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(Supervisor(FakeLayout())) as supervisor:
+        before = supervisor.pids
+        os.kill(before["worker"], signal.SIGKILL)
+        async with asyncio.timeout(10):
+            while supervisor.pids == before:
+                await asyncio.sleep(0.02)
+        assert _exists(supervisor.pids["worker"])
+        assert supervisor.pids["orchestrator"] == before["orchestrator"]
+    expected = f"worker (process {before['worker']}) was killed by SIGKILL; starting it again"
+    assert expected in caplog.messages
+
+
+async def test_a_worker_that_keeps_dying_is_given_up(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RestartBudget, "first_s", 0.0)
+    monkeypatch.setattr(RestartBudget, "limit", 2)
+    async with running(Supervisor(FakeLayout({"worker": "dying"}))):
+        async with asyncio.timeout(20):
+            while not any(record.levelno == logging.ERROR for record in caplog.records):
+                await asyncio.sleep(0.02)
+    assert caplog.messages[-1] == "worker ended with status 3, too often in a minute to start it again"
+    assert sum("starting it again" in message for message in caplog.messages) == 2
+
+
+async def test_wait_ends_when_the_orchestrator_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RestartBudget, "limit", 0)
+    async with running(Supervisor(FakeLayout())) as supervisor:
+        os.kill(supervisor.pids["orchestrator"], signal.SIGKILL)
+        async with asyncio.timeout(10):
+            await supervisor.wait()
+
+
+async def test_a_process_that_ignores_sigterm_is_killed() -> None:
+    async with running(Supervisor(FakeLayout({"worker": "stubborn"}))) as supervisor:
+        pids = list(supervisor.pids.values())
+    assert not any(map(_exists, pids))
+
+
+async def test_ctrl_c_of_the_terminal_reaches_only_the_parent() -> None:
+    async with running(Supervisor(FakeLayout())) as supervisor:
+        groups = {os.getpgid(pid) for pid in supervisor.pids.values()}
+        assert os.getpgid(0) not in groups
+
+
+def test_restarts_come_ever_later_and_end() -> None:
+    budget = RestartBudget()
+    delays = [budget.spend(now) for now in (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)]
+    assert delays == [0.1, 0.2, 0.4, 0.8, 1.6, None]
+    assert budget.spend(60.5) == 1.6  # the first restart is no longer counted
+    assert budget.spend(200.0) == 0.1
+
+
+def test_a_server_has_a_worker_for_each_model_and_one_for_the_rest(tmp_path: Path) -> None:
+    settings = Settings(
+        models=[ModelSettings(name="small", path="a"), ModelSettings(name="large", path="b")],
+        tools=["shop:price"],
+        import_paths=[tmp_path],
+    )
+    layout = ServerLayout(settings, listen="127.0.0.1:7000")
+    configs = [json.loads(spec.arguments[-1]) for spec in layout.workers(tmp_path, "127.0.0.1:7000")]
+    assert [config["kinds"] for config in configs] == [["llm"], ["llm"], ["embed", "index", "tool"]]
+    assert [config["model"] and config["model"]["name"] for config in configs] == ["small", "large", None]
+    assert {config["orchestrator"] for config in configs} == {"127.0.0.1:7000"}
+    assert len({config["listen"] for config in configs}) == 3
+    assert configs[2]["tools"] == ["shop:price"]
+    assert str(tmp_path) in layout.workers(tmp_path, "unix:x")[2].environment["PYTHONPATH"]
+    assert json.loads(layout.orchestrator(tmp_path).arguments[-1])["listen"] == "127.0.0.1:7000"
+
+
+def test_an_embedded_server_listens_in_its_private_folder(tmp_path: Path) -> None:
+    orchestrator = ServerLayout(Settings()).orchestrator(tmp_path)
+    assert json.loads(orchestrator.arguments[-1])["listen"] == f"unix:{tmp_path}/orchestrator"
+    names = [spec.name for spec in ServerLayout(Settings()).workers(tmp_path, "unix:x")]
+    assert names == ["worker 'reference'", "worker 'retrieval and tools'"]

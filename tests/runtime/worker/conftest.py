@@ -1,0 +1,205 @@
+"""A small orchestrator that workers under test join, and the means to drive them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import torch
+
+import weft
+from weft.graph.codec import decode_datum, encode_datum, encode_node
+from weft.graph.ir import Node
+from weft.graph.values import Datum
+from weft.proto import orchestrator_pb2, value_pb2, worker_pb2, worker_pb2_grpc
+from weft.runtime.config import ModelSettings
+from weft.runtime.worker.catalog import Catalog
+from weft.runtime.worker.engines.base import Engine
+from weft.runtime.worker.host import Host
+
+MODEL_FOLDER = Path(weft.__path__[0]) / "apps" / "reference_model" / "model"
+PATIENCE_S = 60.0
+_UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+
+
+@dataclass
+class Link:
+    """The Execute stream to one worker, and what has come back over it."""
+
+    call: Any
+    info: worker_pb2.WorkerInfo
+    reports: list[worker_pb2.Report] = field(default_factory=list)
+    news: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def collect(self) -> None:
+        async for report in self.call:
+            async with self.news:
+                self.reports.append(report)
+                self.news.notify_all()
+
+    async def send(self, **command: Any) -> None:
+        await self.call.write(worker_pb2.Command(**command))
+
+    async def run(
+        self,
+        *nodes: Node,
+        run: str = "r",
+        values: Mapping[str, Datum] | None = None,
+        stream: bool = False,
+        timeout_s: float = 0.0,
+        attempt: int = 1,
+    ) -> None:
+        """Send a fragment."""
+        tasks = [
+            worker_pb2.Task(node=encode_node(node), stream=stream, timeout_s=timeout_s, attempt=attempt)
+            for node in nodes
+        ]
+        await self.send(fragment=worker_pb2.Fragment(run=run, tasks=tasks, values=_encoded(values or {})))
+
+    async def push(self, values: Mapping[str, Datum], run: str = "r") -> None:
+        await self.send(push=worker_pb2.Push(run=run, values=_encoded(values)))
+
+    async def until(self, found: Callable[[], Any]) -> Any:
+        """Wait until `found` gives something true of the reports so far; returns that."""
+        async with self.news:
+            async with asyncio.timeout(PATIENCE_S):
+                await self.news.wait_for(found)
+        return found()
+
+    async def results(self, node: int, run: str = "r") -> tuple[Datum, ...]:
+        """The results of a task; fails the test if it failed."""
+        done = await self.done(node, run)
+        return tuple(decode_datum(datum) for datum in done.results)
+
+    async def done(self, node: int, run: str = "r") -> worker_pb2.TaskDone:
+        """How a task ended well; fails the test if it failed."""
+        await self.until(lambda: self._ended(node, run))
+        ended = self._ended(node, run)
+        assert isinstance(ended, worker_pb2.TaskDone), ended
+        return ended
+
+    async def fault(self, node: int, run: str = "r") -> value_pb2.Fault:
+        """Why a task failed; fails the test if it did not."""
+        await self.until(lambda: self._ended(node, run))
+        ended = self._ended(node, run)
+        assert isinstance(ended, worker_pb2.TaskFailed), ended
+        return ended.fault
+
+    async def status(self, **wanted: int) -> worker_pb2.Status:
+        """Wait until the last status says this."""
+
+        def found() -> worker_pb2.Status | None:
+            states = [report.status for report in self.reports if report.HasField("status")]
+            fits = states and all(getattr(states[-1], name) == value for name, value in wanted.items())
+            return states[-1] if fits else None
+
+        status = await self.until(found)
+        assert isinstance(status, worker_pb2.Status)
+        return status
+
+    def deltas(self) -> list[worker_pb2.Deltas]:
+        return [report.deltas for report in self.reports if report.HasField("deltas")]
+
+    def _ended(self, node: int, run: str) -> worker_pb2.TaskDone | worker_pb2.TaskFailed | None:
+        for report in reversed(self.reports):
+            if report.HasField("done") and (report.done.run, report.done.node) == (run, node):
+                return report.done
+            if report.HasField("failed") and (report.failed.run, report.failed.node) == (run, node):
+                return report.failed
+        return None
+
+
+def _encoded(values: Mapping[str, Datum]) -> dict[str, value_pb2.Datum]:
+    return {key: encode_datum(datum) for key, datum in values.items()}
+
+
+class StubOrchestrator:
+    """Accepts workers, or refuses them; it has no other method."""
+
+    def __init__(self, accept: bool = True) -> None:
+        self.accept = accept
+        self.joins: asyncio.Queue[worker_pb2.WorkerInfo] = asyncio.Queue()
+        self.present: set[str] = set()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        join = grpc.unary_stream_rpc_method_handler(
+            self.join,
+            request_deserializer=worker_pb2.WorkerInfo.FromString,
+            response_serializer=orchestrator_pb2.JoinEvent.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler("weft.v1.Orchestrator", {"Join": join})
+
+    async def join(self, request: worker_pb2.WorkerInfo, _: Any) -> AsyncIterator[orchestrator_pb2.JoinEvent]:
+        yield orchestrator_pb2.JoinEvent(accepted=self.accept, message="" if self.accept else "no")
+        self.joins.put_nowait(request)
+        if not self.accept:
+            return
+        self.present.add(request.worker_id)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.present.discard(request.worker_id)
+
+
+@asynccontextmanager
+async def orchestrator_at(address: str, accept: bool = True) -> AsyncIterator[tuple[StubOrchestrator, str]]:
+    """A stub orchestrator that listens at `address`, and the address with the port that it got."""
+    stub = StubOrchestrator(accept)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((stub.handler(),))
+    port = server.add_insecure_port(address)
+    await server.start()
+    try:
+        yield stub, address if address.startswith("unix:") else f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def linked(info: worker_pb2.WorkerInfo) -> AsyncIterator[Link]:
+    """An Execute stream to a worker."""
+    async with grpc.aio.insecure_channel(info.address, _UNLIMITED) as channel:
+        stub: worker_pb2_grpc.WorkerAsyncStub = worker_pb2_grpc.WorkerStub(channel)
+        link = Link(stub.Execute(), info)
+        collector = asyncio.create_task(link.collect())
+        try:
+            yield link
+        finally:
+            link.call.cancel()
+            await asyncio.gather(collector, return_exceptions=True)
+
+
+StartWorker = Callable[..., Awaitable[Link]]
+
+
+@pytest.fixture
+async def start_worker(tmp_path: Path) -> AsyncIterator[StartWorker]:
+    """Starts a worker with the given engines, has it join an orchestrator, and opens its stream."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*engines: Engine) -> Link:
+            stub, address = await stack.enter_async_context(orchestrator_at("127.0.0.1:0"))
+            host = Host(Catalog(engines), listen=f"unix:{tmp_path}/worker.sock", orchestrator=address)
+            await host.start()
+            stack.push_async_callback(host.stop)
+            info = await asyncio.wait_for(stub.joins.get(), PATIENCE_S)
+            return await stack.enter_async_context(linked(info))
+
+        yield start
+
+
+@pytest.fixture
+def model_settings() -> ModelSettings:
+    """The reference model with a small pool."""
+    return ModelSettings(name="reference", path=str(MODEL_FOLDER), kv_tokens=4096, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,342 @@
+"""A worker with the reference model, driven over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from weft.graph.ir import Node, Value
+from weft.graph.ops.primitive import Decode, Prefill, Score
+from weft.graph.ops.user import ScoreMethod
+from weft.graph.prompt import Fixed, Piece, Slot
+from weft.graph.sampling import Regex, Sampling
+from weft.graph.values import KvValue, Segment, TextValue
+from weft.proto import worker_pb2
+from weft.runtime.config import ModelSettings
+from weft.runtime.llm.chat import ChatMessage, ChatTemplate
+from weft.runtime.llm.pieces import TextPiece
+from weft.runtime.worker.engines.base import StartError
+from weft.runtime.worker.engines.llm import LlmEngine
+
+from .conftest import Link, StartWorker
+
+SYSTEM = (
+    "Answer the question from the context in a few words, without citations. If the context does not contain "
+    "the answer, reply: not found"
+)
+CONTEXT = (
+    "Hipujas was founded in 1987. It is run from its main office in Fiba. The canteen is open to the public "
+    "at noon. Its founder is Kroham Bekis. It works in the wool industry."
+)
+QUESTION = {"%0": TextValue("Who founded Hipujas?")}
+ANSWER = "Kroham Bekis"
+HEAD = f"<|bos|><|system|>{SYSTEM}<|end|><|user|>Context:\n{CONTEXT}\n\nQuestion: "
+TAIL = "<|end|><|assistant|>"
+LONG = Decode("reference", Sampling(max_tokens=1500), Regex("[ab]{1500}"))
+
+
+@pytest.fixture
+def engine(model_settings: ModelSettings) -> LlmEngine:
+    return LlmEngine(model_settings, profile_s=0)
+
+
+@pytest.fixture
+async def llm(start_worker: StartWorker, engine: LlmEngine) -> Link:
+    return await start_worker(engine)
+
+
+def prefill(number: int, *pieces: Piece, **args: Value) -> Node:
+    return Node(number, Prefill("reference", pieces), args)
+
+
+def decode(number: int, kv: Value, **sampling: Any) -> Node:
+    return Node(number, Decode("reference", Sampling(**sampling)), {"kv": kv})
+
+
+def score(number: int, kv: Value, *choices: str, method: ScoreMethod = "mean") -> Node:
+    return Node(number, Score("reference", choices, method), {"kv": kv})
+
+
+def prompt(number: int) -> Node:
+    """Reads a chat whose question is value %0."""
+    return prefill(number, Fixed(HEAD, trusted=True), Slot("q"), Fixed(TAIL, trusted=True), q=Value(0))
+
+
+def long_decode(number: int, kv: Value) -> Node:
+    """Decodes for seconds."""
+    return Node(number, LONG, {"kv": kv})
+
+
+async def text_of(link: Link, node: int, run: str = "r") -> TextValue:
+    text = (await link.results(node, run))[1]
+    assert isinstance(text, TextValue)
+    return text
+
+
+async def until_idle(link: Link) -> worker_pb2.Status:
+    """The status once nothing runs, no context is held and no slot belongs to a request."""
+    return await link.status(running=0, waiting=0, contexts=0, kv_running=0)
+
+
+async def test_a_fragment_goes_from_prompt_to_answer(llm: Link) -> None:
+    await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION)
+    assert await llm.results(1) == (KvValue("r/%1"),)
+    kv, text = await llm.results(2)
+    assert kv == KvValue("r/%2")
+    assert isinstance(text, TextValue)
+    assert text.text == ANSWER
+    assert text.ids
+    assert text.covered == len(ANSWER)
+    assert text.tokenizer == llm.info.engines[0].llm.tokenizer
+
+
+async def test_deltas_come_for_streamed_tasks_only(llm: Link) -> None:
+    await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION)
+    await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION, run="s", stream=True)
+    await llm.done(2)
+    await llm.done(2, "s")
+    deltas = [delta for deltas in llm.deltas() for delta in deltas.deltas]
+    assert {(delta.run, delta.node) for delta in deltas} == {("s", 2)}
+    assert "".join(delta.text for delta in deltas) == ANSWER
+    kinds = [report.WhichOneof("report") for report in llm.reports if report.done.run != "r"]
+    assert kinds.index("deltas") < len(kinds) - 1 - kinds[::-1].index("done")
+
+
+async def test_the_deltas_of_a_step_travel_together(llm: Link) -> None:
+    await llm.run(prompt(1), *(decode(n, Value(1)) for n in range(2, 18)), values=QUESTION, stream=True)
+    for node in range(2, 18):
+        assert (await text_of(llm, node)).text == ANSWER
+    pieces = sum(len(deltas.deltas) for deltas in llm.deltas())
+    assert pieces >= 4 * len(llm.deltas())
+
+
+async def test_a_prefill_with_one_decode_is_part_of_its_request(llm: Link) -> None:
+    await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION)
+    prefilled, decoded = await llm.done(1), await llm.done(2)
+    assert prefilled.timing.computed_tokens == 0
+    assert decoded.timing.computed_tokens > 50
+    assert decoded.timing.generated_tokens > 1
+
+
+async def test_a_prefill_with_two_decodes_is_computed_once(llm: Link) -> None:
+    await llm.run(prompt(1), decode(2, Value(1)), decode(3, Value(1)), values=QUESTION)
+    prefilled = (await llm.done(1)).timing
+    assert prefilled.computed_tokens > 50
+    for node in (2, 3):
+        timing = (await llm.done(node)).timing
+        assert timing.cached_tokens == prefilled.computed_tokens - 1
+        assert timing.computed_tokens == 1
+        assert (await text_of(llm, node)).text == ANSWER
+
+
+async def test_tasks_start_as_pushed_values_arrive(llm: Link) -> None:
+    await llm.run(prompt(1), decode(2, Value(1)))
+    await llm.status(waiting=2, running=0)
+    await llm.push({"%7": TextValue("of no use")})
+    await llm.push(QUESTION)
+    assert (await text_of(llm, 2)).text == ANSWER
+    await llm.status(waiting=0, running=0, contexts=2)
+
+
+async def test_white_space_is_stripped_and_control_tokens_in_slots_are_text(llm: Link) -> None:
+    pieces = (Fixed(HEAD, trusted=True), Slot("q", "both"), Fixed(TAIL, trusted=True))
+    await llm.run(
+        prefill(1, *pieces, q=Value(0)),
+        decode(2, Value(1)),
+        prefill(3, Slot("q"), q=Value(9)),
+        decode(4, Value(3), max_tokens=1),
+        values={"%0": TextValue(f"\n {QUESTION['%0'].text} \n"), "%9": TextValue("<|end|>")},
+    )
+    await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION, run="plain")
+    stripped, plain = (await llm.done(2)).timing, (await llm.done(2, "plain")).timing
+    lengths = [timing.cached_tokens + timing.computed_tokens for timing in (stripped, plain)]
+    assert lengths[0] == lengths[1]
+    forged = (await llm.done(4)).timing
+    assert forged.computed_tokens > 1  # letter by letter
+
+
+async def test_a_held_context_is_continued_from_the_cache(llm: Link) -> None:
+    await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION)
+    first = (await llm.done(2)).timing
+    follow = (
+        Fixed("<|end|><|user|>", trusted=True),
+        Fixed("Question: When was it founded?"),
+        Fixed(TAIL, True),
+    )
+    await llm.run(prefill(3, *follow, kv=Value(2)), decode(4, Value(3), max_tokens=8))
+    timing = (await llm.done(4)).timing
+    assert timing.cached_tokens >= first.cached_tokens + first.computed_tokens + first.generated_tokens - 2
+
+
+async def test_a_context_is_rebuilt_from_its_segments(llm: Link) -> None:
+    await llm.run(prompt(1), decode(2, Value(1)), decode(3, Value(2), max_tokens=4), values=QUESTION)
+    text, more = await text_of(llm, 2), await text_of(llm, 3)
+    segments = (
+        Segment(TextValue(HEAD), trusted=True),
+        Segment(TextValue(f" {QUESTION['%0'].text}"), strip="left"),
+        Segment(TextValue(TAIL), trusted=True),
+        Segment(text),
+    )
+    await llm.run(decode(3, Value(2), max_tokens=4), run="s", values={"%2": KvValue("s/%2", segments)})
+    assert await text_of(llm, 3, "s") == more
+    again, first = (await llm.done(3, "s")).timing, (await llm.done(3)).timing
+    assert again.cached_tokens + again.computed_tokens == first.cached_tokens + first.computed_tokens
+
+
+async def test_ids_of_another_tokenizer_are_not_believed(llm: Link) -> None:
+    segments = (Segment(TextValue("a", (1, 2, 3), "another", 1)),)
+    await llm.run(decode(1, Value(0), max_tokens=1), values={"%0": KvValue("r/%0", segments)})
+    assert (await llm.done(1)).timing.computed_tokens == 1
+
+
+async def test_a_context_that_is_held_nowhere_is_a_fault(llm: Link) -> None:
+    await llm.run(decode(1, Value(0)), values={"%0": KvValue("r/%0")})
+    fault = await llm.fault(1)
+    assert (fault.code, fault.retryable) == ("not_found", True)
+    assert "'r/%0'" in fault.message
+
+
+async def test_cancelling_a_run_frees_its_memory(llm: Link) -> None:
+    await llm.run(prompt(1), long_decode(2, Value(1)), long_decode(3, Value(1)), values=QUESTION, stream=True)
+    await llm.until(llm.deltas)
+    await llm.send(cancel=worker_pb2.Cancel(run="r"))
+    status = await until_idle(llm)
+    assert status.kv_free + status.kv_cached == 4096
+    reports = [report for report in llm.reports if report.HasField("failed")]
+    assert not reports
+    await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION)
+    assert (await text_of(llm, 2)).text == ANSWER
+
+
+async def test_cancelling_one_node_leaves_the_others(llm: Link) -> None:
+    await llm.run(prompt(1), long_decode(2, Value(1)), decode(3, Value(1)), values=QUESTION, stream=True)
+    await llm.until(llm.deltas)
+    await llm.send(cancel=worker_pb2.Cancel(run="r", nodes=[2]))
+    assert (await text_of(llm, 3)).text == ANSWER
+    await llm.status(running=0, contexts=2)
+
+
+async def test_released_contexts_are_forgotten(llm: Link) -> None:
+    await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION)
+    await llm.status(contexts=2, running=0)
+    await llm.send(release=worker_pb2.Release(run="r", keys=["%1"]))
+    await llm.status(contexts=1)
+    await llm.send(release=worker_pb2.Release(run="r"))
+    await until_idle(llm)
+
+
+async def test_the_end_of_the_stream_cancels_everything(llm: Link, engine: LlmEngine) -> None:
+    await llm.run(prompt(1), long_decode(2, Value(1)), values=QUESTION, stream=True)
+    await llm.until(lambda: len(llm.deltas()) > 2)
+    assert engine.gauges().kv_running
+    llm.call.cancel()
+    async with asyncio.timeout(30):
+        while engine.gauges().kv_running:
+            await asyncio.sleep(0.01)
+
+
+async def test_another_attempt_takes_the_place_of_a_running_one(llm: Link) -> None:
+    await llm.run(prompt(1), long_decode(2, Value(1)), values=QUESTION, stream=True)
+    await llm.until(llm.deltas)
+    await llm.run(decode(2, Value(1)), attempt=2)
+    assert (await llm.done(2)).attempt == 2
+    assert (await text_of(llm, 2)).text == ANSWER
+    await llm.status(running=0, kv_running=0)
+
+
+async def test_a_task_that_takes_too_long_fails_and_stops(llm: Link) -> None:
+    await llm.run(prefill(1, Fixed("a")), long_decode(2, Value(1)), timeout_s=0.2)
+    fault = await llm.fault(2)
+    assert (fault.code, fault.retryable) == ("timeout", True)
+    assert "0.2 s" in fault.message
+    assert fault.node == "%2 decode"
+    await llm.status(running=0, kv_running=0)
+
+
+async def test_a_prompt_longer_than_the_context_is_a_fault(llm: Link) -> None:
+    await llm.run(prefill(1, Fixed("word " * 5000)), decode(2, Value(1)), prefill(3, Fixed("x " * 6000)))
+    for node in (2, 3):
+        fault = await llm.fault(node)
+        assert fault.code == "too_large"
+        assert "4096" in fault.message
+        assert any(word.isdecimal() and int(word) > 5000 for word in fault.message.split())
+    await llm.status(running=0)
+
+
+async def test_a_request_larger_than_the_pool_is_a_fault(
+    start_worker: StartWorker, model_settings: ModelSettings
+) -> None:
+    engine = LlmEngine(model_settings.model_copy(update={"kv_tokens": 64}), profile_s=0)
+    llm = await start_worker(engine)
+    await llm.run(
+        prefill(1, Fixed("a b c")), decode(2, Value(1), max_tokens=100), decode(3, Value(1), max_tokens=4)
+    )
+    fault = await llm.fault(2)
+    assert fault.code == "too_large"
+    assert "64" in fault.message
+    await llm.done(3)
+
+
+async def test_bad_tasks_fail_alone(llm: Link) -> None:
+    bad = Node(4, Decode("reference", Sampling(), Regex("(")), {"kv": Value(1)}, "draft", "app.py:14")
+    unknown = Node(5, Decode("another"), {"kv": Value(1)})
+    await llm.run(prompt(1), decode(2, Value(1)), bad, unknown, values=QUESTION)
+    fault = await llm.fault(4)
+    assert (fault.code, fault.node, fault.location) == ("invalid", "%4 decode 'draft'", "app.py:14")
+    assert fault.worker == llm.info.worker_id
+    fault = await llm.fault(5)
+    assert fault.code == "not_found"
+    assert "'another'" in fault.message
+    assert "'reference'" in fault.message
+    assert (await text_of(llm, 2)).text == ANSWER
+
+
+async def test_an_empty_prompt_is_read_but_cannot_be_continued(llm: Link) -> None:
+    await llm.run(prefill(1), prefill(2, kv=Value(1)), decode(3, Value(2)), score(4, Value(2), "a", "b"))
+    await llm.done(2)
+    for node in (3, 4):
+        fault = await llm.fault(node)
+        assert (fault.code, fault.message) == (
+            "invalid",
+            "the prompt is empty: a model continues at least one token",
+        )
+
+
+async def test_concurrent_runs_give_what_a_run_alone_gives(llm: Link) -> None:
+    runs = [f"run-{number}" for number in range(24)]
+    for run in runs:
+        await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION, run=run)
+    texts = [await text_of(llm, 2, run) for run in runs]
+    assert {text.text for text in texts} == {ANSWER}
+    for run in runs:
+        await llm.send(release=worker_pb2.Release(run=run))
+    await until_idle(llm)
+
+
+async def test_the_worker_says_what_its_model_is(llm: Link, engine: LlmEngine) -> None:
+    info = llm.info.engines[0]
+    assert (info.kind, info.model, info.capacity) == ("llm", "reference", 64)
+    assert (info.llm.context_length, info.llm.kv_slots) == (4096, 4096)
+    assert "llama" in info.detail
+    template = ChatTemplate.from_json(info.llm.chat_template)
+    written = template.render([ChatMessage("user", ("hi",))], False)[-1]
+    assert isinstance(written, TextPiece)
+    assert written.text.endswith("<|end|>")
+
+
+async def test_a_pool_that_is_too_small_to_measure_is_one_clear_line(model_settings: ModelSettings) -> None:
+    engine = LlmEngine(model_settings.model_copy(update={"kv_tokens": 4}), profile_s=0.05)
+    with pytest.raises(StartError, match=r"^model 'reference': 4 free KV slots are too few"):
+        await engine.start()
+
+
+async def test_the_profile_is_measured(start_worker: StartWorker, model_settings: ModelSettings) -> None:
+    llm = await start_worker(LlmEngine(model_settings, profile_s=0.05))
+    profile = llm.info.engines[0].llm.profile
+    assert all(point.milliseconds > 0 for point in profile.prefill)
+    assert all(point.milliseconds > 0 for point in profile.decode)
+    assert profile.prefill
+    assert profile.decode
+    assert profile.efficient_batch >= 1

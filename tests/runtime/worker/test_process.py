@@ -1,0 +1,126 @@
+"""The worker as a process: how it starts, fails to start, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weft.graph.ir import Node
+from weft.graph.ops.common import Tool
+from weft.graph.types import TEXT
+
+from .conftest import MODEL_FOLDER, PATIENCE_S, linked, orchestrator_at
+from .test_host import embeds
+
+Config = dict[str, Any]
+EMBED: Config = {"kinds": ["embed"], "orchestrator": "127.0.0.1:1"}
+
+
+def start(config: Config | str) -> subprocess.Popen[bytes]:
+    text = config if isinstance(config, str) else json.dumps(config)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "weft.runtime.worker", "--config", text],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def llm(path: Path) -> Config:
+    return {**EMBED, "kinds": ["llm"], "model": {"name": "m", "path": str(path)}}
+
+
+def corrupt_copy(folder: Path) -> Path:
+    """A checkpoint whose weights have been cut off."""
+    copy = folder / "corrupt"
+    shutil.copytree(MODEL_FOLDER, copy)
+    os.truncate(copy / "model.safetensors", 100_000)
+    return copy
+
+
+def bad_start(name: str, folder: Path, port: int) -> tuple[Config | str, str]:
+    """A configuration that cannot work, and what the error says."""
+    cases: dict[str, tuple[Config | str, str]] = {
+        "json": ("{", "--config is no JSON: "),
+        "key": ({**EMBED, "kind": "embed"}, "kind: Extra inputs are not permitted"),
+        "model folder": (llm(folder / "none"), f"model 'm': model folder '{folder}/none' does not exist"),
+        "weights": (llm(corrupt_copy(folder)), "model 'm': "),
+        "tool": (
+            {**EMBED, "kinds": ["tool"], "tools": ["no.module:f"]},
+            "module 'no.module' cannot be imported",
+        ),
+        "port": ({**EMBED, "listen": f"127.0.0.1:{port}"}, f"cannot listen on '127.0.0.1:{port}'"),
+    }
+    return cases[name]
+
+
+@pytest.mark.parametrize("name", ["json", "key", "model folder", "weights", "tool", "port"])
+def test_what_cannot_start_says_why_in_one_line(name: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        config, words = bad_start(name, tmp_path, taken.getsockname()[1])
+        with start(config) as process:  # its standard input stays open meanwhile
+            process.wait(PATIENCE_S)
+            assert process.stdout is not None
+            assert process.stderr is not None
+            out, err = process.stdout.read(), process.stderr.read()
+    assert process.returncode == 2
+    assert words in err.decode()
+    assert err.decode().startswith("weft worker: ")
+    assert err.count(b"\n") == 1
+    assert not out
+
+
+@pytest.mark.parametrize("how", ["stdin", "SIGTERM", "SIGINT"])
+async def test_a_worker_ends_cleanly(how: str, tmp_path: Path) -> None:
+    async with orchestrator_at(f"unix:{tmp_path}/o.sock") as (stub, address):
+        process = start({**EMBED, "orchestrator": address, "listen": f"unix:{tmp_path}/w.sock"})
+        try:
+            info = await asyncio.wait_for(stub.joins.get(), PATIENCE_S)
+            assert info.pid == process.pid
+            async with linked(info) as link:
+                assert await embeds(link)
+                if how == "stdin":
+                    assert process.stdin is not None
+                    process.stdin.close()
+                    process.stdin = None
+                else:
+                    process.send_signal(signal.Signals[how])
+                out, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE_S)
+        finally:
+            process.kill()
+            process.wait()
+    assert (process.returncode, out, err) == (0, b"", b"")
+    assert not (tmp_path / "w.sock").exists()
+
+
+async def test_a_hanging_tool_does_not_hold_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "hanging_tool.py").write_text("import time\ndef hang() -> str:\n    time.sleep(3600)\n")
+    config = {**EMBED, "kinds": ["tool"], "tools": ["hanging_tool:hang"]}
+    async with orchestrator_at(f"unix:{tmp_path}/o.sock") as (stub, address):
+        config |= {"orchestrator": address, "listen": f"unix:{tmp_path}/w.sock"}
+        process = start(config)
+        try:
+            async with linked(await asyncio.wait_for(stub.joins.get(), PATIENCE_S)) as link:
+                await link.run(Node(1, Tool("hang", TEXT, "server")))
+                await link.status(running=1)
+                process.terminate()
+                _, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE_S)
+        finally:
+            process.kill()
+            process.wait()
+    assert (process.returncode, err) == (0, b"")
