@@ -1,0 +1,49 @@
+"""What the command writes: results to standard output, all else to standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from pydantic_core import to_jsonable_python
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["ERRORS", "OUTPUT", "print_json", "print_table", "print_value", "seconds"]
+
+OUTPUT: Final = Console(highlight=False, soft_wrap=True)
+"""Standard output."""
+ERRORS: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Standard error: progress, errors, and what a program need not read."""
+
+
+def print_json(value: Any) -> None:
+    """Write a value as one line of JSON; pydantic models and dataclasses as objects."""
+    OUTPUT.out(json.dumps(to_jsonable_python(value), ensure_ascii=False), highlight=False)
+
+
+def print_value(value: Any) -> None:
+    """Write a program's result: a text as it is, anything else as indented JSON."""
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(to_jsonable_python(value), ensure_ascii=False, indent=2)
+    )
+    OUTPUT.out(text, highlight=False)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table whose cells are not markup."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    OUTPUT.print(table, soft_wrap=False)
+
+
+def seconds(value: float) -> str:
+    """A duration for people."""
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"

@@ -1,0 +1,82 @@
+"""What goes wrong in a command, as one clear line and an exit status.
+
+UsageProblem    the command line names what is not there or cannot be read
+"""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from rich.text import Text
+from typer.core import TyperGroup
+
+from weft.frontend.errors import ProgramError, Rejected, TraceError, Unavailable, WeftError
+from weft.graph.errors import GraphError
+from weft.runtime.config import ConfigError
+from weft.runtime.retrieval.errors import CorpusError
+from weft.runtime.supervisor import StartupError
+
+from .output import ERRORS
+
+__all__ = ["FAILED", "INTERRUPTED", "USAGE", "CommandGroup", "UsageProblem", "report"]
+
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+
+_WEFT: Final = Path(__file__).parents[2]
+_APPS: Final = _WEFT / "apps"
+
+
+class UsageProblem(WeftError):
+    """The command line names what is not there or cannot be read."""
+
+
+_USAGE: Final = (
+    UsageProblem, TraceError, Rejected, Unavailable, ConfigError, CorpusError, GraphError, StartupError
+)  # fmt: skip
+_OURS: Final = (WeftError, ConfigError, CorpusError, GraphError, StartupError)
+
+
+class CommandGroup(TyperGroup):
+    """Turns the exceptions of commands into one line each; with ``--debug`` they are raised."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as problem:
+            if ctx.params.get("debug") or _is_of_the_parser(problem):
+                raise
+            raise typer.Exit(report(problem)) from None
+
+
+def report(problem: Exception) -> int:
+    """Write what went wrong to standard error; the exit status for it."""
+    message = str(problem) if isinstance(problem, _OURS) else _foreign(problem)
+    ERRORS.print(Text.assemble(("error: ", "bold red"), message))
+    if isinstance(problem, ProgramError) and problem.__cause__ is not None:
+        ERRORS.print(Text(f"cause: {_foreign(problem.__cause__)}"))
+    return USAGE if isinstance(problem, _USAGE) else FAILED
+
+
+def _foreign(problem: BaseException) -> str:
+    """An exception of the user's code: its type, its message, and the line of that code."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    own = [frame for frame in frames if _is_users(Path(frame.filename))]
+    where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return f"{type(problem).__name__}: {problem}{where}"
+
+
+def _is_users(file: Path) -> bool:
+    return file.is_relative_to(_APPS) or not (file.is_relative_to(_WEFT) or "site-packages" in file.parts)
+
+
+def _is_of_the_parser(problem: Exception) -> bool:
+    """Whether typer knows what to do with it: wrong options, `Exit`, `Abort`, a closed pipe."""
+    return isinstance(problem, typer.Exit | typer.Abort | BrokenPipeError) or hasattr(problem, "exit_code")

@@ -1,0 +1,117 @@
+"""`weft runs`: what a server is doing and has done."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from weft.frontend.client import Client, connect
+from weft.frontend.errors import NotFound
+from weft.proto import orchestrator_pb2 as pb
+from weft.runtime.config import load_settings
+
+from .output import OUTPUT, print_json, print_table, seconds
+from .problems import UsageProblem
+from .run import write_trace
+from .server import ConfigOption, JsonOption, ServerOption
+
+__all__ = ["command"]
+
+_ALL: Final = 10_000  # more than a server keeps
+
+
+def command(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="One run; by default the latest ones.")] = "",
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the run.")] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", metavar="FILE", help="Write the run's trace for ui.perfetto.dev."),
+    ] = None,
+    state: Annotated[str, typer.Option(help="Only running, done, failed or cancelled ones.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """List the runs of a server; show, trace or cancel one of them."""
+    if not run and (cancel or trace):
+        raise UsageProblem("--cancel and --trace need a RUN")
+    settings = load_settings(config, server=server)
+    client = connect(settings.server or settings.listen)
+    if not run:
+        _write_list([_plain(info) for info in client.runs(limit=limit, state=state)], as_json)
+        return
+    if cancel:
+        info = client.call(lambda stub: stub.Cancel(pb.CancelRunRequest(run=run)))
+    else:
+        info = _find(client, run)
+    if trace:
+        write_trace(client.run(run), trace)
+    _write_one(info, as_json)
+
+
+def _find(client: Client, run: str) -> pb.RunInfo:
+    for info in client.runs(limit=_ALL):
+        if info.run == run:
+            return info
+    raise NotFound(f"there is no run {run!r}", code="not_found")
+
+
+def _plain(info: pb.RunInfo) -> dict[str, Any]:
+    return {
+        "run": info.run,
+        "program": info.program,
+        "state": info.state,
+        "started": datetime.fromtimestamp(info.started_unix_s).astimezone().isoformat(timespec="seconds"),
+        "seconds": info.seconds,
+        "nodes": info.nodes,
+        "nodes_done": info.nodes_done,
+    }
+
+
+def _write_list(found: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    elif not found:
+        OUTPUT.out("no runs")
+    else:
+        columns = ("run", "program", "state", "started", "time", "nodes")
+        print_table("runs", columns, map(_row, found))
+
+
+def _row(item: dict[str, Any]) -> tuple[str, ...]:
+    nodes = f"{item['nodes_done']} of {item['nodes']}"
+    return (item["run"], item["program"], item["state"], item["started"], seconds(item["seconds"]), nodes)
+
+
+def _write_one(info: pb.RunInfo, as_json: bool) -> None:
+    stats: list[dict[str, Any]] = [
+        {
+            "node": stat.node,
+            "label": stat.label,
+            "location": stat.location,
+            "worker": stat.worker,
+            "ready_s": stat.ready_s,
+            "seconds": stat.finished_s - stat.ready_s,
+            "computed_tokens": stat.timing.computed_tokens,
+            "cached_tokens": stat.timing.cached_tokens,
+            "generated_tokens": stat.timing.generated_tokens,
+        }
+        for stat in info.stats
+    ]
+    if as_json:
+        print_json({**_plain(info), "stats": stats})
+        return
+    _write_list([_plain(info)], as_json)
+    if stats:
+        shown = [
+            {**stat, "ready_s": seconds(stat["ready_s"]), "seconds": seconds(stat["seconds"])}
+            for stat in stats
+        ]
+        OUTPUT.out("")
+        print_table(
+            "primitives", [key.replace("_", " ") for key in shown[0]], [list(row.values()) for row in shown]
+        )

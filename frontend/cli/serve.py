@@ -1,0 +1,96 @@
+"""`weft serve`: a server in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from weft.runtime.config import ModelSettings, Settings, load_settings
+from weft.runtime.config_file import model_path
+from weft.runtime.layout import ServerLayout
+from weft.runtime.supervisor import StartupError, Supervisor
+
+from .output import ERRORS, OUTPUT, print_json
+from .server import ConfigOption, JsonOption
+
+__all__ = ["ModelOption", "command", "model_settings", "until_signal"]
+
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", metavar="[NAME=]PATH", help="A language model's folder; the first is the default."
+    ),
+]
+
+
+def command(
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where to listen; by default 127.0.0.1:7420.")
+    ] = None,
+    model: ModelOption = None,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where indexes are kept.")] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Start a server: an orchestrator and its workers. Ctrl-C ends it."""
+    settings = load_settings(config, listen=listen, models=model_settings(model), data=data)
+    asyncio.run(_serve(settings, as_json))
+
+
+def model_settings(given: list[str] | None) -> list[dict[str, Any]] | None:
+    """The settings of models that are given as `PATH` or `NAME=PATH`."""
+    if not given:
+        return None
+    found = []
+    for item in given:
+        name, _, path = item.rpartition("=")
+        found.append({"name": name, "path": model_path(Path.cwd(), path)})
+    return found
+
+
+async def until_signal(work: Callable[[], Any]) -> None:
+    """Await the work's end, or SIGINT or SIGTERM, which cancel it."""
+    task = asyncio.ensure_future(work())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def _serve(settings: Settings, as_json: bool) -> None:
+    await until_signal(lambda: _run(settings, as_json))
+
+
+async def _run(settings: Settings, as_json: bool) -> None:
+    with ERRORS.status("starting") as status:
+        supervisor = Supervisor(
+            ServerLayout(settings, settings.listen), lambda message: status.update(f"{message} …")
+        )
+        address = await supervisor.start()
+    try:
+        _announce(settings.models, address, as_json)
+        await supervisor.wait()
+        raise StartupError("the orchestrator cannot be kept running; its messages stand above")
+    finally:
+        await supervisor.stop()
+
+
+def _announce(models: list[ModelSettings], address: str, as_json: bool) -> None:
+    names = [model.name for model in models]
+    if as_json:
+        print_json({"listening": address, "models": names})
+        return
+    OUTPUT.out(
+        f"weft listens at {address}\n"
+        f"  models: {', '.join(names) or 'none'}\n"
+        f"  call it: weft run rag -i question='…' --server {address}\n"
+        f"  or in Python: weft.connect({address!r})\n"
+        "Ctrl-C ends it."
+    )

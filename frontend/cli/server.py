@@ -1,0 +1,51 @@
+"""Which server a command talks to, and the options that say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weft.frontend.client import Client, connect, embedded
+from weft.runtime.config import Settings, load_settings
+
+from .output import ERRORS
+
+__all__ = ["ConfigOption", "InputOption", "JsonOption", "ServerOption", "TargetArgument", "client_for"]
+
+TargetArgument = Annotated[
+    str,
+    typer.Argument(metavar="TARGET", help="A bundled app (rag, agent), module:function or file.py:function."),
+]
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server", metavar="HOST:PORT", help="The server; by default WEFT_SERVER, else an embedded one."
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Configuration; by default WEFT_CONFIG, else ./weft.toml."),
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input", "-i", metavar="NAME=VALUE", help="An input: JSON or text; @FILE reads it, @- from stdin."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON, for programs to read.")]
+
+
+def client_for(server: str | None, config: Path | None) -> Client:
+    """Connect to the server that is asked for; without one, start an embedded runtime.
+
+    Programs use it from now on. Raises ConfigError, StartupError and Unavailable.
+    """
+    settings = load_settings(config, server=server)
+    return connect(settings.server or _start_embedded(settings))
+
+
+def _start_embedded(settings: Settings) -> str:
+    with ERRORS.status("starting the embedded runtime") as status:
+        return embedded.start(settings, lambda message: status.update(f"{message} …"))

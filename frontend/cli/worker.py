@@ -1,0 +1,75 @@
+"""`weft worker`: one worker process that joins a server, in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from weft.runtime.config import WorkerConfig, load_settings
+from weft.runtime.layout import worker_spec
+from weft.runtime.processes import Child, LifeLine, ProcessSpec
+
+from .output import ERRORS
+from .problems import UsageProblem
+from .serve import ModelOption, model_settings, until_signal
+from .server import ConfigOption
+
+__all__ = ["command"]
+
+_STOP_WITHIN_S = 2.5
+
+
+class Kind(StrEnum):
+    """The engines that a worker can run."""
+
+    LLM = "llm"
+    EMBED = "embed"
+    INDEX = "index"
+    RERANK = "rerank"
+    TOOL = "tool"
+
+
+def command(
+    kind: Annotated[list[Kind], typer.Option(help="An engine that it runs; may be repeated.")],
+    connect: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server that it joins.")],
+    model: ModelOption = None,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where it listens.")] = "127.0.0.1:0",
+    advertise: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the server reaches it, if elsewhere.")
+    ] = "",
+    config: ConfigOption = None,
+) -> None:
+    """Start a worker that joins a server. Ctrl-C ends it."""
+    settings = load_settings(config, models=model_settings(model))
+    llm = Kind.LLM in kind
+    if llm and len(settings.models) != 1:
+        raise UsageProblem(f"a worker runs one model, not {len(settings.models)}: name it with --model PATH")
+    worker = WorkerConfig.of(
+        settings,
+        tuple(dict.fromkeys(engine.value for engine in kind)),
+        listen=listen,
+        advertise=advertise,
+        orchestrator=connect,
+        model=settings.models[0] if llm else None,
+    )
+    ERRORS.print(f"worker ({', '.join(kind)}) joins {connect}; Ctrl-C ends it", markup=False)
+    asyncio.run(_run(worker_spec(settings, worker, name="worker")))
+
+
+async def _run(spec: ProcessSpec) -> None:
+    await until_signal(lambda: _keep(spec))
+
+
+async def _keep(spec: ProcessSpec) -> None:
+    life_line = LifeLine()
+    child = await Child.start(spec, life_line)
+    try:
+        child.forward_lines()
+        how = await child.wait()
+    finally:
+        await child.stop(_STOP_WITHIN_S)
+        life_line.close()
+    raise UsageProblem(f"the worker {how}")

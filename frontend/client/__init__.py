@@ -1,0 +1,29 @@
+"""The client of a weft server: one connection, runs over it, and tools that run in this process."""
+
+from .client import Client, connect, default_client
+from .events import (
+    Event,
+    NodeChanged,
+    RunFinished,
+    RunStarted,
+    RunState,
+    TextAdded,
+    ToolCalled,
+    ValueKnown,
+)
+from .run import Run
+
+__all__ = [
+    "Client",
+    "Event",
+    "NodeChanged",
+    "Run",
+    "RunFinished",
+    "RunStarted",
+    "RunState",
+    "TextAdded",
+    "ToolCalled",
+    "ValueKnown",
+    "connect",
+    "default_client",
+]

@@ -1,0 +1,147 @@
+"""`Client`: a server, as programs use it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from weft.frontend.errors import WeftError
+from weft.graph.values import plain
+from weft.proto import orchestrator_pb2 as pb
+from weft.runtime.config import Settings, load_settings
+
+from .connection import Connection
+from .portal import NETWORK, PROGRAMS
+from .run import Run
+from .session import Session, Submission, WatchSession, open_session, watch
+
+if TYPE_CHECKING:
+    from weft.proto.orchestrator_pb2_grpc import OrchestratorAsyncStub
+
+__all__ = ["Client", "connect", "default_client"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """A server, named by its address; without one, that of the configuration, else an embedded runtime.
+
+    The configuration is ``WEFT_SERVER`` or `server` in ``weft.toml``. Nothing is started or connected before
+    the first call. May be used from any thread. A forked child connects anew, but only if its parent
+    had not connected yet: gRPC does not survive a fork.
+    """
+
+    def __init__(self, server: str | None = None) -> None:
+        self._server = server
+        self._address: tuple[int, str] | None = None  # and the process that found it
+        self._connection: tuple[int, Connection] | None = None  # and the process that made it
+
+    @property
+    def server(self) -> str:
+        """The server's address; an embedded runtime is started for it if need be."""
+        if self._server is not None:
+            return self._server
+        if self._address is None or self._address[0] != os.getpid():
+            settings = load_settings()
+            self._address = (os.getpid(), settings.server or _start_embedded(settings))
+        return self._address[1]
+
+    def call(self, method: Callable[[OrchestratorAsyncStub], Awaitable[T]]) -> T:
+        """Call a method of the service `weft.v1.Orchestrator`, as in `call(lambda stub: stub.Describe(...))`.
+
+        Raises ProgramError.
+        """
+        return NETWORK.call(self._call(method))
+
+    def describe(self) -> pb.ServerInfo:
+        """The server's workers, models, indexes and tools."""
+        return self.call(lambda stub: stub.Describe(pb.DescribeServerRequest()))
+
+    def runs(self, *, limit: int = 50, state: str = "") -> list[pb.RunInfo]:
+        """The latest runs, if wanted only those that are running, done, failed or cancelled."""
+        return list(self.call(lambda stub: stub.ListRuns(pb.ListRunsRequest(limit=limit, state=state))).runs)
+
+    def run(self, run: str) -> Run[Any]:
+        """A run that goes on at the server, by its id; its result is JSON data. Raises NotFound."""
+        session = NETWORK.call(self._watch(run))
+        return Run(session, PROGRAMS.submit(_outputs(session)))
+
+    def explain(self, request: pb.ExplainRequest) -> pb.ExplainResponse:
+        """A graph as written and after each pass of the server's optimizer."""
+        return self.call(lambda stub: stub.Explain(request))
+
+    def open(self, submission: Submission, home: asyncio.AbstractEventLoop) -> Future[Session]:
+        """Start a run whose async tools run on the loop `home`; done when the server has accepted it."""
+        return NETWORK.submit(self._open(submission, home, contextvars.copy_context()))
+
+    def detach(self, submission: Submission) -> Future[WatchSession]:
+        """Start a run that goes on without this client."""
+        return NETWORK.submit(self._detach(submission))
+
+    def close(self) -> None:
+        """Disconnect; runs of this client that are not detached are cancelled."""
+        if self._connection is not None and self._connection[0] == os.getpid():
+            NETWORK.call(self._connection[1].close())
+        self._connection = None
+
+    async def _connect(self) -> Connection:
+        if self._connection is None or self._connection[0] != os.getpid():
+            address = await asyncio.to_thread(lambda: self.server)
+            if self._connection is None or self._connection[0] != os.getpid():
+                self._connection = (os.getpid(), Connection(address))
+        return self._connection[1]
+
+    async def _call(self, method: Callable[[OrchestratorAsyncStub], Awaitable[T]]) -> T:
+        return await (await self._connect()).call(method)
+
+    async def _open(
+        self, submission: Submission, home: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> Session:
+        return await open_session(await self._connect(), submission, home, context)
+
+    async def _detach(self, submission: Submission) -> WatchSession:
+        connection = await self._connect()
+        info = await connection.call(lambda stub: stub.Submit(submission.request()))
+        return await watch(connection, info.run, submission.graph.name)
+
+    async def _watch(self, run: str) -> WatchSession:
+        return await watch(await self._connect(), run, "")
+
+
+_default = Client()
+
+
+def connect(server: str | None = None) -> Client:
+    """Let all programs use this server from now on; None goes back to configuration or embedded runtime.
+
+    The address is `HOST:PORT` or `unix:PATH`. Raises Unavailable if it does not answer.
+    """
+    global _default
+    client = Client(server)
+    if server is not None:
+        client.describe()
+    _default = client
+    return client
+
+
+def default_client() -> Client:
+    """The server that programs use unless they are told otherwise."""
+    return _default
+
+
+async def _outputs(session: WatchSession) -> Any:
+    outputs = [plain(output) for output in await asyncio.wrap_future(session.outputs())]
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _start_embedded(settings: Settings) -> str:
+    from . import embedded  # only here: it is not needed where a server is named
+
+    try:
+        return embedded.start(settings)
+    except embedded.StartupError as problem:
+        raise WeftError(f"the embedded runtime did not start: {problem}") from None

@@ -1,0 +1,80 @@
+"""A channel to a server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
+
+import grpc
+from grpc import aio
+
+from weft.frontend.errors import Unavailable
+from weft.proto.orchestrator_pb2_grpc import OrchestratorStub
+
+from .faults import error_of_status
+
+if TYPE_CHECKING:
+    from weft.proto.orchestrator_pb2_grpc import OrchestratorAsyncStub
+
+__all__ = ["Connection"]
+
+T = TypeVar("T")
+
+_PATIENCE_S: Final = 3.0  # how long a server may take to answer the first time
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),  # the server says what is too large for it
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+class Connection:
+    """A channel and its stub; lives on the network loop."""
+
+    _owner: ClassVar[int | None] = None
+    """The process that made the first connection."""
+
+    def __init__(self, address: str) -> None:
+        self._expect_no_fork()
+        self.address = address
+        self._channel = aio.insecure_channel(address, options=_OPTIONS)
+        self.stub: OrchestratorAsyncStub = OrchestratorStub(self._channel)
+
+    @classmethod
+    def _expect_no_fork(cls) -> None:
+        """Raises Unavailable in a child that was forked while connections were there."""
+        cls._owner = cls._owner or os.getpid()
+        if cls._owner != os.getpid():
+            raise Unavailable(
+                "this process was forked from one that had used weft, and gRPC does not survive that; "
+                "fork before the first call, or start processes with multiprocessing's 'spawn' method",
+                code="unavailable",
+            )
+
+    async def ready(self) -> None:
+        """Wait until the server answers. Raises Unavailable within seconds if it does not."""
+        if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return
+        try:
+            await asyncio.wait_for(self._channel.channel_ready(), _PATIENCE_S)
+        except TimeoutError:
+            raise Unavailable(
+                f"no weft server answers at {self.address!r}; start one there with `weft serve --listen "
+                f"{self.address}`, or name another with weft.connect(...) or WEFT_SERVER",
+                code="unavailable",
+            ) from None
+
+    async def call(self, method: Callable[[OrchestratorAsyncStub], Awaitable[T]]) -> T:
+        """The answer to one call. Raises the ProgramError that says why there is none."""
+        await self.ready()
+        try:
+            return await method(self.stub)
+        except aio.AioRpcError as error:
+            raise error_of_status(error, self.address) from None
+
+    async def close(self) -> None:
+        """Close the channel and cancel what goes on over it."""
+        await self._channel.close()

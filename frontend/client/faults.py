@@ -1,0 +1,75 @@
+"""Faults as they travel, and exceptions as they are raised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import grpc
+from grpc import aio
+
+from weft.frontend.errors import (
+    NotFound,
+    ProgramError,
+    Rejected,
+    RunCancelled,
+    RunTimeout,
+    TooLarge,
+    ToolError,
+    Unavailable,
+    WorkerLost,
+)
+from weft.proto import value_pb2
+
+__all__ = ["error_of", "error_of_status", "fault_of"]
+
+_BY_CODE: Final[Mapping[str, type[ProgramError]]] = {
+    "invalid": Rejected,
+    "not_found": NotFound,
+    "tool_failed": ToolError,
+    "timeout": RunTimeout,
+    "cancelled": RunCancelled,
+    "worker_lost": WorkerLost,
+    "too_large": TooLarge,
+    "unavailable": Unavailable,
+}
+
+_BY_STATUS: Final[Mapping[grpc.StatusCode, str]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: "invalid",
+    grpc.StatusCode.FAILED_PRECONDITION: "invalid",
+    grpc.StatusCode.NOT_FOUND: "not_found",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "too_large",
+    grpc.StatusCode.UNAVAILABLE: "unavailable",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
+    grpc.StatusCode.CANCELLED: "cancelled",
+}
+
+
+def error_of(fault: value_pb2.Fault, program: str = "") -> ProgramError:
+    """The exception that says what a fault says."""
+    kind = _BY_CODE.get(fault.code, ProgramError)
+    return kind(
+        fault.message or "the run failed",
+        code=fault.code or "internal",
+        program=fault.program or program,
+        node=fault.node,
+        location=fault.location,
+        worker=fault.worker,
+    )
+
+
+def error_of_status(error: aio.AioRpcError, address: str, program: str = "") -> ProgramError:
+    """The exception for a call that the server, or the way to it, refused."""
+    code = _BY_STATUS.get(error.code(), "internal")
+    details = error.details() or error.code().name
+    if code == "unavailable":
+        details = f"{details} (server {address})"
+    elif error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        details = f"what answers at {address} is not a weft server of this version: {details}"
+    return _BY_CODE.get(code, ProgramError)(details, code=code, program=program)
+
+
+def fault_of(error: BaseException, code: str, *, retryable: bool = False) -> value_pb2.Fault:
+    """The fault that says what an exception of this process says."""
+    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return value_pb2.Fault(code=code, message=message, retryable=retryable)

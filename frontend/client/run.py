@@ -1,0 +1,75 @@
+"""`Run`: a run that goes on while its program's caller does something else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from weft.proto import orchestrator_pb2 as pb
+
+from .events import Event, RunState
+from .portal import NETWORK
+from .session import WatchSession
+
+__all__ = ["Run"]
+
+R = TypeVar("R")
+
+
+class Run(Generic[R]):
+    """A run of a program. Methods may be called from any thread."""
+
+    def __init__(self, session: WatchSession, outcome: Future[R]) -> None:
+        self._session = session
+        self._outcome = outcome
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id} {self.status}>"
+
+    @property
+    def id(self) -> str:
+        """What the server calls the run."""
+        return self._session.run
+
+    @property
+    def status(self) -> RunState:
+        """running, done, failed or cancelled."""
+        return self._session.journal.state
+
+    def result(self, timeout: float | None = None) -> R:
+        """What the program returns. Raises ProgramError, and TimeoutError after `timeout` seconds.
+
+        Ctrl-C while it waits cancels the run.
+        """
+        try:
+            return self._outcome.result(timeout)
+        except KeyboardInterrupt:
+            self._session.abandon()
+            self._outcome.cancel()
+            raise
+
+    async def aresult(self) -> R:
+        """As `result`, on any event loop; the run goes on if the waiting is cancelled."""
+        return await asyncio.shield(asyncio.wrap_future(self._outcome))
+
+    def cancel(self) -> None:
+        """Cancel the run; returns when the server has freed what it held. Nothing happens if it is over."""
+        if not self._session.journal.over:
+            self._session.cancel().result()
+
+    def events(self) -> Iterator[Event]:
+        """What happens in the run, from its beginning to its end."""
+        position = 0
+        while events := NETWORK.call(self._session.journal.since(position)):
+            position += len(events)
+            yield from events
+
+    def trace(self) -> dict[str, Any]:
+        """The run in the Chrome/Perfetto trace format."""
+        request = pb.TraceRequest(run=self.id)
+        response = NETWORK.call(self._session.connection.call(lambda stub: stub.Trace(request)))
+        trace: dict[str, Any] = json.loads(response.json)
+        return trace

@@ -1,0 +1,244 @@
+"""One run and the stream that carries it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from grpc import aio
+
+from weft.frontend.errors import ProgramError, RunCancelled, ToolError
+from weft.graph.codec import encode_graph, encode_value
+from weft.graph.errors import GraphError
+from weft.graph.ir import Graph, Value
+from weft.graph.values import Datum
+from weft.proto import orchestrator_pb2 as pb
+from weft.proto import value_pb2
+
+from .connection import Connection
+from .events import TextAdded
+from .faults import error_of_status
+from .journal import Journal
+from .portal import NETWORK
+from .toolbox import ClientTool, Toolbox
+
+__all__ = ["Session", "Submission", "WatchSession", "open_session", "watch"]
+
+T = TypeVar("T")
+
+
+class _Call(Protocol):
+    """A call that answers with a stream of events."""
+
+    def __aiter__(self) -> AsyncIterator[pb.RunEvent]: ...
+
+    def cancel(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A graph to run, and how."""
+
+    graph: Graph
+    inputs: Mapping[str, str] = field(default_factory=dict)  # JSON text by name
+    stream: tuple[Value, ...] = ()
+    """Texts whose pieces are wanted."""
+    tools: Mapping[str, ClientTool] = field(default_factory=dict)
+    """What this process answers for; may grow with the run."""
+    announced: tuple[str, ...] = ()
+    """The names of all tools that the run may call here."""
+    grows: bool = False
+    deadline_s: float = 0.0  # 0: none
+    namespace: str = ""
+    priority: int = 0
+
+    def request(self) -> pb.SubmitRequest:
+        """The message."""
+        return pb.SubmitRequest(
+            graph=encode_graph(self.graph),
+            inputs=self.inputs,
+            deadline_s=self.deadline_s,
+            namespace=self.namespace,
+            priority=self.priority,
+        )
+
+    def start(self) -> pb.RunRequest:
+        """The first message of a stream."""
+        return pb.RunRequest(
+            start=pb.Start(
+                submit=self.request(),
+                grows=self.grows,
+                stream=[encode_value(value) for value in self.stream],
+                tools=self.announced,
+            )
+        )
+
+
+class WatchSession:
+    """A run as it is watched from outside. Methods may be called from any thread."""
+
+    def __init__(self, connection: Connection, journal: Journal) -> None:
+        self.connection = connection
+        self.journal = journal
+        self._pump: asyncio.Task[None] | None = None
+
+    @property
+    def run(self) -> str:
+        """The id that the server gave the run."""
+        return self.journal.run
+
+    def outputs(self) -> Future[tuple[Datum, ...]]:
+        """What the run returns; raises ProgramError when it fails."""
+        return NETWORK.submit(_shielded(self.journal.outputs))
+
+    async def texts(self) -> AsyncIterator[str]:
+        """The pieces of streamed text, until the run is over. On any event loop."""
+        position = 0
+        while events := await asyncio.wrap_future(NETWORK.submit(self.journal.since(position))):
+            position += len(events)
+            for event in events:
+                if isinstance(event, TextAdded):
+                    yield event.text
+
+    def cancel(self) -> Future[pb.RunInfo]:
+        """Cancel the run on the server; done when the server has."""
+        request = pb.CancelRunRequest(run=self.run)
+        return NETWORK.submit(self.connection.call(lambda stub: stub.Cancel(request)))
+
+    def abandon(self) -> None:
+        """Stop listening; a run that belongs to the stream is cancelled by that."""
+        NETWORK.loop.call_soon_threadsafe(self._end)
+
+    async def listen(self, call: _Call) -> None:
+        """Take in what the server sends from now on; done when it has accepted. On the network loop."""
+        self._pump = asyncio.get_running_loop().create_task(self._listen(call))
+        try:
+            await asyncio.shield(self.journal.started)
+        except asyncio.CancelledError:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        if self._pump is not None:
+            self._pump.cancel()
+
+    async def _listen(self, call: _Call) -> None:
+        try:
+            async for message in call:
+                self._take(message)
+        except aio.AioRpcError as error:
+            self._fail(error_of_status(error, self.connection.address, self.journal.program))
+        except GraphError as error:
+            self._fail(ProgramError(f"the server sent what cannot be read: {error}"))
+        except asyncio.CancelledError:
+            call.cancel()
+            self._fail(RunCancelled("the run was abandoned", code="cancelled", program=self.journal.program))
+            raise
+        else:
+            self._fail(ProgramError("the server closed the stream of the run before its end"))
+
+    def _take(self, message: pb.RunEvent) -> None:
+        self.journal.apply(message)
+
+    def _fail(self, error: ProgramError) -> None:
+        self.journal.fail(error, "cancelled" if isinstance(error, RunCancelled) else "failed")
+
+
+class Session(WatchSession):
+    """A run over a stream of its own: it may grow, and its tools may run here. It ends with the stream."""
+
+    def __init__(
+        self, connection: Connection, journal: Journal, toolbox: Toolbox, start: pb.RunRequest
+    ) -> None:
+        super().__init__(connection, journal)
+        self._toolbox = toolbox
+        self._requests: asyncio.Queue[pb.RunRequest | None] = asyncio.Queue()
+        self._requests.put_nowait(start)
+        self._answers: set[asyncio.Task[None]] = set()
+
+    def extend(self, increment: Graph, wanted: Sequence[Value], stream: Sequence[Value] = ()) -> None:
+        """Add to the graph of a growing run, and ask for values of it."""
+        message = pb.Extend(
+            increment=encode_graph(increment),
+            wanted=[encode_value(value) for value in wanted],
+            stream=[encode_value(value) for value in stream],
+        )
+        self._send(pb.RunRequest(extend=message))
+
+    def value(self, value: Value) -> Future[Datum]:
+        """A value that was asked for; raises ProgramError when the run fails."""
+        return NETWORK.submit(self._value(value))
+
+    def finish(self, result: str, fault: value_pb2.Fault | None = None) -> None:
+        """Say that a growing program has returned or raised."""
+        self._send(pb.RunRequest(finish=pb.Finish(result=result, fault=fault)))
+
+    async def requests(self) -> AsyncIterator[pb.RunRequest]:
+        """What goes to the server."""
+        while (request := await self._requests.get()) is not None:
+            yield request
+
+    def _send(self, request: pb.RunRequest) -> None:
+        NETWORK.loop.call_soon_threadsafe(self._requests.put_nowait, request)
+
+    async def _value(self, value: Value) -> Datum:
+        return await _shielded(self.journal.known(value))
+
+    def _take(self, message: pb.RunEvent) -> None:
+        super()._take(message)
+        if message.HasField("tool"):
+            task = asyncio.get_running_loop().create_task(self._answer(message.tool))
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
+        if self.journal.over:
+            self._end_of_run()
+
+    def _fail(self, error: ProgramError) -> None:
+        super()._fail(error)
+        self._end_of_run()
+
+    def _end_of_run(self) -> None:
+        error = self.journal.error
+        if isinstance(error, ToolError) and error.__cause__ is None and self._toolbox.raised:
+            error.__cause__ = self._toolbox.raised[-1]
+        self._requests.put_nowait(None)
+        for task in self._answers:
+            task.cancel()
+
+    async def _answer(self, call: pb.ToolCall) -> None:
+        self._requests.put_nowait(pb.RunRequest(tool=await self._toolbox.answer(call)))
+
+
+async def open_session(
+    connection: Connection,
+    submission: Submission,
+    home: asyncio.AbstractEventLoop,
+    context: contextvars.Context,
+) -> Session:
+    """Start a run; done when the server has accepted it. Raises ProgramError. On the network loop."""
+    await connection.ready()
+    toolbox = Toolbox(submission.tools, home, context)
+    session = Session(connection, Journal(submission.graph.name), toolbox, submission.start())
+    await session.listen(connection.stub.Run(session.requests()))
+    return session
+
+
+async def watch(connection: Connection, run: str, program: str) -> WatchSession:
+    """Follow a run from its beginning. Raises ProgramError. On the network loop."""
+    await connection.ready()
+    session = WatchSession(connection, Journal(program))
+    await session.listen(connection.stub.Watch(pb.WatchRequest(run=run)))
+    return session
+
+
+async def _shielded(future: asyncio.Future[T]) -> T:
+    """What a shared future gives; each waiter raises an error of its own, with a traceback of its own."""
+    try:
+        return await asyncio.shield(future)
+    except ProgramError as error:
+        raise copy.copy(error) from error.__cause__

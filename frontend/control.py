@@ -1,0 +1,179 @@
+"""`map`, `cond` and `loop`: control flow over values that only the run will know."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from weft.graph import schema as json_schema
+from weft.graph.ir import Graph, Value
+from weft.graph.ops.common import Input
+from weft.graph.ops.control import Cond, Loop, Map
+from weft.graph.types import BOOLEAN, JSON, TEXT, Data, Text, Type
+
+from .errors import TraceError
+from .lifting import Leaf, Lifted, Shape, lifted
+from .location import located
+from .pytypes import ANYTHING, PyType, py_type
+from .trace import BodyTrace, Trace, current
+from .var import Var
+
+__all__ = ["cond", "loop", "map"]
+
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A traced body: its graph, what it takes from around it, and the structure of its (first) result."""
+
+    graph: Graph
+    captured: dict[str, Value]
+    shape: Shape
+
+    @property
+    def type(self) -> Type:
+        """The type of the first result."""
+        return self.graph.types[self.graph.outputs[0]]
+
+
+def map(fn: Callable[[Any], Any], xs: Sequence[Any] | Var[Any], *, name: str = "") -> Var[list[Any]]:
+    """`fn` of every item of a list, all at once; the list of the results, in order.
+
+    `fn` is called once, with a `Var` for the item; it may use `Var`s from around it. Raises TraceError.
+    """
+    trace = current("map()")
+    _expect_plain("map", fn)
+    whole = lifted(xs if isinstance(xs, Var) else list(xs), trace)
+    items = whole.value(trace)
+    item_type, item_pytype = _item(trace, items, xs)
+    body = _trace_body(trace, {Map.ITEM: (item_type, Leaf(item_pytype))}, lambda item: (fn(item),))
+    value = trace.add(Map(body.graph), {"items": items, **body.captured}, name=name)
+    leaf = body.shape.pytype if isinstance(body.shape, Leaf) else ANYTHING
+    return trace.var(value, leaf.list_of())
+
+
+def cond(pred: Var[Any] | bool, then: Any, otherwise: Any, *, name: str = "") -> Var[Any]:
+    """`then` if `pred` is true, else `otherwise`: functions without arguments, or values.
+
+    Only the branch that is taken runs. A `pred` that is a Python bool is decided at once. Raises TraceError.
+    """
+    trace = current("cond()")
+    if isinstance(pred, bool):
+        return _call(then if pred else otherwise)  # type: ignore[no-any-return]
+    _expect_bool("pred", pred)
+    bodies = [_trace_body(trace, {}, lambda branch=branch: (_call(branch),)) for branch in (then, otherwise)]
+    captured = bodies[0].captured | bodies[1].captured
+    op = Cond(bodies[0].graph, bodies[1].graph)
+    value = trace.add(op, {"predicate": trace.own(pred), **captured}, name=name)
+    same = bodies[0].shape == bodies[1].shape
+    shape = bodies[0].shape if same else Leaf(ANYTHING)
+    return shape.view(trace.var(value))  # type: ignore[no-any-return]
+
+
+def loop(
+    body: Callable[[S], S],
+    state: S,
+    *,
+    until: Callable[[S], Any] | None = None,
+    limit: int = 16,
+    name: str = "",
+) -> S:
+    """Replace `state` by `body(state)` until `until(state)` is true, or `limit` times; the last state.
+
+    The body runs at least once. The state may be a tuple, a dict or another structure of values; the next
+    state must have the same structure. Without `until` the body runs `limit` times. Raises TraceError.
+    """
+    trace = current("loop()")
+    _expect_plain("loop", body)
+    if type(limit) is not int or limit < 1:
+        raise TraceError(located(f"limit of loop() must be a positive whole number, not {limit!r}"))
+    first = lifted(state, trace, apart=True)
+    start = first.value(trace)
+    traced = _loop_body(trace, body, until, first, trace.types[start])
+    value = trace.add(Loop(traced.graph, limit), {"state": start, **traced.captured}, name=name)
+    return traced.shape.view(trace.var(value))  # type: ignore[no-any-return]
+
+
+def _loop_body(
+    trace: Trace, body: Callable[[Any], Any], until: Callable[[Any], Any] | None, first: Lifted, kind: Type
+) -> _Body:
+    """The body, traced for states of the first one's type, or of any type if the next one's differs."""
+
+    def turn(state: Any) -> tuple[Any, Any]:
+        after = body(state)
+        return after, (until(after) if until is not None else False)
+
+    traced = _trace_body(trace, {Loop.STATE: (kind, first.shape)}, turn, apart=True)
+    if type(traced.shape) is not type(first.shape):
+        raise TraceError(located("the body of loop() must give a state of the same structure as it takes"))
+    if traced.type != kind and not isinstance(kind, Text) and kind != JSON:
+        traced = _trace_body(trace, {Loop.STATE: (JSON, first.shape)}, turn, apart=True)
+    _expect_stop(traced)
+    return traced
+
+
+def _expect_stop(traced: _Body) -> None:
+    kind = traced.graph.types[traced.graph.outputs[1]]
+    if kind not in (BOOLEAN, JSON):
+        raise TraceError(
+            located(f"until of loop() must give true or false, not {kind}; compare with x.equals(y)")
+        )
+
+
+def _trace_body(
+    trace: Trace,
+    inputs: dict[str, tuple[Type, Shape]],
+    fn: Callable[..., tuple[Any, ...]],
+    *,
+    apart: bool = False,
+) -> _Body:
+    inner = BodyTrace(trace)
+    arguments: list[Any] = []
+    for name, (kind, shape) in inputs.items():
+        value = inner.add(Input(name, kind), {}, location="")
+        with inner.active():
+            arguments.append(shape.view(inner.var(value)))
+    with inner.active():
+        results = [lifted(result, inner, apart=apart) for result in fn(*arguments)]
+        outputs = tuple(result.value(inner) for result in results)
+    inner.closed = True
+    return _Body(inner.graph(outputs), inner.captured, results[0].shape)
+
+
+def _item(trace: Trace, items: Value, xs: object) -> tuple[Type, PyType]:
+    """The types of the items of a list. Raises TraceError for what is no list."""
+    kind = trace.types[items]
+    if not isinstance(kind, Data):
+        raise TraceError(located(f"map() needs a list, not {kind}"))
+    known = json_schema.item(kind.schema)
+    pytype = xs._pytype.item() if isinstance(xs, Var) else ANYTHING
+    if json.loads(known).get("type") == "string":
+        return TEXT, pytype if pytype != ANYTHING else py_type(str)
+    return Data(known), pytype
+
+
+def _call(branch: Any) -> Any:
+    if isinstance(branch, Var) or not callable(branch):
+        return branch
+    _expect_plain("cond", branch)
+    return branch()
+
+
+def _expect_bool(what: str, value: object) -> None:
+    if not isinstance(value, Var) or value._type not in (BOOLEAN, JSON):
+        kind = value._type if isinstance(value, Var) else type(value).__name__
+        raise TraceError(located(f"{what} must be true or false, not {kind}; compare with x.equals(y)"))
+
+
+def _expect_plain(what: str, fn: object) -> None:
+    if not callable(fn):
+        raise TraceError(located(f"{what}() needs a function, not a {type(fn).__name__}"))
+    if inspect.iscoroutinefunction(fn):
+        raise TraceError(
+            located(f"{what}() traces its function once, so it cannot be async; write it as a plain def")
+        )

@@ -1,0 +1,165 @@
+"""`gen` and `select`: what a language model writes, and what it finds likeliest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
+
+from weft.graph.ir import Policy, Value
+from weft.graph.ops.user import Generate, ScoreMethod, Select
+from weft.graph.sampling import Sampling
+
+from .constraint import check_choices, wanted
+from .errors import TraceError
+from .location import located
+from .messages import Prompt, messages_of, turns_of
+from .policy import RetryPolicy, Timeout, node_policy
+from .pytypes import py_type
+from .trace import current
+from .var import Var
+
+__all__ = ["GenOptions", "TurnOptions", "gen", "select", "text_of"]
+
+T = TypeVar("T")
+
+
+class TurnOptions(TypedDict, total=False):
+    """The options of `Context.gen`; `gen` says what each means."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    stop: str | Sequence[str]
+    regex: str | None
+    choices: Sequence[str] | None
+    seed: int | None
+    model: str
+    name: str
+    timeout: Timeout
+    retry: RetryPolicy | None
+
+
+class GenOptions(TurnOptions, total=False):
+    """The options of `gen`, which says what each means."""
+
+    system: str | None
+    raw: bool
+    n: int
+
+
+@overload
+def gen(prompt: Prompt, **options: Unpack[GenOptions]) -> Var[str]: ...
+@overload
+def gen(prompt: Prompt, *, type: type[T], **options: Unpack[GenOptions]) -> Var[T]: ...
+@overload
+def gen(prompt: Prompt, *, type: Any, **options: Unpack[GenOptions]) -> Var[Any]: ...
+
+
+def gen(
+    prompt: Prompt,
+    *,
+    type: Any = str,
+    system: str | None = None,
+    raw: bool = False,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    stop: str | Sequence[str] = (),
+    regex: str | None = None,
+    choices: Sequence[str] | None = None,
+    n: int = 1,
+    seed: int | None = None,
+    model: str = "",
+    name: str = "",
+    timeout: Timeout = None,
+    retry: RetryPolicy | None = None,
+) -> Var[Any]:
+    """Let a language model write.
+
+    Args:
+        prompt: One message of the user, or a `Context`. The model's chat template renders it.
+        type: What is wanted: str, int, float, bool, a Literal, an Enum, a list, a dict, a dataclass, a
+            TypedDict or a pydantic model. The model can write nothing else, and the value arrives typed.
+        system: The system message that goes before a text prompt.
+        raw: Send a text prompt as it is, past the chat template; special tokens may be spelled in it.
+        max_tokens: The most tokens to write.
+        temperature: 0 is greedy, and therefore reproducible.
+        top_p: Draw from the likeliest tokens that hold this much of the probability.
+        top_k: Draw from so many of the likeliest tokens; 0 is all of them.
+        stop: Texts that end the writing; they are not part of the result.
+        regex: A regular expression that the whole text matches.
+        choices: The texts to write one of; `select` compares their likelihoods instead.
+        n: So many samples, as a list.
+        seed: Equal seeds draw equal texts. Without one, every run of a program draws a new seed.
+        model: The name of a model of the server; its default model if empty.
+        name: What errors, traces and graphs call this operation.
+        timeout: Seconds, or a `TimeoutPolicy`, for one attempt.
+        retry: How often to try again.
+
+    Raises TraceError for arguments that are wrong or contradict one another.
+    """
+    trace = current("gen()")
+    want = wanted(type, regex, choices)
+    sampling = _sampling(max_tokens, temperature, top_p, top_k, seed, stop)
+    messages, args = messages_of(turns_of(prompt, system, raw), trace)
+    op = Generate(messages, want.kind, sampling, want.constraint, n, model)
+    if seed is None and temperature > 0:
+        trace.unseeded.append(op)
+    value = trace.add(op, args, name=name, policy=_policy(timeout, retry))
+    return trace.var(value, want.pytype if n == 1 else want.pytype.list_of())
+
+
+def text_of(written: Var[Any]) -> Var[str]:
+    """What `gen` gave as the model wrote it."""
+    return written._trace.var(Value(written._value.node, 1), py_type(str))
+
+
+def select(
+    prompt: Prompt,
+    choices: Sequence[str],
+    *,
+    method: ScoreMethod = "mean",
+    system: str | None = None,
+    raw: bool = False,
+    model: str = "",
+    name: str = "",
+    timeout: Timeout = None,
+    retry: RetryPolicy | None = None,
+) -> Var[str]:
+    """The one of `choices` that the model finds likeliest after the prompt.
+
+    `method` says how choices are compared: by the mean log-probability of their tokens (`mean`), token by
+    token (`greedy`), or by how much likelier the prompt makes them (`unconditional`). Raises TraceError.
+    """
+    trace = current("select()")
+    options = check_choices(choices)
+    if method not in get_args(ScoreMethod):
+        known = ", ".join(map(repr, get_args(ScoreMethod)))
+        raise TraceError(located(f"unknown method {method!r} of select(); known: {known}"))
+    messages, args = messages_of(turns_of(prompt, system, raw), trace)
+    op = Select(messages, options, method, model)
+    value = trace.add(op, args, name=name, policy=_policy(timeout, retry))
+    return trace.var(value, py_type(Literal[options]))
+
+
+def _sampling(
+    max_tokens: int, temperature: float, top_p: float, top_k: int, seed: int | None, stop: str | Sequence[str]
+) -> Sampling:
+    if seed is not None and not 0 <= seed < 2**63:
+        raise TraceError(located(f"seed must lie in [0, 2**63), not {seed!r}"))
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    try:
+        return Sampling(max_tokens, temperature, top_p, top_k, seed or 0, stops)
+    except (TypeError, ValueError) as problem:
+        if isinstance(problem, TraceError):
+            raise
+        raise TraceError(located(f"gen(): {problem}")) from None
+
+
+def _policy(timeout: Timeout, retry: RetryPolicy | None) -> Policy:
+    try:
+        return node_policy(timeout, retry)
+    except ValueError as problem:
+        raise TraceError(located(str(problem))) from None

@@ -1,0 +1,43 @@
+"""Which line of the user's code made something."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from types import FrameType, FunctionType
+
+__all__ = ["function_location", "located", "user_location"]
+
+
+def user_location() -> str:
+    """`file.py:14`: the innermost frame outside weft itself (bundled apps count as user code).
+
+    Paths below the working directory are relative to it. Empty if there is no such frame.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_own(frame):
+        frame = frame.f_back
+    return "" if frame is None else f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+def function_location(fn: Callable[..., object]) -> str:
+    """`file.py:12`: where a function begins."""
+    code = fn.__code__ if isinstance(fn, FunctionType) else None
+    return f"{_short(code.co_filename)}:{code.co_firstlineno}" if code else ""
+
+
+def located(message: str) -> str:
+    """The message, led by the user's line."""
+    where = user_location()
+    return f"{where}: {message}" if where else message
+
+
+def _is_own(frame: FrameType) -> bool:
+    module = frame.f_globals.get("__name__", "")
+    return module.startswith("weft.") and not module.startswith("weft.apps.")
+
+
+def _short(path: str) -> str:
+    relative = os.path.relpath(path) if os.path.isabs(path) else path
+    return path if relative.startswith(os.pardir) else relative

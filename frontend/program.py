@@ -1,0 +1,166 @@
+"""`@program`: Python functions as programs of language-model calls.
+
+A `def` is traced once with `Var`s in place of its arguments, and every call runs the graph. An `async def`
+runs anew for every call and adds to the graph of its run as it goes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ParamSpec, TypeVar, overload
+
+from weft.graph.ir import Graph
+
+from .client import Run
+from .client.portal import PROGRAMS
+from .dynamic import LiveTrace
+from .errors import TraceError
+from .jobs import DynamicJob, Job, StaticJob
+from .location import located
+from .static import Traced, arguments_inline, trace_program
+from .trace import Trace
+from .verbs import Program
+
+__all__ = ["AsyncProgram", "StaticProgram", "program"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class StaticProgram(Program[P, R]):
+    """A `def` program: one graph for all runs with the same static arguments.
+
+    What the function reads besides its arguments (globals, files) is read when it is traced, once.
+    """
+
+    def __init__(self, fn: Callable[P, R]) -> None:
+        super().__init__(fn)
+        self._traced: dict[tuple[Any, ...], Traced] = {}
+        self._tracing = threading.RLock()
+
+    def graph(self, **static: Any) -> Graph:
+        """The graph as written, for certain static arguments; needs no server. Raises TraceError."""
+        known = self._signature.static
+        unknown = [name for name in static if name not in known]
+        if unknown:
+            listed = ", ".join(sorted(known)) or "none"
+            raise TraceError(
+                located(f"{self._signature.owner} has no static parameter {unknown[0]!r}; known: {listed}")
+            )
+        return self._trace(static).graph
+
+    def _job(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> StaticJob:
+        signature = self._signature
+        given = signature.bind(args, kwargs)
+        traced = self._trace({name: given[name] for name in signature.static if name in given})
+        inputs = {n: signature.dump(n, v) for n, v in given.items() if n not in signature.static}
+        return StaticJob(traced, signature, inputs, self._options)
+
+    def _trace(self, given: Mapping[str, Any]) -> Traced:
+        signature = self._signature
+        full = signature.with_defaults(given)
+        missing = [name for name in sorted(signature.static) if full[name] is inspect.Parameter.empty]
+        if missing:
+            raise TraceError(located(f"{signature.owner} lacks the static argument {missing[0]!r}"))
+        static = {name: signature.python(name, full[name]) for name in sorted(signature.static)}
+        with self._tracing:
+            try:
+                known = self._traced.get(tuple(static.values()))
+            except TypeError as problem:
+                raise TraceError(
+                    located(f"{signature.owner}: static arguments must be hashable: {problem}")
+                ) from None
+            if known is None:
+                known = self._traced[tuple(static.values())] = trace_program(self._fn, signature, static)
+            return known
+
+    def _inline(self, trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        given = self._signature.bind(args, kwargs)
+        return self._fn(**arguments_inline(self._signature, given, trace))
+
+    def _detach(self, job: Job) -> Run[R]:
+        submission = job.submission(stream=False)
+        if submission.announced:
+            raise TraceError(
+                located(
+                    f"a detached run cannot use {submission.announced[0]!r} and other tools of this process; "
+                    "name the tool in the server's configuration and use server_tool()"
+                )
+            )
+        session = self.client.detach(submission).result()
+        return Run(session, PROGRAMS.submit(job.result(session)))
+
+
+class AsyncProgram(Program[P, R]):
+    """An `async def` program: native control flow; `await` gives the value of a `Var`.
+
+    Everything between two awaits is one increment of the run's graph; nothing waits until a value is awaited
+    or returned.
+    """
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run the program and return its result; within another async program, a coroutine to await."""
+        return super().__call__(*args, **kwargs)
+
+    def graph(self, **static: Any) -> Graph:
+        """Raises TraceError: the graph of an async program is known when it has run."""
+        raise TraceError(
+            located(
+                f"{self._signature.owner} is async: its graph grows while it runs; see the trace of a run"
+            )
+        )
+
+    def _job(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> DynamicJob:
+        given = self._signature.with_defaults(self._signature.bind(args, kwargs))
+        arguments = {name: self._signature.python(name, value) for name, value in given.items()}
+        return DynamicJob(self._fn, self._signature, arguments, self._options)
+
+    def _inline(
+        self, trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Coroutine[Any, Any, R]:
+        if not isinstance(trace, LiveTrace):
+            raise TraceError(
+                located(
+                    f"{self._signature.owner} is async and cannot be called while a def program, or the body "
+                    "of map, cond or loop, is traced; make the caller async and await it"
+                )
+            )
+        given = self._signature.with_defaults(self._signature.bind(args, kwargs))
+        arguments = {name: self._signature.python(name, value) for name, value in given.items()}
+        inner: Coroutine[Any, Any, R] = self._fn(**arguments)
+        return inner
+
+    def _detach(self, job: Job) -> Run[R]:
+        raise TraceError(
+            located(
+                f"{self._signature.owner} is async: it runs in this process, so its run cannot be detached"
+            )
+        )
+
+
+@overload
+def program(fn: Callable[P, Coroutine[Any, Any, R]]) -> AsyncProgram[P, R]: ...  # type: ignore[overload-overlap]
+@overload
+def program(fn: Callable[P, R]) -> StaticProgram[P, R]: ...
+
+
+def program(fn: Callable[..., Any]) -> Program[..., Any]:
+    """Make a function a program: `def` for a graph known before the run, `async def` for one that grows.
+
+    Parameters and result are annotated with any type that pydantic knows (str if it is a text); arguments are
+    checked at the call. A parameter annotated `Static[...]` stays a Python value. Raises TraceError for
+    ``*args`` and ``**kwargs``.
+
+    Example::
+
+        @program
+        def summary(text: str) -> str:
+            return gen(f"Summarize in one sentence.\\n\\n{text}", max_tokens=64)
+
+        summary("…")
+    """
+    if not inspect.isfunction(fn):
+        raise TraceError(located(f"@program decorates a function, not a {type(fn).__name__}"))
+    return AsyncProgram(fn) if inspect.iscoroutinefunction(fn) else StaticProgram(fn)

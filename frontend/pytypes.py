@@ -1,0 +1,157 @@
+"""Python types, and what they are in the graph: text, or data that conforms to a JSON Schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+
+from weft.graph import schema as json_schema
+from weft.graph.types import TEXT, Data, Type
+
+__all__ = ["ANYTHING", "PyType", "problem_of", "py_type", "text_options"]
+
+SchemaMode = Literal["validation", "serialization"]
+
+
+@dataclass(frozen=True)
+class PyType:
+    """A Python annotation, with what converts its values to JSON data and back."""
+
+    annotation: Any
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.annotation)
+
+    @property
+    def name(self) -> str:
+        """How messages call the type."""
+        return "any JSON value" if self.annotation is Any else _type_name(self.annotation)
+
+    def schema(self, mode: SchemaMode) -> str:
+        """The canonical JSON Schema: of what is read (`validation`) or of what is written (`serialization`).
+
+        Raises TypeError for a type that JSON cannot carry.
+        """
+        try:
+            return json_schema.canonical(self._adapter.json_schema(mode=mode))
+        except PydanticUserError as problem:
+            first = str(problem).splitlines()[0]
+            raise TypeError(f"{self.name} has no JSON Schema: {first}") from None
+
+    def graph_type(self, mode: SchemaMode = "serialization") -> Type:
+        """What values of the type are in the graph."""
+        schema = self.schema(mode)
+        return TEXT if json.loads(schema).get("type") == "string" else Data(schema)
+
+    def dump(self, value: Any) -> Any:
+        """A Python value of the type as JSON data. Raises ValueError that says what does not fit."""
+        try:
+            checked = self._adapter.validate_python(value)
+            return self._adapter.dump_python(checked, mode="json", by_alias=True)
+        except ValidationError as problem:
+            raise ValueError(problem_of(problem)) from None
+
+    def load(self, data: Any) -> Any:
+        """JSON data as a Python value of the type. Raises ValueError that says what does not fit."""
+        if self.annotation is Any:
+            return data
+        try:
+            return self._adapter.validate_python(data)
+        except ValidationError as problem:
+            raise ValueError(problem_of(problem)) from None
+
+    def field(self, name: str) -> tuple[str, PyType]:
+        """A field's name in JSON, and its type as far as it is known."""
+        owner = _without_none(self.annotation)
+        if isinstance(owner, type) and issubclass(owner, BaseModel) and name in owner.model_fields:
+            info = owner.model_fields[name]
+            return info.serialization_alias or name, py_type(info.annotation)
+        if dataclasses.is_dataclass(owner) or is_typeddict(owner):
+            return name, py_type(get_type_hints(owner, include_extras=True).get(name, Any))
+        arguments = get_args(owner)
+        if _is_kind(owner, Mapping) and len(arguments) == 2:
+            return name, py_type(arguments[1])
+        return name, ANYTHING
+
+    def item(self, index: int = 0) -> PyType:
+        """The type of an item of a list or a tuple, as far as it is known."""
+        owner = _without_none(self.annotation)
+        arguments = get_args(owner)
+        if get_origin(owner) is tuple and arguments and arguments[-1] is not Ellipsis:
+            return py_type(arguments[index]) if -len(arguments) <= index < len(arguments) else ANYTHING
+        return py_type(arguments[0]) if arguments and _is_kind(owner, Sequence) else ANYTHING
+
+    def list_of(self) -> PyType:
+        """The type of a list of such values."""
+        return py_type(types.GenericAlias(list, (self.annotation,)))
+
+
+def py_type(annotation: Any) -> PyType:
+    """The `PyType` of an annotation; equal annotations share one where they can be hashed."""
+    try:
+        return _cached(annotation)
+    except TypeError:
+        return PyType(annotation)
+
+
+@lru_cache(maxsize=1024)
+def _cached(annotation: Any) -> PyType:
+    return PyType(annotation)
+
+
+ANYTHING: Final = PyType(Any)
+"""Any JSON value, taken as it is."""
+
+
+def text_options(annotation: Any) -> tuple[str, ...] | None:
+    """The texts that a `Literal` of strings or an `Enum` of strings allows; None for any other type."""
+    options: Sequence[Any] = ()
+    if get_origin(annotation) is Literal:
+        options = get_args(annotation)
+    elif isinstance(annotation, type) and issubclass(annotation, Enum):
+        options = [member.value for member in annotation]
+    if not options or not all(isinstance(option, str) for option in options):
+        return None
+    return tuple(options)
+
+
+def problem_of(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, in one line."""
+    first = error.errors(include_url=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    given = repr(first["input"])
+    shown = given if len(given) <= 80 else given[:79] + "…"
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{path.lstrip('.') + ': ' if path else ''}{message}, got {shown}"
+
+
+def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        return _type_name(get_args(annotation)[0])
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
+
+
+def _without_none(annotation: Any) -> Any:
+    """The type of `T | None` without the None, of `Annotated[T, …]` without the annotations."""
+    if get_origin(annotation) is Annotated:
+        return _without_none(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        some = [member for member in get_args(annotation) if member is not type(None)]
+        return _without_none(some[0]) if len(some) == 1 else Any
+    return annotation
+
+
+def _is_kind(annotation: Any, kind: type) -> bool:
+    origin = get_origin(annotation) or annotation
+    return isinstance(origin, type) and issubclass(origin, kind) and not issubclass(origin, (str, bytes))

@@ -1,0 +1,158 @@
+"""What a function takes and gives, from its signature."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_type_hints
+
+from .errors import TraceError
+from .lifting import holds_var
+from .location import located
+from .pytypes import ANYTHING, PyType, py_type
+
+__all__ = ["Signature", "Static"]
+
+T = TypeVar("T")
+
+
+class _StaticMark:
+    """Marks parameters that stay Python values."""
+
+
+_STATIC: Final = _StaticMark()
+
+Static = Annotated[T, _STATIC]
+"""A parameter that stays a Python value while the program is traced; each value gives a graph of its own."""
+
+_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+class Signature:
+    """The parameters and the result of a function, with their Python types."""
+
+    def __init__(self, fn: Callable[..., Any], owner: str) -> None:
+        self.owner = owner
+        self._fn = fn
+        self._signature = inspect.signature(fn)
+        for parameter in self._signature.parameters.values():
+            if parameter.kind in _VARIADIC:
+                star = "**" if parameter.kind is inspect.Parameter.VAR_KEYWORD else "*"
+                raise TraceError(
+                    located(
+                        f"{owner} has the parameter {star}{parameter.name}; every parameter needs a name "
+                        "of its own: take a list or a dict instead"
+                    )
+                )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parameters, in order."""
+        return tuple(self._signature.parameters)
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        """The annotations, resolved when first needed, so that they may name what is defined later."""
+        outer = inspect.getclosurevars(self._fn).nonlocals
+        try:
+            return get_type_hints(self._fn, localns=dict(outer), include_extras=True)
+        except NameError as problem:
+            raise TraceError(
+                f"{self.owner}: the annotation {problem.name!r} is not defined; annotations must name things "
+                "of the module, not of a function around it"
+            ) from None
+
+    @cached_property
+    def static(self) -> frozenset[str]:
+        """The parameters that are annotated `Static[...]`."""
+        return frozenset(name for name in self.names if _is_static(self._hints.get(name)))
+
+    @cached_property
+    def types(self) -> Mapping[str, PyType]:
+        """The Python type of each parameter."""
+        return {name: _type_of(self._hints.get(name, Any)) for name in self.names}
+
+    @cached_property
+    def returns(self) -> PyType:
+        """The Python type of the result; anything if it is not annotated."""
+        return _type_of(self._hints.get("return", Any))
+
+    @property
+    def declares_result(self) -> bool:
+        """Whether the result is annotated with something to convert it to."""
+        return self.returns != ANYTHING
+
+    def default(self, name: str) -> str | None:
+        """The default of a parameter as JSON text, or None if it has none. Raises TraceError."""
+        value = self._signature.parameters[name].default
+        if value is inspect.Parameter.empty:
+            return None
+        return json.dumps(self._dumped(name, value, "default "), ensure_ascii=False)
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by name, defaults left out. Raises TraceError for missing and unknown ones."""
+        try:
+            return dict(self._signature.bind(*args, **kwargs).arguments)
+        except TypeError as problem:
+            takes = ", ".join(self.names) or "nothing"
+            raise TraceError(located(f"{self.owner}: {problem}; it takes {takes}")) from None
+
+    def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments, the defaults for those that are not given."""
+        parameters = self._signature.parameters
+        return {name: given[name] if name in given else parameters[name].default for name in parameters}
+
+    def checked(self, name: str, value: Any) -> Any:
+        """An argument in a program: a constant as JSON data, a `Var` as it is. Raises TraceError."""
+        return value if holds_var(value) else self._dumped(name, value)
+
+    def dump(self, name: str, value: Any) -> str:
+        """An argument as JSON text. Raises TraceError, naming parameter and type, if it does not fit."""
+        return json.dumps(self._dumped(name, value), ensure_ascii=False)
+
+    def python(self, name: str, value: Any) -> Any:
+        """An argument as the Python value that the parameter's type says. Raises TraceError."""
+        if holds_var(value):
+            return value
+        return self.types[name].load(self._dumped(name, value))
+
+    def load(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments that arrived as JSON data. Raises TraceError for unknown ones and wrong types."""
+        given = self.bind((), data)
+        try:
+            return {name: self.types[name].load(value) for name, value in given.items()}
+        except ValueError as problem:
+            raise TraceError(f"{self.owner}: {problem}") from None
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of the arguments, as an object."""
+        parameters = self._signature.parameters.values()
+        return {
+            "type": "object",
+            "properties": {n: json.loads(t.schema("validation")) for n, t in self.types.items()},
+            "required": [p.name for p in parameters if p.default is inspect.Parameter.empty],
+            "additionalProperties": False,
+        }
+
+    def _dumped(self, name: str, value: Any, what: str = "") -> Any:
+        pytype = self.types[name]
+        try:
+            return pytype.dump(value)
+        except ValueError as problem:
+            raise TraceError(
+                located(f"{self.owner}: {what}argument {name!r} must be {pytype.name}: {problem}")
+            ) from None
+
+
+def _is_static(annotation: Any) -> bool:
+    return get_origin(annotation) is Annotated and any(
+        isinstance(mark, _StaticMark) for mark in get_args(annotation)[1:]
+    )
+
+
+def _type_of(annotation: Any) -> PyType:
+    if _is_static(annotation):
+        annotation = get_args(annotation)[0]
+    return py_type(type(None) if annotation is None else annotation)

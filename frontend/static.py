@@ -1,0 +1,115 @@
+"""Tracing of `def` programs: once for all runs with the same static arguments."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from weft.graph.ir import Graph, Node, Value
+from weft.graph.ops.base import Op
+from weft.graph.ops.common import Input
+from weft.graph.ops.control import Cond, Loop, Map
+from weft.graph.ops.user import Generate
+from weft.graph.types import TEXT
+
+from .errors import TraceError
+from .lifting import Leaf, Shape, holds_var, lifted
+from .location import function_location, located
+from .signature import Signature
+from .tools import Tool
+from .trace import Trace
+
+__all__ = ["Traced", "arguments_inline", "seeded", "trace_program"]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The graph of a program for certain static arguments, and what is needed to run it."""
+
+    graph: Graph
+    shape: Shape
+    tools: Mapping[str, Tool[..., Any]]
+    unseeded: frozenset[int]
+    """The `id`s of the operations of the graph that sample without a seed of their own."""
+
+    @property
+    def streamed(self) -> tuple[Value, ...]:
+        """The result, if it is a text that a model writes."""
+        (output,) = self.graph.outputs
+        return (output,) if is_written_text(self.graph.by_id.get(output.node)) else ()
+
+    def instance(self) -> Graph:
+        """The graph for one run: whatever samples without a seed has drawn one."""
+        return seeded(self.graph, self.unseeded)
+
+
+def trace_program(fn: Callable[..., Any], signature: Signature, static: Mapping[str, Any]) -> Traced:
+    """Call a program's function with a `Var` for each parameter that is not static. Raises TraceError."""
+    trace = Trace(fn.__name__)
+    where = function_location(fn)
+    arguments: dict[str, Any] = dict(static)
+    for name in signature.names:
+        if name not in static:
+            pytype = signature.types[name]
+            value = trace.add(Input(name, pytype.graph_type(), signature.default(name)), {}, location=where)
+            arguments[name] = trace.var(value, pytype)
+    with trace.active():
+        result = lifted(fn(**arguments), trace)
+        output = result.value(trace)
+    trace.closed = True
+    return Traced(
+        trace.graph((output,)), result.shape, trace.tools, frozenset(id(op) for op in trace.unseeded)
+    )
+
+
+def arguments_inline(signature: Signature, given: Mapping[str, Any], trace: Trace) -> dict[str, Any]:
+    """The arguments of a program that another one calls: `Var`s, and Python values for static parameters.
+
+    Raises TraceError for a `Var` in place of a static argument.
+    """
+    arguments: dict[str, Any] = {}
+    for name, value in signature.with_defaults(given).items():
+        if name in signature.static:
+            arguments[name] = _static_argument(signature, name, value)
+            continue
+        lift = lifted(signature.checked(name, value), trace)
+        var = trace.var(lift.value(trace), signature.types[name])
+        arguments[name] = lift.shape.view(var) if isinstance(lift.shape, Leaf) else var
+    return arguments
+
+
+def _static_argument(signature: Signature, name: str, value: Any) -> Any:
+    if holds_var(value):
+        raise TraceError(
+            located(
+                f"{signature.owner}: the static argument {name!r} must be known while the program is traced, "
+                "and only the run will know this value"
+            )
+        )
+    return signature.python(name, value)
+
+
+def is_written_text(node: Node | None) -> bool:
+    """Whether a node's result is one text that a model writes."""
+    return node is not None and isinstance(node.op, Generate) and node.op.type == TEXT and node.op.n == 1
+
+
+def seeded(graph: Graph, unseeded: frozenset[int]) -> Graph:
+    """The graph with a fresh seed in each operation whose `id` is in `unseeded`, in bodies too."""
+    if not unseeded:
+        return graph
+    return graph.with_nodes(replace(node, op=_seeded(node.op, unseeded)) for node in graph)
+
+
+def _seeded(op: Op, unseeded: frozenset[int]) -> Op:
+    match op:
+        case Generate() if id(op) in unseeded:
+            return replace(op, sampling=replace(op.sampling, seed=secrets.randbits(62)))
+        case Map(body=body) | Loop(body=body):
+            return replace(op, body=seeded(body, unseeded))
+        case Cond(then=then, otherwise=otherwise):
+            return replace(op, then=seeded(then, unseeded), otherwise=seeded(otherwise, unseeded))
+        case _:
+            return op

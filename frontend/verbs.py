@@ -1,0 +1,254 @@
+"""`Program`: what can be done with a program, whichever way it is written."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
+
+from weft.graph.codec import encode_graph
+from weft.graph.ir import Graph
+from weft.proto import orchestrator_pb2 as pb
+
+from .client import Client, Run, default_client
+from .client.portal import PROGRAMS
+from .client.session import Session
+from .errors import TraceError
+from .explanation import Explanation
+from .jobs import Job, Options
+from .location import located
+from .signature import Signature
+from .trace import Trace, tracing
+
+__all__ = ["Program", "wait"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+Call = Mapping[str, Any] | Sequence[Any]
+"""The arguments of one call of a batch: by name, or by position."""
+
+
+class Program(ABC, Generic[P, R]):
+    """A function whose model calls, searches and tools run as one graph on a weft server.
+
+    Calling it runs it and returns its result; within another program, it becomes part of that one.
+    """
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, fn)
+        self.name: str = fn.__name__
+        self._fn = fn
+        self._signature = Signature(fn, f"program {fn.__name__!r}")
+        self._client: Client | None = None
+        self._options = Options()
+        if "detached" in self._signature.names:
+            raise TraceError(
+                located("a program's parameter cannot be called 'detached', which submit() takes")
+            )
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """The JSON Schema of each parameter's argument."""
+        return {name: kind.schema("validation") for name, kind in self._signature.types.items()}
+
+    def using(
+        self,
+        client: Client | None = None,
+        *,
+        timeout: float | None = None,
+        namespace: str | None = None,
+        priority: int | None = None,
+    ) -> Self:
+        """The same program with another client, or with other options for its runs.
+
+        Args:
+            client: The server to use in place of the default one.
+            timeout: Seconds that a run may take.
+            namespace: Runs of different namespaces never share what models have read.
+            priority: Runs of higher priority go first; 0 is normal.
+        """
+        other = copy.copy(self)
+        other._client = client or self._client
+        other._options = Options(
+            self._options.deadline_s if timeout is None else timeout,
+            self._options.namespace if namespace is None else namespace,
+            self._options.priority if priority is None else priority,
+        )
+        return other
+
+    # ---- calls
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the program and return its result; within another program, make it part of that one."""
+        trace = tracing()
+        if trace is not None:
+            return self._inline(trace, args, kwargs)  # type: ignore[no-any-return]
+        return self.invoke(*args, **kwargs)
+
+    def invoke(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the program and wait for its result. Ctrl-C cancels the run. Raises ProgramError."""
+        job = self._job(args, kwargs)
+        return wait(self._run(job))  # type: ignore[no-any-return]
+
+    async def ainvoke(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """As `invoke`, for event loops; cancelling the task cancels the run."""
+        return await self._run(self._job(args, kwargs))  # type: ignore[no-any-return]
+
+    def stream(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
+        """The pieces of the result as a model writes them, if it is such a text; otherwise the result."""
+        chunks = self._chunks(self._job(args, kwargs))
+        try:
+            while (chunk := wait(_next(chunks))) is not _END:
+                yield chunk
+        finally:
+            wait(chunks.aclose())
+
+    async def astream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Any]:
+        """As `stream`, for event loops."""
+        chunks = self._chunks(self._job(args, kwargs))
+        try:
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            await chunks.aclose()
+
+    def batch(
+        self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool = False
+    ) -> list[Any]:
+        """The results of many calls, in their order, at most `concurrency` of them at a time.
+
+        The first failure cancels the rest and is raised; with `return_exceptions` it stands in its place.
+        """
+        return wait(self._batch(self._jobs(calls), concurrency, return_exceptions))
+
+    async def abatch(
+        self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool = False
+    ) -> list[Any]:
+        """As `batch`, for event loops."""
+        return await self._batch(self._jobs(calls), concurrency, return_exceptions)
+
+    def submit(self, *args: Any, detached: bool = False, **kwargs: Any) -> Run[R]:
+        """Start a run and return at once. A detached run goes on when this process ends."""
+        job = self._job(args, kwargs)
+        if detached:
+            return self._detach(job)
+        session = wait(self._open(job, stream=False))
+        return Run(session, PROGRAMS.submit(job.result(session)))
+
+    # ---- the graph
+
+    @abstractmethod
+    def graph(self, **static: Any) -> Graph:
+        """The graph as written, for certain static arguments; needs no server. Raises TraceError."""
+
+    def explain(self, **static: Any) -> Explanation:
+        """The graph as written and after each pass of the server's optimizer. Raises ProgramError."""
+        request = pb.ExplainRequest(graph=encode_graph(self.graph(**static)))
+        return Explanation.of(self.client.explain(request))
+
+    @property
+    def client(self) -> Client:
+        """The client that runs of the program use."""
+        return self._client or default_client()
+
+    # ---- how calls are run
+
+    @abstractmethod
+    def _inline(self, trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The result as part of the program that is being traced."""
+
+    @abstractmethod
+    def _job(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
+        """One call. Raises TraceError for wrong arguments."""
+
+    @abstractmethod
+    def _detach(self, job: Job) -> Run[R]:
+        """Start a run that belongs to nobody."""
+
+    def _jobs(self, calls: Iterable[Call]) -> list[Job]:
+        return [
+            self._job((), call) if isinstance(call, Mapping) else self._job(tuple(call), {}) for call in calls
+        ]
+
+    async def _open(self, job: Job, *, stream: bool) -> Session:
+        """Start a run from the loop that it is to use."""
+        opening = self.client.open(job.submission(stream=stream), asyncio.get_running_loop())
+        return await asyncio.wrap_future(opening)
+
+    async def _run(self, job: Job) -> Any:
+        session = await self._open(job, stream=False)
+        try:
+            return await job.result(session)
+        except asyncio.CancelledError:
+            session.abandon()
+            raise
+
+    async def _chunks(self, job: Job) -> AsyncGenerator[Any]:
+        session = await self._open(job, stream=True)
+        result = asyncio.ensure_future(job.result(session))
+        streamed = ""
+        try:
+            async for text in session.texts():
+                streamed += text
+                yield text
+            value = await result
+            if not streamed:
+                yield value
+            elif isinstance(value, str) and value.startswith(streamed) and value != streamed:
+                yield value[len(streamed) :]
+        finally:
+            if not result.done():
+                session.abandon()
+                result.cancel()
+            await asyncio.wait({result})
+
+    async def _batch(self, jobs: list[Job], concurrency: int | None, return_exceptions: bool) -> list[Any]:
+        if concurrency is not None and concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        free = asyncio.Semaphore(concurrency or max(1, len(jobs)))
+
+        async def one(job: Job) -> Any:
+            async with free:
+                return await self._run(job)
+
+        tasks = [asyncio.ensure_future(one(job)) for job in jobs]
+        try:
+            return list(await asyncio.gather(*tasks, return_exceptions=return_exceptions))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+_END: Final = object()
+
+
+async def _next(chunks: AsyncGenerator[Any]) -> Any:
+    return await anext(chunks, _END)
+
+
+def wait(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, run on the loop that sync callers share."""
+    if PROGRAMS.is_here:
+        coroutine.close()
+        raise TraceError(
+            located(
+                "an async program cannot wait for another run; call the program to make it part of this "
+                "one, or await its ainvoke(), astream() or abatch()"
+            )
+        )
+    return PROGRAMS.call(coroutine)

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+Weft = Callable[..., Result]
+Command = Callable[..., "subprocess.Popen[str]"]
+
+_PROGRAMS = """
+import time
+from weft import Passage, Static, program, search, tool
+
+@program
+def find(question: str, k: int = 1, index: Static[str] = "notes") -> list[Passage]:
+    return search(index, question, k=k)
+
+@program
+def echo(text: str, times: int = 1) -> dict:
+    return {"text": text, "times": times}
+
+@program
+async def divide(by: int) -> float:
+    return 1 / by
+
+@tool
+def slow(x: str) -> str:
+    print("the tool runs", flush=True)
+    time.sleep(60)
+    return x
+
+@program
+def nap() -> str:
+    return slow("x")
+"""
+
+_GRAPH = {
+    "version": 1,
+    "name": "greeting",
+    "nodes": [
+        {"id": 0, "input": {"name": "who", "type": {"text": {}}}},
+        {"id": 1, "args": {"who": {"node": 0}}, "format": {"parts": [{"text": "Hello "}, {"slot": "who"}]}},
+    ],
+    "outputs": [{"node": 1}],
+}
+
+
+@pytest.fixture(autouse=True)
+def _files() -> None:
+    Path("p.py").write_text(_PROGRAMS)
+    Path("graph.json").write_text(json.dumps(_GRAPH))
+    Path("notes").mkdir()
+    Path("notes", "cats.md").write_text("Cats sleep for most of the day.\n")
+    Path("notes", "rain.txt").write_text("Rain fell on Tuesday.\n")
+
+
+def _json(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+# ---- without a server
+
+
+def test_help_names_every_command(weft: Weft) -> None:
+    result = weft("--help")
+    assert result.exit_code == 0
+    for name in ("demo", "run", "serve", "worker", "submit", "explain", "runs", "models", "index"):
+        assert f" {name} " in result.stdout
+        assert weft(name, "--help").exit_code == 0
+
+
+def test_version(weft: Weft) -> None:
+    assert weft("--version").stdout == f"weft {version('weft')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "nope"), "there is no bundled app 'nope'"),
+        (("run", "p.py:echo", "-i", "txt=a"), "there is no input 'txt'; there are: text, times"),
+        (("run", "p.py:echo", "--stream", "--trace", "t"), "--stream and --trace cannot be used together"),
+        (("run", "p.py:echo", "--config", "gone.toml"), "configuration file 'gone.toml' does not exist"),
+        (("run", "p.py:echo", "--server", "x"), "server: an address is 'HOST:PORT'"),
+        (("run", "p.py:echo", "--server", "127.0.0.1:1"), "no weft server answers at '127.0.0.1:1'"),
+        (("runs", "--cancel"), "--cancel and --trace need a RUN"),
+        (("submit", "gone.json"), "gone.json: cannot be read: No such file or directory"),
+        (("submit", "graph.json", "--detach"), "--detach needs a --server"),
+        (("submit", "graph.json", "-i", "whom=x"), "there is no input 'whom'; there are: who"),
+        (("index", "notes", "gone"), "folder 'gone' does not exist"),
+        (("explain", "rag", "--json", "--mermaid"), "only one of --mermaid, --graph and --json"),
+        (
+            ("worker", "--kind", "llm", "--connect", "127.0.0.1:1", "--model", "a", "--model", "b"),
+            "a worker runs one model, not 2",
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(
+    weft: Weft, arguments: tuple[str, ...], message: str
+) -> None:
+    result = weft(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "graph.json: "),
+        ('{"version": 1, "nodes": [{"id": 0, "nonsense": {}}]}', "nonsense"),
+        ('{"version": 9, "nodes": []}', "version"),
+        ('{"version": 1, "nodes": [], "outputs": [{"node": 3}]}', "%3"),
+    ],
+)
+def test_a_malformed_graph_is_refused_without_a_server(weft: Weft, text: str, message: str) -> None:
+    Path("graph.json").write_text(text)
+    result = weft("submit", "graph.json")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: graph.json: ")
+    assert message in result.stderr
+
+
+def test_a_graph_that_is_too_large_is_not_read(weft: Weft) -> None:
+    with Path("graph.json").open("wb") as file:
+        file.truncate(50 << 20)
+    result = weft("submit", "graph.json")
+    assert result.exit_code == 2
+    assert "52428800 bytes are too many for a graph; at most 16777216" in result.stderr
+
+
+def test_debug_shows_where_an_error_arose(weft: Weft) -> None:
+    assert weft("run", "nope").exception.__class__ is SystemExit
+    assert type(weft("--debug", "run", "nope").exception).__name__ == "UsageProblem"
+
+
+def test_the_graph_of_a_program_can_be_written_to_a_file(weft: Weft) -> None:
+    graph = _json(weft("explain", "p.py:find", "--graph", "-i", "index=other"))
+    assert [node["search"]["index"] for node in graph["nodes"] if "search" in node] == ["other"]
+
+
+# ---- with a server
+
+
+def test_run_writes_the_result(weft: Weft, server: str) -> None:
+    arguments = ("run", "p.py:echo", "-i", "text=7", "-i", "times=7", "--server", server)
+    assert json.loads(weft(*arguments).stdout) == {"text": "7", "times": 7}
+    found = _json(weft(*arguments, "--json"))
+    assert found["state"] == "done"
+    assert found["result"] == {"text": "7", "times": 7}
+    assert found["run"]
+
+
+def test_run_streams(weft: Weft, server: str) -> None:
+    result = weft("run", "p.py:echo", "-i", "text=a", "--stream", "--json", "--server", server)
+    assert _json(result) == {"piece": {"text": "a", "times": 1}}
+
+
+def test_run_writes_a_trace(weft: Weft, server: str) -> None:
+    result = weft("run", "p.py:echo", "-i", "text=a", "--trace", "t.json", "--server", server)
+    assert result.exit_code == 0
+    assert "traceEvents" in json.loads(Path("t.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("run", "p.py:echo"), 2, "missing a required argument: 'text'"),
+        (("run", "p.py:echo", "-i", "text=a", "-i", "times=x"), 2, "argument 'times' must be int"),
+        (("run", "p.py:divide", "-i", "by=0"), 1, "ZeroDivisionError: division by zero"),
+        (("run", "p.py:find", "-i", "question=a", "-i", "index=nowhere"), 2, "unknown index 'nowhere'"),
+        (("run", "rag", "-i", "question=a"), 2, ""),
+        (("submit", "graph.json"), 2, "input 'who' (text) is missing"),
+        (("runs", "nope"), 1, "there is no run 'nope'"),
+        (("runs", "nope", "--cancel"), 1, "nope"),
+    ],
+)
+def test_a_failure_is_one_line_and_a_status(
+    weft: Weft, server: str, arguments: tuple[str, ...], status: int, message: str
+) -> None:
+    result = weft(*arguments, "--server", server)
+    assert result.exit_code == status, result.output
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_error_of_the_users_code_names_its_line(weft: Weft, server: str) -> None:
+    result = weft("run", "p.py:divide", "-i", "by=0", "--server", server)
+    line = _PROGRAMS.splitlines().index("    return 1 / by") + 1
+    assert f"p.py:{line})" in result.stderr
+
+
+def test_a_folder_is_indexed_and_searched(weft: Weft, server: str) -> None:
+    first = _json(weft("index", "pets", "notes", "--server", server, "--json"))
+    assert first == {"index": "pets", "documents": 2, "passages_added": 2, "passages_replaced": 0}
+    again = weft("index", "pets", "notes", "--server", server)
+    assert again.stdout == "index 'pets': 2 documents, 0 passages added, 2 replaced\n"
+    arguments = ("-i", "question=How long do cats sleep?", "-i", "index=pets", "--server", server)
+    (passage,) = json.loads(weft("run", "p.py:find", *arguments).stdout)
+    assert passage["text"].strip() == "Cats sleep for most of the day."
+
+
+def test_models_lists_what_the_server_has(weft: Weft, server: str) -> None:
+    weft("index", "listed", "notes", "--server", server)
+    expected = {"name": "listed", "passages": 2, "embedder": "weft-hash-v1"}
+    while expected not in (found := _json(weft("models", "--server", server, "--json")))["indexes"]:
+        time.sleep(0.05)  # workers report at most once a second
+    assert found["models"] == []
+    assert [embedder["name"] for embedder in found["embedders"]] == ["weft-hash-v1"]
+    assert [worker["engines"] for worker in found["workers"]] == ["embed index"]
+    text = weft("models", "--server", server).stdout
+    assert "weft-hash-v1" in text
+    assert "built-in" in text
+
+
+def test_a_graph_from_a_file_runs_detached_or_not(weft: Weft, server: str) -> None:
+    arguments = ("submit", "graph.json", "-i", "who=World", "--server", server)
+    assert weft(*arguments).stdout == "Hello World\n"
+    assert _json(weft(*arguments, "--json"))["result"] == "Hello World"
+    run = weft(*arguments, "--detach").stdout.strip()
+    shown = _json(weft("runs", run, "--server", server, "--json"))
+    assert (shown["run"], shown["program"], shown["state"]) == (run, "greeting", "done")
+    listed = _json(weft("runs", "--server", server, "--json"))
+    assert run in [item["run"] for item in listed]
+    assert run in weft("runs", "--server", server).stdout
+
+
+def test_explain_shows_each_pass(weft: Weft, server: str) -> None:
+    weft("index", "notes", "notes", "--server", server)
+    passes = _json(weft("explain", "p.py:find", "--server", server, "--json"))
+    assert passes[0]["name"] == "as written"
+    assert {"lower", "prune", "dedupe"} <= {step["name"] for step in passes}
+    assert 'search("notes"' in weft("explain", "p.py:find", "--server", server).stdout
+    assert "```mermaid\nflowchart" in weft("explain", "p.py:find", "--server", server, "--mermaid").stdout
+
+
+def test_ctrl_c_cancels_the_run(weft: Weft, command: Command, server: str) -> None:
+    with command("run", "p.py:nap", "--server", server) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "the tool runs\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors == ""
+    states = {item["program"]: item["state"] for item in _json(weft("runs", "--server", server, "--json"))}
+    assert states["nap"] == "cancelled"
+
+
+# ---- weft serve, weft worker
+
+
+def test_serve_ends_cleanly(command: Command) -> None:
+    Path("weft.toml").write_text("models = []\n")
+    with command("serve", "--listen", "127.0.0.1:0") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("weft listens at 127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 0
+    assert errors == ""
+
+
+def test_a_port_in_use_is_one_line_and_status_2(command: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with command("serve", "--listen", address) as process:
+            _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.startswith(f"error: weft orchestrator: cannot listen on '{address}'")
+    assert errors.count("\n") == 1
+
+
+def test_a_missing_model_is_one_line_and_status_2(command: Command, tmp_path: Path) -> None:
+    with command("serve", "--listen", "127.0.0.1:0", "--model", "gone=./gone") as process:
+        _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.startswith(
+        f"error: weft worker: model 'gone': model folder '{tmp_path}/gone' does not exist"
+    )
+    assert errors.count("\n") == 1
+
+
+def test_a_worker_joins_and_leaves(weft: Weft, command: Command, server: str) -> None:
+    before = len(_json(weft("models", "--server", server, "--json"))["workers"])
+
+    def workers() -> int:
+        return len(_json(weft("models", "--server", server, "--json"))["workers"])
+
+    with command("worker", "--kind", "embed", "--connect", server) as process:
+        while workers() == before:
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate()
+    assert process.returncode == 0
+    assert errors == f"worker (embed) joins {server}; Ctrl-C ends it\n"
+    while workers() != before:
+        pass

@@ -1,0 +1,281 @@
+"""Async programs, run over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+from pydantic import BaseModel
+
+from weft import Context, ProgramError, TraceError, gen, ingest, map, program, search, tool
+from weft.frontend.errors import RunCancelled
+from weft.graph.codec import decode_graph
+from weft.graph.ops.user import Generate
+
+if TYPE_CHECKING:
+    from ..conftest import MiniServer
+
+
+class Step(BaseModel):
+    tool: Literal["look", "finish"]
+    input: str
+
+
+@tool
+def look(what: str) -> str:
+    return f"saw {what}"
+
+
+@program
+def plain(text: str) -> str:
+    return gen(f"Say {text}")
+
+
+@program
+async def agent(question: str, turns: int = 2) -> str:
+    context = Context(system="Act.").user(question)
+    for _ in range(turns):
+        step = await context.gen(type=Step)
+        assert isinstance(step, Step)
+        context.user(f"Observation: {look(step.input)}")
+    return context.gen()
+
+
+@program
+async def parallel(words: list[str]) -> list[str]:
+    return list(await asyncio.gather(*(gen(f"Say {word}") for word in words)))
+
+
+@program
+async def outer(question: str) -> dict[str, Any]:
+    inlined = plain(question)
+    awaited = await inlined  # type: ignore[misc]
+    inner = await agent(question, turns=0)
+    return {"awaited": awaited, "inner": inner, "passages": str(await search("handbook", question, k=2))}
+
+
+@program
+async def constant(number: int) -> int:
+    return number + 1
+
+
+@program
+async def raising() -> str:
+    await gen("x")
+    raise KeyError("mine")
+
+
+@program
+async def failing() -> str:
+    return f"got {await gen('FAIL')}"
+
+
+@program
+async def sampled() -> list[str]:
+    first = gen("x", temperature=1.0)
+    await first
+    return [first, map(lambda item: gen(f"y {item}", temperature=1.0), [1])[0]]
+
+
+@program
+async def filling() -> str:
+    ingest("notes", ["a note"])
+    return "done"
+
+
+@program
+async def filled() -> int:
+    ingest("notes", ["a note"])
+    found = await gen("wait")
+    return len(await search("notes", found))
+
+
+@program
+async def waiting() -> str:
+    await gen("first")
+    await asyncio.sleep(30)
+    return "never"
+
+
+@program
+async def hanging() -> str:
+    text: str = await gen("HANG")
+    return text
+
+
+@program
+async def wrong() -> int:
+    return "many"  # type: ignore[return-value]
+
+
+@program
+async def leaking(kept: str) -> str:
+    _leaked.append(gen("x"))
+    return kept
+
+
+_leaked: list[Any] = []
+
+
+def test_an_agent(server: MiniServer) -> None:
+    result = agent("q")
+    assert server.prompts[-1].count("Observation: saw word") == 2
+    assert result == f"[{server.prompts[-1]}]"
+
+
+async def test_an_agent_async(server: MiniServer) -> None:
+    assert await agent.ainvoke("q", turns=0) == "[<system>Act.<user>q<assistant>]"
+
+
+def test_one_increment_for_what_is_awaited_together(server: MiniServer) -> None:
+    assert parallel(["a", "b", "c"]) == [f"[<user>Say {word}<assistant>]" for word in "abc"]
+    (extend,) = server.last.extends
+    assert len(extend.wanted) == 3
+
+
+def test_increments_hold_what_was_traced_between_two_awaits(server: MiniServer) -> None:
+    agent("q", turns=1)
+    first, second = [decode_graph(extend.increment) for extend in server.last.extends]
+    assert [type(node.op) for node in first] == [Generate]
+    assert [node.op.label() for node in second] == ["const", "tool", "generate"]
+    assert set(second.outside) == {(0, 1)}
+
+
+def test_programs_within_a_program(server: MiniServer) -> None:
+    result = outer("q")
+    assert result == {
+        "awaited": "[<user>Say q<assistant>]",
+        "inner": "[<system>Act.<user>q<assistant>]",
+        "passages": "[1] passage 0\n[2] passage 1",
+    }
+
+
+def test_a_program_without_a_graph(server: MiniServer) -> None:
+    assert constant(1) == 2
+    assert server.last.finish is not None
+    assert server.last.finish.result == "2"
+
+
+def test_what_the_program_raises_is_raised(server: MiniServer) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        raising()
+    assert server.last.finish is not None
+    assert server.last.finish.fault.message == "KeyError: 'mine'"
+
+
+def test_a_failure_is_raised_at_the_await_and_names_its_line(server: MiniServer) -> None:
+    with pytest.raises(
+        ProgramError, match=r"program 'failing'.*test_dynamic\.py:\d+.*the model broke"
+    ) as caught:
+        failing()
+    assert "failing" in {entry.name for entry in caught.traceback}
+
+
+def test_samples_draw_a_seed_in_every_increment(server: MiniServer) -> None:
+    sampled()
+    sampled()
+    assert len(set(server.seeds)) == 4
+
+
+def test_what_nobody_waits_for_is_sent_before_the_end(server: MiniServer) -> None:
+    assert filling() == "done"
+    assert [node.op.label() for node in decode_graph(server.last.extends[-1].increment)] == [
+        "const",
+        "ingest",
+    ]
+
+
+def test_searches_come_after_the_ingest_of_an_earlier_increment(server: MiniServer) -> None:
+    assert filled() == 3
+    (search_node,) = decode_graph(server.last.extends[-1].increment).nodes[-1:]
+    assert search_node.op.label() == "search"
+    assert search_node.args["after"] == (1, 1)
+
+
+def test_the_result_is_checked(server: MiniServer) -> None:
+    with pytest.raises(ProgramError, match="does not return the declared int"):
+        wrong()
+
+
+def test_pieces_of_a_text_that_begins_at_the_end(server: MiniServer) -> None:
+    assert list(agent.stream("q", turns=0)) == ["[<s", "ystem>Act.<user>q<assistant>]"]
+    assert list(constant.stream(1)) == [2]
+
+
+def test_batch(server: MiniServer) -> None:
+    assert constant.batch([{"number": n} for n in range(5)]) == [1, 2, 3, 4, 5]
+
+
+def test_cancelling_a_run_ends_its_program(server: MiniServer) -> None:
+    run = waiting.submit()
+    run.cancel()
+    with pytest.raises(RunCancelled):
+        run.result(timeout=10)
+    assert run.status == "cancelled"
+
+
+async def test_cancelling_the_task_cancels_the_run(server: MiniServer) -> None:
+    task = asyncio.create_task(hanging.ainvoke())
+    while not (server.runs and server.prompts):
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(server.last.cancelled.wait, 10)
+    assert server.last.cancelled.is_set()
+
+
+@program
+async def using_text() -> str:
+    text: str = await gen(f"more of {_leaked[0]}")
+    return text
+
+
+@program
+async def using_value() -> int:
+    return len(await search("handbook", _leaked[0]))
+
+
+def test_values_of_one_run_mean_nothing_in_another(server: MiniServer) -> None:
+    leaking("a")
+    with pytest.raises(TraceError, match=r"test_dynamic\.py:\d+: the text holds a value of another trace"):
+        using_text()
+    with pytest.raises(TraceError, match="program 'leaking' is used outside of the run that made it"):
+        using_value()
+
+
+@program
+async def growing() -> list[Any]:
+    words = gen("x", type=list[str])
+    marked = map(lambda word: gen(f"Mark {word}"), words)
+    found = search("handbook", words)
+    await asyncio.gather(words, marked, found)
+    return [gen(f"{words}"), marked[0], found[0].text, map(lambda text: gen(f"{text}"), marked)]
+
+
+def test_every_kind_of_value_can_be_taken_up_by_a_later_increment(server: MiniServer) -> None:
+    both, marked, text, again = growing()
+    assert both == "[<user>word\nword<assistant>]"
+    assert marked == "[<user>Mark word<assistant>]"
+    assert text == "passage 0"
+    assert len(again) == 2
+
+
+def test_a_sync_run_inside_an_async_program_is_refused(server: MiniServer) -> None:
+    @program
+    async def nested() -> str:
+        return plain.invoke("x")
+
+    with pytest.raises(TraceError, match="await its ainvoke"):
+        nested()
+
+
+def test_an_async_program_has_no_graph() -> None:
+    with pytest.raises(TraceError, match="its graph grows"):
+        agent.graph()
+
+
+def test_an_async_program_cannot_be_detached(server: MiniServer) -> None:
+    with pytest.raises(TraceError, match="cannot be detached"):
+        agent.submit("q", detached=True)

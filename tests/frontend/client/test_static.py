@@ -1,0 +1,192 @@
+"""Static programs, run over gRPC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+from pydantic import BaseModel
+
+import weft
+from weft import Context, Passage, Static, cond, gen, loop, map, program, rerank, search, select
+
+if TYPE_CHECKING:
+    from ..conftest import MiniServer
+
+
+class Step(BaseModel):
+    tool: Literal["search", "finish"]
+    input: str
+
+
+@dataclass
+class Report:
+    title: str
+    steps: list[Step]
+
+
+@program
+def echo(text: str) -> str:
+    return gen(f"Say {text}")
+
+
+@program
+def chat(question: str) -> tuple[str, str]:
+    context = Context(system="Be brief.").user(question)
+    draft = context.gen()
+    return draft, context.user("Shorter!").gen()
+
+
+@program
+def structured(topic: str):  # type: ignore[no-untyped-def]
+    step = gen(f"Plan {topic}", type=Step)
+    return {"step": step, "pair": (step.input, 1), "samples": gen("x", n=2), "topic": topic}
+
+
+@program
+def report(topic: str) -> Report:
+    return Report(title=f"On {topic}", steps=[gen("one", type=Step)])
+
+
+@program
+def answer(question: str, k: int = 2) -> list[Passage]:
+    queries = gen(f"Queries for {question}", type=list[str])
+    return rerank(question, search("handbook", queries), k=k)
+
+
+@program
+def controlled(words: list[str]) -> dict[str, Any]:
+    marked = map(lambda word: gen(f"Mark {word}"), words)
+    choice = select("Which?", ["no", "yes"])
+    taken = cond(choice.equals("yes"), lambda: gen(f"Took {choice}"), "not taken")
+    last, turns = loop(lambda s: (gen(f"More {s[0]}"), s[1]), ("go", 3), limit=2)
+    return {"marked": marked, "taken": taken, "last": last, "turns": turns}
+
+
+@program
+def repeated(times: Static[int], text: str) -> str:
+    for _ in range(times):
+        text = echo(text)
+    return text
+
+
+def test_text(server: MiniServer) -> None:
+    assert echo("hi") == "[<user>Say hi<assistant>]"
+    assert echo.invoke(text="hi") == "[<user>Say hi<assistant>]"
+
+
+async def test_text_async(server: MiniServer) -> None:
+    assert await echo.ainvoke("hi") == "[<user>Say hi<assistant>]"
+
+
+def test_a_conversation_goes_on_from_what_the_model_wrote(server: MiniServer) -> None:
+    draft, short = chat("Why?")
+    assert draft == "[<system>Be brief.<user>Why?<assistant>]"
+    assert short == f"[<system>Be brief.<user>Why?<assistant>{draft}<user>Shorter!<assistant>]"
+
+
+def test_results_keep_their_structure_and_types(server: MiniServer) -> None:
+    result = structured("x")
+    assert list(result) == ["step", "pair", "samples", "topic"]
+    assert result["step"] == Step(tool="search", input="word")
+    assert result["pair"] == ("word", 1)
+    assert result["samples"] == ["[<user>x<assistant>]"] * 2
+    assert result["topic"] == "x"
+
+
+def test_a_dataclass_with_values_inside_is_returned(server: MiniServer) -> None:
+    assert report("x") == Report("On x", [Step(tool="search", input="word")])
+
+
+def test_passages_arrive_as_passages(server: MiniServer) -> None:
+    assert [passage.text for passage in answer("q")] == ["passage 2", "passage 1"]
+    assert [passage.text for passage in answer("q", k=1)] == ["passage 2"]
+
+
+def test_control_flow(server: MiniServer) -> None:
+    result = controlled(["a", "b"])
+    assert result["marked"] == ["[<user>Mark a<assistant>]", "[<user>Mark b<assistant>]"]
+    assert result["taken"] == "[<user>Took yes<assistant>]"
+    assert result["last"] == "[<user>More [<user>More go<assistant>]<assistant>]"
+    assert result["turns"] == 3
+
+
+def test_static_arguments_shape_the_graph(server: MiniServer) -> None:
+    assert repeated(1, "a") == echo("a")
+    assert repeated(2, "a") == echo(echo("a"))
+
+
+def test_a_program_within_a_program_needs_one_run(server: MiniServer) -> None:
+    before = len(server.runs)
+    repeated(3, "a")
+    assert len(server.runs) == before + 1
+
+
+def test_a_text_arrives_in_pieces(server: MiniServer) -> None:
+    pieces = list(echo.stream("hi"))
+    assert len(pieces) == 2
+    assert "".join(pieces) == "[<user>Say hi<assistant>]"
+
+
+async def test_a_text_arrives_in_pieces_async(server: MiniServer) -> None:
+    assert [piece async for piece in echo.astream("hi")] == ["[<u", "ser>Say hi<assistant>]"]
+
+
+def test_other_results_arrive_whole(server: MiniServer) -> None:
+    assert list(report.stream("x")) == [report("x")]
+
+
+def test_batch_keeps_the_order(server: MiniServer) -> None:
+    calls: list[Any] = [{"text": "a"}, ("b",), ["c"]]
+    assert echo.batch(calls, concurrency=2) == [echo("a"), echo("b"), echo("c")]
+
+
+async def test_abatch(server: MiniServer) -> None:
+    assert await echo.abatch([("a",)]) == [await echo.ainvoke("a")]
+
+
+def test_batch_raises_the_first_failure(server: MiniServer) -> None:
+    with pytest.raises(weft.ProgramError, match="the model broke"):
+        echo.batch([("a",), ("FAIL",), ("HANG",)])
+
+
+def test_batch_can_return_failures(server: MiniServer) -> None:
+    good, bad = echo.batch([("a",), ("FAIL",)], return_exceptions=True)
+    assert good == echo("a")
+    assert isinstance(bad, weft.ProgramError)
+
+
+def test_batch_refuses_no_concurrency(server: MiniServer) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        echo.batch([("a",)], concurrency=0)
+
+
+def test_runs_without_a_seed_draw_one_each(server: MiniServer) -> None:
+    assert _sampled() == _sampled()
+    assert len(set(server.seeds)) == 4
+
+
+@program
+def _sampled() -> list[str]:
+    return [gen("x", temperature=1.0), map(lambda _: gen("y", temperature=1.0), [1])[0]]
+
+
+def test_equal_seeds_are_kept(server: MiniServer) -> None:
+    _seeded()
+    _seeded()
+    assert server.seeds == [5, 5]
+
+
+@program
+def _seeded() -> str:
+    return gen("x", temperature=1.0, seed=5)
+
+
+def test_explain_shows_every_pass(server: MiniServer) -> None:
+    explanation = echo.explain()
+    assert [step.name for step in explanation.passes][:2] == ["as written", "lower"]
+    assert "generate" in explanation.passes[0].text
+    assert "prefill" in str(explanation)
+    assert explanation.passes[0].mermaid.startswith("flowchart")
+    assert explanation.passes[0].graph == echo.graph()

@@ -1,0 +1,160 @@
+"""Tools that run in the client's process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import BaseModel
+
+from weft import ProgramError, RetryPolicy, program, tool
+from weft.frontend.errors import RunTimeout, ToolError, TraceError
+
+if TYPE_CHECKING:
+    from ..conftest import MiniServer
+
+
+class Money(BaseModel):
+    amount: int
+    currency: str = "EUR"
+
+
+user = contextvars.ContextVar("user", default="nobody")
+threads: list[str] = []
+attempts: list[int] = []
+
+
+@tool
+def price(item: str, discount: float = 0.5) -> Money:
+    threads.append(threading.current_thread().name)
+    return Money(amount=int(len(item) * 100 * discount))
+
+
+@tool
+async def slowly(money: Money) -> str:
+    await asyncio.sleep(0)
+    return f"{money.amount} {money.currency} for {user.get()}"
+
+
+@tool
+def broken(item: str) -> str:
+    raise ZeroDivisionError(f"no {item}")
+
+
+@tool(retry=RetryPolicy(attempts=3, backoff=0.0))
+def flaky() -> int:
+    attempts.append(1)
+    if len(attempts) < 3:
+        raise OSError("not yet")
+    return len(attempts)
+
+
+@tool(timeout=0.05)
+async def late() -> str:
+    await asyncio.sleep(30)
+    return "never"
+
+
+@tool(timeout=0.05)
+def stuck() -> str:
+    time.sleep(2)
+    return "never"
+
+
+@tool
+def wrong() -> int:
+    return "many"  # type: ignore[return-value]
+
+
+@program
+def buy(item: str) -> str:
+    return slowly(price(item))
+
+
+@program
+async def buy_async(item: str) -> str:
+    money = price(item, discount=1.0)
+    assert isinstance(await money, Money)
+    return await slowly(money)
+
+
+@program
+def breaking(item: str) -> str:
+    return broken(item)
+
+
+@program
+def retrying() -> int:
+    return flaky()
+
+
+@program
+def too_late() -> str:
+    return late()
+
+
+@program
+def too_stuck() -> str:
+    return stuck()
+
+
+@program
+def wrong_result() -> int:
+    return wrong()
+
+
+def test_sync_and_async_tools(server: MiniServer) -> None:
+    token = user.set("me")
+    try:
+        assert buy("book") == "200 EUR for me"
+    finally:
+        user.reset(token)
+    assert threads[-1] == "weft-tool"
+
+
+async def test_async_tools_run_on_the_loop_of_the_caller(server: MiniServer) -> None:
+    user.set("you")
+    assert await buy.ainvoke("book") == "200 EUR for you"
+    assert await buy_async.ainvoke("book") == "400 EUR for you"
+
+
+def test_outside_of_programs_a_tool_is_its_function() -> None:
+    assert price("ab", discount=1.0) == Money(amount=200)
+
+
+def test_what_a_tool_raises_is_the_cause(server: MiniServer) -> None:
+    with pytest.raises(
+        ToolError, match=r"program 'breaking'.*test_tools\.py.*ZeroDivisionError: no x"
+    ) as caught:
+        breaking("x")
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_tool_is_tried_again(server: MiniServer) -> None:
+    assert retrying() == 3
+
+
+@pytest.mark.parametrize("slow", [too_late, too_stuck])
+def test_a_tool_that_hangs_runs_out_of_time(server: MiniServer, slow: Any) -> None:
+    with pytest.raises(RunTimeout, match=r"did not return within 0\.05 s"):
+        slow()
+
+
+def test_a_result_of_the_wrong_type_is_a_failure_of_the_tool(server: MiniServer) -> None:
+    with pytest.raises(ProgramError, match="valid integer"):
+        wrong_result()
+
+
+def test_a_detached_run_cannot_use_tools_of_this_process(server: MiniServer) -> None:
+    with pytest.raises(TraceError, match="detached run cannot use"):
+        buy.submit("x", detached=True)
+
+
+def test_what_a_model_is_told_about_a_tool() -> None:
+    assert price.name == "price"
+    assert price.parameters["required"] == ["item"]
+    assert price.parameters["properties"]["discount"]["type"] == "number"

@@ -1,0 +1,61 @@
+"""The public names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import weft
+
+NAMES = [
+    "Chunking",
+    "Client",
+    "Context",
+    "Document",
+    "Passage",
+    "Program",
+    "ProgramError",
+    "RetryPolicy",
+    "Run",
+    "Static",
+    "TimeoutPolicy",
+    "TraceError",
+    "Var",
+    "WeftError",
+    "cond",
+    "connect",
+    "embed",
+    "gen",
+    "ingest",
+    "loop",
+    "map",
+    "program",
+    "rerank",
+    "search",
+    "select",
+    "server_tool",
+    "tool",
+]
+
+
+def test_the_names_are_these() -> None:
+    assert weft.__all__ == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_there_and_says_what_it_is(name: str) -> None:
+    assert getattr(weft, name).__doc__
+    assert name in dir(weft)
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        weft.nothing  # noqa: B018
+
+
+def test_server_processes_do_not_load_the_language() -> None:
+    code = "import sys, weft.graph.live; print([m for m in sys.modules if m.startswith('weft.frontend')])"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,386 @@
+"""What authors and callers can do wrong, and what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel
+
+import weft
+from weft import (
+    Chunking,
+    Context,
+    Document,
+    RetryPolicy,
+    Static,
+    TimeoutPolicy,
+    TraceError,
+    Var,
+    program,
+    tool,
+)
+from weft.frontend.errors import ProgramError
+
+untyped: Any = weft  # type checkers refuse most of what follows, as they should
+gen, select, search, rerank, embed, ingest = (
+    untyped.gen,
+    untyped.select,
+    untyped.search,
+    untyped.rerank,
+    untyped.embed,
+    untyped.ingest,
+)
+cond, loop, map, server_tool = untyped.cond, untyped.loop, untyped.map, untyped.server_tool
+
+
+class Step(BaseModel):
+    tool: str
+    input: str
+
+
+@untyped.program  # type: ignore[untyped-decorator]
+def ask(text: str, count: int = 1, size: Static[int] = 1) -> Any:
+    return gen(f"{text} {count}")
+
+
+@untyped.program  # type: ignore[untyped-decorator]
+async def wait_for(text: str) -> Any:
+    return gen(text)
+
+
+@untyped.tool  # type: ignore[untyped-decorator]
+def add(a: int, b: int = 0) -> int:
+    return a + b
+
+
+def traced(use: Callable[[Any, Any], Any]) -> None:
+    """Trace a program that does something with a text and a list."""
+
+    @program
+    def user(text: str, words: list[str]) -> Any:
+        return use(text, words)
+
+    user.graph()
+
+
+HERE = r"tests/frontend/test_misuse\.py:\d+\)?: "
+REMEDY = "await it in an async program, use cond/loop/map, or annotate the parameter Static"
+
+
+@pytest.mark.parametrize(
+    ("use", "what"),
+    [
+        (lambda x, xs: 1 if x else 2, "condition"),
+        (lambda x, xs: not x, "condition"),
+        (lambda x, xs: len(xs), r"len\(\)"),
+        (lambda x, xs: list(xs), "iterating"),
+        (lambda x, xs: [*xs], "iterating"),
+        (lambda x, xs: "a" in xs, "`in`"),
+        (lambda x, xs: int(x), r"int\(\)"),
+        (lambda x, xs: float(x), r"float\(\)"),
+        (lambda x, xs: range(x), "index or a count"),
+        (lambda x, xs: [1, 2][x], "index or a count"),
+        (lambda x, xs: x == "a", "comparing"),
+        (lambda x, xs: x != "a", "comparing"),
+        (lambda x, xs: x < "a", "comparing"),
+        (lambda x, xs: x * 2, "computing"),
+        (lambda x, xs: 2 - x, "computing"),
+        (lambda x, xs: -x, "computing"),
+        (lambda x, xs: xs + "a", "computing"),
+        (lambda x, xs: f"{x:>10}", "format '>10'"),
+        (lambda x, xs: xs[1:2], "taking item slice"),
+        (lambda x, xs: x[0], "taking a character"),
+    ],
+)
+def test_what_needs_the_value(use: Callable[[Any, Any], Any], what: str) -> None:
+    with pytest.raises(TraceError, match=f"{HERE}.*{what}.*only the run will know.*{REMEDY}"):
+        traced(use)
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda x, xs: gen(f"{x!r}"), r"write \{x\}, not \{x!r\}"),
+        (lambda x, xs: gen(f"a {[x]}"), r"write \{x\}, not \{x!r\}"),
+        (lambda x, xs: gen(f"a {x}"[:-4]), "damaged by slicing"),
+        (lambda x, xs: gen(f"a {x}".upper()), "damaged by slicing"),
+        (lambda x, xs: gen("\U0010f6f0w0:0\U0010f6f1"), "value of another trace"),
+        (lambda x, xs: x + 1, "a Var and a int cannot be added"),
+        (lambda x, xs: setattr(x, "name", 1), "cannot set 'name'.*immutable"),
+        (lambda x, xs: gen(""), "the prompt is empty"),
+        (lambda x, xs: gen(3), "a prompt must be a string, a Var or a Context, not a int"),
+        (lambda x, xs: gen(x, raw=True, system="a"), "raw text has no system message"),
+        (lambda x, xs: gen(Context().user(x), system="a"), "a Context says them itself"),
+        (lambda x, xs: gen(x, regex="a", choices=["a"]), "regex or choices, not both"),
+        (lambda x, xs: gen(x, type=int, regex="a"), "regex with type=str only"),
+        (lambda x, xs: gen(x, type=int, choices=["a"]), "choices with type=str only"),
+        (lambda x, xs: gen(x, regex="("), r"regex '\(' is not a regular expression"),
+        (lambda x, xs: gen(x, choices=[]), "choices must not be empty"),
+        (lambda x, xs: gen(x, choices="ab"), "choices must be a list of strings"),
+        (lambda x, xs: gen(x, choices=[x]), "choices must be a list of strings"),
+        (lambda x, xs: select(x, ["a", "a"]), "choices must differ"),
+        (lambda x, xs: select(x, ["a", ""]), "a choice must not be empty"),
+        (lambda x, xs: select(x, ["a"], method="best"), "unknown method 'best'.*'mean'"),
+        (lambda x, xs: gen(x, type=Callable[[], int]), "cannot make a .*Callable"),
+        (lambda x, xs: gen(x, max_tokens=0), "max_tokens must be at least 1"),
+        (lambda x, xs: gen(x, temperature=-1), "temperature must lie between"),
+        (lambda x, xs: gen(x, top_p=0), "top_p must lie in"),
+        (lambda x, xs: gen(x, stop=""), "stop must not hold an empty string"),
+        (lambda x, xs: gen(x, n=0), "n must be at least 1"),
+        (lambda x, xs: gen(x, seed=-1), r"seed must lie in \[0, 2\*\*63\)"),
+        (lambda x, xs: gen(x, timeout=0), "a timeout must be positive"),
+        (lambda x, xs: gen(embed(x)), "no textual form"),
+        (lambda x, xs: search(x, "q"), r"the index of search\(\) must be a constant name"),
+        (lambda x, xs: search("a", "q", k=0), "k of search.*positive whole number, not 0"),
+        (lambda x, xs: search("a", "q", mode="best"), "unknown mode 'best'.*'hybrid'"),
+        (lambda x, xs: rerank("q", xs, k=True), "k of rerank.*positive whole number, not True"),
+        (lambda x, xs: ingest("", xs), "the index of ingest"),
+        (lambda x, xs: ingest("a", "text"), r"a list of documents; write \[document\]"),
+        (lambda x, xs: ingest("a", Document("d", x)), "a list of documents"),
+        (lambda x, xs: ingest("a", [{"text": "b"}]), "a document lacks 'id'"),
+        (lambda x, xs: map(lambda d: ingest("a", [d]), xs), "cannot stand in the body of map"),
+        (lambda x, xs: map(gen, x), r"map\(\) needs a list, not text"),
+        (lambda x, xs: map("a", xs), r"map\(\) needs a function, not a str"),
+        (lambda x, xs: map(wait_for._fn, xs), "cannot be async"),
+        (lambda x, xs: map(wait_for, xs), "is async and cannot be called while"),
+        (lambda x, xs: cond(x, "a", "b"), r"pred must be true or false, not text; compare with x\.equals"),
+        (lambda x, xs: cond(1, "a", "b"), "pred must be true or false, not int"),
+        (lambda x, xs: loop(gen, x, limit=0), r"limit of loop\(\) must be a positive whole number"),
+        (lambda x, xs: loop(gen, x, until=lambda s: s), "until of loop.*true or false, not text"),
+        (lambda x, xs: loop(lambda s: gen(s[0]), (x, x)), "a state of the same structure"),
+        (lambda x, xs: {1: x}, "keys of an object must be strings, not 1"),
+        (lambda x, xs: object(), "a value of type 'object' cannot go into a graph"),
+        (lambda x, xs: float("nan"), "no NaN"),
+        (lambda x, xs: add(), "tool 'add': missing a required argument: 'a'; it takes a, b"),
+        (lambda x, xs: add("many"), "tool 'add': argument 'a' must be int: input should be a valid integer"),
+        (lambda x, xs: ask(text=x, size=x), "the static argument 'size' must be known"),
+        (lambda x, xs: ask("a", words=x), "unexpected keyword argument 'words'; it takes text, count, size"),
+        (lambda x, xs: wait_for(x), "is async and cannot be called while a def program"),
+    ],
+)
+def test_misuse(use: Callable[[Any, Any], Any], message: str) -> None:
+    with pytest.raises(TraceError, match=f"{HERE}.*{message}"):
+        traced(use)
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda c: c.gen(), "nothing to go on from"),
+        (lambda c: c.user("a").assistant("b").gen(), "complete turn of the assistant; call user"),
+        (lambda c: c.user("a").assistant("b").select(["a", "b"]), "complete turn of the assistant"),
+        (lambda c: c.user("a").assistant("b").text("c"), "cannot follow a turn of the assistant"),
+        (lambda c: c.system("a").text("c"), "cannot follow a turn of the system"),
+        (lambda c: c.text("a").user("b"), r"user\(\) cannot follow plain text"),
+        (lambda c: c.user("a").text("b").user("c"), "turn of the assistant that is not complete"),
+        (lambda c: c.user("a").gen(n=2), "takes no 'n'"),
+        (lambda c: c.user("a").gen(raw=True), "takes no 'raw'"),
+    ],
+)
+def test_misuse_of_contexts(use: Callable[[Context], Any], message: str) -> None:
+    with pytest.raises(TraceError, match=f"{HERE}.*{message}"):
+        traced(lambda x, xs: use(Context()))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: gen("a"),
+        lambda: select("a", ["b"]),
+        lambda: search("a", "b"),
+        lambda: rerank("a", []),
+        lambda: embed("a"),
+        lambda: ingest("a", []),
+        lambda: map(gen, []),
+        lambda: cond(True, "a", "b"),
+        lambda: loop(gen, "a"),
+        lambda: Context().user("a").gen(),
+    ],
+)
+def test_operations_stand_in_programs(use: Callable[[], Any]) -> None:
+    with pytest.raises(TraceError, match=f"{HERE}.*outside of a program; .*@program"):
+        use()
+
+
+def test_tools_of_the_server_stand_in_programs() -> None:
+    with pytest.raises(TraceError, match="can be called in programs only"):
+        server_tool("lines")(a=1)
+
+
+def test_unknown_fields_are_named() -> None:
+    @program
+    def user(step: Step) -> Any:
+        return step.inputs  # type: ignore[attr-defined]
+
+    with pytest.raises(AttributeError, match=f"{HERE}.*no field 'inputs'; known fields: 'tool', 'input'"):
+        user.graph()
+
+
+def test_a_text_has_no_fields() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'upper'"):
+        traced(lambda x, xs: x.upper())
+
+
+def test_a_value_cannot_leave_its_program() -> None:
+    kept: list[Any] = []
+    traced(lambda x, xs: kept.append(x))
+    with pytest.raises(TraceError, match="outside of the run that made it"):
+        traced(lambda x, xs: search("a", kept[0]))
+    with pytest.raises(TraceError, match="value of another trace"):
+        traced(lambda x, xs: gen(f"{kept[0]}"))
+    with pytest.raises(TraceError, match="outside of the run that made it"):
+        kept[0].equals("a")
+
+
+def test_a_value_cannot_leave_the_body_that_made_it() -> None:
+    def leak(x: Any, xs: Any) -> Any:
+        kept: list[Any] = []
+
+        def keep(word: Any) -> str:
+            kept.append(gen(word))
+            return "a"
+
+        map(keep, xs)
+        return kept[0]
+
+    with pytest.raises(TraceError, match="outside of the run that made it"):
+        traced(leak)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: ask.invoke(),
+            "program 'ask': missing a required argument: 'text'; it takes text, count, size",
+        ),
+        (
+            lambda: ask.invoke("a", number=1),
+            "unexpected keyword argument 'number'; it takes text, count, size",
+        ),
+        (lambda: ask.invoke(5), "program 'ask': argument 'text' must be str: .*got 5"),
+        (lambda: ask.invoke("a", count="many"), "argument 'count' must be int"),
+        (lambda: ask.invoke("a", size="big"), "argument 'size' must be int"),
+        (lambda: wait_for.invoke(5), "program 'wait_for': argument 'text' must be str"),
+        (lambda: ask.graph(count=1), "no static parameter 'count'; known: size"),
+        (lambda: ask.batch([("a",), (5,)]), "argument 'text' must be str"),
+    ],
+)
+def test_wrong_arguments(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(TraceError, match=f"{HERE}.*{message}"):
+        call()
+
+
+def test_variadic_parameters_are_refused_at_the_decoration() -> None:
+    with pytest.raises(
+        TraceError, match=r"program 'many' has the parameter \*texts; .*take a list or a dict"
+    ):
+
+        @program
+        def many(*texts: str) -> str:
+            return ""
+
+    with pytest.raises(TraceError, match=r"tool 'more' has the parameter \*\*options"):
+
+        @tool
+        def more(**options: str) -> str:
+            return ""
+
+
+def test_a_parameter_that_submit_takes_is_refused() -> None:
+    with pytest.raises(TraceError, match="cannot be called 'detached'"):
+
+        @program
+        def mine(detached: bool) -> str:
+            return ""
+
+
+def test_only_functions_are_programs() -> None:
+    with pytest.raises(TraceError, match="@program decorates a function, not a ModelMetaclass"):
+        program(Step)
+
+
+def test_annotations_that_cannot_be_resolved() -> None:
+    class Local(BaseModel):
+        a: int
+
+    @program
+    def user(local: Local) -> str:
+        return ""
+
+    user.__wrapped__.__annotations__["local"] = "Elsewhere"  # type: ignore[attr-defined]
+    with pytest.raises(TraceError, match="program 'user': the annotation 'Elsewhere' is not defined"):
+        user.graph()
+
+
+def test_defaults_are_checked() -> None:
+    @program
+    def user(text: str = 5) -> str:  # type: ignore[assignment]
+        return text
+
+    with pytest.raises(TraceError, match="default argument 'text' must be str"):
+        user.graph()
+
+
+def test_static_arguments_must_be_given_and_hashable() -> None:
+    @program
+    def user(words: Static[list[str]]) -> Any:
+        return gen(words[0])
+
+    with pytest.raises(TraceError, match="lacks the static argument 'words'"):
+        user.graph()
+    with pytest.raises(TraceError, match="static arguments must be hashable"):
+        user.graph(words=["a"])
+
+
+def test_two_tools_of_one_name() -> None:
+    def define() -> Any:
+        @tool
+        def same(a: int) -> int:
+            return a
+
+        return same
+
+    with pytest.raises(TraceError, match="two different tools are called 'same'"):
+        traced(lambda x, xs: [define()(1), define()(2)])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RetryPolicy(attempts=0),
+        lambda: RetryPolicy(backoff=-1.0),
+        lambda: TimeoutPolicy(0.0),
+        lambda: Chunking(max_chars=0),
+    ],
+)
+def test_impossible_numbers(make: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        make()
+
+
+def test_errors_of_a_run_say_where() -> None:
+    error = ProgramError("broken", program="p", node="%3 decode", location="app.py:4", worker="w1")
+    assert str(error) == "program 'p', %3 decode (app.py:4), worker 'w1': broken"
+    assert str(ProgramError("broken")) == "broken"
+
+
+def test_a_var_may_be_looked_at() -> None:
+    def look(x: Any, xs: Any) -> str:
+        assert isinstance(x, Var)
+        assert repr(x).startswith("<%0 text, a value of trace w")
+        assert not hasattr(x, "__array__")
+        assert {x: 1}[x] == 1
+        return ""
+
+    traced(look)
+
+
+def test_types_of_literals_are_read_as_texts() -> None:
+    def literal(x: Any, xs: Any) -> Any:
+        answer = gen(x, type=Literal["yes", "no"])
+        return cond(answer.equals("yes"), answer + "!", "b")
+
+    traced(literal)
