@@ -1,0 +1,1 @@
+"""The embedded default model, its demo corpus and questions with gold answers."""
