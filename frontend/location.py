@@ -6,19 +6,26 @@ import os
 import sys
 from collections.abc import Callable
 from types import FrameType, FunctionType
+from typing import Final
 
 __all__ = ["function_location", "located", "user_location"]
+
+_COMMAND: Final = "weft.frontend.cli."
 
 
 def user_location() -> str:
     """`file.py:14`: the innermost frame outside weft itself (bundled apps count as user code).
 
-    Paths below the working directory are relative to it. Empty if there is no such frame.
+    Paths below the working directory are relative to it. Empty if there is no such frame, as when weft's own
+    command is what called.
     """
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _is_own(frame):
-        frame = frame.f_back
-    return "" if frame is None else f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
+    caller = ""
+    while frame is not None and _is_own(module := _module_of(frame)):
+        caller, frame = module, frame.f_back
+    if frame is None or caller.startswith(_COMMAND):
+        return ""
+    return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 def function_location(fn: Callable[..., object]) -> str:
@@ -33,8 +40,11 @@ def located(message: str) -> str:
     return f"{where}: {message}" if where else message
 
 
-def _is_own(frame: FrameType) -> bool:
-    module = frame.f_globals.get("__name__", "")
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _is_own(module: str) -> bool:
     return module.startswith("weft.") and not module.startswith("weft.apps.")
 
 

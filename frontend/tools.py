@@ -58,6 +58,16 @@ class Tool(Generic[P, R]):
         return self._call(trace, args, kwargs)
 
     @property
+    def idempotent(self) -> bool:
+        """Whether it may run again when it is not known whether it has run."""
+        return self._idempotent
+
+    @property
+    def pure(self) -> bool:
+        """Whether equal arguments give equal results and nothing is changed."""
+        return self._pure
+
+    @property
     def timeout_s(self) -> float | None:
         """Seconds that one call may take."""
         return self.policy.timeout_s
@@ -89,7 +99,7 @@ class Tool(Generic[P, R]):
         trace.register_tool(self)
         operands = {name: self._operand(trace, name, value) for name, value in given.items()}
         op = common.Tool(
-            self.name, self.result.graph_type(), "client", idempotent=self._idempotent, pure=self._pure
+            self.name, self.result.graph_type(), "client", idempotent=self.idempotent, pure=self.pure
         )
         return trace.var(trace.add(op, operands, name=self.name, policy=self.policy), self.result)
 

@@ -24,6 +24,7 @@ from weft.proto import orchestrator_pb2 as pb
 
 from .client import Client, Run, default_client
 from .client.portal import PROGRAMS
+from .client.run import rest_of
 from .client.session import Session
 from .errors import TraceError
 from .explanation import Explanation
@@ -41,6 +42,9 @@ T = TypeVar("T")
 Call = Mapping[str, Any] | Sequence[Any]
 """The arguments of one call of a batch: by name, or by position."""
 
+_RESERVED: Final = frozenset({"detached", "stream"})
+"""What `submit` takes besides a program's arguments."""
+
 
 class Program(ABC, Generic[P, R]):
     """A function whose model calls, searches and tools run as one graph on a weft server.
@@ -55,9 +59,9 @@ class Program(ABC, Generic[P, R]):
         self._signature = Signature(fn, f"program {fn.__name__!r}")
         self._client: Client | None = None
         self._options = Options()
-        if "detached" in self._signature.names:
+        for name in sorted(_RESERVED.intersection(self._signature.names)):
             raise TraceError(
-                located("a program's parameter cannot be called 'detached', which submit() takes")
+                located(f"a program's parameter cannot be called {name!r}, which submit() takes")
             )
 
     @property
@@ -141,12 +145,23 @@ class Program(ABC, Generic[P, R]):
         """As `batch`, for event loops."""
         return await self._batch(self._jobs(calls), concurrency, return_exceptions)
 
-    def submit(self, *args: Any, detached: bool = False, **kwargs: Any) -> Run[R]:
-        """Start a run and return at once. A detached run goes on when this process ends."""
+    def submit(self, *args: Any, detached: bool = False, stream: bool = False, **kwargs: Any) -> Run[R]:
+        """Start a run and return at once.
+
+        Args:
+            *args: The program's arguments.
+            detached: The run goes on when this process ends.
+            stream: `Run.pieces` and `Run.events` have the text of the result as a model writes it.
+            **kwargs: The program's arguments.
+
+        Raises TraceError for wrong arguments, and for a run that is to be both detached and streamed.
+        """
+        if detached and stream:
+            raise TraceError(located("a detached run cannot be streamed: submit it with one of the two"))
         job = self._job(args, kwargs)
         if detached:
             return self._detach(job)
-        session = wait(self._open(job, stream=False))
+        session = wait(self._open(job, stream=stream))
         return Run(session, PROGRAMS.submit(job.result(session)))
 
     # ---- the graph
@@ -205,11 +220,8 @@ class Program(ABC, Generic[P, R]):
             async for text in session.texts():
                 streamed += text
                 yield text
-            value = await result
-            if not streamed:
-                yield value
-            elif isinstance(value, str) and value.startswith(streamed) and value != streamed:
-                yield value[len(streamed) :]
+            for rest in rest_of(await result, streamed):
+                yield rest
         finally:
             if not result.done():
                 session.abandon()

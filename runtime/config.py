@@ -67,7 +67,7 @@ Address = Annotated[str, AfterValidator(_address)]
 EntryPoint = Annotated[str, AfterValidator(_entry_point)]
 """A Python function: `module:function`."""
 
-_STRICT: Final = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+_STRICT: Final = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelSettings(BaseModel):
@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     profile_s: float = Field(default=1.0, ge=0)
     """Seconds that a worker spends on measuring each model's speed at its start; 0: it does not."""
     max_message_mb: int = Field(default=16, gt=0, le=1024)
-    """The largest message that server and workers take, in MiB."""
+    """The largest message that clients may send, and that a result or a task's operands may fill, in MiB."""
     log_level: LogLevel = "warning"
     """The least that the processes log."""
 
@@ -184,7 +184,6 @@ class WorkerConfig(BaseModel):
     reranker: str | None = None
     tools: list[EntryPoint] = Field(default_factory=list)
     profile_s: float = Field(default=1.0, ge=0)
-    max_message_mb: int = 16
     log_level: LogLevel = "warning"
 
     @model_validator(mode="after")
@@ -196,7 +195,7 @@ class WorkerConfig(BaseModel):
     @classmethod
     def of(cls, settings: Settings, kinds: tuple[EngineKind, ...], **own: Any) -> Self:
         """The part of `settings` that a worker with these engines needs, and its `own` fields."""
-        shared = ("embedder", "reranker", "tools", "profile_s", "max_message_mb", "log_level")
+        shared = ("embedder", "reranker", "tools", "profile_s", "log_level")
         values = {key: getattr(settings, key) for key in shared}
         return cls(kinds=kinds, data=settings.data.absolute(), **values, **own)
 

@@ -115,11 +115,7 @@ class Child:
             self._write(self._lines.popleft())
 
     async def stop(self, within_s: float) -> None:
-        """Ask the process to end; after `within_s` seconds kill it. It has been waited for on return.
-
-        What it writes from now on is not forwarded: how its peers leave is no news.
-        """
-        self._forwarding = False
+        """Ask the process to end; after `within_s` seconds kill it. It has been waited for on return."""
         if self.running:
             self._process.terminate()
         try:

@@ -26,6 +26,7 @@ __all__ = ["Layout", "RestartBudget", "StartupError", "Supervisor"]
 log = logging.getLogger(__name__)
 
 _STOP_WITHIN_S: Final = 2.5
+_HEAD_START_S: Final = 1.0  # of an orchestrator that stops, before its workers do
 _POLL_S: Final = 0.1
 _LONGEST_FOLDER: Final = 80  # characters; the path of a Unix socket in it may have 107
 
@@ -102,17 +103,30 @@ class Supervisor:
         await asyncio.shield(self._keepers[self._layout.orchestrator(self.folder).name])
 
     async def stop(self) -> None:
-        """End all processes within three seconds, and remove their sockets."""
+        """End all processes within three seconds, and remove their sockets.
+
+        The orchestrator goes first: it ends its runs, and then misses no worker.
+        """
         keepers = list(self._keepers.values())
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
-        await asyncio.gather(*(child.stop(_STOP_WITHIN_S) for child in self._children.values()))
+        await self._stop_children()
         self.life_line.close()
         if self._janitor is not None:
             await self._janitor.wait()
         else:
             shutil.rmtree(self.folder, ignore_errors=True)  # a second call finds nothing
+
+    async def _stop_children(self) -> None:
+        if not self._children:
+            return
+        until = time.monotonic() + _STOP_WITHIN_S
+        orchestrator, *workers = self._children.values()  # in the order in which they were started
+        stopping = asyncio.create_task(orchestrator.stop(_STOP_WITHIN_S))
+        await asyncio.wait([stopping], timeout=_HEAD_START_S)
+        rest_s = until - time.monotonic()
+        await asyncio.gather(stopping, *(worker.stop(rest_s) for worker in workers))
 
     async def _start_orchestrator(self) -> None:
         spec = self._layout.orchestrator(self.folder)

@@ -47,11 +47,13 @@ def main(console: Console, settings: Settings) -> int:
     client = _start(console, settings)
     _index(console, client)
     asked = corpus.questions()
+    traces = settings.data / "traces"
+    traces.mkdir(parents=True, exist_ok=True)
     console.print("\n[bold]RAG[/] (apps/rag): expand the question, search, rerank, answer with citations")
     console.print(f"  {_outline(cited_answer.graph())}", highlight=False)
-    replies = [_ask_rag(console, client, question) for question in _first(asked, _RAG)]
+    replies = [_ask_rag(console, client, question, traces) for question in _first(asked, _RAG)]
     console.print("\n[bold]Agent[/] (apps/agent): search and calculate, step by step, until it is finished")
-    replies += [_ask_agent(console, client, question) for question in _first(asked, _AGENT)]
+    replies += [_ask_agent(console, client, question, traces) for question in _first(asked, _AGENT)]
     right = sum(reply.right for reply in replies)
     console.print(f"\n[bold]{right} of {len(replies)} answers are right, citations included.[/]")
     return 0 if right >= _NEEDED else 1
@@ -89,11 +91,11 @@ def _first(asked: Iterable[Question], counts: dict[Kind, int]) -> list[Question]
     return [question for kind, count in counts.items() for question in by_kind[kind][:count]]
 
 
-def _ask_rag(console: Console, client: Client, question: Question) -> Reply:
+def _ask_rag(console: Console, client: Client, question: Question, traces: Path) -> Reply:
     run = cited_answer.using(client).submit(question.text)
     cited = run.result()
     reply = _judge(cited, question)
-    _show(console, question, reply, run)
+    _show(console, question, reply, run, traces)
     return reply
 
 
@@ -105,19 +107,17 @@ def _judge(cited: Cited, question: Question) -> Reply:
     return Reply(cited.answer, ids, text == question.answer and grounded and len(ids) == len(numbers))
 
 
-def _ask_agent(console: Console, client: Client, question: Question) -> Reply:
+def _ask_agent(console: Console, client: Client, question: Question, traces: Path) -> Reply:
     run = agent.using(client).submit(question.text)
     answer = run.result()
     reply = Reply(answer, (), answer == question.answer)
-    _show(console, question, reply, run)
+    _show(console, question, reply, run, traces)
     return reply
 
 
-def _show(console: Console, question: Question, reply: Reply, run: Run[Any]) -> None:
+def _show(console: Console, question: Question, reply: Reply, run: Run[Any], traces: Path) -> None:
     trace = run.trace()
-    folder = Path(".weft") / "traces"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{question.id}.json"
+    file = traces / f"{question.id}.json"
     file.write_text(json.dumps(trace), encoding="utf-8")
     mark = "[green]right[/]" if reply.right else "[red]wrong[/]"
     cited = f"  cites {', '.join(reply.cited)}" if reply.cited else ""

@@ -10,6 +10,7 @@ from weft.graph.codec import to_json
 
 from .inputs import parse_inputs
 from .output import OUTPUT, print_json
+from .preparation import prepare
 from .problems import UsageProblem
 from .run import text_parameters
 from .server import ConfigOption, InputOption, JsonOption, ServerOption, TargetArgument, client_for
@@ -37,7 +38,7 @@ def command(
     if graph:
         OUTPUT.out(to_json(program.graph(**static)), highlight=False)
         return
-    client_for(server, config)
+    prepare(target, client_for(server, config), quiet=as_json)
     explanation = program.explain(**static)
     if as_json:
         fields = ("name", "summary", "text", "mermaid")

@@ -19,9 +19,9 @@ from weft.runtime.config import ConfigError
 from weft.runtime.retrieval.errors import CorpusError
 from weft.runtime.supervisor import StartupError
 
-from .output import ERRORS
+from .output import ERRORS, print_json
 
-__all__ = ["FAILED", "INTERRUPTED", "USAGE", "CommandGroup", "UsageProblem", "report"]
+__all__ = ["FAILED", "INTERRUPTED", "USAGE", "CommandGroup", "UsageProblem", "description", "report"]
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -41,16 +41,33 @@ _USAGE: Final = (
 _OURS: Final = (WeftError, ConfigError, CorpusError, GraphError, StartupError)
 
 
+_CODES: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (UsageProblem, "usage"),
+    (TraceError, "invalid"),
+    (GraphError, "invalid"),
+    (ConfigError, "configuration"),
+    (CorpusError, "documents"),
+    (StartupError, "startup"),
+    (WeftError, "internal"),
+)
+
+
 class CommandGroup(TyperGroup):
-    """Turns the exceptions of commands into one line each; with ``--debug`` they are raised."""
+    """Turns the exceptions of commands into one line each; with ``--debug`` they are raised.
+
+    A command that was called with ``--json`` writes the error as JSON to standard output too.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
+        as_json = "--json" in ctx.args
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except Exception as problem:
+            if as_json and not _ends_quietly(problem):
+                print_json({"error": description(problem)})
             if ctx.params.get("debug") or _is_of_the_parser(problem):
                 raise
             raise typer.Exit(report(problem)) from None
@@ -58,11 +75,30 @@ class CommandGroup(TyperGroup):
 
 def report(problem: Exception) -> int:
     """Write what went wrong to standard error; the exit status for it."""
-    message = str(problem) if isinstance(problem, _OURS) else _foreign(problem)
-    ERRORS.print(Text.assemble(("error: ", "bold red"), message))
+    ERRORS.print(Text.assemble(("error: ", "bold red"), _message(problem)))
     if isinstance(problem, ProgramError) and problem.__cause__ is not None:
         ERRORS.print(Text(f"cause: {_foreign(problem.__cause__)}"))
     return USAGE if isinstance(problem, _USAGE) else FAILED
+
+
+def description(problem: Exception) -> dict[str, str]:
+    """What went wrong for programs to read: `code`, `message`, and for a run that failed where it did.
+
+    `code` is that of the run's fault; `usage`, `invalid`, `configuration`, `documents` or `startup` if there
+    was no run; and `exception` if the user's own code raised.
+    """
+    if isinstance(problem, ProgramError):
+        fields = ("code", "message", "program", "node", "location", "worker")
+        found = {field: str(getattr(problem, field)) for field in fields if getattr(problem, field)}
+        return found | ({} if problem.__cause__ is None else {"cause": _foreign(problem.__cause__)})
+    if _is_of_the_parser(problem):
+        return {"code": "usage", "message": problem.format_message()}  # type: ignore[attr-defined]
+    code = next((code for kind, code in _CODES if isinstance(problem, kind)), "exception")
+    return {"code": code, "message": _message(problem)}
+
+
+def _message(problem: Exception) -> str:
+    return str(problem) if isinstance(problem, _OURS) else _foreign(problem)
 
 
 def _foreign(problem: BaseException) -> str:
@@ -75,6 +111,10 @@ def _foreign(problem: BaseException) -> str:
 
 def _is_users(file: Path) -> bool:
     return file.is_relative_to(_APPS) or not (file.is_relative_to(_WEFT) or "site-packages" in file.parts)
+
+
+def _ends_quietly(problem: Exception) -> bool:
+    return _is_of_the_parser(problem) and not hasattr(problem, "format_message")
 
 
 def _is_of_the_parser(problem: Exception) -> bool:

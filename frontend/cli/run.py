@@ -14,6 +14,7 @@ from weft.frontend.verbs import Program
 
 from .inputs import parse_inputs
 from .output import ERRORS, OUTPUT, print_json, print_value
+from .preparation import prepare
 from .problems import UsageProblem
 from .server import ConfigOption, InputOption, JsonOption, ServerOption, TargetArgument, client_for
 from .target import load_program
@@ -33,18 +34,17 @@ def command(
     config: ConfigOption = None,
 ) -> None:
     """Run a program and write its result."""
-    if stream and trace:
-        raise UsageProblem("--stream and --trace cannot be used together")
     program = load_program(target)
     arguments = parse_inputs(inputs or (), text_parameters(program))
-    client_for(server, config)
+    prepare(target, client_for(server, config), quiet=as_json)
+    run = program.submit(**arguments, stream=stream)
     if stream:
-        _write_stream(program.stream(**arguments), as_json)
-        return
-    run = program.submit(**arguments)
+        _write_stream(run.pieces(), as_json)
     result = run.result()
     if trace:
         write_trace(run, trace)
+    if stream:
+        return
     if as_json:
         print_json({"run": run.id, "state": run.status, "result": result})
     else:

@@ -6,19 +6,21 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from weft.frontend.client import Client
 from weft.frontend.verbs import Program
 
 from .problems import UsageProblem
 
-__all__ = ["bundled_apps", "load_program"]
+__all__ = ["bundled_apps", "load_program", "preparation_of"]
 
 _APPS: Final = "weft.apps"
 _NAME: Final = "PROGRAM"
+_PREPARE: Final = "prepare"
 
 
 def load_program(target: str) -> Program[..., Any]:
@@ -34,6 +36,13 @@ def load_program(target: str) -> Program[..., Any]:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # last: a checkout's folders may have the names of packages
     return _member(_module(place), place, function)
+
+
+def preparation_of(target: str) -> Callable[[Client], object] | None:
+    """What is to be called before the program that TARGET names runs: `prepare` of a bundled app."""
+    if ":" in target:
+        return None
+    return getattr(importlib.import_module(f"{_APPS}.{target}"), _PREPARE, None)
 
 
 def bundled_apps() -> Iterator[str]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
 from weft.proto import orchestrator_pb2 as pb
 
-from .events import Event, RunState
+from .events import Event, RunState, TextAdded
 from .portal import NETWORK
 from .session import WatchSession
 
-__all__ = ["Run"]
+__all__ = ["Run", "rest_of"]
 
 R = TypeVar("R")
 
@@ -47,8 +47,7 @@ class Run(Generic[R]):
         try:
             return self._outcome.result(timeout)
         except KeyboardInterrupt:
-            self._session.abandon()
-            self._outcome.cancel()
+            self._abandon()
             raise
 
     async def aresult(self) -> R:
@@ -59,6 +58,7 @@ class Run(Generic[R]):
         """Cancel the run; returns when the server has freed what it held. Nothing happens if it is over."""
         if not self._session.journal.over:
             self._session.cancel().result()
+            wait((self._session.outputs(),))  # until this process knows of the end, too
 
     def events(self) -> Iterator[Event]:
         """What happens in the run, from its beginning to its end."""
@@ -67,9 +67,37 @@ class Run(Generic[R]):
             position += len(events)
             yield from events
 
+    def pieces(self) -> Iterator[Any]:
+        """The pieces of the result as a model writes them, if it is such a text and the run is streamed.
+
+        Otherwise the result, when it is there. Raises ProgramError. Ctrl-C while it waits cancels the run.
+        """
+        streamed = ""
+        try:
+            for event in self.events():
+                if isinstance(event, TextAdded):
+                    streamed += event.text
+                    yield event.text
+        except KeyboardInterrupt:
+            self._abandon()
+            raise
+        yield from rest_of(self.result(), streamed)
+
     def trace(self) -> dict[str, Any]:
         """The run in the Chrome/Perfetto trace format."""
         request = pb.TraceRequest(run=self.id)
         response = NETWORK.call(self._session.connection.call(lambda stub: stub.Trace(request)))
         trace: dict[str, Any] = json.loads(response.json)
         return trace
+
+    def _abandon(self) -> None:
+        self._session.abandon()
+        self._outcome.cancel()
+
+
+def rest_of(result: Any, streamed: str) -> Iterator[Any]:
+    """What is left of a result when some text of it has been streamed: all of it if there was none."""
+    if not streamed:
+        yield result
+    elif isinstance(result, str) and result.startswith(streamed) and result != streamed:
+        yield result[len(streamed) :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -23,11 +24,17 @@ _CHAT_CACHE: Final = 32  # templates
 
 
 class Fleet:
-    """Joined workers by id. `preferred` is the model for programs that name none, if a worker offers it."""
+    """Joined workers by id, and what lost ones offered.
 
-    def __init__(self, preferred: str = "") -> None:
+    `preferred` is the model for programs that name none, if a worker offers it. What a lost worker offered
+    counts for `grace_s` seconds more: it may be about to come back.
+    """
+
+    def __init__(self, preferred: str = "", *, grace_s: float = 0.0) -> None:
         self._preferred = preferred
+        self._grace_s = grace_s
         self._links: dict[str, WorkerLink] = {}
+        self._lost: dict[str, tuple[WorkerLink, float]] = {}  # with the time until which it counts
         self._chats: dict[str, ChatRenderer] = {}
         self._deployment: Deployment | None = None
 
@@ -44,12 +51,14 @@ class Fleet:
     def add(self, link: WorkerLink) -> None:
         """A worker has joined."""
         self._links[link.id] = link
+        self._lost.pop(link.id, None)
         self._deployment = None
 
     def remove(self, link: WorkerLink) -> None:
         """A worker is gone."""
         if self.get(link.id) is link:
             del self._links[link.id]
+            self._lost[link.id] = (link, time.monotonic() + self._grace_s)
             self._deployment = None
 
     def get(self, worker: str) -> WorkerLink | None:
@@ -67,7 +76,7 @@ class Fleet:
 
     def missing(self, graph: Graph) -> str:
         """A kind of engine that the graph needs and nobody offers; empty: none."""
-        offered = {engine.kind for link in self for engine in link.info.engines}
+        offered = {engine.kind for engine in self._engines()}
         for node in every_node(graph):
             for kind in _kinds(node.op, self.deployment):
                 if kind not in offered:
@@ -76,23 +85,40 @@ class Fleet:
 
     @property
     def deployment(self) -> Deployment:
-        """What the workers offer now."""
+        """What the workers offer, or have offered until lately."""
+        self._forget_lost()
         if self._deployment is None:
             self._deployment = self._describe()
         return self._deployment
 
     def _describe(self) -> Deployment:
-        engines = [engine for link in self for engine in link.info.engines]
-        models = {engine.model: self._model(engine) for engine in engines if engine.kind == "llm"}
-        default = self._preferred if self._preferred in models else next(iter(models), "")
+        engines = self._engines()
+        rising = engines[::-1]  # the first to offer a name counts
+        models = {engine.model: self._model(engine) for engine in rising if engine.kind == "llm"}
+        default = self._preferred if self._preferred in models else _first(engines, "llm")
         return Deployment(
             models=models,
             default_model=default,
-            indexes=frozenset(name for link in self for name in link.indexes),
-            tools={tool.name: _tool(tool) for engine in engines for tool in engine.tools},
+            indexes=frozenset(name for link in self._counted() for name in link.indexes),
+            tools={tool.name: _tool(tool) for engine in rising for tool in engine.tools},
             embedder=_first(engines, "embed"),
             reranker=_first(engines, "rerank"),
         )
+
+    def _engines(self) -> list[worker_pb2.EngineInfo]:
+        return [engine for link in self._counted() for engine in link.info.engines]
+
+    def _counted(self) -> list[WorkerLink]:
+        """The workers that are there, then those that were lost lately."""
+        self._forget_lost()
+        return [*self, *(link for link, _ in self._lost.values())]
+
+    def _forget_lost(self) -> None:
+        now = time.monotonic()
+        over = [worker for worker, (_, until) in self._lost.items() if until <= now]
+        for worker in over:
+            del self._lost[worker]
+            self._deployment = None
 
     def _model(self, engine: worker_pb2.EngineInfo) -> ModelSpec:
         llm = engine.llm

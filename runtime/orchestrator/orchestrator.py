@@ -54,16 +54,20 @@ class Orchestrator:
 
     def __init__(self, settings: Settings, scheduler: Scheduler | None = None) -> None:
         self.settings = settings
-        self.fleet = Fleet(preferred=settings.models[0].name if settings.models else "")
+        scheduler = scheduler or Scheduler()
+        preferred = settings.models[0].name if settings.models else ""
+        self.fleet = Fleet(preferred, grace_s=scheduler.grace_s)
         self.max_bytes = settings.max_message_mb * _BYTES_PER_MB
-        self.shell = Shell(scheduler or Scheduler(), self.fleet, self, max_bytes=self.max_bytes)
+        self.shell = Shell(scheduler, self.fleet, self, max_bytes=self.max_bytes)
         self.records: dict[str, RunRecord] = {}  # oldest first
         self.live_graph()  # so that what is wrong with it is known before any run
 
     def close(self) -> None:
-        """End all runs."""
+        """End all runs, then all memberships of workers."""
         for run in list(self.shell.runs.values()):
             self.cancel(run.id, "the server is shutting down")
+        for link in self.fleet:
+            link.lost.set()
         self.shell.close()
 
     # ---- what clients ask for

@@ -10,12 +10,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from weft.proto import orchestrator_pb2, orchestrator_pb2_grpc
+from weft.runtime.channels import server_options
 from weft.runtime.config import Settings
 from weft.runtime.scheduler.scheduler import Scheduler
 
 from .orchestrator import Orchestrator
 from .service import Service
-from .workers import KEEPALIVE
 
 __all__ = ["AddressError", "Server"]
 
@@ -34,7 +34,7 @@ class Server:
     def __init__(self, settings: Settings, scheduler: Scheduler | None = None) -> None:
         self.orchestrator = Orchestrator(settings, scheduler)
         self._listen = settings.listen
-        self._server = grpc.aio.server(options=_options(self.orchestrator.max_bytes))
+        self._server = grpc.aio.server(options=server_options(self.orchestrator.max_bytes))
 
     async def start(self) -> str:
         """Listen and serve; the address, with the port that was taken. Raises AddressError."""
@@ -57,20 +57,9 @@ class Server:
         return f"{self._listen.rpartition(':')[0]}:{port}"
 
     async def stop(self) -> None:
-        """End all runs, tell their clients, and hang up."""
+        """End all runs and memberships, tell clients and workers, and hang up."""
         self.orchestrator.close()
         await self._server.stop(_GRACE_S)
-
-
-def _options(max_bytes: int) -> list[tuple[str, int]]:
-    return [
-        ("grpc.so_reuseport", 0),  # a port in use is an error
-        ("grpc.max_receive_message_length", max_bytes),
-        ("grpc.max_send_message_length", -1),  # the receivers say what they take
-        ("grpc.http2.min_ping_interval_without_data_ms", 500),
-        ("grpc.http2.max_ping_strikes", 0),
-        *KEEPALIVE,
-    ]
 
 
 def _check_free(listen: str) -> None:

@@ -10,19 +10,11 @@ import grpc
 
 from weft.graph.ir import Value
 from weft.proto import worker_pb2, worker_pb2_grpc
+from weft.runtime.channels import channel_options
 from weft.runtime.scheduler.events import EngineSpec
 
-__all__ = ["KEEPALIVE", "WorkerLink", "engine_specs"]
+__all__ = ["WorkerLink", "engine_specs"]
 
-KEEPALIVE: Final = (
-    ("grpc.keepalive_time_ms", 1000),
-    ("grpc.keepalive_timeout_ms", 2000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-)
-"""Pings by which either end notices within a few seconds that the other's host has vanished."""
-
-_UNLIMITED: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 _CONNECT_S: Final = 5.0
 
 Reported = Callable[["WorkerLink", worker_pb2.Report], None]
@@ -53,8 +45,7 @@ class WorkerLink:
         self._on_report = on_report
         self._on_lost = on_lost
         self._commands: asyncio.Queue[worker_pb2.Command] = asyncio.Queue()
-        tcp = not info.address.startswith("unix:")
-        self._channel = grpc.aio.insecure_channel(info.address, (*_UNLIMITED, *(KEEPALIVE if tcp else ())))
+        self._channel = grpc.aio.insecure_channel(info.address, channel_options(info.address))
         self._reader: asyncio.Task[None] | None = None
 
     @property

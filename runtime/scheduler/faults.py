@@ -93,15 +93,16 @@ def nobody_offers(node: Node, engine: str, grace_s: float, lost: tuple[str, str]
 
     `lost`: the last worker that offered it, and how it was lost.
     """
+    remedy = f"start one with `weft worker --kind {node.op.kind} --connect ADDRESS`"
     if lost is None:
-        message = f"no worker offers {engine}, and none joined within {grace_s:g} s"
+        message = f"no worker offers {engine}, and none joined within {grace_s:g} s; {remedy}"
         return blame(Fault("not_found", message), node)
     worker, reason = lost
     return _lost(
         node,
         worker,
         f"worker {worker!r} was lost ({reason}), no other worker offers {engine}, and none joined within "
-        f"{grace_s:g} s",
+        f"{grace_s:g} s; {remedy}",
     )
 
 

@@ -66,7 +66,7 @@ class Scheduler:
     ) -> None:
         self._batching = _policy("batching", batching, BATCHING)
         self._placement = _policy("placement", placement, PLACEMENT)()
-        self._grace_s = grace_s
+        self.grace_s = grace_s
         self._workers: dict[str, WorkerState] = {}
         self._joined = 0
         self._lost: deque[tuple[WorkerState, str]] = deque(maxlen=_REMEMBERED_LOSSES)
@@ -308,7 +308,7 @@ class Scheduler:
 
     def _orphan(self, key: EngineKey) -> None:
         if key not in self._orphaned:
-            self._orphaned[key] = self._now + self._grace_s
+            self._orphaned[key] = self._now + self.grace_s
             self._timers.set(self._orphaned[key], key)
 
     def _orphan_expired(self, key: EngineKey) -> None:
@@ -319,7 +319,7 @@ class Scheduler:
         lost = next(((w.id, reason) for w, reason in reversed(self._lost) if w.engine(key)), None)
         for live in list(self._queues[key]):
             if live.run.id in self._runs:
-                self._fail_run(live.run, nobody_offers(live.node, str(key), self._grace_s, lost))
+                self._fail_run(live.run, nobody_offers(live.node, str(key), self.grace_s, lost))
 
 
 def _home(live: LiveNode) -> WorkerState | None:

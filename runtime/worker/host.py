@@ -17,6 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from weft.proto import worker_pb2, worker_pb2_grpc
+from weft.runtime.channels import server_options
 
 from .catalog import Catalog
 from .engines.base import StartError
@@ -31,16 +32,6 @@ _SERVICES: Final = tuple(worker_pb2.DESCRIPTOR.services_by_name[name].full_name 
 _UNIX: Final = "unix:"
 _WILDCARDS: Final = ("0.0.0.0", "[::]")
 _GRACE_S: Final = 0.5  # for open streams when the server stops
-_OPTIONS: Final = (
-    ("grpc.so_reuseport", 0),  # a port in use is an error
-    # The orchestrator has checked the size of what clients send; what tasks make of it may be larger.
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # Orchestrators ping often, so as to notice early when a worker's machine is gone.
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 500),
-    ("grpc.http2.max_ping_strikes", 0),
-)
 
 
 class Host(worker_pb2_grpc.WorkerServicer):
@@ -60,7 +51,8 @@ class Host(worker_pb2_grpc.WorkerServicer):
         self._listen = listen
         self._advertise = advertise
         self._orchestrator = orchestrator
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=server_options())
+        self._sessions: set[Session] = set()
         self._membership: asyncio.Task[None] | None = None
         self._info = worker_pb2.WorkerInfo()
         self.id = worker_id or f"worker-{secrets.token_hex(4)}"
@@ -88,11 +80,13 @@ class Host(worker_pb2_grpc.WorkerServicer):
         self._membership = asyncio.create_task(stay_joined(self._orchestrator, self._info))
 
     async def stop(self) -> None:
-        """Leave the orchestrator, cancel what runs, and stop server and engines."""
+        """Leave the orchestrator, cancel what runs and end its stream, and stop server and engines."""
         if self._membership is not None:
             self._membership.cancel()
             with suppress(asyncio.CancelledError):
                 await self._membership
+        for session in self._sessions:
+            session.close()
         await self._server.stop(_GRACE_S)
         await self._catalog.stop()
 
@@ -110,9 +104,13 @@ class Host(worker_pb2_grpc.WorkerServicer):
         """Run the tasks of one orchestrator; when its stream ends, all of them are cancelled."""
         session = Session(self._catalog, self.id)
         context.add_done_callback(lambda _: session.cancel_all())  # type: ignore[arg-type]
-        async with aclosing(session.serve(request_iterator)) as reports:
-            async for report in reports:
-                yield report
+        self._sessions.add(session)
+        try:
+            async with aclosing(session.serve(request_iterator)) as reports:
+                async for report in reports:
+                    yield report
+        finally:
+            self._sessions.remove(session)
 
     async def _add_standard_services(self) -> None:
         servicer = health.aio.HealthServicer()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Final
 
 import grpc
 
 from weft.proto import orchestrator_pb2, orchestrator_pb2_grpc, worker_pb2
+from weft.runtime.channels import channel_options
 
 __all__ = ["stay_joined"]
 
@@ -16,25 +18,21 @@ _log = logging.getLogger(__name__)
 
 _FIRST_DELAY_S: Final = 0.2
 _LONGEST_DELAY_S: Final = 2.0
-_KEEPALIVE: Final = (  # so that an orchestrator whose machine is gone is noticed
-    ("grpc.keepalive_time_ms", 1000),
-    ("grpc.keepalive_timeout_ms", 2000),
-    ("grpc.http2.max_pings_without_data", 0),
-)
+_WORTH_A_WARNING_S: Final = 3.0  # an orchestrator that stops or restarts is no news
 
 
 async def stay_joined(orchestrator: str, info: worker_pb2.WorkerInfo) -> None:
     """Join the orchestrator at `orchestrator`, and again whenever that ends; returns only when cancelled.
 
     Back-off between two attempts: 0.2 s, doubled up to 2 s, and 0.2 s again after one that was accepted.
+    Warns of a reason why it is not joined once that has lasted for 3 s.
     """
-    delay = _FIRST_DELAY_S
-    reason = ""
+    delay, reason, since = _FIRST_DELAY_S, "", time.monotonic()
     while True:
         accepted, why = await _join(orchestrator, info)
         if accepted:
-            delay, reason = _FIRST_DELAY_S, ""
-        if why != reason:
+            delay, reason, since = _FIRST_DELAY_S, "", time.monotonic()
+        if why != reason and time.monotonic() - since >= _WORTH_A_WARNING_S:
             _log.warning("not joined to the orchestrator at %s: %s; trying again", orchestrator, why)
             reason = why
         await asyncio.sleep(delay)
@@ -44,9 +42,8 @@ async def stay_joined(orchestrator: str, info: worker_pb2.WorkerInfo) -> None:
 async def _join(orchestrator: str, info: worker_pb2.WorkerInfo) -> tuple[bool, str]:
     """Whether the orchestrator accepted the worker, and why that has ended."""
     accepted, why = False, "the orchestrator ended the stream"
-    async with grpc.aio.insecure_channel(
-        orchestrator, _KEEPALIVE
-    ) as channel:  # a new one: no back-off of grpc's own
+    # A new channel every time, without a back-off of its own.
+    async with grpc.aio.insecure_channel(orchestrator, channel_options(orchestrator)) as channel:
         stub: orchestrator_pb2_grpc.OrchestratorAsyncStub = orchestrator_pb2_grpc.OrchestratorStub(channel)
         try:
             async for event in stub.Join(info):

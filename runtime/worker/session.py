@@ -38,14 +38,15 @@ class Session:
         self._active: dict[Task, asyncio.Task[None]] = {}
         self._outbox: asyncio.Queue[worker_pb2.Report | None] = asyncio.Queue()
         self._deltas: list[worker_pb2.Delta] = []
+        self._reader: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._changed.set()
 
     async def serve(
         self, commands: AsyncIterator[worker_pb2.Command]
     ) -> AsyncGenerator[worker_pb2.Report, None]:
-        """Carry out the commands; yields reports until the commands end."""
-        reader = asyncio.create_task(self._read(commands))
+        """Carry out the commands; yields reports until the commands end or `close` is called."""
+        reader = self._reader = asyncio.create_task(self._read(commands))
         status = asyncio.create_task(self._report_status())
         try:
             while (report := await self._outbox.get()) is not None:
@@ -55,6 +56,12 @@ class Session:
             status.cancel()
             self.cancel_all()
             await asyncio.gather(reader, status, *self._active.values(), return_exceptions=True)
+
+    def close(self) -> None:
+        """Take no more commands, and end the stream once the reports so far are sent."""
+        if self._reader is not None:
+            self._reader.cancel()
+        self._outbox.put_nowait(None)
 
     def cancel_all(self) -> None:
         """Stop every task and forget every value."""

@@ -296,6 +296,12 @@ def test_a_parameter_that_submit_takes_is_refused() -> None:
         def mine(detached: bool) -> str:
             return ""
 
+    with pytest.raises(TraceError, match="cannot be called 'stream'"):
+
+        @program
+        async def river(stream: str) -> str:
+            return ""
+
 
 def test_only_functions_are_programs() -> None:
     with pytest.raises(TraceError, match="@program decorates a function, not a ModelMetaclass"):

@@ -157,11 +157,17 @@ def test_settings_survive_the_way_to_another_process(tmp_path: Path) -> None:
 
 
 def test_a_worker_gets_its_part_of_the_settings(tmp_path: Path) -> None:
-    settings = Settings(tools=["shop:price"], max_message_mb=3, log_level="debug")
+    settings = Settings(tools=["shop:price"], profile_s=0, log_level="debug")
     config = WorkerConfig.of(settings, ("tool",), listen="unix:w", orchestrator="unix:o")
     assert config.data == tmp_path / ".weft"
-    assert (config.tools, config.max_message_mb, config.log_level) == (["shop:price"], 3, "debug")
+    assert (config.tools, config.profile_s, config.log_level) == (["shop:price"], 0, "debug")
     assert WorkerConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_workers_defaults_can_be_left_out_of_its_document() -> None:
+    config = WorkerConfig.model_validate_json('{"kinds": ["embed"], "orchestrator": "unix:o"}')
+    assert config == WorkerConfig(kinds=("embed",), orchestrator="unix:o")
+    assert config.data == Path(".weft")
 
 
 def test_a_worker_of_language_models_needs_one() -> None:

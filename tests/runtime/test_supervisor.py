@@ -157,6 +157,12 @@ def test_a_server_has_a_worker_for_each_model_and_one_for_the_rest(tmp_path: Pat
     assert json.loads(layout.orchestrator(tmp_path).arguments[-1])["listen"] == "127.0.0.1:7000"
 
 
+async def test_a_real_server_stops_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    async with running(Supervisor(ServerLayout(Settings(models=[], data=tmp_path)))) as supervisor:
+        assert set(supervisor.pids) == {"orchestrator", "worker 'retrieval and tools'"}
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_embedded_server_listens_in_its_private_folder(tmp_path: Path) -> None:
     orchestrator = ServerLayout(Settings()).orchestrator(tmp_path)
     assert json.loads(orchestrator.arguments[-1])["listen"] == f"unix:{tmp_path}/orchestrator"

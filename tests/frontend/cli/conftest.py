@@ -6,12 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from weft.frontend.cli.main import app
 from weft.frontend.client import connect
+
+if TYPE_CHECKING:
+    from ..conftest import MiniServer
 
 Weft = Callable[..., Result]
 """Runs the command in this process: `weft("run", "x.py:f")`."""
@@ -45,6 +49,12 @@ def command() -> Callable[..., subprocess.Popen[str]]:
         )
 
     return start
+
+
+@pytest.fixture
+def echo_server(_grpc_server: tuple[object, MiniServer]) -> str:
+    """The address of a server whose model only echoes."""
+    return _grpc_server[1].address
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 import socket
@@ -13,12 +14,15 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from weft.frontend.cli.output import ERRORS
+
 Weft = Callable[..., Result]
+Bundle = Callable[[str], None]
 Command = Callable[..., "subprocess.Popen[str]"]
 
 _PROGRAMS = """
 import time
-from weft import Passage, Static, program, search, tool
+from weft import Passage, Static, gen, program, search, tool
 
 @program
 def find(question: str, k: int = 1, index: Static[str] = "notes") -> list[Passage]:
@@ -32,15 +36,48 @@ def echo(text: str, times: int = 1) -> dict:
 async def divide(by: int) -> float:
     return 1 / by
 
+@program
+def tell(topic: str) -> str:
+    return gen(f"Tell {topic}")
+
+@program
+def branch(topic: str) -> str:
+    return "a" if topic else "b"
+
 @tool
 def slow(x: str) -> str:
     print("the tool runs", flush=True)
     time.sleep(60)
     return x
 
+@tool
+def fails() -> str:
+    raise ValueError("out of order")
+
+@program
+def crash() -> str:
+    return fails()
+
 @program
 def nap() -> str:
     return slow("x")
+"""
+
+_APP = """
+from weft import Document, Passage, ingest, program, search
+
+@program
+def fill(texts: list[Document]) -> dict:
+    return ingest("INDEX", texts)
+
+@program
+def find(question: str) -> list[Passage]:
+    return search("INDEX", question, k=1)
+
+PROGRAM = find
+
+def prepare(client):
+    fill.using(client)([Document("owls", "Owls hunt at night.", "owls.md")])
 """
 
 _GRAPH = {
@@ -61,6 +98,19 @@ def _files() -> None:
     Path("notes").mkdir()
     Path("notes", "cats.md").write_text("Cats sleep for most of the day.\n")
     Path("notes", "rain.txt").write_text("Rain fell on Tuesday.\n")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """Adds an app to the bundled ones; it searches an index of its own name, which it has to fill first."""
+    apps = importlib.import_module("weft.apps")
+    monkeypatch.setattr(apps, "__path__", [*apps.__path__, str(tmp_path / "apps")])
+
+    def add(name: str) -> None:
+        (tmp_path / "apps" / name).mkdir(parents=True)
+        (tmp_path / "apps" / name / "__init__.py").write_text(_APP.replace("INDEX", name))
+
+    return add
 
 
 def _json(result: Result) -> Any:
@@ -88,7 +138,6 @@ def test_version(weft: Weft) -> None:
     [
         (("run", "nope"), "there is no bundled app 'nope'"),
         (("run", "p.py:echo", "-i", "txt=a"), "there is no input 'txt'; there are: text, times"),
-        (("run", "p.py:echo", "--stream", "--trace", "t"), "--stream and --trace cannot be used together"),
         (("run", "p.py:echo", "--config", "gone.toml"), "configuration file 'gone.toml' does not exist"),
         (("run", "p.py:echo", "--server", "x"), "server: an address is 'HOST:PORT'"),
         (("run", "p.py:echo", "--server", "127.0.0.1:1"), "no weft server answers at '127.0.0.1:1'"),
@@ -97,7 +146,7 @@ def test_version(weft: Weft) -> None:
         (("submit", "graph.json", "--detach"), "--detach needs a --server"),
         (("submit", "graph.json", "-i", "whom=x"), "there is no input 'whom'; there are: who"),
         (("index", "notes", "gone"), "folder 'gone' does not exist"),
-        (("explain", "rag", "--json", "--mermaid"), "only one of --mermaid, --graph and --json"),
+        (("explain", "rag", "--graph", "--mermaid"), "only one of --mermaid, --graph and --json"),
         (
             ("worker", "--kind", "llm", "--connect", "127.0.0.1:1", "--model", "a", "--model", "b"),
             "a worker runs one model, not 2",
@@ -173,6 +222,26 @@ def test_run_writes_a_trace(weft: Weft, server: str) -> None:
     assert "traceEvents" in json.loads(Path("t.json").read_text())
 
 
+def test_run_streams_and_writes_a_trace(weft: Weft, echo_server: str) -> None:
+    arguments = (
+        "run",
+        "p.py:tell",
+        "-i",
+        "topic=a",
+        "--stream",
+        "--trace",
+        "t.json",
+        "--server",
+        echo_server,
+    )
+    result = weft(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "[<user>Tell a<assistant>]\n"
+    assert json.loads(Path("t.json").read_text())["traceEvents"] == []
+    pieces = [json.loads(line)["piece"] for line in weft(*arguments, "--json").stdout.splitlines()]
+    assert pieces == ["[<u", "ser>Tell a<assistant>]"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -200,6 +269,117 @@ def test_an_error_of_the_users_code_names_its_line(weft: Weft, server: str) -> N
     result = weft("run", "p.py:divide", "-i", "by=0", "--server", server)
     line = _PROGRAMS.splitlines().index("    return 1 / by") + 1
     assert f"p.py:{line})" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("p.py:echo",),
+            "error: program 'echo': missing a required argument: 'text'; it takes text, times\n",
+        ),
+        (
+            ("p.py:tell", "--stream"),
+            "error: program 'tell': missing a required argument: 'topic'; it takes topic\n",
+        ),
+    ],
+)
+def test_an_error_of_the_command_line_names_no_line(
+    weft: Weft, server: str, arguments: tuple[str, ...], message: str
+) -> None:
+    assert weft("run", *arguments, "--server", server).stderr == message
+
+
+def test_an_error_of_a_programs_code_names_its_line(weft: Weft, server: str) -> None:
+    result = weft("run", "p.py:branch", "-i", "topic=x", "--server", server)
+    line = _PROGRAMS.splitlines().index('    return "a" if topic else "b"') + 1
+    assert result.stderr.startswith(f"error: p.py:{line}: using it as a condition")
+
+
+# ---- errors for programs to read
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "error"),
+    [
+        (("run", "nope"), 2, {"code": "usage"}),
+        (("run", "p.py:echo", "--nonsense"), 2, {"code": "usage", "message": "No such option: --nonsense"}),
+        (("run",), 2, {"code": "usage", "message": "Missing argument 'TARGET'."}),
+        (("run", "p.py:echo", "--config", "gone.toml"), 2, {"code": "configuration"}),
+        (("run", "p.py:echo", "--server", "127.0.0.1:1"), 2, {"code": "unavailable"}),
+        (("submit", "graph.json", "-i", "whom=x"), 2, {"code": "usage"}),
+        (("index", "notes", "gone"), 2, {"code": "documents"}),
+        (("runs", "--cancel"), 2, {"code": "usage", "message": "--cancel and --trace need a RUN"}),
+    ],
+)
+def test_json_has_the_error_on_standard_output(
+    weft: Weft, arguments: tuple[str, ...], status: int, error: dict[str, str]
+) -> None:
+    _check_error(weft(*arguments, "--json"), status, error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "error"),
+    [
+        (("run", "p.py:echo", "-i", "text=a", "-i", "times=x"), 2, {"code": "invalid"}),
+        (
+            ("run", "p.py:find", "-i", "question=a", "-i", "index=no"),
+            2,
+            {"code": "invalid", "program": "find"},
+        ),
+        (("run", "p.py:find", "-i", "question=a", "-i", "index=no", "--stream"), 2, {"code": "invalid"}),
+        (("run", "p.py:divide", "-i", "by=0"), 1, {"code": "exception"}),
+        (("run", "p.py:crash"), 1, {"code": "tool_failed", "program": "crash"}),
+        (("explain", "p.py:find", "-i", "index=no"), 2, {"code": "invalid"}),
+        (("runs", "nope"), 1, {"code": "not_found", "message": "there is no run 'nope'"}),
+    ],
+)
+def test_json_has_the_error_of_a_run_on_standard_output(
+    weft: Weft, server: str, arguments: tuple[str, ...], status: int, error: dict[str, str]
+) -> None:
+    _check_error(weft(*arguments, "--json", "--server", server), status, error)
+
+
+def test_json_has_the_cause_of_a_failed_tool(weft: Weft, server: str) -> None:
+    error = json.loads(weft("run", "p.py:crash", "--json", "--server", server).stdout)["error"]
+    assert error["cause"].startswith("ValueError: out of order (")
+
+
+def _check_error(result: Result, status: int, error: dict[str, str]) -> None:
+    assert result.exit_code == status, result.output
+    found = json.loads(result.stdout)["error"]
+    assert found["message"] in result.stderr
+    assert found | error == found
+
+
+# ---- bundled apps
+
+
+def test_what_a_bundled_app_needs_is_prepared(weft: Weft, server: str, bundle: Bundle) -> None:
+    bundle("zoo")
+    result = weft("run", "zoo", "-i", "question=When do owls hunt?", "--server", server)
+    assert result.stderr == ""
+    (passage,) = json.loads(result.stdout)
+    assert passage["text"].strip() == "Owls hunt at night."
+
+
+def test_explain_prepares_a_bundled_app_too(weft: Weft, server: str, bundle: Bundle) -> None:
+    bundle("den")
+    assert 'search("den"' in weft("explain", "den", "--server", server).stdout
+
+
+def test_a_status_line_tells_of_the_preparation(
+    weft: Weft, server: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle("nest")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(ERRORS, "is_interactive", True)
+    arguments = ("run", "nest", "-i", "question=owls", "--server", server)
+    assert "preparing nest" in weft(*arguments).stderr
+    result = weft(*arguments, "--json")
+    assert result.stderr == ""
+    assert _json(result)["state"] == "done"
 
 
 def test_a_folder_is_indexed_and_searched(weft: Weft, server: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import weft
 from weft import Client, gen, program
-from weft.frontend.client import NodeChanged, RunFinished, RunStarted
+from weft.frontend.client import NodeChanged, RunFinished, RunStarted, TextAdded
 from weft.frontend.client import client as client_module
 from weft.frontend.errors import NotFound, Rejected, RunCancelled, Unavailable
 from weft.proto import orchestrator_pb2 as pb
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 @program
 def echo(text: str) -> str:
     return gen(f"Say {text}")
+
+
+@program
+async def grown(text: str) -> str:
+    return echo(text)
 
 
 @program
@@ -55,6 +60,38 @@ def test_events(server: MiniServer) -> None:
     assert isinstance(events[-1], RunFinished)
     assert events[-1].state == "done"
     assert {event.label for event in events if isinstance(event, NodeChanged)} >= {"prefill", "decode"}
+
+
+def test_a_submitted_run_can_be_streamed(server: MiniServer) -> None:
+    run = echo.submit("hi", stream=True)
+    texts = [event.text for event in run.events() if isinstance(event, TextAdded)]
+    assert texts == ["[<u", "ser>Say hi<assistant>]"]
+    assert list(run.pieces()) == texts
+    assert "".join(texts) == run.result(timeout=10)
+
+
+def test_a_submitted_async_program_can_be_streamed(server: MiniServer) -> None:
+    run = grown.submit("hi", stream=True)
+    assert list(run.pieces()) == ["[<u", "ser>Say hi<assistant>]"]
+    assert run.result(timeout=10) == "[<user>Say hi<assistant>]"
+
+
+def test_without_streaming_the_only_piece_is_the_result(server: MiniServer) -> None:
+    run = echo.submit("hi")
+    assert list(run.pieces()) == ["[<user>Say hi<assistant>]"]
+    assert not any(isinstance(event, TextAdded) for event in run.events())
+
+
+def test_pieces_of_a_run_that_fails(server: MiniServer) -> None:
+    with pytest.raises(weft.ProgramError, match="the model broke"):
+        list(echo.submit("FAIL", stream=True).pieces())
+
+
+def test_a_detached_run_cannot_be_streamed(server: MiniServer) -> None:
+    before = len(server.runs)
+    with pytest.raises(weft.TraceError, match=r"test_client\.py:\d+: a detached run cannot be streamed"):
+        echo.submit("hi", detached=True, stream=True)
+    assert len(server.runs) == before
 
 
 def test_events_of_a_run_that_fails(server: MiniServer) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from weft import ProgramError, RetryPolicy, program, tool
 from weft.frontend.errors import RunTimeout, ToolError, TraceError
+from weft.runtime.worker.engines.tool_loading import tool_of
 
 if TYPE_CHECKING:
     from ..conftest import MiniServer
@@ -147,6 +148,27 @@ def test_a_tool_that_hangs_runs_out_of_time(server: MiniServer, slow: Any) -> No
 def test_a_result_of_the_wrong_type_is_a_failure_of_the_tool(server: MiniServer) -> None:
     with pytest.raises(ProgramError, match="valid integer"):
         wrong_result()
+
+
+def test_the_server_can_load_a_tool_with_its_properties() -> None:
+    @tool(idempotent=True)
+    def lookup(item: str) -> str:
+        return item
+
+    @tool(pure=True)
+    def double(number: int) -> int:
+        return 2 * number
+
+    assert [(t.idempotent, t.pure) for t in (broken, lookup, double)] == [
+        (False, False),
+        (True, False),
+        (True, True),
+    ]
+    for made in (broken, lookup, double):
+        loaded = tool_of(made, "here")
+        assert (loaded.name, loaded.idempotent, loaded.pure) == (made.name, made.idempotent, made.pure)
+    with pytest.raises(AttributeError):
+        lookup.pure = True  # type: ignore[misc]
 
 
 def test_a_detached_run_cannot_use_tools_of_this_process(server: MiniServer) -> None:

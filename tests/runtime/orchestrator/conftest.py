@@ -21,6 +21,7 @@ from weft.graph.prompt import Fixed
 from weft.graph.types import TEXT
 from weft.graph.values import EFFECT, Datum, Json, KvValue, TextValue, VectorsValue, render, strip
 from weft.proto import orchestrator_pb2_grpc, value_pb2, worker_pb2, worker_pb2_grpc
+from weft.runtime.channels import server_options
 from weft.runtime.config import ModelSettings, Settings
 from weft.runtime.orchestrator.server import Server
 from weft.runtime.scheduler.scheduler import Scheduler
@@ -45,7 +46,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         self._values: dict[tuple[str, str], Datum] = {}
         self._known = asyncio.Event()
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=server_options())
         self.reports: asyncio.Queue[worker_pb2.Report] = asyncio.Queue()
         self._membership: asyncio.Task[None] | None = None
         self.info = worker_pb2.WorkerInfo()

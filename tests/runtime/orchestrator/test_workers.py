@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import grpc
@@ -89,6 +90,45 @@ async def test_a_worker_can_rejoin_in_time(bare: Any, until: Any) -> None:
     again = await bare.worker("w1", llm())
     assert (await call).info.state == "done"
     assert again.fragments()[0].tasks[0].attempt == 2
+
+
+async def test_a_run_that_comes_while_a_worker_is_restarted_waits_for_it(bare: Any, until: Any) -> None:
+    worker = await bare.worker("w1", llm(), tools())
+    await worker.stop()
+    await until(lambda: not list(bare.server.orchestrator.fleet))
+    call = asyncio.ensure_future(bare.stub.Invoke(submit(conversation())))
+    await until(lambda: bare.server.orchestrator.records)
+    await bare.worker("w2", llm(), tools())
+    assert (await call).info.state == "done"
+
+
+async def test_a_worker_that_does_not_come_back_is_missed_by_name_and_then_forgotten(
+    bare: Any, until: Any
+) -> None:
+    worker = await bare.worker("w1", llm(), tools())
+    await worker.stop()
+    await until(lambda: not list(bare.server.orchestrator.fleet))
+    fault = (await bare.stub.Invoke(submit(conversation()))).fault
+    assert (fault.code, fault.worker) == ("worker_lost", "w1")
+    assert "`weft worker --kind llm --connect ADDRESS`" in fault.message
+    await until(lambda: not bare.server.orchestrator.fleet.deployment.models)
+    with pytest.raises(grpc.aio.AioRpcError, match="no worker offers 'llm'") as refused:
+        await bare.stub.Invoke(submit(conversation()))
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_stop_ends_runs_and_memberships_and_is_no_news(
+    bare: Any, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = await bare.worker("w1", llm(), tools())
+    worker.gated = {Decode}
+    call = asyncio.ensure_future(bare.stub.Invoke(submit(conversation())))
+    await until(worker.fragments)
+    await bare.server.stop()
+    fault = (await call).fault
+    assert (fault.code, "shutting down" in fault.message) == ("cancelled", True)
+    assert not list(bare.server.orchestrator.fleet)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_worker_of_the_same_id_takes_the_place_of_the_first(bare: Any) -> None:

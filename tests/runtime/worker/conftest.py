@@ -18,6 +18,7 @@ from weft.graph.codec import decode_datum, encode_datum, encode_node
 from weft.graph.ir import Node
 from weft.graph.values import Datum
 from weft.proto import orchestrator_pb2, value_pb2, worker_pb2, worker_pb2_grpc
+from weft.runtime.channels import channel_options, server_options
 from weft.runtime.config import ModelSettings
 from weft.runtime.worker.catalog import Catalog
 from weft.runtime.worker.engines.base import Engine
@@ -25,7 +26,6 @@ from weft.runtime.worker.host import Host
 
 MODEL_FOLDER = Path(weft.__path__[0]) / "apps" / "reference_model" / "model"
 PATIENCE_S = 60.0
-_UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Link:
     info: worker_pb2.WorkerInfo
     reports: list[worker_pb2.Report] = field(default_factory=list)
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def collect(self) -> None:
         async for report in self.call:
@@ -44,7 +45,8 @@ class Link:
                 self.news.notify_all()
 
     async def send(self, **command: Any) -> None:
-        await self.call.write(worker_pb2.Command(**command))
+        async with self.turn:  # a stream takes one write at a time
+            await self.call.write(worker_pb2.Command(**command))
 
     async def run(
         self,
@@ -151,7 +153,7 @@ class StubOrchestrator:
 async def orchestrator_at(address: str, accept: bool = True) -> AsyncIterator[tuple[StubOrchestrator, str]]:
     """A stub orchestrator that listens at `address`, and the address with the port that it got."""
     stub = StubOrchestrator(accept)
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=server_options())
     server.add_generic_rpc_handlers((stub.handler(),))
     port = server.add_insecure_port(address)
     await server.start()
@@ -164,7 +166,7 @@ async def orchestrator_at(address: str, accept: bool = True) -> AsyncIterator[tu
 @asynccontextmanager
 async def linked(info: worker_pb2.WorkerInfo) -> AsyncIterator[Link]:
     """An Execute stream to a worker."""
-    async with grpc.aio.insecure_channel(info.address, _UNLIMITED) as channel:
+    async with grpc.aio.insecure_channel(info.address, channel_options(info.address)) as channel:
         stub: worker_pb2_grpc.WorkerAsyncStub = worker_pb2_grpc.WorkerStub(channel)
         link = Link(stub.Execute(), info)
         collector = asyncio.create_task(link.collect())

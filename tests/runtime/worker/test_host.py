@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -114,6 +116,20 @@ async def test_stopping_leaves_the_orchestrator() -> None:
         async with asyncio.timeout(PATIENCE_S):
             while stub.present:
                 await asyncio.sleep(0.01)
+
+
+async def test_stopping_ends_streams_and_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    async with orchestrator_at("127.0.0.1:0") as (stub, address):
+        async with worker_of(address):
+            info = await asyncio.wait_for(stub.joins.get(), PATIENCE_S)
+            channel = grpc.aio.insecure_channel(info.address)
+            worker: worker_pb2_grpc.WorkerAsyncStub = worker_pb2_grpc.WorkerStub(channel)
+            call: Any = worker.Execute()
+            await call.read()  # the status
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is grpc.StatusCode.OK
+        await channel.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_two_orchestrators_do_not_see_each_other(start_worker: StartWorker) -> None:

@@ -51,7 +51,7 @@ def corrupt_copy(folder: Path) -> Path:
 def bad_start(name: str, folder: Path, port: int) -> tuple[Config | str, str]:
     """A configuration that cannot work, and what the error says."""
     cases: dict[str, tuple[Config | str, str]] = {
-        "json": ("{", "--config is no JSON: "),
+        "json": ("{", "--config: Invalid JSON: "),
         "key": ({**EMBED, "kind": "embed"}, "kind: Extra inputs are not permitted"),
         "model folder": (llm(folder / "none"), f"model 'm': model folder '{folder}/none' does not exist"),
         "weights": (llm(corrupt_copy(folder)), "model 'm': "),
@@ -103,6 +103,20 @@ async def test_a_worker_ends_cleanly(how: str, tmp_path: Path) -> None:
             process.wait()
     assert (process.returncode, out, err) == (0, b"", b"")
     assert not (tmp_path / "w.sock").exists()
+
+
+async def test_an_orchestrator_that_stops_is_no_news(tmp_path: Path) -> None:
+    async with orchestrator_at(f"unix:{tmp_path}/o.sock") as (stub, address):
+        process = start({**EMBED, "orchestrator": address, "listen": f"unix:{tmp_path}/w.sock"})
+        await asyncio.wait_for(stub.joins.get(), PATIENCE_S)
+    try:
+        await asyncio.sleep(0.5)  # some attempts to join again
+        process.terminate()
+        out, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, out, err) == (0, b"", b"")
 
 
 async def test_a_hanging_tool_does_not_hold_the_process(

@@ -1,0 +1,43 @@
+"""The options of gRPC channels and servers inside a server, so that they fit together.
+
+Whoever pings must talk to a server that puts up with the pings: gRPC's servers end connections ("too many
+pings") on which more than two come within five minutes, unless they are told otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["channel_options", "server_options"]
+
+Options = tuple[tuple[str, int], ...]
+
+_KEEPALIVE: Final[Options] = (
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),  # any number
+)
+"""Pings by which either end notices within a few seconds that the other's machine has vanished."""
+
+_UNIX: Final = "unix:"
+
+
+def channel_options(address: str) -> Options:
+    """Of a channel between orchestrator and worker. The receiver of a message says what is too large."""
+    return (*_sizes(-1), *(() if address.startswith(_UNIX) else _KEEPALIVE))
+
+
+def server_options(max_bytes: int = -1) -> Options:
+    """Of an orchestrator's or a worker's server. `max_bytes`: of a message that it takes; -1: any size."""
+    return (
+        ("grpc.so_reuseport", 0),  # a port in use is an error
+        *_sizes(max_bytes),
+        ("grpc.http2.min_ping_interval_without_data_ms", 0),
+        ("grpc.http2.max_ping_strikes", 0),  # never end a connection for its pings
+        *_KEEPALIVE,
+    )
+
+
+def _sizes(received: int) -> Options:
+    return (("grpc.max_receive_message_length", received), ("grpc.max_send_message_length", -1))

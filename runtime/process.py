@@ -1,0 +1,81 @@
+"""What the processes of a server have in common: configuration, life line, signals, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from pydantic import ValidationError
+
+from .config import Settings, WorkerConfig
+
+__all__ = ["end_of_process", "run_process"]
+
+_FAILED: Final = 2  # exit status
+
+Config = TypeVar("Config", Settings, WorkerConfig)
+
+
+def run_process(
+    name: str,
+    schema: type[Config],
+    serve: Callable[[Config], None],
+    expected: tuple[type[Exception], ...],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Read the argument ``--config``, a JSON document of `schema`, and `serve`; returns the exit status.
+
+    A wrong configuration, and an exception that `expected` names, become one line on standard error.
+    """
+    parser = argparse.ArgumentParser(prog=f"weft.runtime.{name}", description=f"weft's {name} process.")
+    document = f"a JSON document; see weft.runtime.config.{schema.__name__}"
+    parser.add_argument("--config", required=True, help=document)
+    try:
+        config = schema.model_validate_json(parser.parse_args(arguments).config)
+    except ValidationError as problem:
+        error = problem.errors()[0]
+        key = ".".join(map(str, error["loc"])) or "--config"
+        return _fail(name, f"configuration: {key}: {error['msg']}")
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        serve(config)
+    except expected as problem:
+        return _fail(name, str(problem))
+    return 0
+
+
+def end_of_process() -> asyncio.Event:
+    """An event of the running loop: set by SIGTERM and SIGINT, and when standard input closes.
+
+    The latter says that whoever started this process is gone, or wants it to end.
+    """
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end.set)
+
+    def watch() -> None:
+        # os.read, because a thread inside sys.stdin would keep the interpreter from shutting down.
+        while os.read(0, 4096):
+            pass
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(end.set)
+
+    threading.Thread(target=watch, name="weft-life-line", daemon=True).start()
+    return end
+
+
+def _fail(name: str, message: str) -> int:
+    print(f"weft {name}: {message}", file=sys.stderr)
+    return _FAILED
