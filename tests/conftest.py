@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from pathlib import Path
 
 importlib.import_module("weft")  # found before the path shrinks, so that an uninstalled checkout works too
 _ROOT = str(Path(__file__).resolve().parents[1])
 sys.path[:] = [entry for entry in sys.path if entry not in ("", _ROOT)]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a shell; the processes that tests start and interrupt would ignore it, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
