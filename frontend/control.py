@@ -64,7 +64,8 @@ def cond(pred: Var[Any] | bool, then: Any, otherwise: Any, *, name: str = "") ->
     """
     trace = current("cond()")
     if isinstance(pred, bool):
-        return _call(then if pred else otherwise)  # type: ignore[no-any-return]
+        decided: Var[Any] = _call(then if pred else otherwise)
+        return decided
     _expect_bool("pred", pred)
     bodies = [_trace_body(trace, {}, lambda branch=branch: (_call(branch),)) for branch in (then, otherwise)]
     captured = bodies[0].captured | bodies[1].captured
@@ -72,7 +73,8 @@ def cond(pred: Var[Any] | bool, then: Any, otherwise: Any, *, name: str = "") ->
     value = trace.add(op, {"predicate": trace.own(pred), **captured}, name=name)
     same = bodies[0].shape == bodies[1].shape
     shape = bodies[0].shape if same else Leaf(ANYTHING)
-    return shape.view(trace.var(value))  # type: ignore[no-any-return]
+    viewed: Var[Any] = shape.view(trace.var(value))
+    return viewed
 
 
 def loop(
@@ -96,7 +98,8 @@ def loop(
     start = first.value(trace)
     traced = _loop_body(trace, body, until, first, trace.types[start])
     value = trace.add(Loop(traced.graph, limit), {"state": start, **traced.captured}, name=name)
-    return traced.shape.view(trace.var(value))  # type: ignore[no-any-return]
+    viewed: Var[Any] = traced.shape.view(trace.var(value))
+    return viewed
 
 
 def _loop_body(

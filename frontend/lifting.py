@@ -226,9 +226,9 @@ def holds_var(thing: object) -> bool:
 
 
 def _maker(kind: type) -> Callable[[Iterable[Any]], Any]:
-    make = getattr(kind, "_make", None)  # of a named tuple
+    make: Callable[[Iterable[Any]], Any] | None = getattr(kind, "_make", None)  # of a named tuple
     if make is not None:
-        return make  # type: ignore[no-any-return]
+        return make
     return list if issubclass(kind, list) else tuple
 
 

@@ -140,6 +140,7 @@ class AsyncProgram(Program[P, R]):
         )
 
 
+# A coroutine function fits both overloads; the first one that fits is meant, which mypy warns of.
 @overload
 def program(fn: Callable[P, Coroutine[Any, Any, R]]) -> AsyncProgram[P, R]: ...  # type: ignore[overload-overlap]
 @overload

@@ -54,7 +54,8 @@ class Tool(Generic[P, R]):
         """In a program, the `Var` of the result; outside of programs, what the function itself gives."""
         trace = tracing()
         if trace is None:
-            return self._fn(*args, **kwargs)  # type: ignore[no-any-return]
+            made: Var[R] = self._fn(*args, **kwargs)  # the R itself, for which a Var stands here
+            return made
         return self._call(trace, args, kwargs)
 
     @property
@@ -88,7 +89,8 @@ class Tool(Generic[P, R]):
 
     def invoke(self, arguments: Mapping[str, Any]) -> Any:
         """Call the function; what it returns, or a coroutine that does."""
-        return self._fn(**arguments)  # type: ignore[call-arg]
+        fn: Callable[..., Any] = self._fn
+        return fn(**arguments)
 
     def dump(self, result: Any) -> Any:
         """What the function returned as JSON data. Raises ValueError."""

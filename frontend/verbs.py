@@ -100,17 +100,20 @@ class Program(ABC, Generic[P, R]):
         """Run the program and return its result; within another program, make it part of that one."""
         trace = tracing()
         if trace is not None:
-            return self._inline(trace, args, kwargs)  # type: ignore[no-any-return]
+            inlined: R = self._inline(trace, args, kwargs)
+            return inlined
         return self.invoke(*args, **kwargs)
 
     def invoke(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the program and wait for its result. Ctrl-C cancels the run. Raises ProgramError."""
         job = self._job(args, kwargs)
-        return wait(self._run(job))  # type: ignore[no-any-return]
+        result: R = wait(self._run(job))
+        return result
 
     async def ainvoke(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """As `invoke`, for event loops; cancelling the task cancels the run."""
-        return await self._run(self._job(args, kwargs))  # type: ignore[no-any-return]
+        result: R = await self._run(self._job(args, kwargs))
+        return result
 
     def stream(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
         """The pieces of the result as a model writes them, if it is such a text; otherwise the result."""

@@ -92,7 +92,8 @@ def description(problem: Exception) -> dict[str, str]:
         found = {field: str(getattr(problem, field)) for field in fields if getattr(problem, field)}
         return found | ({} if problem.__cause__ is None else {"cause": _foreign(problem.__cause__)})
     if _is_of_the_parser(problem):
-        return {"code": "usage", "message": problem.format_message()}  # type: ignore[attr-defined]
+        parsing: Any = problem  # typer does not export the class
+        return {"code": "usage", "message": parsing.format_message()}
     code = next((code for kind, code in _CODES if isinstance(problem, kind)), "exception")
     return {"code": code, "message": _message(problem)}
 

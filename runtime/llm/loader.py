@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -139,11 +140,11 @@ class _Source:
         self.folder = folder
         self.dtype = dtype
         self.device = device
-        self.files: dict[str, safe_open] = {}
+        self.files: dict[str, Any] = {}  # open safetensors files by the tensors they hold
         for path in _tensor_files(folder):
             with _reading(path):
-                file = safe_open(path, framework="pt", device=str(device))
-                self.files.update(dict.fromkeys(file.keys(), file))  # type: ignore[no-untyped-call]
+                file: Any = safe_open(path, framework="pt", device=str(device))  # its methods have no types
+                self.files.update(dict.fromkeys(file.keys(), file))
 
     def get(self, name: str, *shape: int) -> torch.Tensor:
         """The tensor `name`, which must have `shape`."""
@@ -151,7 +152,7 @@ class _Source:
         if file is None:
             raise ModelError(f"checkpoint {str(self.folder)!r} lacks the tensor {name!r}")
         with _reading(self.folder):
-            tensor: torch.Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
+            tensor: torch.Tensor = file.get_tensor(name)
         if tuple(tensor.shape) != shape:
             raise ModelError(
                 f"tensor {name!r} of {str(self.folder)!r} has shape {list(tensor.shape)}; "

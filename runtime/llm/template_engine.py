@@ -28,7 +28,7 @@ class TemplateRefusal(Exception):
 class _Generation(Extension):
     """`{% generation %}...{% endgeneration %}`, which marks what to train on: just its body here."""
 
-    tags = {"generation"}  # noqa: RUF012 - Jinja's own declaration
+    tags: set[str] = {"generation"}  # noqa: RUF012 - Jinja declares it as an instance variable
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
