@@ -22,7 +22,6 @@ from weft.graph.codec import from_json
 
 from .conftest import Server
 
-QUESTION = "What do people in Hapo govern?"
 GRAPH = Path(rag.__file__).parent / "answer.json"
 
 
