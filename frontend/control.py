@@ -41,18 +41,29 @@ class _Body:
         return self.graph.types[self.graph.outputs[0]]
 
 
-def map(fn: Callable[[Any], Any], xs: Sequence[Any] | Var[Any], *, name: str = "") -> Var[list[Any]]:
-    """`fn` of every item of a list, all at once; the list of the results, in order.
+def map(
+    fn: Callable[[Any], Any],
+    xs: Sequence[Any] | Var[Any],
+    *,
+    concurrency: int | None = None,
+    name: str = "",
+) -> Var[list[Any]]:
+    """`fn` of every item of a list, at most `concurrency` at a time; the list of the results, in order.
 
-    `fn` is called once, with a `Var` for the item; it may use `Var`s from around it. Raises TraceError.
+    `fn` is called once, with a `Var` for the item; it may use `Var`s from around it. Without `concurrency`
+    the server's own bound holds. Items of a list that a model is still writing begin as each is closed.
+    Raises TraceError.
     """
     trace = current("map()")
     _expect_plain("map", fn)
+    if concurrency is not None:
+        _expect_positive("concurrency of map()", concurrency)
     whole = lifted(xs if isinstance(xs, Var) else list(xs), trace)
     items = whole.value(trace)
     item_type, item_pytype = _item(trace, items, xs)
     body = _trace_body(trace, {Map.ITEM: (item_type, Leaf(item_pytype))}, lambda item: (fn(item),))
-    value = trace.add(Map(body.graph), {"items": items, **body.captured}, name=name)
+    op = Map(body.graph, concurrency or 0)
+    value = trace.add(op, {"items": items, **body.captured}, name=name)
     leaf = body.shape.pytype if isinstance(body.shape, Leaf) else ANYTHING
     return trace.var(value, leaf.list_of())
 
@@ -92,8 +103,7 @@ def loop(
     """
     trace = current("loop()")
     _expect_plain("loop", body)
-    if type(limit) is not int or limit < 1:
-        raise TraceError(located(f"limit of loop() must be a positive whole number, not {limit!r}"))
+    _expect_positive("limit of loop()", limit)
     first = lifted(state, trace, apart=True)
     start = first.value(trace)
     traced = _loop_body(trace, body, until, first, trace.types[start])
@@ -171,6 +181,11 @@ def _expect_bool(what: str, value: object) -> None:
     if not isinstance(value, Var) or value._type not in (BOOLEAN, JSON):
         kind = value._type if isinstance(value, Var) else type(value).__name__
         raise TraceError(located(f"{what} must be true or false, not {kind}; compare with x.equals(y)"))
+
+
+def _expect_positive(what: str, number: object) -> None:
+    if type(number) is not int or number < 1:
+        raise TraceError(located(f"{what} must be a positive whole number, not {number!r}"))
 
 
 def _expect_plain(what: str, fn: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from .costs import ModelCosts
 from .errors import GraphError
 from .ir import Graph, Node
 from .ops.common import Search, Tool
@@ -28,6 +29,7 @@ class ModelSpec:
     context_length: int  # tokens
     chat: ChatRenderer | None = None  # None: the model has no chat template; prompts are plain text
     tokenizer: str = ""  # fingerprint
+    costs: ModelCosts | None = None  # as measured by a worker that runs it
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class Deployment:
     tools: Mapping[str, ToolSpec] = field(default_factory=dict)
     embedder: str = ""  # the default embedding model; empty: none
     reranker: str = ""  # the cross-encoder; empty: the default model scores passages
+    batches: Mapping[str, int] = field(default_factory=dict)
+    """By kind of engine: the items in one call beyond which a larger one gains nothing, where measured."""
+    item_ms: Mapping[str, float] = field(default_factory=dict)
+    """By kind of engine: the time of one item in a call of that size."""
 
     def model(self, name: str) -> ModelSpec:
         """The model called `name`, or the default one for an empty name. Raises UnknownNameError."""

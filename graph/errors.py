@@ -2,11 +2,12 @@
 
 GraphError            the graph is not well formed
 └── OperandError      an operation was given operands that it cannot take
+EvaluationError       values that are known now do not allow an operation
 """
 
 from __future__ import annotations
 
-__all__ = ["GraphError", "OperandError"]
+__all__ = ["EvaluationError", "GraphError", "OperandError"]
 
 
 class GraphError(ValueError):
@@ -15,3 +16,7 @@ class GraphError(ValueError):
 
 class OperandError(GraphError):
     """An operation was given operands of the wrong names or types."""
+
+
+class EvaluationError(ValueError):
+    """The operands do not allow the operation."""

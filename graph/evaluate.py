@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import schema
+from .errors import EvaluationError
+from .merging import merge
 from .ops.base import Op
 from .ops.common import Const, Equals, Expected, Format, Forward, Gather, Parse, Project, TopK
+from .ops.optimized import Element, Merge, Slice
 from .prompt import Slot
 from .types import Text
 from .values import Datum, Json, TextValue, plain, render, strip
@@ -17,10 +20,6 @@ from .values import Datum, Json, TextValue, plain, render, strip
 __all__ = ["EvaluationError", "evaluate", "lift"]
 
 _SHOWN = 200  # characters of a text that an error quotes
-
-
-class EvaluationError(ValueError):
-    """The operands do not allow the operation."""
 
 
 def lift(value: Any) -> Datum:
@@ -49,6 +48,12 @@ def evaluate(op: Op, args: Mapping[str, Datum]) -> tuple[Datum, ...]:
             return (Json(_expected(op, plain(args["scores"]))),)
         case TopK():
             return (Json(_top_k(plain(args["passages"]), plain(args["scores"]), plain(args["k"]))),)
+        case Element():
+            return (lift(_element(op, plain(args["text"]))),)
+        case Slice():
+            return (Json(_items(plain(args["value"]))[op.start : op.stop]),)
+        case Merge():
+            return merge(op, args)
         case _:
             raise TypeError(f"{op.label()} is not an operation of the orchestrator")
 
@@ -67,6 +72,22 @@ def _project(value: Any, key: str | int) -> Any:
     if not isinstance(value, dict) or key not in value:
         raise EvaluationError(f"there is no field {key!r} in {_quote(value)}")
     return value[key]
+
+
+def _element(op: Element, text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as problem:
+        raise EvaluationError(f"the model's text is not JSON ({problem}): {_quote(text)}") from None
+    for key in op.path:
+        value = _project(value, key)
+    return value
+
+
+def _items(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise EvaluationError(f"a list is needed, not {_quote(value)}")
+    return value
 
 
 def _gather(op: Gather, args: Mapping[str, Datum]) -> Datum:

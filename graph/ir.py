@@ -97,6 +97,20 @@ class Graph:
             if value not in types:
                 raise GraphError(f"graph {self.name!r} returns {value}, which no node makes")
 
+    @classmethod
+    def inferred(
+        cls,
+        nodes: tuple[Node, ...],
+        outputs: tuple[Value, ...],
+        name: str,
+        outside: Environment,
+        types: Environment,
+    ) -> Graph:
+        """A graph whose types were inferred while it was built, node by node; they are not inferred again."""
+        graph = cls.__new__(cls)
+        graph.__dict__.update(nodes=nodes, outputs=outputs, name=name, outside=outside, types=types)
+        return graph
+
     @cached_property
     def types(self) -> Environment:
         """The type of every value of the graph and of its outside. Raises GraphError."""

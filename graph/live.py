@@ -2,42 +2,108 @@
 
 A program arrives as one closed increment, or increment by increment while it runs. Every increment is first
 renumbered into the ids of the run, then goes through the passes, which see what is there already. Control
-flow whose operands have become known turns into one more increment.
+flow whose operands have become known turns into one more increment, and a map over a list that a model is
+still writing turns into one for each item that closes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from itertools import count
+from typing import NamedTuple, Self
 
 from .deployment import Deployment
-from .errors import GraphError
-from .evaluate import EvaluationError
+from .errors import EvaluationError, GraphError
+from .estimate import Estimator
+from .evaluate import lift
+from .expansion import Expansion, expand_stage
 from .ir import Graph, Node, Value, infer
+from .merging import first_of_each
+from .observed import Observed
+from .open_maps import OpenMaps
+from .ops.base import Op
 from .ops.common import Forward, Gather, Input, Project
 from .ops.control import Cond, Loop, Map
-from .passes import PassReport, Pipeline
+from .ops.optimized import Element, Merge, Stage
+from .passes import Context, PassReport, Pipeline
 from .passes.base import follow
+from .streams import Streams
 from .types import Type
 from .values import Datum, plain
 from .verify import verify
 
-__all__ = ["LiveGraph"]
+__all__ = ["Growth", "LiveGraph"]
+
+
+class Growth(NamedTuple):
+    """New nodes of a run."""
+
+    nodes: tuple[Node, ...]
+    replaces: bool = False
+    """Whether the last of them has the id of a control node, whose place it takes."""
 
 
 class LiveGraph:
-    """All nodes of one run, in its own ids. Pure: it neither runs nodes nor holds their values."""
+    """All nodes of one run, in its own ids. It does not run them. `observed`: what earlier runs took."""
 
-    def __init__(self, deployment: Deployment, *, disabled: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        disabled: Collection[str] = (),
+        observed: Observed | None = None,
+    ) -> None:
+        self.estimator = Estimator(deployment, observed or Observed())
+        self._start()
+        self._pipeline = Pipeline(self._context(deployment), disabled)
+        self._deployment = deployment
+
+    def _start(self) -> None:
         self.nodes: dict[int, Node] = {}
         self.reports: list[PassReport] = []
+        self.streams = Streams()
+        self._known: dict[Value, Datum] = {}
         self._types: dict[Value, Type] = {}
-        self._ids = count()
+        self._next_id = 0
         self._client: dict[Value, Value] = {}  # values as the client calls them
         self._declared: dict[Value, Type] = {}  # their types, which passes may make less precise
         self._aliases: dict[Value, Value] = {}  # values that passes replaced
-        self._pipeline = Pipeline(deployment, self._types, self._aliases, self._new_id, disabled)
+        self._maps = OpenMaps()
+        self._consumers: dict[int, list[int]] = {}  # maps by the node that makes their list
+        self._merged: dict[int, list[Value]] = {}  # by map: the parts of the list of passages that it gives
+        self._sources: dict[Value, list[int]] = {}  # the maps that each such part belongs to
+        self._settled: dict[int, list[object]] = {}  # by map: what that list is known to begin with
+        self._early: dict[int, Datum] = {}  # items of such lists, whose nodes are new
+
+    def _context(self, deployment: Deployment) -> Context:
+        return Context(
+            deployment,
+            self.estimator,
+            self._types,
+            self._aliases,
+            self.nodes,
+            self._known,
+            self._new_id,
+        )
+
+    def fork(self) -> Self:
+        """The same graph for another run, of which nothing is known yet."""
+        other = type(self).__new__(type(self))
+        other.estimator, other._deployment = self.estimator, self._deployment
+        other._start()
+        other.nodes.update(self.nodes)
+        other.reports = list(self.reports)
+        other.streams = self.streams.fork()
+        other._types.update(self._types)
+        other._next_id = self._next_id
+        other._client.update(self._client)
+        other._declared.update(self._declared)
+        other._aliases.update(self._aliases)
+        other._consumers.update({element: list(maps) for element, maps in self._consumers.items()})
+        other._pipeline = self._pipeline.fork(other._context(self._deployment))
+        return other
+
+    # ---- increments
 
     def extend(self, increment: Graph, *, closed: bool) -> tuple[Node, ...]:
         """Add an increment in the client's ids; the new nodes, in order.
@@ -48,10 +114,11 @@ class LiveGraph:
         verify(increment)
         local, names = self._localize(increment)
         self.reports.append(PassReport("as written", f"{len(local.nodes)} nodes", local))
-        nodes = self._add(local, closed=closed, report=True)
+        graph, reports = self._optimize(local, closed=closed)
+        self.reports += reports
         self._client.update(names)
         self._declared.update(increment.types)
-        return nodes
+        return graph.nodes
 
     def resolve(self, value: Value) -> Value:
         """What a value of the client is called in the run. Raises GraphError for an unknown one."""
@@ -63,25 +130,9 @@ class LiveGraph:
         """The type of a value of the run."""
         return self._types[value]
 
-    def expand(self, node: int, args: Mapping[str, Datum]) -> tuple[Node, ...]:
-        """What a control node becomes, now that its operands are known; the last node takes its place.
-
-        Raises EvaluationError when the operands do not allow it.
-        """
-        control = self.nodes[node]
-        match control.op:
-            case Map():
-                return self._expand_map(control, control.op, plain(args["items"]))
-            case Cond():
-                return self._expand_cond(control, control.op, plain(args["predicate"]))
-            case Loop():
-                done = plain(args["done"]) if "done" in args else False
-                return self._expand_loop(control, control.op, done)
-            case _:
-                raise TypeError(f"{control.where()} is not control flow")
-
     def _new_id(self) -> int:
-        return next(self._ids)
+        self._next_id += 1
+        return self._next_id - 1
 
     def _localize(self, increment: Graph) -> tuple[Graph, dict[Value, Value]]:
         """The increment in ids of the run, and its values by the client's names."""
@@ -108,104 +159,221 @@ class LiveGraph:
         taken = {value for node in nodes for value in node.args.values()} | set(outputs)
         return {value: self._types[value] for value in sorted(taken) if value in self._types}
 
-    def _add(self, graph: Graph, *, closed: bool, report: bool = False) -> tuple[Node, ...]:
-        aliases: dict[Value, Value] = {}
-        reports: list[PassReport] = []
-        for step in self._pipeline.passes(closed=closed):
-            rewrite = step(graph)
-            graph = rewrite.graph
-            aliases.update(rewrite.aliases)
-            reports.append(PassReport(step.name, rewrite.summary, graph))
-        if report:
-            self.reports += reports
+    def _optimize(
+        self, graph: Graph, *, closed: bool, staged: bool = False
+    ) -> tuple[Graph, list[PassReport]]:
+        graph, aliases, reports = self._pipeline.run(graph, closed=closed, staged=staged)
         self._aliases.update(aliases)
         self._types.update(graph.types)
-        self.nodes.update(graph.by_id)
-        return graph.nodes
+        for node in graph:
+            self._enter(node)
+        return graph, reports
 
-    def _expand_map(self, node: Node, op: Map, items: object) -> tuple[Node, ...]:
+    def _enter(self, node: Node) -> None:
+        self.nodes[node.id] = node
+        self.streams.add(node)
+        if isinstance(node.op, Map):
+            self._consumers.setdefault(node.args["items"].node, []).append(node.id)
+
+    # ---- what becomes known
+
+    def learned(self, values: Mapping[Value, Datum]) -> list[int]:
+        """Take note of values that are known; the open maps that may `advance` now."""
+        self._known.update(values)
+        freed = self._maps.learned(values)
+        for value in values:
+            for source in self._sources.pop(value, ()):
+                freed += self._read_merged(source)
+        return freed
+
+    def advance(self, node: int) -> Growth:
+        """Begin further bodies of a map that is open."""
+        return self._advance(self.nodes[node])
+
+    def written(self, decode: int, text: str) -> tuple[dict[Value, Datum], list[Growth]]:
+        """Take the next piece of what a decode writes: the values that close with it, and what they begin."""
+        paths = self.streams.write(decode, text)
+        if not paths:
+            return {}, []
+        lists = [element for path in paths for element in self.streams.waiting(decode, (path[:-1],)) if path]
+        known = self._release(self.streams.waiting(decode, paths))
+        return self._feed(dict.fromkeys(lists), known)
+
+    def catch_up(self, nodes: Iterable[Node]) -> tuple[dict[Value, Datum], list[Growth]]:
+        """The same for new nodes that take what has closed already, or is known of a merged list."""
+        entered = [node for node in nodes if self.nodes.get(node.id) is node]
+        lists = [node.id for node in entered if isinstance(node.op, Element)]
+        lists += [node.args["items"].node for node in entered if isinstance(node.op, Map)]
+        early = {Value(node.id): self._early.pop(node.id) for node in entered if node.id in self._early}
+        known, grown = self._feed(dict.fromkeys(lists), self._release(lists) | early)
+        opened = [control for source in dict.fromkeys(lists) for control in self._read_merged(source)]
+        return known, [*grown, *(self.advance(control) for control in opened)]
+
+    def _release(self, elements: Iterable[int]) -> dict[Value, Datum]:
+        unknown = [element for element in elements if Value(element) not in self._known]
+        return self.streams.release(unknown)
+
+    def _feed(
+        self, lists: Iterable[int], known: dict[Value, Datum]
+    ) -> tuple[dict[Value, Datum], list[Growth]]:
+        """Begin the bodies for items of lists that have closed while the list has not."""
+        grown: list[Growth] = []
+        for element in lists:
+            place = self.streams.place(element)
+            if place is None or Value(element) in self._known or Value(element) in known:
+                continue
+            count = self.streams.count(*place)
+            for node in self._consumers.get(element, ()) if count else ():
+                control = self.nodes[node]
+                if isinstance(control.op, Map) and self._may_open(control):
+                    opened = self._maps.open(node, control.op.concurrency)
+                    opened.known = max(opened.known, count)
+                    growth = self._advance(control)
+                    grown.append(growth)
+                    known |= self._release(n.id for n in growth.nodes)
+        return known, [growth for growth in grown if growth.nodes]
+
+    def _read_merged(self, source: int) -> list[int]:
+        """The maps over a merged list that may begin bodies for the passages whose place in it is settled."""
+        if source not in self._merged or Value(source) in self._known:
+            return []
+        passages: list[object] = []
+        for result in self._merged[source]:
+            if result not in self._known:
+                break
+            passages += plain(self._known[result])
+        self._settled[source] = first_of_each(passages)
+        freed: list[int] = []
+        for node in self._consumers.get(source, ()):
+            control = self.nodes[node]
+            if isinstance(control.op, Map) and self._may_open(control):
+                opened = self._maps.open(node, control.op.concurrency)
+                opened.known = max(opened.known, len(self._settled[source]))
+                freed += [node] if opened.due else []
+        return freed
+
+    def _may_open(self, control: Node) -> bool:
+        """Whether a map need not wait: what its body takes only for the sake of order must have happened."""
+        assert isinstance(control.op, Map)
+        body = control.op.body
+        used = {value for node in body for value in node.args.values()} | set(body.outputs)
+        idle = {n.op.name for n in body if isinstance(n.op, Input) and Value(n.id) not in used}
+        return all(value in self._known for name, value in control.args.items() if name in idle)
+
+    # ---- control flow
+
+    def expand(self, node: int, args: Mapping[str, Datum]) -> Growth:
+        """What a control node becomes, now that its operands are known.
+
+        Of a map with many items, what may run now; the rest follows by `advance`. Raises EvaluationError
+        when the operands do not allow it.
+        """
+        control = self.nodes[node]
+        match control.op:
+            case Map():
+                return self._expand_map(control, control.op, plain(args["items"]))
+            case Cond():
+                return self._expand_cond(control, control.op, plain(args["predicate"]))
+            case Loop():
+                done = plain(args["done"]) if "done" in args else False
+                return self._expand_loop(control, control.op, done)
+            case Stage():
+                expansion = self._expansion(control)
+                op, names = expand_stage(expansion, control.op, control.args, args)
+                return self._replace(control, expansion, op, names)
+            case _:
+                raise TypeError(f"{control.where()} is not control flow")
+
+    def _expansion(self, control: Node) -> Expansion:
+        return Expansion(control, self._types, self._new_id)
+
+    def _expand_map(self, node: Node, op: Map, items: object) -> Growth:
         if not isinstance(items, list):
             raise EvaluationError(f"map needs a list, not {type(items).__name__}")
-        expansion = _Expansion(self, node)
-        results: list[Value] = []
-        for index in range(len(items)):
-            item = expansion.add(Project(index), {"value": node.args["items"]})
-            given = {name: value for name, value in node.args.items() if name != "items"} | {op.ITEM: item}
-            results += expansion.body(op.body, given)
-        listed = {str(index): value for index, value in enumerate(results)}
-        return self._replace(node, expansion, Gather("list"), listed, keep=results)
+        opened = self._maps.open(node.id, op.concurrency)
+        opened.known, opened.complete = len(items), True
+        return self._advance(node)
 
-    def _expand_cond(self, node: Node, op: Cond, predicate: object) -> tuple[Node, ...]:
+    def _advance(self, node: Node) -> Growth:
+        """Begin as many bodies of an open map as may run; the last ones come with what takes its place."""
+        op = node.op
+        assert isinstance(op, Map)
+        opened = self._maps.open(node.id, op.concurrency)
+        expansion = self._expansion(node)
+        begun = len(opened.results)
+        bodies = [self._begin_body(node, op, index, expansion) for index in range(begun, begun + opened.due)]
+        nodes = self._absorb(node, expansion, [result for _, result in bodies])
+        for index, (item, made) in enumerate(bodies, begun):
+            result = follow(self._aliases, made)
+            self._maps.began(node.id, result, finished=result in self._known)
+            self._note_body(node, op, index, item, result)
+        if not opened.all_begun:
+            return Growth(nodes)
+        self._maps.close(node.id)
+        listed = {str(index): value for index, value in enumerate(opened.results)}
+        merged = Gather("list") if op.merge == "list" else Merge(op.merge)
+        return Growth((*nodes, self._succeed(node, merged, listed)), replaces=True)
+
+    def _note_body(self, node: Node, op: Map, index: int, item: Value, result: Value) -> None:
+        """Remember what the lists that maps take or give are known to hold before they are complete."""
+        source = node.args["items"]
+        if source not in self._known and source.node in self._settled:
+            self._early[item.node] = lift(self._settled[source.node][index])
+        if op.merge == "passages":
+            self._merged.setdefault(node.id, []).append(result)
+            self._sources.setdefault(result, []).append(node.id)
+
+    def _begin_body(self, node: Node, op: Map, index: int, expansion: Expansion) -> tuple[Value, Value]:
+        """The item and the result of a further body."""
+        item = self._item(node, index, expansion)
+        given = {name: value for name, value in node.args.items() if name != "items"} | {op.ITEM: item}
+        (result,) = expansion.body(op.body, given)
+        return item, result
+
+    def _item(self, node: Node, index: int, expansion: Expansion) -> Value:
+        """An item of the list of a map, read from the text if a model writes it there."""
+        items = node.args["items"]
+        source = self.nodes.get(items.node)
+        if source is None or not isinstance(source.op, Element):
+            return expansion.add(Project(index), {"value": items})
+        kind = Project(index).results({"value": self._types[items]})[0]
+        return expansion.add(Element((*source.op.path, index), kind), {"text": source.args["text"]})
+
+    def _expand_cond(self, node: Node, op: Cond, predicate: object) -> Growth:
         if not isinstance(predicate, bool):
             raise EvaluationError(f"cond needs true or false, not {predicate!r}; compare with .equals(...)")
-        expansion = _Expansion(self, node)
+        expansion = self._expansion(node)
         (result,) = expansion.body(op.then if predicate else op.otherwise, node.args)
-        forward = Forward(self._types[Value(node.id)])
-        return self._replace(node, expansion, forward, {"value": result}, keep=[result])
+        return self._replace(node, expansion, Forward(self._types[Value(node.id)]), {"value": result})
 
-    def _expand_loop(self, node: Node, op: Loop, done: object) -> tuple[Node, ...]:
+    def _expand_loop(self, node: Node, op: Loop, done: object) -> Growth:
         if not isinstance(done, bool):
             raise EvaluationError(f"until must give true or false, not {done!r}; compare with .equals(...)")
+        expansion = self._expansion(node)
         if done or op.limit == 0:
             forward = Forward(self._types[Value(node.id)])
-            return self._replace(
-                node, _Expansion(self, node), forward, {"value": node.args["state"]}, keep=[]
-            )
-        expansion = _Expansion(self, node)
+            return self._replace(node, expansion, forward, {"value": node.args["state"]})
         captured = {name: value for name, value in node.args.items() if name != "done"}
         state, stop = expansion.body(op.body, captured)
         turn = {**captured, "state": state, "done": stop}
-        return self._replace(node, expansion, replace(op, limit=op.limit - 1), turn, keep=[state, stop])
+        return self._replace(node, expansion, replace(op, limit=op.limit - 1), turn)
 
-    def _replace(
-        self,
-        node: Node,
-        expansion: _Expansion,
-        op: Gather | Forward | Loop,
-        args: Mapping[str, Value],
-        keep: list[Value],
-    ) -> tuple[Node, ...]:
-        """Run the passes over an expansion, and let `op` over its results take the control node's place."""
-        graph = Graph(tuple(expansion.nodes), tuple(keep), node.name, self._outside(expansion.nodes, keep))
-        added = self._add(graph, closed=True)
+    def _replace(self, node: Node, expansion: Expansion, op: Op, args: Mapping[str, Value]) -> Growth:
+        """Run the passes over an expansion, and let `op` take the control node's place."""
+        nodes = self._absorb(node, expansion, args.values())
+        return Growth((*nodes, self._succeed(node, op, args)), replaces=True)
+
+    def _absorb(self, node: Node, expansion: Expansion, keep: Iterable[Value]) -> tuple[Node, ...]:
+        """Run the passes over an expansion, of which the values to `keep` will be taken."""
+        made = {new.id for new in expansion.nodes}
+        outputs = tuple(dict.fromkeys(value for value in keep if value.node in made))
+        outside = self._outside(expansion.nodes, outputs)
+        types = {**expansion.types.maps[0], **outside}
+        graph = Graph.inferred(tuple(expansion.nodes), outputs, node.name, outside, types)
+        return self._optimize(graph, closed=True, staged=isinstance(node.op, Stage))[0].nodes
+
+    def _succeed(self, node: Node, op: Op, args: Mapping[str, Value]) -> Node:
         operands = {name: follow(self._aliases, value) for name, value in args.items()}
         successor = replace(node, op=op, args=operands)
-        self.nodes[node.id] = successor
-        return (*added, successor)
-
-
-class _Expansion:
-    """The user-dialect nodes that a control node becomes, before the passes."""
-
-    def __init__(self, live: LiveGraph, control: Node) -> None:
-        self.nodes: list[Node] = []
-        self._live = live
-        self._control = control
-        self._types: dict[Value, Type] = dict(live._types)
-
-    def add(self, op: Project | Forward, args: Mapping[str, Value]) -> Value:
-        """A node of the expansion itself."""
-        return self._append(replace(self._control, id=self._live._new_id(), op=op, args=args))
-
-    def body(self, body: Graph, given: Mapping[str, Value]) -> tuple[Value, ...]:
-        """A copy of a body with its inputs replaced by values; its results."""
-        names: dict[Value, Value] = {}
-        for node in body:
-            if isinstance(node.op, Input):
-                names[Value(node.id)] = self._as(given[node.op.name], node.op.type)
-                continue
-            args = {name: names[value] for name, value in node.args.items()}
-            made = self._append(replace(node, id=self._live._new_id(), args=args))
-            for output in range(len(infer(node, body.types))):
-                names[Value(node.id, output)] = Value(made.node, output)
-        return tuple(names[value] for value in body.outputs)
-
-    def _as(self, value: Value, declared: Type) -> Value:
-        """The value at the type that the body was written for."""
-        return value if self._types[value] == declared else self.add(Forward(declared), {"value": value})
-
-    def _append(self, node: Node) -> Value:
-        for output, kind in enumerate(infer(node, self._types)):
-            self._types[Value(node.id, output)] = kind
-        self.nodes.append(node)
-        return Value(node.id)
+        self._enter(successor)
+        return successor

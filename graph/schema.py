@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 __all__ = [
@@ -25,6 +26,8 @@ Schema = Mapping[str, Any]
 
 ANY: Final = "{}"
 """The schema that every JSON value conforms to, as canonical text."""
+
+_KEPT: Final = 1024  # answers about schemas: a program asks for the same few again and again
 
 _MAX_DEPTH: Final = 100  # of a schema's JSON, so that walking it cannot exhaust the stack
 
@@ -77,6 +80,7 @@ def parse(text: str) -> Schema:
     return _checked(schema, "the schema")
 
 
+@lru_cache(_KEPT)
 def list_of(item_schema: str) -> str:
     """The canonical schema of a list whose items conform to `item_schema`; definitions move to the root."""
     inner = dict(json.loads(item_schema))
@@ -119,6 +123,7 @@ def _branches(schema: Schema, root: Schema, seen: set[str]) -> Iterator[Schema]:
             yield from _branches(option, root, seen)
 
 
+@lru_cache(_KEPT)
 def fields(text: str) -> tuple[str, ...] | None:
     """The names of the fields of an object schema, or None when the schema does not say."""
     root = json.loads(text)
@@ -131,6 +136,7 @@ def fields(text: str) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(names))
 
 
+@lru_cache(_KEPT)
 def field(text: str, name: str) -> str:
     """The canonical schema of field `name`; `ANY` when the schema does not say."""
     root = json.loads(text)
@@ -143,6 +149,7 @@ def field(text: str, name: str) -> str:
     return ANY
 
 
+@lru_cache(_KEPT)
 def item(text: str, index: int = 0) -> str:
     """The canonical schema of item `index` of a list; `ANY` when the schema does not say."""
     root = json.loads(text)

@@ -192,6 +192,10 @@ class Node(google.protobuf.message.Message):
     FORWARD_FIELD_NUMBER: builtins.int
     EXPECTED_FIELD_NUMBER: builtins.int
     TOP_K_FIELD_NUMBER: builtins.int
+    ELEMENT_FIELD_NUMBER: builtins.int
+    MERGE_FIELD_NUMBER: builtins.int
+    SLICE_FIELD_NUMBER: builtins.int
+    STAGE_FIELD_NUMBER: builtins.int
     id: builtins.int
     name: builtins.str
     location: builtins.str
@@ -256,6 +260,16 @@ class Node(google.protobuf.message.Message):
     def expected(self) -> Global___Expected: ...
     @property
     def top_k(self) -> Global___TopK: ...
+    @property
+    def element(self) -> Global___Element:
+        """What the optimizer makes."""
+
+    @property
+    def merge(self) -> Global___Merge: ...
+    @property
+    def slice(self) -> Global___Slice: ...
+    @property
+    def stage(self) -> Global___Stage: ...
     def __init__(
         self,
         *,
@@ -289,10 +303,14 @@ class Node(google.protobuf.message.Message):
         forward: Global___Forward | None = ...,
         expected: Global___Expected | None = ...,
         top_k: Global___TopK | None = ...,
+        element: Global___Element | None = ...,
+        merge: Global___Merge | None = ...,
+        slice: Global___Slice | None = ...,
+        stage: Global___Stage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "loop", b"loop", "map", b"map", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "location", b"location", "loop", b"loop", "map", b"map", "name", b"name", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k"] | None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "loop", b"loop", "map", b"map", "merge", b"merge", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k", "element", "merge", "slice", "stage"] | None: ...
 
 Global___Node: typing_extensions.TypeAlias = Node
 
@@ -656,9 +674,11 @@ class Generate(google.protobuf.message.Message):
     CONSTRAINT_FIELD_NUMBER: builtins.int
     N_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     n: builtins.int
     """0 counts as 1"""
     model: builtins.str
+    cache: builtins.bool
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     @property
@@ -676,9 +696,10 @@ class Generate(google.protobuf.message.Message):
         constraint: Global___Constraint | None = ...,
         n: builtins.int = ...,
         model: builtins.str = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["constraint", b"constraint", "sampling", b"sampling", "type", b"type"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["constraint", b"constraint", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "constraint", b"constraint", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
 
 Global___Generate: typing_extensions.TypeAlias = Generate
 
@@ -744,15 +765,23 @@ class Map(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     BODY_FIELD_NUMBER: builtins.int
+    CONCURRENCY_FIELD_NUMBER: builtins.int
+    MERGE_FIELD_NUMBER: builtins.int
+    concurrency: builtins.int
+    """0: the server's default"""
+    merge: builtins.str
+    """what becomes of the results: list, passages or vectors; empty counts as list"""
     @property
     def body(self) -> Global___Graph: ...
     def __init__(
         self,
         *,
         body: Global___Graph | None = ...,
+        concurrency: builtins.int = ...,
+        merge: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["body", b"body"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["body", b"body"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["body", b"body", "concurrency", b"concurrency", "merge", b"merge"]) -> None: ...
 
 Global___Map: typing_extensions.TypeAlias = Map
 
@@ -823,7 +852,9 @@ class Decode(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     SAMPLING_FIELD_NUMBER: builtins.int
     CONSTRAINT_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
+    cache: builtins.bool
     @property
     def sampling(self) -> Global___Sampling: ...
     @property
@@ -834,9 +865,10 @@ class Decode(google.protobuf.message.Message):
         model: builtins.str = ...,
         sampling: Global___Sampling | None = ...,
         constraint: Global___Constraint | None = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["constraint", b"constraint", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["constraint", b"constraint", "model", b"model", "sampling", b"sampling"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "constraint", b"constraint", "model", b"model", "sampling", b"sampling"]) -> None: ...
 
 Global___Decode: typing_extensions.TypeAlias = Decode
 
@@ -901,15 +933,40 @@ class Upsert(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: builtins.int
+    PARTIAL_FIELD_NUMBER: builtins.int
     index: builtins.str
+    @property
+    def partial(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Partial]:
+        """documents of which other stages of the same ingest store the rest"""
+
     def __init__(
         self,
         *,
         index: builtins.str = ...,
+        partial: collections.abc.Iterable[Global___Partial] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["index", b"index"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "partial", b"partial"]) -> None: ...
 
 Global___Upsert: typing_extensions.TypeAlias = Upsert
+
+@typing.final
+class Partial(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    PASSAGES_FIELD_NUMBER: builtins.int
+    document: builtins.str
+    passages: builtins.int
+    """of the whole document"""
+    def __init__(
+        self,
+        *,
+        document: builtins.str = ...,
+        passages: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["document", b"document", "passages", b"passages"]) -> None: ...
+
+Global___Partial: typing_extensions.TypeAlias = Partial
 
 @typing.final
 class Forward(google.protobuf.message.Message):
@@ -953,3 +1010,108 @@ class TopK(google.protobuf.message.Message):
     ) -> None: ...
 
 Global___TopK: typing_extensions.TypeAlias = TopK
+
+@typing.final
+class Element(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: builtins.int
+    TYPE_FIELD_NUMBER: builtins.int
+    @property
+    def path(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Key]: ...
+    @property
+    def type(self) -> Global___Type: ...
+    def __init__(
+        self,
+        *,
+        path: collections.abc.Iterable[Global___Key] | None = ...,
+        type: Global___Type | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["type", b"type"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["path", b"path", "type", b"type"]) -> None: ...
+
+Global___Element: typing_extensions.TypeAlias = Element
+
+@typing.final
+class Key(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
+    field: builtins.str
+    index: builtins.int
+    def __init__(
+        self,
+        *,
+        field: builtins.str = ...,
+        index: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["field", b"field", "index", b"index", "key", b"key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["field", b"field", "index", b"index", "key", b"key"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["key", b"key"]) -> typing.Literal["field", "index"] | None: ...
+
+Global___Key: typing_extensions.TypeAlias = Key
+
+@typing.final
+class Merge(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
+    rule: builtins.str
+    """passages, vectors, top_k or reports"""
+    index: builtins.str
+    """of reports"""
+    def __init__(
+        self,
+        *,
+        rule: builtins.str = ...,
+        index: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "rule", b"rule"]) -> None: ...
+
+Global___Merge: typing_extensions.TypeAlias = Merge
+
+@typing.final
+class Slice(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    START_FIELD_NUMBER: builtins.int
+    STOP_FIELD_NUMBER: builtins.int
+    start: builtins.int
+    stop: builtins.int
+    def __init__(
+        self,
+        *,
+        start: builtins.int = ...,
+        stop: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["start", b"start", "stop", b"stop"]) -> None: ...
+
+Global___Slice: typing_extensions.TypeAlias = Slice
+
+@typing.final
+class Stage(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORK_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
+    work: builtins.str
+    """embed, ingest or rerank"""
+    size: builtins.int
+    """items a stage"""
+    model: builtins.str
+    index: builtins.str
+    def __init__(
+        self,
+        *,
+        work: builtins.str = ...,
+        size: builtins.int = ...,
+        model: builtins.str = ...,
+        index: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "model", b"model", "size", b"size", "work", b"work"]) -> None: ...
+
+Global___Stage: typing_extensions.TypeAlias = Stage

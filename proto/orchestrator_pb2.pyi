@@ -48,6 +48,7 @@ class SubmitRequest(google.protobuf.message.Message):
     DEADLINE_S_FIELD_NUMBER: builtins.int
     NAMESPACE_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
     graph_json: builtins.str
     """the JSON form, for callers without protobuf"""
     program: builtins.str
@@ -58,6 +59,8 @@ class SubmitRequest(google.protobuf.message.Message):
     """runs of different namespaces never share KV"""
     priority: builtins.int
     """higher first"""
+    batch: builtins.str
+    """runs of one batch compute what they have in common once"""
     @property
     def graph(self) -> weft.proto.graph_pb2.Graph: ...
     @property
@@ -74,9 +77,10 @@ class SubmitRequest(google.protobuf.message.Message):
         deadline_s: builtins.float = ...,
         namespace: builtins.str = ...,
         priority: builtins.int = ...,
+        batch: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["graph", b"graph", "graph_json", b"graph_json", "program", b"program", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["deadline_s", b"deadline_s", "graph", b"graph", "graph_json", b"graph_json", "inputs", b"inputs", "namespace", b"namespace", "priority", b"priority", "program", b"program", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "deadline_s", b"deadline_s", "graph", b"graph", "graph_json", b"graph_json", "inputs", b"inputs", "namespace", b"namespace", "priority", b"priority", "program", b"program", "source", b"source"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["source", b"source"]) -> typing.Literal["graph", "graph_json", "program"] | None: ...
 
 Global___SubmitRequest: typing_extensions.TypeAlias = SubmitRequest
@@ -460,6 +464,9 @@ class NodeStat(google.protobuf.message.Message):
     FINISHED_S_FIELD_NUMBER: builtins.int
     TIMING_FIELD_NUMBER: builtins.int
     LOCATION_FIELD_NUMBER: builtins.int
+    OPERANDS_FIELD_NUMBER: builtins.int
+    PREDICTED_MS_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
     node: builtins.int
     label: builtins.str
     worker: builtins.str
@@ -468,8 +475,16 @@ class NodeStat(google.protobuf.message.Message):
     dispatched_s: builtins.float
     finished_s: builtins.float
     location: builtins.str
+    predicted_ms: builtins.float
+    """expected when it was compiled"""
+    kind: builtins.str
+    """of engine: llm, embed, index, rerank, tool, host or control"""
     @property
     def timing(self) -> weft.proto.worker_pb2.Timing: ...
+    @property
+    def operands(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[weft.proto.graph_pb2.Value]:
+        """what it took"""
+
     def __init__(
         self,
         *,
@@ -481,9 +496,12 @@ class NodeStat(google.protobuf.message.Message):
         finished_s: builtins.float = ...,
         timing: weft.proto.worker_pb2.Timing | None = ...,
         location: builtins.str = ...,
+        operands: collections.abc.Iterable[weft.proto.graph_pb2.Value] | None = ...,
+        predicted_ms: builtins.float = ...,
+        kind: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["timing", b"timing"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["dispatched_s", b"dispatched_s", "finished_s", b"finished_s", "label", b"label", "location", b"location", "node", b"node", "ready_s", b"ready_s", "timing", b"timing", "worker", b"worker"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dispatched_s", b"dispatched_s", "finished_s", b"finished_s", "kind", b"kind", "label", b"label", "location", b"location", "node", b"node", "operands", b"operands", "predicted_ms", b"predicted_ms", "ready_s", b"ready_s", "timing", b"timing", "worker", b"worker"]) -> None: ...
 
 Global___NodeStat: typing_extensions.TypeAlias = NodeStat
 
@@ -612,14 +630,20 @@ class ExplainResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     PASSES_FIELD_NUMBER: builtins.int
+    PREDICTIONS_FIELD_NUMBER: builtins.int
     @property
     def passes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PassReport]: ...
+    @property
+    def predictions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Prediction]:
+        """of the graph after the last pass, one a node"""
+
     def __init__(
         self,
         *,
         passes: collections.abc.Iterable[Global___PassReport] | None = ...,
+        predictions: collections.abc.Iterable[Global___Prediction] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["passes", b"passes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["passes", b"passes", "predictions", b"predictions"]) -> None: ...
 
 Global___ExplainResponse: typing_extensions.TypeAlias = ExplainResponse
 
@@ -632,15 +656,28 @@ class PassReport(google.protobuf.message.Message):
     GRAPH_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
     MERMAID_FIELD_NUMBER: builtins.int
+    CHANGES_FIELD_NUMBER: builtins.int
+    REFUSALS_FIELD_NUMBER: builtins.int
+    MILLISECONDS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """"as written", then the passes in their order"""
     summary: builtins.str
     """what it changed"""
     text: builtins.str
     mermaid: builtins.str
+    milliseconds: builtins.float
+    """it took"""
     @property
     def graph(self) -> weft.proto.graph_pb2.Graph:
         """after it"""
+
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PassNote]:
+        """what it changed, and why"""
+
+    @property
+    def refusals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PassNote]:
+        """what it left alone, and the rule that says so"""
 
     def __init__(
         self,
@@ -650,11 +687,76 @@ class PassReport(google.protobuf.message.Message):
         graph: weft.proto.graph_pb2.Graph | None = ...,
         text: builtins.str = ...,
         mermaid: builtins.str = ...,
+        changes: collections.abc.Iterable[Global___PassNote] | None = ...,
+        refusals: collections.abc.Iterable[Global___PassNote] | None = ...,
+        milliseconds: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["graph", b"graph"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["graph", b"graph", "mermaid", b"mermaid", "name", b"name", "summary", b"summary", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes", "graph", b"graph", "mermaid", b"mermaid", "milliseconds", b"milliseconds", "name", b"name", "refusals", b"refusals", "summary", b"summary", "text", b"text"]) -> None: ...
 
 Global___PassReport: typing_extensions.TypeAlias = PassReport
+
+@typing.final
+class PassNote(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    RULE_FIELD_NUMBER: builtins.int
+    LOCATION_FIELD_NUMBER: builtins.int
+    node: builtins.int
+    text: builtins.str
+    rule: builtins.str
+    location: builtins.str
+    def __init__(
+        self,
+        *,
+        node: builtins.int = ...,
+        text: builtins.str = ...,
+        rule: builtins.str = ...,
+        location: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["location", b"location", "node", b"node", "rule", b"rule", "text", b"text"]) -> None: ...
+
+Global___PassNote: typing_extensions.TypeAlias = PassNote
+
+@typing.final
+class Prediction(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    MILLISECONDS_FIELD_NUMBER: builtins.int
+    START_MS_FIELD_NUMBER: builtins.int
+    FINISH_MS_FIELD_NUMBER: builtins.int
+    CRITICAL_FIELD_NUMBER: builtins.int
+    DEPTH_FIELD_NUMBER: builtins.int
+    OBJECTIVE_FIELD_NUMBER: builtins.int
+    node: builtins.int
+    milliseconds: builtins.float
+    """of the node alone"""
+    start_ms: builtins.float
+    """after the run began, if no engine ever made it wait"""
+    finish_ms: builtins.float
+    critical: builtins.bool
+    """it lies on the critical path"""
+    depth: builtins.int
+    """nodes on the longest way to an output"""
+    objective: builtins.str
+    """latency, group or throughput"""
+    def __init__(
+        self,
+        *,
+        node: builtins.int = ...,
+        milliseconds: builtins.float = ...,
+        start_ms: builtins.float = ...,
+        finish_ms: builtins.float = ...,
+        critical: builtins.bool = ...,
+        depth: builtins.int = ...,
+        objective: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["critical", b"critical", "depth", b"depth", "finish_ms", b"finish_ms", "milliseconds", b"milliseconds", "node", b"node", "objective", b"objective", "start_ms", b"start_ms"]) -> None: ...
+
+Global___Prediction: typing_extensions.TypeAlias = Prediction
 
 @typing.final
 class DescribeServerRequest(google.protobuf.message.Message):

@@ -8,7 +8,7 @@ from weft.proto import graph_pb2 as pb
 
 from ..errors import GraphError
 from ..ir import NO_POLICY, Graph, Node, Policy, Value
-from ..ops import common, control, primitive, user
+from ..ops import common, control, optimized, primitive, user
 from ..ops.base import Op
 from ..types import Type
 from .parts import decode_type, encode_type
@@ -30,7 +30,7 @@ VERSION: Final = 1
 
 _MAX_DEPTH: Final = 16  # bodies inside bodies
 
-_MODULES: Final = (common, user, control, primitive)
+_MODULES: Final = (common, user, control, primitive, optimized)
 
 OPERATIONS: Final[dict[str, type[Op]]] = {
     kind.label(): kind

@@ -8,6 +8,7 @@ from weft.proto import graph_pb2 as pb
 
 from .. import schema as json_schema
 from ..ops.common import Project
+from ..ops.optimized import Key
 from ..prompt import Fixed, Part, Piece, Slot, Strip
 from ..sampling import Choices, Constraint, JsonSchema, Regex
 from ..types import TEXT, VECTORS, Data, Effect, Kv, Text, Type, Vectors
@@ -147,7 +148,21 @@ def _decode_project(message: pb.Project, place: Place) -> Project:
             raise place.error(f"the key must be one of {_members(pb.Project, 'key')}")
 
 
-def _members(message: type[pb.Type | pb.Part | pb.Constraint | pb.Project], oneof: str) -> str:
+def _encode_key(key: Key) -> pb.Key:
+    return pb.Key(index=key) if isinstance(key, int) else pb.Key(field=key)
+
+
+def _decode_key(message: pb.Key, place: Place) -> Key:
+    match message.WhichOneof("key"):
+        case "field":
+            return message.field
+        case "index":
+            return message.index
+        case _:
+            raise place.error(f"a key must be one of {_members(pb.Key, 'key')}")
+
+
+def _members(message: type[pb.Type | pb.Part | pb.Constraint | pb.Project | pb.Key], oneof: str) -> str:
     return listed(field.name for field in message.DESCRIPTOR.oneofs_by_name[oneof].fields)
 
 
@@ -157,3 +172,4 @@ register(Part, Wire(_encode_part, _decode_part))
 register(Piece, Wire(_encode_part, _decode_piece))
 register(Constraint, Wire(_encode_constraint, _decode_constraint))
 register(Project, Wire(_encode_project, _decode_project))
+register(Key, Wire(_encode_key, _decode_key))

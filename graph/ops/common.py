@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 from .. import schema as json_schema
@@ -283,5 +284,6 @@ def _expect_json(text: str, kind: Type, attribute: str) -> None:
         raise OperandError(f"{attribute} of type text must be a JSON string, not {text[:40]}")
 
 
+@lru_cache(1024)
 def _from_schema(schema: str) -> Type:
     return TEXT if json.loads(schema).get("type") == "string" else Data(schema)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ..errors import OperandError
 from ..ir import Graph
-from ..types import JSON, Data, Effect, Kv, Type, list_type
+from ..types import JSON, PASSAGES, VECTORS, Data, Effect, Kv, Type, list_type
 from .base import EngineKind, Op, expect, expect_operands
 from .common import Input
 
@@ -17,9 +17,16 @@ __all__ = ["Cond", "Loop", "Map", "body_inputs"]
 
 @dataclass(frozen=True, slots=True)
 class Map(Op):
-    """`body` for every item of the list `items`, all at once; other operands are the same for all."""
+    """`body` for every item of the list `items`; other operands are the same for all.
+
+    At most `concurrency` bodies run at a time (0: as many as the server allows by default), begun in the
+    order of the items. The results become a list, or by the rule `merge` one value. Searches in the body
+    come `after` an effect on their index, if that operand is given.
+    """
 
     body: Graph
+    concurrency: int = 0
+    merge: Literal["list", "passages", "vectors"] = "list"
     kind: ClassVar[EngineKind] = "control"
     ITEM: ClassVar[str] = "item"
 
@@ -34,10 +41,20 @@ class Map(Op):
         return _deterministic(self.body)
 
     def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
-        """The list of the bodies' results, in the order of the items."""
+        """The bodies' results in the order of the items: a list of them, or what they are together."""
+        if self.concurrency < 0:
+            raise OperandError(f"concurrency must not be negative, not {self.concurrency}")
         expect(args, "items", Data)
-        _expect_body(self.body, args, {"items": self.ITEM}, outputs=1)
-        return (list_type(self.body.types[self.body.outputs[0]]),)
+        expect(args, "after", Effect)
+        operands = {name: kind for name, kind in args.items() if name != "after"}
+        _expect_body(self.body, operands, {"items": self.ITEM}, outputs=1)
+        match self.merge:
+            case "passages":
+                return (PASSAGES,)
+            case "vectors":
+                return (VECTORS,)
+            case _:
+                return (list_type(self.body.types[self.body.outputs[0]]),)
 
 
 @dataclass(frozen=True, slots=True)

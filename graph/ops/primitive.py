@@ -14,7 +14,7 @@ from .base import Dialect, EngineKind, Op, expect, expect_operands
 from .common import expect_renderable
 from .user import PARAGRAPHS, Chunking, ScoreMethod, expect_choices
 
-__all__ = ["Chunk", "Decode", "Prefill", "Score", "Upsert"]
+__all__ = ["Chunk", "Decode", "Partial", "Prefill", "Score", "Upsert"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,12 @@ class Prefill(Op):
 
 @dataclass(frozen=True, slots=True)
 class Decode(Op):
-    """`kv → kv' × text`: the model writes."""
+    """`kv → kv' × text`: the model writes. With `cache`, an equal greedy decode need not be repeated."""
 
     model: str
     sampling: Sampling = DEFAULT_SAMPLING
     constraint: Constraint | None = None
+    cache: bool = False
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "primitive"
     batchable: ClassVar[bool] = True
@@ -95,10 +96,23 @@ class Chunk(Op):
 
 
 @dataclass(frozen=True, slots=True)
+class Partial:
+    """A document that is stored in several stages, and how many passages it has in all."""
+
+    document: str
+    passages: int
+
+
+@dataclass(frozen=True, slots=True)
 class Upsert(Op):
-    """Put embedded chunks into an index, in place of what their documents had there."""
+    """Put embedded chunks into an index, in place of what their documents had there.
+
+    Of `partial` documents other stages of the same ingest store the rest: only what lies beyond their last
+    passage is removed.
+    """
 
     index: str
+    partial: tuple[Partial, ...] = ()
     kind: ClassVar[EngineKind] = "index"
     dialect: ClassVar[Dialect] = "primitive"
 

@@ -2,45 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Collection
+from typing import Final
 
-from ..deployment import Deployment
-from ..ir import Value
-from ..types import Type
-from .base import Pass, PassReport, Rewrite
+from ..ir import Graph, Value
+from .base import Context, Pass, PassReport, Rewrite
 from .dedupe import Dedupe
 from .lower import Lower
+from .pipeline_decode import PipelineDecode
 from .prune import Prune
+from .split_prefill import SplitPrefill
+from .stage import Stages
 
-__all__ = ["OPTIONAL", "Pass", "PassReport", "Pipeline", "Rewrite"]
+__all__ = ["OPTIONAL", "Context", "Pass", "PassReport", "Pipeline", "Rewrite"]
 
-OPTIONAL = ("prune", "dedupe")
-"""The passes that can be switched off by name; the outputs stay the same."""
+_PASSES: Final[tuple[Callable[[Context], Pass], ...]] = (
+    Lower,
+    PipelineDecode,
+    SplitPrefill,
+    Stages,
+    Dedupe,
+    lambda _: Prune(),
+)
+
+OPTIONAL: Final = ("pipeline_decode", "split_prefill", "stage", "dedupe", "prune")
+"""The passes that can be switched off by name, in their order; the outputs stay the same."""
 
 
 class Pipeline:
-    """The passes of one run, in order; some remember what earlier increments held.
+    """The passes of one run; some remember what earlier increments held.
 
-    `types` are those of every value that earlier increments made, `aliases` the values that stand for ones
-    that passes replaced; the owner keeps both up to date.
     Raises ValueError when `disabled` names a pass that cannot be switched off.
     """
 
-    def __init__(
-        self,
-        deployment: Deployment,
-        types: Mapping[Value, Type],
-        aliases: Mapping[Value, Value],
-        new_id: Callable[[], int],
-        disabled: Collection[str] = (),
-    ) -> None:
+    def __init__(self, context: Context, disabled: Collection[str] = ()) -> None:
         unknown = [name for name in disabled if name not in OPTIONAL]
         if unknown:
             raise ValueError(f"there is no optional pass {unknown[0]!r}; known: {', '.join(OPTIONAL)}")
-        self._disabled = disabled
-        self._open: list[Pass] = [Lower(deployment, types, aliases, new_id), Dedupe(types, new_id)]
-        self._closed: list[Pass] = [self._open[0], Prune(), self._open[1]]
+        passes = [make(context) for make in _PASSES]
+        self._passes = [step for step in passes if step.name not in disabled]
 
-    def passes(self, *, closed: bool) -> list[Pass]:
-        """The passes for an increment; only a closed one, of which only the outputs are taken, is pruned."""
-        return [step for step in (self._closed if closed else self._open) if step.name not in self._disabled]
+    def fork(self, context: Context) -> Pipeline:
+        """The same passes with the same memory, for another run."""
+        other = Pipeline.__new__(Pipeline)
+        other._passes = [step.fork(context) for step in self._passes]
+        return other
+
+    def run(
+        self, graph: Graph, *, closed: bool, staged: bool = False
+    ) -> tuple[Graph, dict[Value, Value], list[PassReport]]:
+        """The increment after all passes, the values that were replaced, and what each pass did.
+
+        Only a closed increment, of which only the outputs are taken, is pruned; what is `staged` already is
+        not cut into stages. Raises GraphError.
+        """
+        aliases: dict[Value, Value] = {}
+        reports: list[PassReport] = []
+        for step in self._passes:
+            if (isinstance(step, Prune) and not closed) or (isinstance(step, Stages) and staged):
+                continue
+            began = time.perf_counter()
+            done = step(graph)
+            graph = done.graph
+            aliases.update(done.aliases)
+            took_ms = (time.perf_counter() - began) * 1e3
+            reports.append(PassReport(step.name, done.summary, graph, done.changes, done.refusals, took_ms))
+        return graph, aliases, reports

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections import ChainMap
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
+from ..deployment import Deployment
+from ..estimate import Estimator
 from ..ir import Graph, Node, Value, infer
 from ..ops.base import Op
 from ..types import Type
 
-__all__ = ["Builder", "Pass", "PassReport", "Rewrite", "follow"]
+__all__ = ["Builder", "Context", "Note", "Pass", "PassReport", "Rewrite", "follow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a pass did to a node, or why it left it alone: the rule that says so."""
+
+    node: int
+    text: str
+    rule: str = ""
+    location: str = ""  # file:line of the user's code
+
+    @classmethod
+    def of(cls, node: Node, text: str, rule: str = "") -> Self:
+        """A note on a node."""
+        return cls(node.id, text, rule, node.location)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +39,8 @@ class Rewrite:
     graph: Graph
     aliases: Mapping[Value, Value]
     summary: str
+    changes: tuple[Note, ...] = ()
+    refusals: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +50,30 @@ class PassReport:
     name: str
     summary: str
     graph: Graph
+    changes: tuple[Note, ...] = ()
+    refusals: tuple[Note, ...] = ()
+    milliseconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the passes of one run know besides the increment before them; its owner keeps it up to date."""
+
+    deployment: Deployment
+    estimator: Estimator
+    types: dict[Value, Type]
+    """Of every value that earlier increments made."""
+    aliases: Mapping[Value, Value]
+    """What stands for values that passes replaced in earlier increments."""
+    nodes: Mapping[int, Node]
+    """Of earlier increments, as the passes left them."""
+    known: Container[Value]
+    """The values that the run has already."""
+    new_id: Callable[[], int]
+
+    def builder(self, source: Graph) -> Builder:
+        """A builder that rewrites `source`; its nodes may take what earlier increments made."""
+        return Builder(source, ChainMap({}, self.types), self.new_id)
 
 
 class Pass(Protocol):
@@ -38,6 +83,10 @@ class Pass(Protocol):
 
     def __call__(self, graph: Graph) -> Rewrite:
         """Rewrite an increment. Raises GraphError."""
+        ...
+
+    def fork(self, context: Context) -> Pass:
+        """The same pass with the same memory, for another run of the same program."""
         ...
 
 
@@ -52,14 +101,22 @@ def follow(aliases: Mapping[Value, Value], value: Value) -> Value:
 class Builder:
     """Builds the nodes of a rewritten graph in order, keeping track of types and of values replaced."""
 
-    types: dict[Value, Type]  # of every value that the new nodes may take; grows
+    source: Graph
+    types: ChainMap[Value, Type]  # of every value that the new nodes may take; grows
     new_id: Callable[[], int]
     nodes: list[Node] = field(default_factory=list)
     aliases: dict[Value, Value] = field(default_factory=dict)
+    changes: list[Note] = field(default_factory=list)
+    refusals: list[Note] = field(default_factory=list)
 
     def keep(self, node: Node) -> None:
         """Take over a node with its operands renamed."""
-        self._add(Node(node.id, node.op, self.renamed(node), node.name, node.location, node.policy))
+        if self.aliases and any(value in self.aliases for value in node.args.values()):
+            self._add(Node(node.id, node.op, self.renamed(node), node.name, node.location, node.policy))
+        elif self.source.by_id.get(node.id) is node:
+            self._take_over(node)
+        else:
+            self._add(node)
 
     def add(self, op: Op, args: Mapping[str, Value], like: Node, *, name: str | None = None) -> Value:
         """Make a new node on behalf of `like`; its first result."""
@@ -76,13 +133,37 @@ class Builder:
         """Let `new` stand for `old`."""
         self.aliases[old] = new
 
-    def graph(self, source: Graph) -> Graph:
-        """The graph of the nodes so far, with the outputs of `source`."""
-        outputs = tuple(follow(self.aliases, value) for value in source.outputs)
+    def changed(self, node: Node, text: str, rule: str = "") -> None:
+        """Note what was done to a node."""
+        self.changes.append(Note.of(node, text, rule))
+
+    def refused(self, node: Node, text: str, rule: str) -> None:
+        """Note why a node was left alone."""
+        self.refusals.append(Note.of(node, text, rule))
+
+    def rewrite(self, summary: str) -> Rewrite:
+        """What the pass made of the source; the source itself if nothing has changed."""
+        old = self.source.nodes
+        unchanged = len(self.nodes) == len(old) and all(map(operator.is_, self.nodes, old))
+        graph = self.source if unchanged else self._graph()
+        return Rewrite(graph, self.aliases, summary, tuple(self.changes), tuple(self.refusals))
+
+    def _graph(self) -> Graph:
+        """The graph of the nodes so far, with the outputs of the source."""
+        outputs = tuple(follow(self.aliases, value) for value in self.source.outputs)
         made = {node.id for node in self.nodes}
         taken = {value for node in self.nodes for value in node.args.values()} | set(outputs)
         outside = {value: self.types[value] for value in sorted(taken) if value.node not in made}
-        return Graph(tuple(self.nodes), outputs, source.name, outside)
+        types = {value: kind for value, kind in self.types.maps[0].items() if value.node in made} | outside
+        return Graph.inferred(tuple(self.nodes), outputs, self.source.name, outside, types)
+
+    def _take_over(self, node: Node) -> None:
+        """Take over a node of the source that has not changed: its types are known."""
+        output = 0
+        while (value := Value(node.id, output)) in self.source.types:
+            self.types[value] = self.source.types[value]
+            output += 1
+        self.nodes.append(node)
 
     def _add(self, node: Node) -> None:
         for output, kind in enumerate(infer(node, self.types)):

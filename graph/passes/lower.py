@@ -10,14 +10,10 @@ A prompt that goes on from where an earlier decode stopped continues that decode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-from ..deployment import Deployment
-from ..ir import Graph, Node, Value
+from ..ir import Graph, Node
 from ..ops.common import Search
 from ..ops.user import Generate, Ingest, Rerank, Select
-from ..types import Type
-from .base import Builder, Rewrite
+from .base import Builder, Context, Rewrite
 from .lower_prompt import PromptLowering
 from .lower_retrieval import lower_ingest, lower_rerank, lower_search
 
@@ -29,28 +25,23 @@ class Lower:
 
     name = "lower"
 
-    def __init__(
-        self,
-        deployment: Deployment,
-        types: Mapping[Value, Type],
-        aliases: Mapping[Value, Value],
-        new_id: Callable[[], int],
-    ) -> None:
-        self._deployment = deployment
-        self._types = types  # of everything earlier increments made
-        self._aliases = aliases  # what passes replaced in earlier increments
-        self._new_id = new_id
-        self._prompts = PromptLowering(deployment)
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._prompts = PromptLowering(context)
+
+    def fork(self, context: Context) -> Lower:
+        """The same memory in another run."""
+        other = Lower(context)
+        other._prompts = self._prompts.fork(context)
+        return other
 
     def __call__(self, graph: Graph) -> Rewrite:
         """Replace each node of the user's dialect. Raises GraphError with node and source line."""
-        self._prompts.rename(self._aliases)
-        builder = Builder(dict(self._types), self._new_id)
+        self._prompts.rename()
+        builder = self._context.builder(graph)
         for node in graph:
             self._lower(node, builder)
-        lowered = builder.graph(graph)
-        summary = f"{len(graph.nodes)} nodes became {len(lowered.nodes)}"
-        return Rewrite(lowered, builder.aliases, summary)
+        return builder.rewrite(f"{len(graph.nodes)} nodes became {len(builder.nodes)}")
 
     def _lower(self, node: Node, builder: Builder) -> None:
         match node.op:
@@ -62,7 +53,7 @@ class Lower:
                 lower_ingest(node, node.op, builder)
             case Search(mode="hybrid" | "vector") if "vectors" not in node.args:
                 lower_search(node, node.op, builder)
-            case Rerank() if not self._deployment.reranker:
+            case Rerank() if not self._context.deployment.reranker:
                 lower_rerank(node, builder)
             case _:
                 builder.keep(node)

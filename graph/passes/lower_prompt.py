@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..deployment import Deployment, ModelSpec
+from ..deployment import ModelSpec
 from ..errors import GraphError
 from ..ir import Node, Value
 from ..ops.common import Format, Gather, Parse
@@ -13,7 +13,7 @@ from ..ops.primitive import Decode, Prefill, Score
 from ..ops.user import Generate, Select
 from ..prompt import Fixed, Message, Piece, Slot, Strip, merge_fixed, slots
 from ..types import Data, Text
-from .base import Builder, follow
+from .base import Builder, Context, follow
 
 __all__ = ["PromptLowering"]
 
@@ -25,19 +25,29 @@ _Key = tuple[str, tuple[_Read, ...]]
 class PromptLowering:
     """Lowers `generate` and `select`, remembering what each model has read and written in this run."""
 
-    def __init__(self, deployment: Deployment) -> None:
-        self._deployment = deployment
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._deployment = context.deployment
         self._written: dict[_Key, Value] = {}  # the kv after a decode, by all that was read and written
         self._texts: dict[Value, Value] = {}  # data, and its text
+        self._prompts: dict[tuple[str, tuple[Message, ...]], tuple[Piece, ...]] = {}  # as rendered
+        self._new: list[_Key] = []  # keys of `_written` that this increment has added
 
-    def rename(self, aliases: Mapping[Value, Value]) -> None:
-        """Call what earlier increments made as later passes left it."""
-        written: dict[_Key, Value] = {}
-        for (model, read), kv in self._written.items():
+    def fork(self, context: Context) -> PromptLowering:
+        """The same memory in another run."""
+        other = PromptLowering(context)
+        other._written, other._texts, other._new = dict(self._written), dict(self._texts), list(self._new)
+        other._prompts = self._prompts  # a chat template says the same in every run
+        return other
+
+    def rename(self) -> None:
+        """Call what the last increment made as later passes left it; after that, names do not change."""
+        aliases = self._context.aliases
+        for key in self._new:
+            model, read = key
             renamed = tuple(p if isinstance(p, Fixed) else (follow(aliases, p[0]), p[1]) for p in read)
-            written[(model, renamed)] = follow(aliases, kv)
-        self._written = written
-        self._texts = {follow(aliases, data): follow(aliases, text) for data, text in self._texts.items()}
+            self._written[(model, renamed)] = follow(aliases, self._written.pop(key))
+        self._new.clear()
 
     def generate(self, node: Node, op: Generate, builder: Builder) -> None:
         """`generate` -> prefill, `n` decodes, parse."""
@@ -48,9 +58,11 @@ class PromptLowering:
             sampling = op.sampling
             if not sampling.greedy:
                 sampling = replace(sampling, seed=sampling.seed + sample)
-            decoded = builder.add(Decode(spec.name, sampling, op.constraint), {"kv": kv}, node)
+            decoded = builder.add(Decode(spec.name, sampling, op.constraint, op.cache), {"kv": kv}, node)
             text = Value(decoded.node, 1)
-            self._written[(key[0], (*key[1], (text, "")))] = decoded
+            written = (key[0], (*key[1], (text, "")))
+            self._written[written] = decoded
+            self._new.append(written)
             texts.append(text)
         values = [self._typed(node, op, text, builder) for text in texts]
         if op.n > 1:
@@ -73,7 +85,9 @@ class PromptLowering:
         self, node: Node, messages: tuple[Message, ...], spec: ModelSpec, builder: Builder
     ) -> tuple[Value, _Key]:
         """The kv value of a model that has read the prompt."""
-        pieces = _assemble(node, messages, spec)
+        pieces = self._prompts.get((spec.name, messages))
+        if pieces is None:
+            pieces = self._prompts[spec.name, messages] = _assemble(node, messages, spec)
         values = self._slot_texts(node, pieces, builder)
         known = tuple(p if isinstance(p, Fixed) else (values[p.name], p.strip) for p in pieces)
         done, kv = self._longest_written(spec.name, known, builder)
@@ -114,7 +128,7 @@ class PromptLowering:
         return texts
 
     def _text(self, node: Node, value: Value, builder: Builder) -> Value:
-        known = self._texts.get(value)
+        known = follow(self._context.aliases, self._texts[value]) if value in self._texts else None
         if known is None or known not in builder.types:
             known = builder.add(Format((Slot("value"),)), {"value": value}, node, name="")
             self._texts[value] = known

@@ -76,6 +76,14 @@ class Context:
             self._ids = (*final, *self._tokenizer.encode_pieces(state.pieces, state.start))
         return self._ids
 
+    def settled_ids(self) -> tuple[int, ...]:
+        """Return the leading ids that nothing appended later can change."""
+        self._settle()
+        state = self._state
+        if not state.pieces:
+            return self.ids()
+        return state.ids
+
     def _settle(self) -> None:
         """Make final what can be; the context stays the same value."""
         state = self._state

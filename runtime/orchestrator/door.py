@@ -23,7 +23,7 @@ from weft.proto import orchestrator_pb2 as pb
 
 from .fleet import Fleet
 
-__all__ = ["DoorError", "check_names", "invalid", "read_graph", "read_inputs"]
+__all__ = ["DoorError", "check_names", "invalid", "program_text", "read_graph", "read_inputs"]
 
 
 class DoorError(Exception):
@@ -51,24 +51,25 @@ def read_graph(
             case "graph_json":
                 return from_json(request.graph_json, max_characters=max_characters)
             case "program":
-                return _read_program(request.program, programs, max_characters)
+                text = program_text(request.program, programs)
+                return from_json(text, max_characters=max_characters)
             case _:
                 raise invalid("a request must give a graph, graph_json or the name of a program")
     except GraphError as problem:
         raise invalid(str(problem)) from None
 
 
-def _read_program(name: str, programs: Mapping[str, Path], max_characters: int) -> Graph:
+def program_text(name: str, programs: Mapping[str, Path]) -> str:
+    """The JSON text of a program that the settings register. Raises DoorError."""
     if name not in programs:
         known = ", ".join(sorted(map(repr, programs))) or "none"
         raise DoorError.not_found(f"unknown program {name!r}; known: {known}")
     try:
-        text = programs[name].read_text(encoding="utf-8")
+        return programs[name].read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise DoorError.not_found(
             f"the graph of program {name!r} cannot be read ({problem}); see `programs` in the settings"
         ) from None
-    return from_json(text, max_characters=max_characters)
 
 
 def read_inputs(graph: Graph, given: Mapping[str, str]) -> dict[str, Datum]:

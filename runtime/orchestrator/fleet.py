@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from weft.graph.codec import decode_type
+from weft.graph.costs import DecodePoint, ModelCosts, PrefillPoint
 from weft.graph.deployment import Deployment, ModelSpec, ToolSpec, every_node
 from weft.graph.ir import Graph
 from weft.graph.ops.base import Op
@@ -37,6 +39,7 @@ class Fleet:
         self._lost: dict[str, tuple[WorkerLink, float]] = {}  # with the time until which it counts
         self._chats: dict[str, ChatRenderer] = {}
         self._deployment: Deployment | None = None
+        self._profile: Deployment | None = None
 
     def check(self, info: worker_pb2.WorkerInfo) -> None:
         """Refuse a worker whose description makes no sense. Raises ValueError."""
@@ -52,14 +55,14 @@ class Fleet:
         """A worker has joined."""
         self._links[link.id] = link
         self._lost.pop(link.id, None)
-        self._deployment = None
+        self._changed()
 
     def remove(self, link: WorkerLink) -> None:
         """A worker is gone."""
         if self.get(link.id) is link:
             del self._links[link.id]
             self._lost[link.id] = (link, time.monotonic() + self._grace_s)
-            self._deployment = None
+            self._changed()
 
     def get(self, worker: str) -> WorkerLink | None:
         """The worker of that name, if it is there."""
@@ -91,6 +94,14 @@ class Fleet:
             self._deployment = self._describe()
         return self._deployment
 
+    @property
+    def profile(self) -> Deployment:
+        """The same without what comes and goes while programs run: what programs are compiled for."""
+        self._forget_lost()
+        if self._profile is None:
+            self._profile = replace(self._describe(), indexes=frozenset())
+        return self._profile
+
     def _describe(self) -> Deployment:
         engines = self._engines()
         rising = engines[::-1]  # the first to offer a name counts
@@ -103,7 +114,12 @@ class Fleet:
             tools={tool.name: _tool(tool) for engine in rising for tool in engine.tools},
             embedder=_first(engines, "embed"),
             reranker=_first(engines, "rerank"),
+            batches={e.kind: e.efficient_batch for e in rising if e.efficient_batch},
+            item_ms={e.kind: e.item_ms for e in rising if e.efficient_batch},
         )
+
+    def _changed(self) -> None:
+        self._deployment = self._profile = None
 
     def _engines(self) -> list[worker_pb2.EngineInfo]:
         return [engine for link in self._counted() for engine in link.info.engines]
@@ -118,12 +134,12 @@ class Fleet:
         over = [worker for worker, (_, until) in self._lost.items() if until <= now]
         for worker in over:
             del self._lost[worker]
-            self._deployment = None
+            self._changed()
 
     def _model(self, engine: worker_pb2.EngineInfo) -> ModelSpec:
         llm = engine.llm
         chat = self._chat(llm.chat_template) if llm.chat_template else None
-        return ModelSpec(engine.model, llm.context_length, chat, llm.tokenizer)
+        return ModelSpec(engine.model, llm.context_length, chat, llm.tokenizer, _costs(llm.profile))
 
     def _chat(self, template: str) -> ChatRenderer:
         if template not in self._chats:
@@ -135,6 +151,15 @@ class Fleet:
 
 def _first(engines: Iterable[worker_pb2.EngineInfo], kind: str) -> str:
     return next((engine.model for engine in engines if engine.kind == kind), "")
+
+
+def _costs(profile: worker_pb2.Profile) -> ModelCosts | None:
+    """What the model takes, if that was measured."""
+    if not (profile.prefill and profile.decode):
+        return None
+    prefill = tuple(PrefillPoint(p.cached, p.computed, p.milliseconds) for p in profile.prefill)
+    decode = tuple(DecodePoint(p.batch, p.context, p.milliseconds) for p in profile.decode)
+    return ModelCosts(prefill, decode, profile.efficient_batch or 1)
 
 
 def _tool(tool: worker_pb2.ToolInfo) -> ToolSpec:

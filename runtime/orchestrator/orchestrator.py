@@ -7,9 +7,9 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from weft.graph import schema
 from weft.graph.codec import decode_graph, decode_value
@@ -17,11 +17,11 @@ from weft.graph.deployment import every_node
 from weft.graph.errors import GraphError
 from weft.graph.evaluate import lift
 from weft.graph.ir import Graph, Node
-from weft.graph.live import LiveGraph
+from weft.graph.live import Growth, LiveGraph
 from weft.graph.ops.common import Tool
 from weft.graph.ops.user import Ingest
 from weft.graph.types import Data
-from weft.graph.values import plain
+from weft.graph.values import Datum, plain
 from weft.proto import graph_pb2, value_pb2, worker_pb2
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
@@ -29,12 +29,14 @@ from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.faults import Fault
 from weft.runtime.scheduler.scheduler import Scheduler
 
-from .door import DoorError, check_names, invalid, read_graph, read_inputs
+from .compiler import Compiler
+from .door import DoorError, check_names, invalid, read_inputs
 from .faults import decode_fault
 from .fleet import Fleet
 from .record import RunRecord, State
 from .run import Run
 from .shell import Shell
+from .timer import now
 
 __all__ = ["Orchestrator"]
 
@@ -44,6 +46,17 @@ _KEPT_RUNS: Final = 1000
 _KEPT_S: Final = 24 * 3600.0
 _BYTES_PER_MB: Final = 2**20
 _ENVELOPE: Final = 4096  # bytes of a message besides the values
+
+
+Check = Callable[[Graph], None]
+
+
+class Begun(NamedTuple):
+    """A program as written, its live graph, and the nodes to begin with."""
+
+    source: Graph
+    live: LiveGraph
+    nodes: tuple[Node, ...]
 
 
 class Orchestrator:
@@ -58,9 +71,11 @@ class Orchestrator:
         preferred = settings.models[0].name if settings.models else ""
         self.fleet = Fleet(preferred, grace_s=scheduler.grace_s)
         self.max_bytes = settings.max_message_mb * _BYTES_PER_MB
-        self.shell = Shell(scheduler, self.fleet, self, max_bytes=self.max_bytes)
+        self.compiler = Compiler(settings, self.fleet, self.max_bytes)
+        self.shell = Shell(
+            scheduler, self.fleet, self, observed=self.compiler.observed, max_bytes=self.max_bytes
+        )
         self.records: dict[str, RunRecord] = {}  # oldest first
-        self.live_graph()  # so that what is wrong with it is known before any run
 
     def close(self) -> None:
         """End all runs, then all memberships of workers."""
@@ -72,14 +87,6 @@ class Orchestrator:
 
     # ---- what clients ask for
 
-    def read(self, request: pb.SubmitRequest | pb.ExplainRequest) -> Graph:
-        """The graph of a request. Raises DoorError."""
-        return read_graph(request, self.settings.programs, self.max_bytes)
-
-    def live_graph(self) -> LiveGraph:
-        """An empty graph for what the workers offer now."""
-        return LiveGraph(self.fleet.deployment, disabled=self.settings.passes_off)
-
     def start(
         self,
         request: pb.SubmitRequest,
@@ -89,24 +96,40 @@ class Orchestrator:
         tools: Collection[str] = (),
     ) -> Run:
         """Begin a run. Raises DoorError, and nothing has happened then."""
-        graph = Graph((), ()) if grows and request.WhichOneof("source") is None else self.read(request)
-        inputs = read_inputs(graph, request.inputs)
-        check_names(graph, self.fleet, tools, ())
         if request.deadline_s < 0:
             raise invalid(f"deadline_s must not be negative, not {request.deadline_s}")
-        record = RunRecord("r-" + secrets.token_hex(6), graph.name, time.monotonic(), time.time())
-        run = Run(record, self.live_graph(), grows, request.namespace, request.priority, frozenset(tools))
-        run.outputs = graph.outputs
+        begin = self._begin_growing if grows else self._instantiate
+        source, live, nodes = begin(request, lambda graph: check_names(graph, self.fleet, tools, ()))
+        inputs = read_inputs(source, request.inputs)
+        record = RunRecord("r-" + secrets.token_hex(6), source.name, now(), time.time())
+        run = Run(record, live, grows, request.namespace, request.priority, frozenset(tools))
+        run.outputs = source.outputs
         try:
-            nodes = run.graph.extend(graph, closed=not grows)
             run.stream(decode_value(value) for value in stream)
         except GraphError as problem:
             raise invalid(str(problem)) from None
         record.emit(pb.RunEvent(started=record.info(record.started_s)), record.started_s)
         self._register(run, request.deadline_s)
-        run.indexes |= _filled(graph)
-        self._launch(run, nodes, lambda: run.bind(nodes, inputs, time.monotonic()))
+        run.indexes |= _filled(source)
+        self._launch(run, nodes, inputs)
         return run
+
+    def _instantiate(self, request: pb.SubmitRequest, check: Check) -> Begun:
+        """A static program, compiled before or now."""
+        plan = self.compiler.plan(request, check)
+        return Begun(plan.source, plan.instantiate(), plan.nodes)
+
+    def _begin_growing(self, request: pb.SubmitRequest, check: Check) -> Begun:
+        """A growing program, with its first increment if the request has one."""
+        live = self.compiler.live_graph()
+        if request.WhichOneof("source") is None:
+            return Begun(Graph((), ()), live, ())
+        source = self.compiler.read(request)
+        check(source)
+        try:
+            return Begun(source, live, live.extend(source, closed=False))
+        except GraphError as problem:
+            raise invalid(str(problem)) from None
 
     def _register(self, run: Run, deadline_s: float) -> None:
         self.records[run.id] = run.record
@@ -117,10 +140,11 @@ class Orchestrator:
             loop = asyncio.get_running_loop()
             run.deadline = loop.call_later(deadline_s, self.run_failed, run, fault)
 
-    def _launch(self, run: Run, nodes: tuple[Node, ...], bind: Callable[[], tuple[Any, ...]]) -> None:
-        run.add(nodes, time.monotonic())
-        known = bind()
-        self.shell.handle(ev.NodesAdded(run.id, nodes), ev.ValuesKnown(run.id, known))
+    def _launch(self, run: Run, nodes: tuple[Node, ...], inputs: Mapping[str, Datum]) -> None:
+        """Let nodes run, with the inputs among them bound."""
+        known = run.bind(nodes, inputs)
+        self.shell.grown(run, Growth(nodes))
+        self.shell.known(run, known)
         self.shell.settle(run)
 
     def extend(self, run: Run, request: pb.Extend) -> None:
@@ -133,8 +157,8 @@ class Orchestrator:
         nodes = run.graph.extend(graph, closed=False)
         run.indexes |= _filled(graph)
         run.stream(decode_value(value) for value in request.stream)
-        self._launch(run, nodes, lambda: run.bind(nodes, inputs, time.monotonic()))
-        run.want([decode_value(value) for value in request.wanted], time.monotonic())
+        self._launch(run, nodes, inputs)
+        run.want([decode_value(value) for value in request.wanted], now())
 
     def finish(self, run: Run, request: pb.Finish) -> None:
         """The program of a growing run has returned or raised. Effects that are under way are waited for."""
@@ -212,29 +236,29 @@ class Orchestrator:
             arguments=json.dumps(arguments, ensure_ascii=False),
             idempotency_key=f"{run.id}/{node.id}",
         )
-        run.record.emit(pb.RunEvent(tool=call), time.monotonic())
+        run.record.emit(pb.RunEvent(tool=call), now())
 
     def _end(
         self, run: Run, state: State, fault: Fault | None, outputs: Sequence[value_pb2.Datum] = ()
     ) -> None:
         if self.shell.runs.pop(run.id, None) is None:
             return
-        now = time.monotonic()
+        at = now()
         if run.deadline:
             run.deadline.cancel()
         for number, attempt in run.attempts.items():
-            run.observe(number, "cancelled", now, worker=attempt.worker)
-        run.record.end(state, fault, outputs, now)
+            run.observe(number, "cancelled", at, worker=attempt.worker)
+        run.record.end(state, fault, outputs, at)
         if fault:
             _log.info("run %s %s: %s", run.id, state, fault.message)
         self.shell.handle(ev.RunEnded(run.id))
-        self._forget_old(now)
+        self._forget_old(at)
 
-    def _forget_old(self, now: float) -> None:
+    def _forget_old(self, at: float) -> None:
         over = [record for record in self.records.values() if record.state != "running"]
         excess = len(over) - _KEPT_RUNS
         for position, record in enumerate(over):
-            if position < excess or now - record.started_s - record.seconds > _KEPT_S:
+            if position < excess or at - record.started_s - record.seconds > _KEPT_S:
                 del self.records[record.id]
 
 

@@ -12,7 +12,9 @@ from weft.graph.errors import GraphError
 from weft.graph.ir import Node, Value
 from weft.graph.live import LiveGraph
 from weft.graph.ops.common import Input
-from weft.graph.values import Datum, KvValue, fits
+from weft.graph.ops.primitive import Decode
+from weft.graph.sampling import JsonSchema
+from weft.graph.values import Datum, KvValue, TextValue, fits
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler.faults import Fault
@@ -63,6 +65,7 @@ class Run:
     _finished_s: dict[int, float] = field(default_factory=dict)
     _wanted: dict[Value, list[Value]] = field(default_factory=dict)  # live value -> the client's names
     _streams: dict[int, list[Value]] = field(default_factory=dict)  # decode -> the client's names of its text
+    unblocked: list[int] = field(default_factory=list)  # maps that may begin further bodies
 
     @property
     def id(self) -> str:
@@ -91,13 +94,9 @@ class Run:
             else:
                 self.effects.discard(node.id)
 
-    def bind(self, nodes: Iterable[Node], inputs: Mapping[str, Datum], now: float) -> tuple[Value, ...]:
-        """Give the input nodes among `nodes` their values; the values that are known now."""
-        bound = [node for node in nodes if isinstance(node.op, Input)]
-        for node in bound:
-            assert isinstance(node.op, Input)
-            self.learn(node.id, (inputs[node.op.name],), now)
-        return tuple(Value(node.id) for node in bound)
+    def bind(self, nodes: Iterable[Node], inputs: Mapping[str, Datum]) -> dict[Value, Datum]:
+        """The values of the input nodes among `nodes`."""
+        return {Value(node.id): inputs[node.op.name] for node in nodes if isinstance(node.op, Input)}
 
     def operands(self, node: Node) -> dict[str, Datum]:
         """The known operands of a node, all of them."""
@@ -113,8 +112,14 @@ class Run:
         self.pending.discard(number)
         self.effects.discard(number)
         self.attempts.pop(number, None)
+        self.unblocked += self.graph.learned(
+            {Value(number, output): datum for output, datum in enumerate(results)}
+        )
         self._finished_s[number] = now
         self.record.nodes_done += 1
+        written = results[-1]
+        if isinstance(written, TextValue):
+            self.graph.streams.ended(number, written.text)
         for output in range(len(results)):
             for name in self._wanted.pop(Value(number, output), ()):
                 self._send_known(name, Value(number, output), now)
@@ -153,8 +158,11 @@ class Run:
             self._streams.setdefault(value.node, []).append(name)
 
     def is_streamed(self, number: int) -> bool:
-        """Whether anybody wants the deltas of a node."""
-        return number in self._streams
+        """Whether anybody wants the deltas of a node, or may come to want them."""
+        if number in self._streams or self.graph.streams.follows(number):
+            return True
+        op = self.node(number).op
+        return self.grows and isinstance(op, Decode) and isinstance(op.constraint, JsonSchema)
 
     def send_delta(self, number: int, text: str, now: float) -> None:
         """Tell the client what a model has just written."""
@@ -177,6 +185,8 @@ class Run:
     def begin(self, number: int, attempt: int, track: str, now: float) -> None:
         """An attempt of a node is handed out."""
         self.attempts[number] = Attempt(attempt, track, now)
+        if self.is_streamed(number):
+            self.graph.streams.begin(number)
         self.observe(number, "started", now, worker=track)
 
     def observe(
@@ -217,6 +227,9 @@ class Run:
             finished_s=now - begin,
             timing=timing,
             location=node.location,
+            operands=[encode_value(value) for value in node.args.values()],
+            predicted_ms=self.graph.estimator.duration_ms(node),
+            kind=node.op.kind,
         )
         self.observe(number, "done", now, worker=attempt.worker, timing=timing)
 

@@ -10,16 +10,16 @@ from typing import Any, NoReturn
 
 import grpc
 
-from weft.graph import draw
-from weft.graph.codec import encode_graph
 from weft.graph.deployment import every_node
 from weft.graph.errors import GraphError
+from weft.graph.ir import Graph
 from weft.graph.ops.common import Tool
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import orchestrator_pb2_grpc, worker_pb2
 from weft.runtime.scheduler.faults import Fault
 
 from .door import DoorError, check_names, invalid
+from .explain import explained
 from .orchestrator import Orchestrator
 from .run import Run as LiveRun
 from .trace import chrome_trace
@@ -154,26 +154,11 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             await _refuse(context, problem)
 
     def _explain(self, request: pb.ExplainRequest) -> pb.ExplainResponse:
-        graph = self._orchestrator.read(request)
-        tools = {node.op.tool for node in every_node(graph) if isinstance(node.op, Tool)}
-        check_names(graph, self._orchestrator.fleet, tools, ())
-        live = self._orchestrator.live_graph()
-        try:
-            live.extend(graph, closed=True)
-        except GraphError as problem:
-            raise invalid(str(problem)) from None
-        return pb.ExplainResponse(
-            passes=[
-                pb.PassReport(
-                    name=report.name,
-                    summary=report.summary,
-                    graph=encode_graph(report.graph),
-                    text=draw.text(report.graph),
-                    mermaid=draw.mermaid(report.graph),
-                )
-                for report in live.reports
-            ]
-        )
+        def check(graph: Graph) -> None:
+            tools = {node.op.tool for node in every_node(graph) if isinstance(node.op, Tool)}
+            check_names(graph, self._orchestrator.fleet, tools, ())
+
+        return explained(self._orchestrator.compiler.plan(request, check).live)
 
     async def Describe(self, request: pb.DescribeServerRequest, context: Context) -> pb.ServerInfo:
         """The workers, their models, indexes and tools."""

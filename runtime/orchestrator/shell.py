@@ -6,16 +6,18 @@ Everything here runs in the event loop's thread and never waits; between two cal
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Protocol
 
 from weft.graph.codec import decode_datum, encode_node
 from weft.graph.errors import GraphError
 from weft.graph.evaluate import EvaluationError, evaluate
 from weft.graph.ir import Node, Value
-from weft.graph.ops.primitive import Upsert
+from weft.graph.live import Growth
+from weft.graph.observed import Observed, duration_key, length_key
+from weft.graph.ops.primitive import Decode, Upsert
 from weft.graph.values import Datum
 from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler import actions as act
@@ -26,7 +28,7 @@ from weft.runtime.scheduler.scheduler import Scheduler
 from .faults import decode_fault
 from .fleet import Fleet
 from .run import Run
-from .timer import Timer
+from .timer import Timer, now
 from .trace import CLIENT, ORCHESTRATOR
 from .workers import WorkerLink, engine_specs
 
@@ -54,10 +56,13 @@ class Owner(Protocol):
 class Shell:
     """Live runs, workers, and the scheduler between them. `max_bytes`: of a message that workers take."""
 
-    def __init__(self, scheduler: Scheduler, fleet: Fleet, owner: Owner, *, max_bytes: int) -> None:
+    def __init__(
+        self, scheduler: Scheduler, fleet: Fleet, owner: Owner, *, observed: Observed, max_bytes: int
+    ) -> None:
         self.runs: dict[str, Run] = {}
         self._fleet = fleet
         self._owner = owner
+        self._observed = observed
         self._max_bytes = max_bytes
         self._scheduler = scheduler
         self._events: deque[ev.Event] = deque()
@@ -79,7 +84,7 @@ class Shell:
         self._busy = True
         try:
             while self._events:
-                for action in self._scheduler.handle(self._events.popleft(), time.monotonic()):
+                for action in self._scheduler.handle(self._events.popleft(), now()):
                     self._perform(action)
         finally:
             self._busy = False
@@ -117,10 +122,15 @@ class Shell:
                 _log.warning("worker %r sent an empty report", link.id)
 
     def _deltas(self, deltas: worker_pb2.Deltas) -> None:
-        now = time.monotonic()
         for delta in deltas.deltas:
-            if delta.run in self.runs:
-                self.runs[delta.run].send_delta(delta.node, delta.text, now)
+            run = self.runs.get(delta.run)
+            if run is not None and run.is_current(delta.node, delta.attempt):
+                run.send_delta(delta.node, delta.text, now())
+                self._guarded(run, delta.node, partial(self._written, run, delta.node, delta.text))
+
+    def _written(self, run: Run, decode: int, text: str) -> None:
+        known, grown = run.graph.written(decode, text)
+        self._take_in(run, grown, known)
 
     def _task_done(self, link: WorkerLink, done: worker_pb2.TaskDone) -> None:
         run = self.runs.get(done.run)
@@ -145,16 +155,26 @@ class Shell:
         self, run: Run, number: int, attempt: int, results: tuple[Datum, ...], timing: worker_pb2.Timing
     ) -> None:
         """The current attempt of a node gave results."""
-        now = time.monotonic()
+        at = now()
         try:
             run.check(number, results)
         except GraphError as problem:
             self.task_failed(run.id, number, attempt, Fault("internal", str(problem)))
             return
-        run.note(number, timing, now)
-        run.learn(number, results, now)
+        run.note(number, timing, at)
+        self._observe(run, number, timing, at)
+        self._guarded(run, number, partial(run.learn, number, results, at))
         self.handle(ev.TaskDone(run.id, number, attempt))
+        self._advance(run)
         self.settle(run)
+
+    def _observe(self, run: Run, number: int, timing: worker_pb2.Timing, at: float) -> None:
+        """Remember what a primitive took, for programs compiled later."""
+        node = run.node(number)
+        if isinstance(node.op, Decode):
+            self._observed.add(length_key(node), timing.generated_tokens)
+        elif node.op.kind in ("embed", "index", "rerank", "tool"):
+            self._observed.add(duration_key(node), (at - run.attempts[number].since_s) * 1e3)
 
     def task_failed(self, run_id: str, number: int, attempt: int, fault: Fault) -> None:
         """An attempt of a node failed; the scheduler decides what follows."""
@@ -162,9 +182,55 @@ class Shell:
         if run is None or not run.is_current(number, attempt):
             return
         fault = blame(fault, run.node(number))
-        run.observe(number, "failed", time.monotonic(), worker=fault.worker, fault=fault)
+        run.observe(number, "failed", now(), worker=fault.worker, fault=fault)
         del run.attempts[number]
         self.handle(ev.TaskFailed(run_id, number, attempt, fault))
+
+    # ---- graphs that grow
+
+    def grown(self, run: Run, growth: Growth) -> None:
+        """Let new nodes run, and those that follow from what they take being known in part already."""
+        run.add(growth.nodes, now())
+        if growth.replaces:
+            control = growth.nodes[-1].id
+            del run.attempts[control]
+            self.handle(ev.Expanded(run.id, control, growth.nodes))
+        else:
+            self.handle(ev.NodesAdded(run.id, growth.nodes))
+        known, grown = run.graph.catch_up(growth.nodes)
+        self._take_in(run, grown, known)
+
+    def _take_in(self, run: Run, grown: Iterable[Growth], known: Mapping[Value, Datum]) -> None:
+        """New nodes, and values that are known before what they are part of is complete."""
+        for growth in grown:
+            self.grown(run, growth)
+        self.known(run, known)
+
+    def known(self, run: Run, values: Mapping[Value, Datum]) -> None:
+        """Values are known that no task gave: inputs, and parts of texts that are still being written."""
+        for value, datum in values.items():
+            run.learn(value.node, (datum,), now())
+        if values:
+            self.handle(ev.ValuesKnown(run.id, tuple(values)))
+            self._advance(run)
+
+    def _advance(self, run: Run) -> None:
+        """Begin bodies of maps that waited for others to end."""
+        while run.id in self.runs and run.unblocked:
+            control = run.unblocked.pop()
+            self._guarded(run, control, partial(self._advance_map, run, control))
+
+    def _advance_map(self, run: Run, control: int) -> None:
+        self.grown(run, run.graph.advance(control))
+
+    def _guarded(self, run: Run, number: int, work: Callable[[], None]) -> None:
+        """Do what may turn out to be impossible; then the run fails, and nothing else does."""
+        try:
+            work()
+        except (EvaluationError, GraphError) as problem:
+            self._owner.run_failed(run, blame(Fault("invalid", str(problem)), run.node(number)))
+
+    # ---- the end of a run
 
     def settle(self, run: Run) -> None:
         """End the run if it is complete."""
@@ -201,14 +267,14 @@ class Shell:
             case act.Expand(node=node, attempt=attempt):
                 self._compute(run, node, attempt, lambda: self._expand(run, node))
             case act.AskClient(node=node, attempt=attempt):
-                run.begin(node, attempt, CLIENT, time.monotonic())
+                run.begin(node, attempt, CLIENT, now())
                 self._owner.ask_client(run, run.node(node), attempt)
             case act.FailRun(fault=fault):
                 self._owner.run_failed(run, fault)
 
     def _compute(self, run: Run, number: int, attempt: int, compute: Callable[[], None]) -> None:
         """Do what the orchestrator does itself; what goes wrong is that node's failure and nothing else."""
-        run.begin(number, attempt, ORCHESTRATOR, time.monotonic())
+        run.begin(number, attempt, ORCHESTRATOR, now())
         try:
             compute()
         except (EvaluationError, GraphError) as problem:
@@ -224,16 +290,14 @@ class Shell:
         self.task_done(run, number, attempt, results, worker_pb2.Timing())
 
     def _expand(self, run: Run, number: int) -> None:
-        nodes = run.graph.expand(number, run.operands(run.node(number)))
-        del run.attempts[number]
-        run.add(nodes, time.monotonic())
-        self.handle(ev.Expanded(run.id, number, nodes))
+        growth = run.graph.expand(number, run.operands(run.node(number)))
+        self.grown(run, growth)
 
     def _dispatch(self, run: Run, action: act.Dispatch) -> None:
         link = self._fleet.get(action.worker)
         if link is None:
             return  # the event that it was lost is queued
-        now = time.monotonic()
+        at = now()
         tasks = [self._task(run, number, attempt) for number, attempt in action.tasks]
         wanted = {v: None for n, _ in action.tasks for v in run.node(n).args.values() if v in run.values}
         fragment = worker_pb2.Fragment(
@@ -244,7 +308,7 @@ class Shell:
             priority=run.priority,
         )
         for number, attempt in action.tasks:
-            run.begin(number, attempt, link.id, now)
+            run.begin(number, attempt, link.id, at)
         self._send_checked(run, link, worker_pb2.Command(fragment=fragment), action.tasks[0])
 
     def _task(self, run: Run, number: int, attempt: int) -> worker_pb2.Task:

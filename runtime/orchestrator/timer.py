@@ -1,11 +1,16 @@
-"""The one alarm clock of the shell."""
+"""The clock of the orchestrator: that of its event loop, monotonic seconds."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-__all__ = ["Timer"]
+__all__ = ["Timer", "now"]
+
+
+def now() -> float:
+    """The time, in the event loop's thread."""
+    return asyncio.get_running_loop().time()
 
 
 class Timer:
@@ -18,7 +23,6 @@ class Timer:
     def wake_at(self, when: float) -> None:
         """Call back at `when`, which is earlier than any wish that still stands."""
         self.stop()
-        # The loop's clock is time.monotonic, too.
         self._handle = asyncio.get_running_loop().call_at(when, self._callback)
 
     def stop(self) -> None:

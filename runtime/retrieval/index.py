@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -90,12 +90,18 @@ class IndexStore:
         return IndexInfo(name, table.count_rows(), found.embedder, found.dimension, table.version)
 
     def upsert(
-        self, name: str, chunks: Sequence[Chunk], vectors: NDArray[np.float32], embedder: str
+        self,
+        name: str,
+        chunks: Sequence[Chunk],
+        vectors: NDArray[np.float32],
+        embedder: str,
+        partial: Mapping[str, int] | None = None,
     ) -> IngestReport:
         """Store `chunks` with their `vectors` float32 `[chunks, dimension]`; the first creates the index.
 
         All older chunks of the documents that `chunks` belong to are replaced, in the same commit, so that
-        repeating an upsert changes nothing. Vectors are stored with length 1.
+        repeating an upsert changes nothing. Vectors are stored with length 1. Of the documents in `partial`
+        other upserts store the rest: only what lies beyond the number of chunks given there is removed.
 
         Raises `ValueError` for no chunks, two chunks of one id, or vectors of another shape or not finite;
         `IndexMismatchError` if the index holds vectors of another embedder or dimension; `IndexBusyError`.
@@ -112,7 +118,7 @@ class IndexStore:
             table = self._open(name)
             existing = header(name, table)
             _check_match(name, existing, embedder, unit.shape[1])
-            merged = _merge(table, chunks, rows(chunks, unit, existing))
+            merged = _merge(table, chunks, rows(chunks, unit, existing), partial or {})
             _compact(table)
         replaced = merged.num_updated_rows + merged.num_deleted_rows
         return IngestReport(merged.num_inserted_rows, replaced, table.version)
@@ -211,12 +217,22 @@ class IndexStore:
             lock.release()
 
 
-def _merge(table: Any, chunks: Sequence[Chunk], data: Any) -> Any:
-    """One commit: `data` in place of every row of its documents."""
-    documents = sorted({chunk.document for chunk in chunks})
-    quoted = ", ".join("'" + document.replace("'", "''") + "'" for document in documents)
+def _merge(table: Any, chunks: Sequence[Chunk], data: Any, partial: Mapping[str, int]) -> Any:
+    """One commit: `data` in place of every row of its documents that no other upsert stores."""
+    documents = {chunk.document for chunk in chunks}
+    whole = ", ".join(map(_quoted, sorted(documents - partial.keys())))
+    stale = [f"document IN ({whole})"] if whole else []
+    stale += [
+        f"(document = {_quoted(name)} AND position > {size})"
+        for name, size in sorted(partial.items())
+        if name in documents
+    ]
     merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-    return merge.when_not_matched_by_source_delete(f"document IN ({quoted})").execute(data)
+    return merge.when_not_matched_by_source_delete(" OR ".join(stale)).execute(data)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _compact(table: Any) -> None:

@@ -27,11 +27,11 @@ def build_engines(config: WorkerConfig) -> list[Engine]:
 
         engines.append(LlmEngine(config.model, profile_s=config.profile_s))
     if "embed" in config.kinds:
-        engines.append(EmbedEngine(config.embedder))
+        engines.append(EmbedEngine(config.embedder, profile_s=config.profile_s / 2))
     if "index" in config.kinds:
         engines.append(IndexEngine(config.data / _INDEXES, _embedder_name(config.embedder)))
     if "rerank" in config.kinds and config.reranker is not None:
-        engines.append(RerankEngine(config.reranker))
+        engines.append(RerankEngine(config.reranker, profile_s=config.profile_s / 2))
     if "tool" in config.kinds:
         engines.append(ToolEngine(config.tools))
     return engines

@@ -8,10 +8,11 @@ push ──────────┴──────────────
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from weft.graph.ir import Value
+from weft.graph.ops.primitive import Prefill
 from weft.graph.values import Datum
 
 from .engines.base import HeldKv, Operands, Task
@@ -164,11 +165,22 @@ class Runs:
 
     def _start(self, run: _Run, task: Task) -> Ready:
         del run.waiting[task.node.id]
+        if isinstance(task.node.op, Prefill) and self._is_continued(run, task):
+            task = replace(task, fused=True)
         run.running.add(task)
         run.current[task.node.id] = task
         operands = {name: run.values[str(value)] for name, value in task.node.args.items()}
         return Ready(task, operands)
 
+    def _is_continued(self, run: _Run, task: Task) -> bool:
+        """Whether a task that takes the KV value of this prefill waits for nothing else."""
+        kv = str(Value(task.node.id))
+        return any(entry.missing == {kv} and _continues(entry.task, kv) for entry in run.waiting.values())
+
     def _tidy(self, run: str) -> None:
         if run in self._runs and self._runs[run].empty:
             del self._runs[run]
+
+
+def _continues(task: Task, kv: str) -> bool:
+    return "kv" in task.node.args and str(task.node.args["kv"]) == kv

@@ -166,7 +166,9 @@ class Session:
         def emit(text: str) -> None:
             if not self._deltas:
                 asyncio.get_running_loop().call_later(_GATHER_S, self._flush)
-            self._deltas.append(worker_pb2.Delta(run=task.run, node=task.node.id, text=text))
+            self._deltas.append(
+                worker_pb2.Delta(run=task.run, node=task.node.id, text=text, attempt=task.attempt)
+            )
 
         return emit
 

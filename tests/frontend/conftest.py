@@ -164,12 +164,15 @@ class MiniRun:
     def _step(self, node: Node) -> Steps[None]:
         args = {name: self._values[value] for name, value in node.args.items() if value in self._values}
         if node.op.kind == "control":
-            self._todo[:0] = self.live.expand(node.id, args)
+            self._todo[:0] = self.live.expand(node.id, args).nodes
             return
         yield self._event(node=pb.NodeEvent(node=node.id, label=node.op.label(), phase="started"))
         results = yield from self._compute(node, args)
         for output, datum in enumerate(results):
             self._values[Value(node.id, output)] = datum
+        made = {Value(node.id, output): datum for output, datum in enumerate(results)}
+        for control in self.live.learned(made):
+            self._todo += self.live.advance(control).nodes
         yield self._event(node=pb.NodeEvent(node=node.id, label=node.op.label(), phase="done"))
 
     def _compute(self, node: Node, args: dict[str, Datum]) -> Steps[Sequence[Datum]]:

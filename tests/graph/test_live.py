@@ -36,7 +36,7 @@ def test_a_map_becomes_one_body_for_each_item_and_a_list() -> None:
         Node(1, Input("mark")),
         Node(2, Map(SHOUT), {"items": Value(0), "mark": Value(1)}, location="a.py:1"),
     )
-    nodes = live.expand(2, {"items": Json(["a", "b"]), "mark": TextValue("!")})
+    nodes = live.expand(2, {"items": Json(["a", "b"]), "mark": TextValue("!")}).nodes
     assert [type(node.op) for node in nodes] == [Project, Format, Project, Format, Gather]
     assert nodes[-1].id == 2
     assert nodes[-1].location == "a.py:1"
@@ -49,7 +49,7 @@ def test_a_map_over_nothing_is_an_empty_list() -> None:
         Node(1, Input("mark")),
         Node(2, Map(SHOUT), {"items": Value(0), "mark": Value(1)}),
     )
-    (gather,) = live.expand(2, {"items": Json([]), "mark": TextValue("!")})
+    (gather,) = live.expand(2, {"items": Json([]), "mark": TextValue("!")}).nodes
     assert gather == Node(2, Gather("list"))
 
 
@@ -59,7 +59,7 @@ def test_the_body_of_a_map_gets_its_items_at_the_type_it_declares() -> None:
         Node(1, Input("mark")),
         Node(2, Map(SHOUT), {"items": Value(0), "mark": Value(1)}),
     )
-    nodes = live.expand(2, {"items": Json(["a"]), "mark": TextValue("!")})
+    nodes = live.expand(2, {"items": Json(["a"]), "mark": TextValue("!")}).nodes
     assert [node.op for node in nodes if isinstance(node.op, Forward)] == [Forward(TEXT)]
 
 
@@ -67,7 +67,7 @@ def test_the_body_of_a_map_gets_its_items_at_the_type_it_declares() -> None:
 def test_a_condition_becomes_the_branch_that_is_taken(value: bool, expected: str) -> None:
     yes, no = (Graph((Node(0, Const(f'"{word}"', TEXT)),), (Value(0),)) for word in ("yes", "no"))
     live = live_with(Node(0, Input("p", BOOLEAN)), Node(1, Cond(yes, no), {"predicate": Value(0)}))
-    constant, forward = live.expand(1, {"predicate": Json(value)})
+    constant, forward = live.expand(1, {"predicate": Json(value)}).nodes
     assert constant.op == Const(f'"{expected}"', TEXT)
     assert forward == Node(1, Forward(TEXT), {"value": Value(constant.id)})
 
@@ -85,9 +85,9 @@ TURN = Graph(
 
 def turns(live: LiveGraph, *done: bool) -> list[type]:
     """The types of the node that takes the loop's place, turn by turn."""
-    found = [type(live.expand(1, {"state": TextValue("a")})[-1].op)]
+    found = [type(live.expand(1, {"state": TextValue("a")}).nodes[-1].op)]
     for value in done:
-        nodes = live.expand(1, {"state": TextValue("a"), "done": Json(value)})
+        nodes = live.expand(1, {"state": TextValue("a"), "done": Json(value)}).nodes
         found.append(type(nodes[-1].op))
     return found
 
@@ -140,8 +140,14 @@ def test_reports_tell_what_each_pass_did() -> None:
     assert [(report.name, report.summary) for report in live.reports] == [
         ("as written", "3 nodes"),
         ("lower", "3 nodes became 3"),
+        ("pipeline_decode", "0 nodes begin before a decode has ended"),
+        ("split_prefill", "no prompt waits for a part of it"),
+        ("stage", "0 nodes may run in stages"),
+        ("dedupe", "merged 0 of 3 nodes"),
         ("prune", "removed 1 of 3 nodes"),
-        ("dedupe", "merged 0 of 2 nodes"),
+    ]
+    assert [(note.node, note.text) for note in live.reports[-1].changes] == [
+        (1, "removed const: nobody takes its result")
     ]
 
 

@@ -27,6 +27,7 @@ from weft.graph.ops.common import (
     TopK,
 )
 from weft.graph.ops.control import Cond, Loop, Map, body_inputs
+from weft.graph.ops.optimized import Element, Merge, Slice, Stage
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
 from weft.graph.ops.user import Chunking, Generate, Ingest, Rerank, Select
 from weft.graph.prompt import Fixed, Message, Slot
@@ -98,10 +99,20 @@ SIGNATURES: list[tuple[Op, Mapping[str, Type], tuple[Type, ...]]] = [
     (Prefill("m", (Fixed("a"),)), {"kv": KV}, (KV,)),
     (Decode("m"), {"kv": KV}, (KV, TEXT)),
     (Score("m", ("yes", "no")), {"kv": KV}, (TEXT, NUMBERS)),
+    (Element(("a", 0), INTEGER), {"text": TEXT}, (INTEGER,)),
+    (Slice(0, 2), {"value": STRINGS}, (STRINGS,)),
+    (Merge("vectors"), {"0": VECTORS, "1": VECTORS}, (VECTORS,)),
+    (Merge("passages"), {}, (PASSAGES,)),
+    (Merge("top_k"), {"0": PASSAGES, "k": INTEGER}, (PASSAGES,)),
+    (Merge("reports", "i"), {"0": JSON, "after": Effect("i")}, (JSON, Effect("i"))),
+    (Stage("embed", 8), {"texts": STRINGS}, (VECTORS,)),
+    (Stage("rerank", 8), {"query": TEXT, "passages": PASSAGES, "k": INTEGER}, (PASSAGES,)),
+    (Stage("ingest", 8, index="i"), {"chunks": JSON, "texts": STRINGS}, (JSON, Effect("i"))),
     (Chunk(), {"documents": STRINGS}, (JSON, STRINGS)),
     (Upsert("i"), {"chunks": JSON, "vectors": VECTORS}, (JSON, Effect("i"))),
     (Map(body("item", "x")), {"items": STRINGS, "x": TEXT}, (list_type(BOOLEAN),)),
     (Map(body()), {"items": STRINGS}, (list_type(BOOLEAN),)),
+    (Map(body(), merge="passages"), {"items": STRINGS, "after": Effect("i")}, (PASSAGES,)),
     (Cond(body("x"), body("y")), {"predicate": BOOLEAN, "x": TEXT, "y": JSON}, (BOOLEAN,)),
     (Cond(body(), Graph((Node(0, Const("1")),), (Value(0),))), {"predicate": BOOLEAN}, (JSON,)),
     (Loop(body("state", "x", outputs=2)), {"state": TEXT, "x": TEXT}, (BOOLEAN,)),

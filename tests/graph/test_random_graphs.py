@@ -33,6 +33,7 @@ from weft.graph.ops.common import (
     TopK,
 )
 from weft.graph.ops.control import Cond, Loop, Map
+from weft.graph.ops.optimized import Element, Merge, Slice, Stage
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
 from weft.graph.ops.user import Chunking, Generate, Ingest, Rerank, Select
 from weft.graph.prompt import Fixed, Message, Slot
@@ -68,6 +69,8 @@ SCHEMAS = st.sampled_from(
 )
 DATA = st.builds(Data, SCHEMAS) | st.sampled_from([JSON, INTEGER, STRINGS, PASSAGES])
 PLAIN = st.just(TEXT) | DATA
+PATHS = st.lists(WORDS | st.integers(0, 2**31 - 1), max_size=3).map(tuple)
+BOUNDS = st.tuples(st.integers(0, 9), st.integers(9, 99))
 TYPES = PLAIN | st.just(VECTORS) | st.builds(Kv, MODELS) | st.builds(Effect, WORDS)
 OPTIONS = st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=3, unique=True).map(tuple)
 CONSTRAINTS = st.none() | SCHEMAS.map(JsonSchema) | WORDS.map(Regex) | OPTIONS.map(Choices)
@@ -110,7 +113,7 @@ class Builder:
         self.types: dict[Value, Type] = dict(outside)
         self.next_id = max((value.node + 1 for value in outside), default=0)
 
-    def add(self, op: Op, **args: Value) -> Value:
+    def add(self, op: Op, /, **args: Value) -> Value:
         """A node with `op`, after a random gap in the ids."""
         self.next_id += self.draw(st.integers(0, 2))
         name, location, policy = self.draw(WORDS), self.draw(LONG), self.draw(POLICIES)
@@ -271,6 +274,10 @@ class Builder:
             "top_k": lambda: self.add(
                 TopK(), passages=self.some(Data), scores=self.some(Data), k=self.some(Data)
             ),
+            "element": lambda: self.add(Element(self.draw(PATHS), self.draw(PLAIN)), text=self.some(Text)),
+            "slice": lambda: self.add(Slice(*self.draw(BOUNDS)), value=self.some(Data)),
+            "merge": lambda: self.add(Merge("passages"), **{"0": self.some(Data), "1": self.some(Data)}),
+            "stage": lambda: self.add(Stage("embed", self.draw(st.integers(1, 99))), texts=self.some(Data)),
             "rerank": lambda: self.add(
                 Rerank(), query=self.some(Text), passages=self.some(Data), k=self.some(Data)
             ),

@@ -45,7 +45,7 @@ class Task:
     namespace: str = ""
     priority: int = 0
     fused: bool = False
-    """Of a prefill: the one decode or score that follows at once computes these tokens too."""
+    """Of a prefill: what continues it starts at once, and computes these tokens too."""
 
     @property
     def key(self) -> tuple[str, int]:

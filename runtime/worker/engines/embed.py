@@ -15,6 +15,7 @@ from weft.runtime.retrieval.embedder import Embedder, load_embedder
 from weft.runtime.retrieval.errors import ModelError
 
 from ..batcher import Batcher
+from ..efficient_batch import SAMPLE, EfficientBatch, efficient_batch, timed
 from .base import Emit, Gauges, Operands, Outcome, StartError, Task
 from .operands import texts_of
 
@@ -31,9 +32,14 @@ class EmbedEngine:
 
     kind: EngineKind = "embed"
 
-    def __init__(self, spec: str | None) -> None:
-        """`spec`: a sentence-transformers folder, or None for the built-in embedder."""
+    def __init__(self, spec: str | None, *, profile_s: float = 0.0) -> None:
+        """`spec`: a sentence-transformers folder, or None for the built-in embedder.
+
+        `profile_s`: the time that measuring its efficient batch may take; 0: it is not measured.
+        """
         self._spec = spec
+        self._profile_s = profile_s
+        self._measured = EfficientBatch(0, 0.0)
         self._embedder: Embedder | None = None
         self._batcher: Batcher[Texts, Vectors] = Batcher(self._embed, limit=_BATCH, name="embed")
 
@@ -46,7 +52,14 @@ class EmbedEngine:
         """The model and its dimension."""
         assert self._embedder is not None, "the engine has not been started"
         detail = f"dimension {self._embedder.dimension}" + (", built-in" if self._spec is None else "")
-        return worker_pb2.EngineInfo(kind=self.kind, model=self.model, detail=detail, capacity=_BATCH)
+        return worker_pb2.EngineInfo(
+            kind=self.kind,
+            model=self.model,
+            detail=detail,
+            capacity=_BATCH,
+            efficient_batch=self._measured.items,
+            item_ms=self._measured.item_ms,
+        )
 
     def gauges(self) -> Gauges:
         """Nothing: embeddings are not kept."""
@@ -58,6 +71,8 @@ class EmbedEngine:
             self._embedder = await asyncio.to_thread(load_embedder, self._spec)
         except ModelError as problem:
             raise StartError(f"embedder: {problem}") from problem
+        if self._profile_s:
+            self._measured = await asyncio.to_thread(self._measure, self._embedder)
         self._batcher.start()
 
     async def stop(self) -> None:
@@ -68,6 +83,9 @@ class EmbedEngine:
         """One matrix [texts, dimension]."""
         batched = await self._batcher.submit(texts_of(operands["texts"]))
         return Outcome((VectorsValue(batched.result),), batched.timing)
+
+    def _measure(self, embedder: Embedder) -> EfficientBatch:
+        return efficient_batch(timed(lambda items: embedder.embed([SAMPLE] * items)), self._profile_s)
 
     def _embed(self, items: Sequence[Texts]) -> list[Vectors]:
         assert self._embedder is not None, "the engine has not been started"

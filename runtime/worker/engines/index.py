@@ -95,8 +95,8 @@ class IndexEngine:
         match task.node.op:
             case Chunk(chunking=chunking):
                 batched = await self._writes.submit(lambda: _chunk(chunking, operands))
-            case Upsert(index=index):
-                batched = await self._writes.submit(lambda: self._upsert(index, operands))
+            case Upsert() as upsert:
+                batched = await self._writes.submit(lambda: self._upsert(upsert, operands))
             case Search() as op:
                 batched = await self._run_search(op, operands)
             case other:
@@ -128,10 +128,11 @@ class IndexEngine:
             passages = iter(self._store.search(items[0].target, queries, vectors, ks, items[0].mode))
         return [_merged([next(passages) for _ in item.queries]) for item in items]
 
-    def _upsert(self, index: str, operands: Operands) -> Results:
+    def _upsert(self, op: Upsert, operands: Operands) -> Results:
         chunks, vectors = chunks_of(operands["chunks"]), vectors_of(operands["vectors"])
         with invalid_arguments():
-            report = self._store.upsert(index, chunks, vectors, self._embedder)
+            partial = {part.document: part.passages for part in op.partial}
+            report = self._store.upsert(op.index, chunks, vectors, self._embedder, partial)
         self._indexes = self._describe()
         return Json(asdict(report)), EFFECT
 

@@ -97,10 +97,11 @@ class LlmEngine:
     async def _prefill(self, task: Task, op: Prefill, context: Context, operands: Operands) -> Outcome:
         longer = read(context, op.pieces, operands)
         held = HeldKv(_key(task), context=longer)
-        if task.fused or not longer.ids():
+        settled = () if task.fused else longer.settled_ids()
+        if len(settled) <= len(context.settled_ids()):
             return Outcome((held,))
         self._check_room(len(longer), 0, 0)
-        request = PrefillRequest(longer.ids(), task.namespace, task.priority)
+        request = PrefillRequest(settled, task.namespace, task.priority)
         started = time.monotonic()
         done, _ = await self._request(request, _ignore)
         assert isinstance(done, PromptDone)

@@ -15,6 +15,7 @@ from weft.runtime.retrieval.errors import ModelError
 from weft.runtime.retrieval.rerank import CrossEncoderReranker, Reranker, top_k
 
 from ..batcher import Batcher
+from ..efficient_batch import SAMPLE, EfficientBatch, efficient_batch, timed
 from ..faults import invalid_arguments
 from .base import Emit, Gauges, Operands, Outcome, StartError, Task
 from .operands import count_of, passages_of
@@ -32,8 +33,13 @@ class RerankEngine:
 
     kind: EngineKind = "rerank"
 
-    def __init__(self, path: str, reranker: Reranker | None = None) -> None:
-        """`path`: a cross-encoder's folder, loaded at the start unless a `reranker` is given."""
+    def __init__(self, path: str, reranker: Reranker | None = None, *, profile_s: float = 0.0) -> None:
+        """`path`: a cross-encoder's folder, loaded at the start unless a `reranker` is given.
+
+        `profile_s`: the time that measuring its efficient batch may take; 0: it is not measured.
+        """
+        self._profile_s = profile_s
+        self._measured = EfficientBatch(0, 0.0)
         self._path = path
         self._reranker = reranker
         self._batcher: Batcher[Pairs, Scores] = Batcher(self._score, limit=_BATCH, name="rerank")
@@ -46,7 +52,12 @@ class RerankEngine:
     def info(self) -> worker_pb2.EngineInfo:
         """The model."""
         return worker_pb2.EngineInfo(
-            kind=self.kind, model=self.model, detail="cross-encoder", capacity=_BATCH
+            kind=self.kind,
+            model=self.model,
+            detail="cross-encoder",
+            capacity=_BATCH,
+            efficient_batch=self._measured.items,
+            item_ms=self._measured.item_ms,
         )
 
     def gauges(self) -> Gauges:
@@ -56,9 +67,14 @@ class RerankEngine:
     async def start(self) -> None:
         """Load the model. Raises StartError."""
         try:
-            self._reranker = self._reranker or await asyncio.to_thread(CrossEncoderReranker, self._path)
+            reranker = self._reranker
+            if reranker is None:
+                reranker = await asyncio.to_thread(CrossEncoderReranker, self._path)
         except ModelError as problem:
             raise StartError(f"reranker: {problem}") from problem
+        if self._profile_s:
+            self._measured = await asyncio.to_thread(self._measure, reranker)
+        self._reranker = reranker
         self._batcher.start()
 
     async def stop(self) -> None:
@@ -73,6 +89,11 @@ class RerankEngine:
         with invalid_arguments():
             best = top_k(passages, batched.result, count)
         return Outcome((Json([passage.to_json() for passage in best]),), batched.timing)
+
+    def _measure(self, reranker: Reranker) -> EfficientBatch:
+        return efficient_batch(
+            timed(lambda items: reranker.score([(SAMPLE, SAMPLE)] * items)), self._profile_s
+        )
 
     def _score(self, items: Sequence[Pairs]) -> list[Scores]:
         assert self._reranker is not None, "the engine has not been started"

@@ -142,7 +142,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         if task.stream:
             assert isinstance(results[1], TextValue)
             for character in results[1].text:
-                delta = worker_pb2.Delta(run=run, node=node.id, text=character)
+                delta = worker_pb2.Delta(run=run, node=node.id, text=character, attempt=task.attempt)
                 self.reports.put_nowait(worker_pb2.Report(deltas=worker_pb2.Deltas(deltas=[delta])))
         for output, datum in enumerate(results):
             self._set(run, f"%{node.id}.{output}" if output else f"%{node.id}", datum)

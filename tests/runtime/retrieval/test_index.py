@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +210,40 @@ def test_damaged_files_are_reported_with_the_remedy(store: IndexStore, tmp_path:
     store.drop("demo")
     put(store, "demo", chunks_of("a.md"))
     assert find(store, "sells", mode="lexical") == ["a.md#2"]
+
+
+def put_in_stages(store: IndexStore, name: str, chunks: list[Chunk], size: int) -> tuple[int, int]:
+    """Store the chunks by so many at a time; the sums of the reports."""
+    total = Counter(each.document for each in chunks)
+    reports = []
+    for start in range(0, len(chunks), size):
+        part = chunks[start : start + size]
+        here = Counter(each.document for each in part)
+        partial = {document: total[document] for document in here if here[document] < total[document]}
+        vectors = vectors_of([each.text for each in part])
+        reports.append(store.upsert(name, part, vectors, EMBEDDER.name, partial))
+    return sum(r.passages_added for r in reports), sum(r.passages_replaced for r in reports)
+
+
+def documents(*sizes: int) -> list[Chunk]:
+    return [
+        each
+        for number, size in enumerate(sizes)
+        for each in chunks_of(f"d'{number}", "\n\n".join(f"Passage {n} of {number}." for n in range(size)))
+    ]
+
+
+def rows_of(store: IndexStore, name: str) -> set[tuple[str, str]]:
+    return {
+        (p.id, p.text) for p in store.search(name, ["Passage"], vectors_of(["Passage"]), [999], "vector")[0]
+    }
+
+
+def test_an_ingest_in_stages_stores_and_reports_what_one_does(store: IndexStore) -> None:
+    for edition in (documents(600, 66), documents(600, 66), documents(200, 90), documents(0, 300)):
+        report = put(store, "whole", edition)
+        assert put_in_stages(store, "staged", edition, 128) == (
+            report.passages_added,
+            report.passages_replaced,
+        )
+        assert rows_of(store, "staged") == rows_of(store, "whole")

@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 from weft.graph.ir import Node, Value
 from weft.graph.ops.common import Format, Gather
 from weft.graph.ops.primitive import Decode, Prefill, Score
-from weft.graph.prompt import Fixed
+from weft.graph.prompt import Fixed, Slot
 from weft.graph.values import EFFECT, Json, KvValue, TextValue
 from weft.runtime.llm.context import Context
 from weft.runtime.llm.tokenizer import Tokenizer
 from weft.runtime.worker.engines.base import HeldKv, Task
-from weft.runtime.worker.fragments import fuse
 from weft.runtime.worker.runs import Runs
 
 from .conftest import MODEL_FOLDER
@@ -176,13 +175,34 @@ def _llm(number: int, op: Prefill | Decode | Score | Format, **args: Value) -> T
     return Task("r", Node(number, op, args))
 
 
-def test_a_prefill_is_fused_with_the_only_decode_or_score_after_it() -> None:
-    read, write, weigh = Prefill("m", (Fixed("a"),)), Decode("m"), Score("m", ("a", "b"))
-    head = _llm(1, read)
-    one_decode = fuse([head, _llm(2, write, kv=Value(1))])
-    one_score = fuse([head, _llm(2, weigh, kv=Value(1))])
-    two = fuse([head, _llm(2, write, kv=Value(1)), _llm(3, weigh, kv=Value(1))])
-    chain = fuse([head, _llm(2, read, kv=Value(1)), _llm(3, write, kv=Value(2))])
-    alone = fuse([head])
-    fused = [[task.fused for task in tasks] for tasks in (one_decode, one_score, two, chain, alone)]
-    assert fused == [[True, False], [True, False], [False] * 3, [False, True, False], [False]]
+def _fused(*tasks: Task, known: tuple[str, ...] = ()) -> list[bool]:
+    """Which of the prefills that start one after the other need no request of their own."""
+    runs = Runs()
+    ready = runs.add(tasks, dict.fromkeys(known, ONE))
+    found: list[bool] = []
+    while ready:
+        task = ready.pop(0).task
+        if isinstance(task.node.op, Prefill):
+            found.append(task.fused)
+        ready += runs.finish(task, (ONE, ONE))
+    return found
+
+
+READ, WRITE, WEIGH = Prefill("m", (Fixed("a"),)), Decode("m"), Score("m", ("a", "b"))
+
+
+def test_a_prefill_is_fused_with_what_continues_it_at_once() -> None:
+    head = _llm(1, READ)
+    assert _fused(head) == [False]
+    assert _fused(head, _llm(2, WRITE, kv=Value(1))) == [True]
+    assert _fused(head, _llm(2, WEIGH, kv=Value(1)), _llm(3, WRITE, kv=Value(1))) == [True]
+    assert _fused(head, _llm(2, READ, kv=Value(1)), _llm(3, WRITE, kv=Value(2))) == [True, True]
+
+
+def test_a_prefill_whose_continuation_waits_is_computed_meanwhile() -> None:
+    head, tail = _llm(1, READ), _llm(2, Prefill("m", (Slot("x"),)), kv=Value(1), x=Value(9))
+    answer = _llm(3, WRITE, kv=Value(2))
+    assert _fused(head, tail, answer) == [False]
+    assert _fused(head, tail, answer, known=("%9",)) == [True, True]
+    other = _llm(4, Prefill("m", (Slot("x"),)), kv=Value(1), x=Value(8))
+    assert _fused(head, tail, other, known=("%8",)) == [True, False]

@@ -1,0 +1,74 @@
+"""What each node is run for: the latency of what somebody waits for, or the throughput of the rest.
+
+Parrot (OSDI'24, section 5.2) deduces this from what the user asks for: whoever feeds a latency-bound node one
+behind another is latency-bound too; siblings that feed it together are a task group, of which only the last
+to end counts, so that they are batched for throughput.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ..ir import Graph, Node, Value
+from ..ops.control import Map
+from .depth import depth
+
+__all__ = ["Aim", "Objective", "objectives"]
+
+Aim = Literal["latency", "throughput"]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a node is run for. Nodes of one task group have the number of the node that they feed."""
+
+    kind: Literal["latency", "group", "throughput"]
+    group: int | None = None
+
+
+_THROUGHPUT = Objective("throughput")
+_LATENCY = Objective("latency")
+
+
+def objectives(graph: Graph, wanted: Mapping[Value, Aim]) -> dict[int, Objective]:
+    """The objective of each node, for values that somebody waits for or merely wants at some time.
+
+    Deduced from nothing but its arguments: with a further consumer, ask again.
+    """
+    found: dict[int, Objective] = {}
+    aims: dict[int, Objective] = {value.node: _LATENCY for value, aim in wanted.items() if aim == "latency"}
+    depths = depth(graph)
+    by_id = graph.by_id
+    for node in reversed(graph.nodes):
+        found[node.id] = aims.get(node.id, _THROUGHPUT)
+        if found[node.id].kind == "throughput":
+            continue
+        for maker, objective in _of_makers(node, found[node.id], by_id, depths).items():
+            known = aims.get(maker)
+            if known is None or (known.kind == "group" and objective.kind == "latency"):
+                aims[maker] = objective
+    return found
+
+
+def _of_makers(
+    node: Node, objective: Objective, by_id: Mapping[int, Node], depths: Mapping[int, int]
+) -> dict[int, Objective]:
+    """The objectives of what a node waits for."""
+    siblings: defaultdict[tuple[type, int], set[int]] = defaultdict(set)
+    for value in node.args.values():
+        maker = by_id.get(value.node)
+        if maker is not None:
+            siblings[type(maker.op), depths[maker.id]].add(maker.id)
+    wanted: dict[int, Objective] = {}
+    for members in siblings.values():
+        for member in members:
+            if objective.kind == "group":
+                wanted[member] = objective
+            elif len(members) > 1 or isinstance(by_id[member].op, Map):
+                wanted[member] = Objective("group", node.id)
+            else:
+                wanted[member] = _LATENCY
+    return wanted

@@ -1,0 +1,56 @@
+"""When each node of a graph would run if no engine ever made it wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+
+from .. import schema as json_schema
+from ..ir import Graph, Node, Value
+from ..ops.optimized import Element
+from ..ops.primitive import Decode
+from ..sampling import JsonSchema
+
+__all__ = ["finish_ms"]
+
+
+def finish_ms(
+    graph: Graph,
+    duration: Callable[[Node], float],
+    known: Container[Value] = (),
+    pending: Mapping[Value, float] | None = None,
+) -> dict[int, tuple[float, float]]:
+    """Start and finish of each node in milliseconds after the run's begin, by its id.
+
+    What the graph takes from outside is there at 0, or when `pending` says. A value in `known` is there at 0
+    whoever makes it. An element of a text counts as known when its share of the text has been written.
+    """
+    times: dict[int, tuple[float, float]] = {}
+    pending = pending or {}
+    for node in graph:
+        start = 0.0
+        for value in node.args.values():
+            if value not in known:
+                start = max(start, times[value.node][1] if value.node in times else pending.get(value, 0.0))
+        if isinstance(node.op, Element) and node.args["text"].node in times:
+            start = _closes(node.op, graph.by_id[node.args["text"].node], times)
+        times[node.id] = (start, start + duration(node))
+    return times
+
+
+def _closes(op: Element, decode: Node, times: Mapping[int, tuple[float, float]]) -> float:
+    """When an element is written."""
+    start, finish = times[decode.id]
+    return start + (finish - start) * _share(op, decode)
+
+
+def _share(op: Element, decode: Node) -> float:
+    """The share of a text that is written when an element of it closes."""
+    if not op.path:
+        return 1.0
+    first = op.path[0]
+    if isinstance(first, int):
+        return (first + 1) / (first + 2)
+    names: tuple[str, ...] = ()
+    if isinstance(decode.op, Decode) and isinstance(decode.op.constraint, JsonSchema):
+        names = tuple(json_schema.fields(decode.op.constraint.schema) or ())
+    return (names.index(first) + 1) / len(names) if first in names else 1.0

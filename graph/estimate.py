@@ -1,0 +1,66 @@
+"""How long a primitive is expected to take, alone on an idle engine."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .costs import CHARS_PER_TOKEN, DEFAULT_COSTS, ModelCosts
+from .deployment import Deployment
+from .ir import Node
+from .observed import Observed, duration_key, length_key
+from .ops.common import Const, Input
+from .ops.primitive import Decode, Prefill, Score
+from .prompt import Fixed
+
+__all__ = ["Estimator"]
+
+_HOST_MS: Final = 0.05
+_CONTROL_MS: Final = 0.1
+_DEFAULT_MS: Final = {"embed": 3.0, "index": 5.0, "rerank": 50.0, "tool": 100.0}
+_SLOT_TOKENS: Final = 64.0  # of a value that nobody has seen yet
+_CONTEXT_TOKENS: Final = 256.0  # behind which a decode is taken to write
+_MOST_EXPECTED: Final = 64  # tokens of a decode that nobody has seen yet
+
+
+class Estimator:
+    """Predictions from measured profiles and from what earlier runs took."""
+
+    def __init__(self, deployment: Deployment, observed: Observed) -> None:
+        self._deployment = deployment
+        self._observed = observed
+
+    def duration_ms(self, node: Node) -> float:
+        """The milliseconds of a node."""
+        match node.op:
+            case Prefill(model=model):
+                return self.costs(model).prefill_ms(0, self.tokens(node))
+            case Decode(model=model):
+                return self.length(node) * self.costs(model).decode_ms(1, _CONTEXT_TOKENS)
+            case Score(model=model, choices=choices):
+                characters = sum(map(len, choices))
+                return self.costs(model).prefill_ms(_CONTEXT_TOKENS, max(1, characters / CHARS_PER_TOKEN))
+            case Input() | Const():
+                return 0.0
+        if node.op.kind == "host":
+            return _HOST_MS
+        if node.op.kind == "control":
+            return _CONTROL_MS
+        seen = self._observed.quantile(duration_key(node), 0.5)
+        return _DEFAULT_MS.get(node.op.kind, 0.0) if seen is None else seen
+
+    def tokens(self, node: Node) -> float:
+        """The tokens that a prefill reads."""
+        assert isinstance(node.op, Prefill)
+        pieces = node.op.pieces
+        return sum(len(p.text) / CHARS_PER_TOKEN if isinstance(p, Fixed) else _SLOT_TOKENS for p in pieces)
+
+    def length(self, node: Node) -> float:
+        """The tokens that a decode writes."""
+        assert isinstance(node.op, Decode)
+        seen = self._observed.quantile(length_key(node), 0.5)
+        return min(node.op.sampling.max_tokens, _MOST_EXPECTED) if seen is None else seen
+
+    def costs(self, model: str) -> ModelCosts:
+        """What a model takes, as measured if it was."""
+        spec = self._deployment.models.get(model)
+        return spec.costs if spec is not None and spec.costs is not None else DEFAULT_COSTS

@@ -1,0 +1,72 @@
+"""What primitives of earlier runs took, for predictions about later ones."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+from .ir import Node
+from .ops.common import Embed, Search, Tool
+from .ops.primitive import Decode, Upsert
+from .sketch import Quantiles
+
+__all__ = ["Observed", "duration_key", "length_key"]
+
+_KEYS: Final = 4096
+_SETTLED: Final = 8  # values from which a median counts
+_MOVED: Final = 2.0  # the factor by which it must move to make plans stale
+
+
+@dataclass(slots=True)
+class _Series:
+    values: Quantiles = field(default_factory=Quantiles)
+    median: float | None = None  # when the epoch rose last on its account
+
+
+class Observed:
+    """Sketches by key; of more than 4,096 keys those that were used last."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        """Rises when predictions have changed so much that plans should be made anew."""
+        self._series: OrderedDict[str, _Series] = OrderedDict()
+
+    def add(self, key: str, value: float) -> None:
+        """Count a value: tokens or milliseconds."""
+        series = self._series.setdefault(key, _Series())
+        self._series.move_to_end(key)
+        if len(self._series) > _KEYS:
+            self._series.popitem(last=False)
+        series.values.add(value)
+        count = series.values.count
+        if count >= _SETTLED and count & (count - 1) == 0:  # at every doubling: often enough
+            self._review(series)
+
+    def quantile(self, key: str, q: float) -> float | None:
+        """A quantile of what was counted, or None if nothing was."""
+        series = self._series.get(key)
+        return series.values.quantile(q) if series is not None else None
+
+    def _review(self, series: _Series) -> None:
+        median = series.values.quantile(0.5)
+        before = series.median
+        if before is None or not before / _MOVED <= median <= before * _MOVED:
+            series.median = median
+            self.epoch += 1
+
+
+def length_key(node: Node) -> str:
+    """Under which the tokens that a decode writes are counted."""
+    assert isinstance(node.op, Decode)
+    return f"tokens|{node.op.model}|{node.location}|{node.name}|{node.op.sampling.max_tokens}"
+
+
+def duration_key(node: Node) -> str:
+    """Under which the milliseconds of any other primitive are counted."""
+    match node.op:
+        case Search(index=what) | Upsert(index=what) | Tool(tool=what) | Embed(model=what):
+            pass
+        case _:
+            what = ""
+    return f"ms|{node.op.label()}|{what}|{node.location}|{node.name}"

@@ -1,0 +1,73 @@
+"""From requests to graphs that can run: programs are read and optimized once, and then found again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+from weft.graph.errors import GraphError
+from weft.graph.ir import Graph
+from weft.graph.live import LiveGraph
+from weft.graph.observed import Observed
+from weft.graph.plan import Plan, Plans
+from weft.proto import orchestrator_pb2 as pb
+from weft.runtime.config import Settings
+
+from .door import invalid, program_text, read_graph
+from .fleet import Fleet
+
+__all__ = ["Compiler"]
+
+Source = pb.SubmitRequest | pb.ExplainRequest
+
+
+class Compiler:
+    """Reads and optimizes programs for what the workers offer and have been seen to take.
+
+    Raises ValueError when the settings switch off a pass that cannot be.
+    """
+
+    def __init__(self, settings: Settings, fleet: Fleet, max_characters: int) -> None:
+        self.observed = Observed()
+        """What primitives of earlier runs took."""
+        self._settings = settings
+        self._fleet = fleet
+        self._max_characters = max_characters
+        self._plans = Plans()
+        self.live_graph()  # so that what is wrong with the settings is known before any run
+
+    def live_graph(self) -> LiveGraph:
+        """An empty graph for what the workers offer now."""
+        return LiveGraph(self._fleet.profile, disabled=self._settings.passes_off, observed=self.observed)
+
+    def read(self, request: Source) -> Graph:
+        """The graph of a request as its author wrote it. Raises DoorError."""
+        return read_graph(request, self._settings.programs, self._max_characters)
+
+    def plan(self, request: Source, check: Callable[[Graph], None]) -> Plan:
+        """The optimized program of a request, if it passes the `check`. Raises DoorError."""
+        key = self._key(request)
+        plan = self._plans.get(key, self._fleet.profile, self.observed.epoch)
+        if plan is not None:
+            check(plan.source)
+            return plan
+        graph = self.read(request)
+        check(graph)
+        return self._plans.add(key, self._compile(graph))
+
+    def _compile(self, graph: Graph) -> Plan:
+        try:
+            return Plan.compile(
+                graph, self._fleet.profile, disabled=self._settings.passes_off, observed=self.observed
+            )
+        except GraphError as problem:
+            raise invalid(str(problem)) from None
+
+    def _key(self, request: Source) -> Hashable:
+        """The whole source, so that equal keys mean equal programs."""
+        match request.WhichOneof("source"):
+            case "graph":
+                return request.graph.SerializeToString(deterministic=True)
+            case "program":
+                return request.program, program_text(request.program, self._settings.programs)
+            case _:
+                return request.graph_json
