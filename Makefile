@@ -37,6 +37,11 @@ format: $(STAMP)  ## format the code and mend what can be mended
 bench: $(STAMP)  ## measure the runtime's own overhead
 	$(BIN)/python -P benchmarks/overhead.py $(ARGS)
 
+.PHONY: optimizer
+optimizer: $(STAMP)  ## measure the graph optimizer against its baselines; ARGS=--quick
+	@$(BIN)/python -c 'import langgraph.graph' 2>/dev/null || $(BIN)/python -m pip install --editable '.[bench]'
+	PYTHONPATH=benchmarks $(BIN)/python -P benchmarks/optimizer.py $(ARGS)
+
 .PHONY: proto
 proto: $(STAMP)  ## generate the protobuf code anew
 	$(BIN)/python -P scripts/generate_proto.py

@@ -674,11 +674,9 @@ class Generate(google.protobuf.message.Message):
     CONSTRAINT_FIELD_NUMBER: builtins.int
     N_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
-    CACHE_FIELD_NUMBER: builtins.int
     n: builtins.int
     """0 counts as 1"""
     model: builtins.str
-    cache: builtins.bool
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     @property
@@ -696,10 +694,9 @@ class Generate(google.protobuf.message.Message):
         constraint: Global___Constraint | None = ...,
         n: builtins.int = ...,
         model: builtins.str = ...,
-        cache: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["constraint", b"constraint", "sampling", b"sampling", "type", b"type"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cache", b"cache", "constraint", b"constraint", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["constraint", b"constraint", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
 
 Global___Generate: typing_extensions.TypeAlias = Generate
 
@@ -852,9 +849,7 @@ class Decode(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     SAMPLING_FIELD_NUMBER: builtins.int
     CONSTRAINT_FIELD_NUMBER: builtins.int
-    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
-    cache: builtins.bool
     @property
     def sampling(self) -> Global___Sampling: ...
     @property
@@ -865,10 +860,9 @@ class Decode(google.protobuf.message.Message):
         model: builtins.str = ...,
         sampling: Global___Sampling | None = ...,
         constraint: Global___Constraint | None = ...,
-        cache: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["constraint", b"constraint", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cache", b"cache", "constraint", b"constraint", "model", b"model", "sampling", b"sampling"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["constraint", b"constraint", "model", b"model", "sampling", b"sampling"]) -> None: ...
 
 Global___Decode: typing_extensions.TypeAlias = Decode
 

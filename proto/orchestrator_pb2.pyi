@@ -48,7 +48,6 @@ class SubmitRequest(google.protobuf.message.Message):
     DEADLINE_S_FIELD_NUMBER: builtins.int
     NAMESPACE_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
-    BATCH_FIELD_NUMBER: builtins.int
     graph_json: builtins.str
     """the JSON form, for callers without protobuf"""
     program: builtins.str
@@ -59,8 +58,6 @@ class SubmitRequest(google.protobuf.message.Message):
     """runs of different namespaces never share KV"""
     priority: builtins.int
     """higher first"""
-    batch: builtins.str
-    """runs of one batch compute what they have in common once"""
     @property
     def graph(self) -> weft.proto.graph_pb2.Graph: ...
     @property
@@ -77,10 +74,9 @@ class SubmitRequest(google.protobuf.message.Message):
         deadline_s: builtins.float = ...,
         namespace: builtins.str = ...,
         priority: builtins.int = ...,
-        batch: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["graph", b"graph", "graph_json", b"graph_json", "program", b"program", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "deadline_s", b"deadline_s", "graph", b"graph", "graph_json", b"graph_json", "inputs", b"inputs", "namespace", b"namespace", "priority", b"priority", "program", b"program", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deadline_s", b"deadline_s", "graph", b"graph", "graph_json", b"graph_json", "inputs", b"inputs", "namespace", b"namespace", "priority", b"priority", "program", b"program", "source", b"source"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["source", b"source"]) -> typing.Literal["graph", "graph_json", "program"] | None: ...
 
 Global___SubmitRequest: typing_extensions.TypeAlias = SubmitRequest

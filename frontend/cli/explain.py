@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from weft.frontend.explanation import ExplainedPass
 from weft.graph.codec import to_json
 
 from .inputs import parse_inputs
@@ -41,8 +43,7 @@ def command(
     prepare(target, client_for(server, config), quiet=as_json)
     explanation = program.explain(**static)
     if as_json:
-        fields = ("name", "summary", "text", "mermaid")
-        print_json([{field: getattr(step, field) for field in fields} for step in explanation.passes])
+        print_json([_plain(step) for step in explanation.passes])
     elif mermaid:
         for step in explanation.passes:
             OUTPUT.out(
@@ -50,3 +51,11 @@ def command(
             )
     else:
         OUTPUT.out(str(explanation), highlight=False)
+
+
+def _plain(step: ExplainedPass) -> dict[str, object]:
+    """A pass as JSON data."""
+    plain: dict[str, object] = {
+        field: getattr(step, field) for field in ("name", "summary", "text", "mermaid", "milliseconds")
+    }
+    return plain | {"changes": list(map(asdict, step.changes)), "refusals": list(map(asdict, step.refusals))}

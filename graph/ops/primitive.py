@@ -38,12 +38,11 @@ class Prefill(Op):
 
 @dataclass(frozen=True, slots=True)
 class Decode(Op):
-    """`kv → kv' × text`: the model writes. With `cache`, an equal greedy decode need not be repeated."""
+    """`kv → kv' × text`: the model writes."""
 
     model: str
     sampling: Sampling = DEFAULT_SAMPLING
     constraint: Constraint | None = None
-    cache: bool = False
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "primitive"
     batchable: ClassVar[bool] = True

@@ -57,10 +57,7 @@ PARAGRAPHS = Chunking()
 
 @dataclass(frozen=True, slots=True)
 class Generate(Op):
-    """Text or a typed value written by a model; with `n` > 1, a list of that many samples.
-
-    With `cache`, what was written for an equal prompt may be taken from an earlier run.
-    """
+    """Text or a typed value written by a model; with `n` > 1, a list of that many samples."""
 
     messages: tuple[Message, ...]
     type: Type = TEXT
@@ -68,7 +65,6 @@ class Generate(Op):
     constraint: Constraint | None = None
     n: int = 1
     model: str = ""  # empty: the deployment's default
-    cache: bool = False
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "user"
 
@@ -84,8 +80,6 @@ class Generate(Op):
             raise OperandError(f"a model can write text or data, not {self.type}")
         if self.n < 1:
             raise OperandError(f"n must be at least 1, not {self.n}")
-        if self.cache and not self.sampling.greedy:
-            raise OperandError("cache=True needs temperature 0: what is sampled must not repeat")
         return (self.type, TEXT) if self.n == 1 else (list_type(self.type), STRINGS)
 
 

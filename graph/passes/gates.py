@@ -11,7 +11,7 @@ from ..prompt import Fixed, Piece
 
 __all__ = ["NODE_MS", "SLOT_TOKENS", "Split", "shared_ms", "split_gain", "tokens_of"]
 
-NODE_MS: Final = 0.3
+NODE_MS: Final = 1.0
 """What one more primitive costs on its way to a worker and back (measured on two cores)."""
 
 SLOT_TOKENS: Final = 64.0

@@ -58,7 +58,7 @@ class PromptLowering:
             sampling = op.sampling
             if not sampling.greedy:
                 sampling = replace(sampling, seed=sampling.seed + sample)
-            decoded = builder.add(Decode(spec.name, sampling, op.constraint, op.cache), {"kv": kv}, node)
+            decoded = builder.add(Decode(spec.name, sampling, op.constraint), {"kv": kv}, node)
             text = Value(decoded.node, 1)
             written = (key[0], (*key[1], (text, "")))
             self._written[written] = decoded

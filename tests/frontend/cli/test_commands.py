@@ -422,7 +422,10 @@ def test_explain_shows_each_pass(weft: Weft, server: str) -> None:
     passes = _json(weft("explain", "p.py:find", "--server", server, "--json"))
     assert passes[0]["name"] == "as written"
     assert {"lower", "prune", "dedupe"} <= {step["name"] for step in passes}
-    assert 'search("notes"' in weft("explain", "p.py:find", "--server", server).stdout
+    assert all("rule" in note for step in passes for note in step["changes"] + step["refusals"])
+    shown = weft("explain", "p.py:find", "--server", server).stdout
+    assert 'search("notes"' in shown
+    assert "== split_prefill: " in shown
     assert "```mermaid\nflowchart" in weft("explain", "p.py:find", "--server", server, "--mermaid").stdout
 
 
