@@ -8,7 +8,7 @@ Arms of one run, on the same questions and the same engines, taken in turn:
 - `weft`: one program, all passes; `only X`: one pass; `without X`: all but one; `none`: no optional pass.
 
 The outputs of all arms must be equal, or the benchmark fails. Latency is that of one query at a time.
-Each set of passes is a server of its own; all have the same history. Run: ``make optimizer``.
+Each arm has a server of its own; all have the same history. Run: ``make optimizer``.
 """
 
 from __future__ import annotations
@@ -44,33 +44,36 @@ WARM_UP = 3  # questions
 Run = Callable[..., Awaitable[str]]
 
 
+BASELINES = ("a modules", "b gathered", "c langgraph")
+
+
 def passes_off() -> dict[str, list[str]]:
-    """The optional passes that each of weft's arms does without."""
-    arms: dict[str, list[str]] = {"weft": [], "none": list(OPTIONAL)}
+    """The optional passes that the server of each arm does without."""
+    arms: dict[str, list[str]] = {name: [] for name in (*BASELINES, "weft")} | {"none": list(OPTIONAL)}
     arms |= {f"only {name}": [other for other in OPTIONAL if other != name] for name in OPTIONAL}
     return arms | {f"without {name}": [name] for name in OPTIONAL}
 
 
 def server(off: Sequence[str], folder: Path) -> Client:
     """A server of its own, with the corpus indexed."""
-    settings = Settings(
-        models=[ModelSettings(path=str(REFERENCE_MODEL))], data=folder / "-".join(off), passes_off=list(off)
-    )
+    model = ModelSettings(path=str(REFERENCE_MODEL))
+    settings = Settings(models=[model], data=folder, passes_off=list(off))
     client = Client(embedded.start(settings))
     Sequential(client).store.invoke(documents())
     return client
 
 
 def arms_of(workload: str, clients: Mapping[str, Client]) -> dict[str, Run]:
-    """Every way of running a workload, by name; the baselines use the server with all passes."""
-    plain = clients["weft"]
+    """Every way of running a workload, by name, each on its own server."""
+    modules, gathered, langgraph = (clients[name] for name in BASELINES)
     arms: dict[str, Run] = {
-        "a modules": getattr(Sequential(plain), workload),
-        "b gathered": getattr(Gathered(plain), workload),
-        "c langgraph": langgraph_workloads(plain)[workload],
+        "a modules": getattr(Sequential(modules), workload),
+        "b gathered": getattr(Gathered(gathered), workload),
+        "c langgraph": langgraph_workloads(langgraph)[workload],
     }
     for name, client in clients.items():
-        arms[name] = getattr(programs, workload).using(client).ainvoke
+        if name not in BASELINES:
+            arms[name] = getattr(programs, workload).using(client).ainvoke
     return arms
 
 
@@ -158,7 +161,7 @@ def main() -> None:
     print(f"{machine}, torch {torch.__version__}, langgraph {langgraph_version()}, reference model")
     folder = Path(tempfile.mkdtemp(prefix="weft-bench-"))
     try:
-        clients = {name: server(off, folder) for name, off in passes_off().items()}
+        clients = {name: server(off, folder / name) for name, off in passes_off().items()}
         asked = [question.text for question in questions()][: WARM_UP + (5 if options.quick else 20)]
         results: dict[str, dict[str, dict[str, float]]] = {}
         for workload in options.workload or WORKLOADS:

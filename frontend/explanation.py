@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
 
 from weft.graph.codec import decode_graph
 from weft.graph.ir import Graph
 from weft.proto import orchestrator_pb2 as pb
 
+from .report.page import framed
+from .report.units import milliseconds
+
 __all__ = ["ExplainedPass", "Explanation", "Note", "Prediction"]
 
+_NODE: Final = re.compile(r"%(\d+) = ")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Note:
-    """What a pass did to a node, or the rule by which it left it alone."""
+    """What a pass did to a node, or why it left it alone, and the rule that says so."""
 
     node: int
     text: str
@@ -23,20 +32,20 @@ class Note:
 
     def __str__(self) -> str:
         rule = f" [{self.rule}]" if self.rule else ""
-        where = f"  # {self.location}" if self.location else ""
-        return f"%{self.node} {self.text}{rule}{where}"
+        location = f" ({self.location})" if self.location else ""
+        return f"%{self.node}: {self.text}{rule}{location}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prediction:
-    """When a node of the optimized graph would run if no engine ever made it wait."""
+    """When a node of the final graph would run if no engine ever made it wait."""
 
     node: int
+    milliseconds: float  # of the node alone
     start_ms: float
     finish_ms: float
-    critical: bool
-    """Whether it lies on the critical path."""
-    depth: int  # nodes between it and the end
+    critical: bool  # it lies on the critical path
+    depth: int  # nodes on the longest way to an output
     objective: str  # latency, group or throughput
 
 
@@ -51,62 +60,135 @@ class ExplainedPass:
     graph: Graph
     changes: tuple[Note, ...] = ()
     refusals: tuple[Note, ...] = ()
-    milliseconds: float = 0.0
+    milliseconds: float = 0.0  # that the pass took
 
     def __str__(self) -> str:
-        lines = [f"== {self.name}: {self.summary}"]
-        lines += [f"   + {note}" for note in self.changes]
-        lines += [f"   - {note}" for note in self.refusals]
-        return "\n".join([*lines, self.text])
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        took = f" ({milliseconds(self.milliseconds)})" if self.milliseconds else ""
+        yield f"== {self.name}: {self.summary}{took}"
+        yield from (f"  changed   {note}" for note in self.changes)
+        yield from (f"  left      {note}" for note in self.refusals)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A graph as written and after each pass; as a string, all of them one after the other."""
+    """A program's graph as written and after each pass, and what is predicted of the last.
+
+    As a string: the graph as written; for each pass what it changed and what it left alone, and why; the
+    final graph with the predicted start and finish of each node, an asterisk on the critical path, and the
+    objectives.
+    """
 
     passes: tuple[ExplainedPass, ...]
-    predictions: tuple[Prediction, ...] = ()
-
-    def __str__(self) -> str:
-        steps = "\n\n".join(map(str, self.passes))
-        return f"{steps}\n\n{self._schedule()}" if self.predictions else steps
-
-    def _schedule(self) -> str:
-        """The predictions as a table, in the order of starting."""
-        by_id = self.passes[-1].graph.by_id
-        lines = ["== predicted, if no engine ever made it wait (* is the critical path)"]
-        for found in sorted(self.predictions, key=lambda p: (p.start_ms, p.node)):
-            node = by_id[found.node]
-            label = f"%{node.id} {node.op.label()}" + (f" {node.name!r}" if node.name else "")
-            mark = "*" if found.critical else " "
-            span = f"{found.start_ms:9.1f} to {found.finish_ms:9.1f} ms"
-            lines.append(f" {mark} {span}  {label}  ({found.objective})")
-        return "\n".join(lines)
+    predictions: Mapping[int, Prediction]
+    """Of the final graph, by node; empty if the server makes none."""
 
     @classmethod
     def of(cls, response: pb.ExplainResponse) -> Explanation:
         """The explanation that a server gave."""
-        steps = tuple(
-            ExplainedPass(
-                step.name,
-                step.summary,
-                step.text,
-                step.mermaid,
-                decode_graph(step.graph),
-                _notes(step.changes),
-                _notes(step.refusals),
-                step.milliseconds,
-            )
-            for step in response.passes
+        predictions = (
+            Prediction(p.node, p.milliseconds, p.start_ms, p.finish_ms, p.critical, p.depth, p.objective)
+            for p in response.predictions
         )
-        return cls(steps, tuple(map(_prediction, response.predictions)))
+        return cls(
+            tuple(_pass_of(step) for step in response.passes),
+            {prediction.node: prediction for prediction in predictions},
+        )
+
+    @property
+    def program(self) -> str:
+        """The name of the program."""
+        return self.passes[0].graph.name
+
+    @property
+    def final(self) -> ExplainedPass:
+        """The last pass."""
+        return self.passes[-1]
+
+    @property
+    def milliseconds(self) -> float:
+        """How long a run takes if all goes as predicted and no engine ever makes it wait."""
+        return max((prediction.finish_ms for prediction in self.predictions.values()), default=0.0)
+
+    @cached_property
+    def makers(self) -> Mapping[int, tuple[int, ...]]:
+        """For each node of the final graph, the nodes whose results it takes."""
+        return {node.id: tuple(value.node for value in node.args.values()) for node in self.final.graph}
+
+    def __str__(self) -> str:
+        written, *passes = self.passes
+        parts = [f"{written}\n{written.text}", *map(str, passes)]
+        return "\n\n".join([*parts, "\n".join(self._final_lines())])
+
+    def json(self) -> dict[str, Any]:
+        """The explanation as JSON data."""
+        return {
+            "program": self.program,
+            "passes": [_plain(step) for step in self.passes],
+            "predictions": [asdict(prediction) for prediction in self.predictions.values()],
+        }
+
+    def mermaid(self) -> str:
+        """Markdown with a mermaid flowchart for the graph as written and after each pass."""
+        return "\n\n".join(
+            f"## {step.name}\n\n{step.summary}\n\n```mermaid\n{step.mermaid}\n```" for step in self.passes
+        )
+
+    def html(self, path: str | Path | None = None) -> str:
+        """One HTML page that needs no network; it is written to `path` if given. Raises OSError."""
+        from .report.explanation_page import explanation_page  # only here: it takes explanations itself
+
+        page = explanation_page(self)
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def _repr_html_(self) -> str:
+        return framed(self.html(), f"how {self.program} is optimized")
+
+    def _final_lines(self) -> Iterator[str]:
+        yield "== the final graph"
+        if self.predictions:
+            yield f"predicted: {milliseconds(self.milliseconds)} in all, if no engine ever makes a node wait"
+            yield "    start    finish    objective"
+        for line in self.final.text.splitlines():
+            yield f"{self._predicted(line)}{line}"
+
+    def _predicted(self, line: str) -> str:
+        """What stands before a line of the graph's text."""
+        if not self.predictions:
+            return ""
+        found = _NODE.match(line)
+        prediction = self.predictions.get(int(found[1])) if found else None
+        if prediction is None:
+            return " " * 34
+        start, finish = milliseconds(prediction.start_ms), milliseconds(prediction.finish_ms)
+        mark = "*" if prediction.critical else " "
+        return f"{start:>9} {finish:>9} {mark}  {prediction.objective:<10}  "
 
 
-def _notes(notes: Iterable[pb.PassNote]) -> tuple[Note, ...]:
-    return tuple(Note(note.node, note.text, note.rule, note.location) for note in notes)
-
-
-def _prediction(found: pb.Prediction) -> Prediction:
-    return Prediction(
-        found.node, found.start_ms, found.finish_ms, found.critical, found.depth, found.objective
+def _pass_of(step: pb.PassReport) -> ExplainedPass:
+    return ExplainedPass(
+        step.name,
+        step.summary,
+        step.text,
+        step.mermaid,
+        decode_graph(step.graph),
+        tuple(Note(note.node, note.text, note.rule, note.location) for note in step.changes),
+        tuple(Note(note.node, note.text, note.rule, note.location) for note in step.refusals),
+        step.milliseconds,
     )
+
+
+def _plain(step: ExplainedPass) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "summary": step.summary,
+        "milliseconds": step.milliseconds,
+        "changes": [asdict(note) for note in step.changes],
+        "refusals": [asdict(note) for note in step.refusals],
+        "text": step.text,
+        "mermaid": step.mermaid,
+    }

@@ -55,7 +55,7 @@ class Sequential:
         """As the program of that name."""
         found = await self.find.ainvoke(question, k=3)
         partial = await self._each([self.answer.ainvoke(question, passage.text) for passage in found])
-        return await self.combine.ainvoke(question, partial)
+        return await self.combine.ainvoke(question, *partial)
 
     async def _search(self, queries: Sequence[str]) -> list[Passage]:
         return merged(await self._each([self.find.ainvoke(query, k=EACH) for query in queries]))
@@ -181,7 +181,7 @@ def _naive_tree(call: Gathered) -> Run:
         return {"partial": [await call.answer.ainvoke(state["question"], state["text"])]}
 
     async def combine(state: _State) -> dict[str, Any]:
-        return {"reply": await call.combine.ainvoke(state["question"], state["partial"])}
+        return {"reply": await call.combine.ainvoke(state["question"], *state["partial"])}
 
     graph = StateGraph(_State)
     for node in (find, answer, combine):

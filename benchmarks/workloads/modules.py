@@ -59,10 +59,9 @@ def refine(question: str, previous: str, passage: str) -> str:
 
 
 @program
-def combine(question: str, answers: list[str]) -> str:
-    """One answer of several."""
-    listed = [f"- {partial}\n" for partial in answers]
-    prompt = f"Question: {question}\nPartial answers:\n{''.join(listed).rstrip()}"
+def combine(question: str, first: str, second: str, third: str) -> str:
+    """One answer of three."""
+    prompt = f"Question: {question}\nPartial answers:\n- {first}\n- {second}\n- {third}"
     return gen(prompt, system=COMBINE, max_tokens=TOKENS, name="combine")
 
 

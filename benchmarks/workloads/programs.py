@@ -39,4 +39,4 @@ def naive_rag_tree(question: str) -> str:
     """Search 3 passages, answer from each, combine."""
     found = find(question, k=3)
     partial = [answer(question, found[place].text) for place in range(3)]
-    return combine(question, partial)
+    return combine(question, *partial)

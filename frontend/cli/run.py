@@ -16,6 +16,7 @@ from .inputs import parse_inputs
 from .output import ERRORS, OUTPUT, print_json, print_value
 from .preparation import prepare
 from .problems import UsageProblem
+from .reports import write_page
 from .server import ConfigOption, InputOption, JsonOption, ServerOption, TargetArgument, client_for
 from .target import load_program
 
@@ -30,6 +31,10 @@ def command(
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE", help="Write a trace for ui.perfetto.dev.")
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option("--explain", metavar="FILE", help="Write a page on where the time of the run went."),
+    ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -43,6 +48,8 @@ def command(
     result = run.result()
     if trace:
         write_trace(run, trace)
+    if explain:
+        write_page(run.explain(), explain)
     if stream:
         return
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -15,6 +16,7 @@ from weft.runtime.config import load_settings
 
 from .output import OUTPUT, print_json, print_table, seconds
 from .problems import UsageProblem
+from .reports import HtmlOption, MermaidOption, write_report
 from .run import write_trace
 from .server import ConfigOption, JsonOption, ServerOption
 
@@ -24,25 +26,42 @@ _ALL: Final = 10_000  # more than a server keeps
 
 
 def command(
-    run: Annotated[str, typer.Argument(metavar="[RUN]", help="One run; by default the latest ones.")] = "",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[[explain] RUN]", help="One run, or where its time went; by default the latest runs."
+        ),
+    ] = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the run.")] = False,
     trace: Annotated[
         Path | None,
         typer.Option("--trace", metavar="FILE", help="Write the run's trace for ui.perfetto.dev."),
     ] = None,
+    html: HtmlOption = None,
+    mermaid: MermaidOption = False,
     state: Annotated[str, typer.Option(help="Only running, done, failed or cancelled ones.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     server: ServerOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """List the runs of a server; show, trace or cancel one of them."""
-    if not run and (cancel or trace):
+    """List the runs of a server; show, trace, explain or cancel one of them."""
+    run, explained = _subject(words or [])
+    if (cancel or trace) and not run:
         raise UsageProblem("--cancel and --trace need a RUN")
+    if (cancel or trace) and explained:
+        raise UsageProblem("--cancel and --trace cannot be used with `weft runs explain`")
+    if (html or mermaid) and not explained:
+        raise UsageProblem("--html and --mermaid are for `weft runs explain RUN`")
+    if (html is not None) + mermaid + as_json > 1:
+        raise UsageProblem("only one of --html, --mermaid and --json can be used")
     settings = load_settings(config, server=server)
     client = connect(settings.server or settings.listen)
     if not run:
         _write_list([_plain(info) for info in client.runs(limit=limit, state=state)], as_json)
+        return
+    if explained:
+        write_report(client.run(run).explain(), html=html, mermaid=mermaid, as_json=as_json)
         return
     if cancel:
         info = client.call(lambda stub: stub.Cancel(pb.CancelRunRequest(run=run)))
@@ -51,6 +70,21 @@ def command(
     if trace:
         write_trace(client.run(run), trace)
     _write_one(info, as_json)
+
+
+def _subject(words: Sequence[str]) -> tuple[str, bool]:
+    """The run that the arguments name, if any, and whether it is to be explained."""
+    match words:
+        case []:
+            return "", False
+        case ["explain"]:
+            raise UsageProblem("which run? Write `weft runs explain RUN`; `weft runs` lists them")
+        case ["explain", run]:
+            return run, True
+        case [run]:
+            return run, False
+        case _:
+            raise UsageProblem(f"one RUN at a time, not {' '.join(words)!r}")
 
 
 def _find(client: Client, run: str) -> pb.RunInfo:

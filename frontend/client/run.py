@@ -6,13 +6,19 @@ import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from weft.frontend.errors import ProgramError
+from weft.frontend.report import RunReport
 from weft.proto import orchestrator_pb2 as pb
 
 from .events import Event, RunState, TextAdded
 from .portal import NETWORK
 from .session import WatchSession
+
+if TYPE_CHECKING:
+    from weft.frontend.explanation import Explanation
+    from weft.proto.orchestrator_pb2_grpc import OrchestratorAsyncStub
 
 __all__ = ["Run", "rest_of"]
 
@@ -89,6 +95,26 @@ class Run(Generic[R]):
         response = NETWORK.call(self._session.connection.call(lambda stub: stub.Trace(request)))
         trace: dict[str, Any] = json.loads(response.json)
         return trace
+
+    def explain(self, plan: Explanation | None = None) -> RunReport:
+        """Where the time of the run went; waits until it is over, however it ends.
+
+        Args:
+            plan: What `explain()` of the program returns, for the report to show as well.
+
+        Raises ProgramError if the server cannot be asked, and ValueError if the plan is of another program.
+        """
+        result, grows = NETWORK.call(self._session.connection.call(self._ending))
+        return RunReport.of(result, grows=grows, plan=plan)
+
+    async def _ending(self, stub: OrchestratorAsyncStub) -> tuple[pb.RunResult, bool]:
+        """How the run ended, and whether its program waited for values on the way."""
+        grows = False
+        async for event in stub.Watch(pb.WatchRequest(run=self.id)):
+            grows = grows or event.HasField("known")
+            if event.HasField("finished"):
+                return event.finished, grows
+        raise ProgramError("the server closed the stream of the run before its end")
 
     def _abandon(self) -> None:
         self._session.abandon()

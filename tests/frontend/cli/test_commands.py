@@ -146,7 +146,7 @@ def test_version(weft: Weft) -> None:
         (("submit", "graph.json", "--detach"), "--detach needs a --server"),
         (("submit", "graph.json", "-i", "whom=x"), "there is no input 'whom'; there are: who"),
         (("index", "notes", "gone"), "folder 'gone' does not exist"),
-        (("explain", "rag", "--graph", "--mermaid"), "only one of --mermaid, --graph and --json"),
+        (("explain", "rag", "--graph", "--mermaid"), "only one of --html, --mermaid, --graph and --json"),
         (
             ("worker", "--kind", "llm", "--connect", "127.0.0.1:1", "--model", "a", "--model", "b"),
             "a worker runs one model, not 2",
@@ -419,7 +419,7 @@ def test_a_graph_from_a_file_runs_detached_or_not(weft: Weft, server: str) -> No
 
 def test_explain_shows_each_pass(weft: Weft, server: str) -> None:
     weft("index", "notes", "notes", "--server", server)
-    passes = _json(weft("explain", "p.py:find", "--server", server, "--json"))
+    passes = _json(weft("explain", "p.py:find", "--server", server, "--json"))["passes"]
     assert passes[0]["name"] == "as written"
     assert {"lower", "prune", "dedupe"} <= {step["name"] for step in passes}
     assert all("rule" in note for step in passes for note in step["changes"] + step["refusals"])
