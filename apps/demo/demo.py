@@ -18,7 +18,7 @@ from weft import Client, Run
 from weft.apps.agent import agent
 from weft.apps.rag import Cited, cited_answer
 from weft.apps.reference_model import corpus
-from weft.apps.reference_model.corpus import Kind, Question
+from weft.apps.reference_model.world import Kind, Question
 from weft.frontend.client import embedded
 from weft.graph.ir import Graph
 from weft.runtime.config import Settings
