@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from .costs import ModelCosts
 from .errors import GraphError
 from .ir import Graph, Node
-from .ops.common import Search, Tool
+from .ops.common import Neighbours, Search, Tool
 from .ops.control import Cond, Loop, Map
 from .ops.user import Generate, Ingest, Select
 from .prompt import ChatRenderer
@@ -78,7 +78,7 @@ class Deployment:
         match node.op:
             case Generate(model=model) | Select(model=model):
                 self.model(model)
-            case Search(index=index) if index not in indexes:
+            case Search(index=index) | Neighbours(index=index) if index not in indexes:
                 raise UnknownNameError(_unknown("index", index, indexes) + "; fill it with ingest()")
             case Tool(tool=tool, where="server") if tool not in self.tools:
                 raise UnknownNameError(_unknown("tool of the server", tool, self.tools))

@@ -176,6 +176,7 @@ class Node(google.protobuf.message.Message):
     EMBED_FIELD_NUMBER: builtins.int
     SEARCH_FIELD_NUMBER: builtins.int
     TOOL_FIELD_NUMBER: builtins.int
+    NEIGHBOURS_FIELD_NUMBER: builtins.int
     GENERATE_FIELD_NUMBER: builtins.int
     SELECT_FIELD_NUMBER: builtins.int
     INGEST_FIELD_NUMBER: builtins.int
@@ -224,6 +225,8 @@ class Node(google.protobuf.message.Message):
     def search(self) -> Global___Search: ...
     @property
     def tool(self) -> Global___Tool: ...
+    @property
+    def neighbours(self) -> Global___Neighbours: ...
     @property
     def generate(self) -> Global___Generate:
         """What users write."""
@@ -287,6 +290,7 @@ class Node(google.protobuf.message.Message):
         embed: Global___Embed | None = ...,
         search: Global___Search | None = ...,
         tool: Global___Tool | None = ...,
+        neighbours: Global___Neighbours | None = ...,
         generate: Global___Generate | None = ...,
         select: Global___Select | None = ...,
         ingest: Global___Ingest | None = ...,
@@ -308,9 +312,9 @@ class Node(google.protobuf.message.Message):
         slice: Global___Slice | None = ...,
         stage: Global___Stage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "loop", b"loop", "map", b"map", "merge", b"merge", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k", "element", "merge", "slice", "stage"] | None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "loop", b"loop", "map", b"map", "merge", b"merge", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "neighbours", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k", "element", "merge", "slice", "stage"] | None: ...
 
 Global___Node: typing_extensions.TypeAlias = Node
 
@@ -476,17 +480,20 @@ class Chunking(google.protobuf.message.Message):
     STRATEGY_FIELD_NUMBER: builtins.int
     MAX_CHARS_FIELD_NUMBER: builtins.int
     OVERLAP_FIELD_NUMBER: builtins.int
+    TITLES_FIELD_NUMBER: builtins.int
     strategy: builtins.str
     max_chars: builtins.int
     overlap: builtins.int
+    titles: builtins.bool
     def __init__(
         self,
         *,
         strategy: builtins.str = ...,
         max_chars: builtins.int = ...,
         overlap: builtins.int = ...,
+        titles: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_chars", b"max_chars", "overlap", b"overlap", "strategy", b"strategy"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_chars", b"max_chars", "overlap", b"overlap", "strategy", b"strategy", "titles", b"titles"]) -> None: ...
 
 Global___Chunking: typing_extensions.TypeAlias = Chunking
 
@@ -633,6 +640,34 @@ class Search(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["index", b"index", "mode", b"mode"]) -> None: ...
 
 Global___Search: typing_extensions.TypeAlias = Search
+
+@typing.final
+class Neighbours(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    PRECEDING_FIELD_NUMBER: builtins.int
+    FOLLOWING_FIELD_NUMBER: builtins.int
+    index: builtins.str
+    preceding: builtins.int
+    """absent: 1"""
+    following: builtins.int
+    """absent: 1"""
+    def __init__(
+        self,
+        *,
+        index: builtins.str = ...,
+        preceding: builtins.int | None = ...,
+        following: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_following", b"_following", "_preceding", b"_preceding", "following", b"following", "preceding", b"preceding"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_following", b"_following", "_preceding", b"_preceding", "following", b"following", "index", b"index", "preceding", b"preceding"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_following", b"_following"]) -> typing.Literal["following"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_preceding", b"_preceding"]) -> typing.Literal["preceding"] | None: ...
+
+Global___Neighbours: typing_extensions.TypeAlias = Neighbours
 
 @typing.final
 class Tool(google.protobuf.message.Message):
@@ -910,15 +945,18 @@ class Chunk(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CHUNKING_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
+    index: builtins.str
     @property
     def chunking(self) -> Global___Chunking: ...
     def __init__(
         self,
         *,
         chunking: Global___Chunking | None = ...,
+        index: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["chunking", b"chunking"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chunking", b"chunking"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunking", b"chunking", "index", b"index"]) -> None: ...
 
 Global___Chunk: typing_extensions.TypeAlias = Chunk
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from weft.frontend.passages import Document, Passage
     from weft.frontend.policy import RetryPolicy, TimeoutPolicy
     from weft.frontend.program import program
-    from weft.frontend.retrieval import embed, ingest, rerank, search
+    from weft.frontend.retrieval import embed, ingest, neighbours, rerank, search
     from weft.frontend.signature import Static
     from weft.frontend.tools import server_tool, tool
     from weft.frontend.var import Var
@@ -45,6 +45,7 @@ __all__ = [
     "ingest",
     "loop",
     "map",
+    "neighbours",
     "program",
     "rerank",
     "search",
@@ -62,7 +63,7 @@ _HOMES = {
     "frontend.passages": ("Document", "Passage"),
     "frontend.policy": ("RetryPolicy", "TimeoutPolicy"),
     "frontend.program": ("program",),
-    "frontend.retrieval": ("embed", "ingest", "rerank", "search"),
+    "frontend.retrieval": ("embed", "ingest", "neighbours", "rerank", "search"),
     "frontend.signature": ("Static",),
     "frontend.tools": ("server_tool", "tool"),
     "frontend.var": ("Var",),

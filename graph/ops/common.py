@@ -23,6 +23,7 @@ __all__ = [
     "Forward",
     "Gather",
     "Input",
+    "Neighbours",
     "Parse",
     "Project",
     "Search",
@@ -233,6 +234,35 @@ class Search(Op):
         expect(args, "k", Data)
         expect(args, "vectors", Vectors)
         expect(args, "after", Effect)
+        return (PASSAGES,)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours(Op):
+    """Passages of an index, each between those that stand before and after it in its document.
+
+    No passage comes twice; those of one document that touch stand together, in the order of the document.
+    """
+
+    index: str
+    preceding: int = 1
+    following: int = 1
+    kind: ClassVar[EngineKind] = "index"
+
+    @property
+    def deterministic(self) -> bool:
+        """Never: somebody else may write to the index between two look-ups."""
+        return False
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """Passages."""
+        expect_operands(args, ("passages",), ("after",))
+        expect(args, "passages", Data)
+        expect(args, "after", Effect)
+        if self.preceding < 0 or self.following < 0:
+            raise OperandError(
+                f"counts of neighbours must not be negative, not {self.preceding} and {self.following}"
+            )
         return (PASSAGES,)
 
 

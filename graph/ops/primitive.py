@@ -81,16 +81,18 @@ class Score(Op):
 
 @dataclass(frozen=True, slots=True)
 class Chunk(Op):
-    """Cut documents into passages."""
+    """Cut documents into passages, and leave out the documents that `index` holds as they are."""
 
+    index: str
     chunking: Chunking = PARAGRAPHS
     kind: ClassVar[EngineKind] = "index"
     dialect: ClassVar[Dialect] = "primitive"
 
     def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
         """The chunks, and their texts for embedding."""
-        expect_operands(args, ("documents",))
+        expect_operands(args, ("documents",), ("after",))
         expect(args, "documents", Data)
+        expect(args, "after", Effect)
         return (JSON, Data('{"items":{"type":"string"},"type":"array"}'))
 
 

@@ -33,12 +33,16 @@ class Chunking:
     `fixed`: windows of at most `max_chars` over the whole text, cut at white space, each beginning up to
     `overlap` characters before the end of the one before it.
 
+    With `titles` each paragraph begins with a line of its headings, so that searches find it by them and
+    models know what it is about; the line does not count towards `max_chars`.
+
     Lengths are in characters (Unicode code points).
     """
 
     strategy: Literal["paragraph", "fixed"] = "paragraph"
     max_chars: int = 1000
     overlap: int = 0
+    titles: bool = False
 
     def __post_init__(self) -> None:
         if self.strategy not in ("paragraph", "fixed"):
@@ -49,6 +53,8 @@ class Chunking:
             raise ValueError(f"overlap must lie in [0, max_chars), not {self.overlap}")
         if self.overlap and self.strategy == "paragraph":
             raise ValueError("overlap is for strategy='fixed'; paragraphs do not overlap")
+        if self.titles and self.strategy == "fixed":
+            raise ValueError("titles is for strategy='paragraph'; windows know no headings")
 
 
 PARAGRAPHS = Chunking()

@@ -25,9 +25,9 @@ _LEVELS: Final = ("0", "1", "2", "3")
 def lower_ingest(node: Node, op: Ingest, builder: Builder) -> None:
     """`ingest` -> chunk, embed, upsert."""
     args = builder.renamed(node)
-    chunks = builder.add(Chunk(op.chunking), {"documents": args["documents"]}, node)
-    vectors = builder.add(Embed(), {"texts": Value(chunks.node, 1)}, node, name="")
     order = {"after": args["after"]} if "after" in args else {}
+    chunks = builder.add(Chunk(op.index, op.chunking), {"documents": args["documents"], **order}, node)
+    vectors = builder.add(Embed(), {"texts": Value(chunks.node, 1)}, node, name="")
     stored = builder.add(Upsert(op.index), {"chunks": chunks, "vectors": vectors, **order}, node)
     for output in (0, 1):
         builder.replace(Value(node.id, output), Value(stored.node, output))

@@ -12,7 +12,7 @@ from weft.graph.costs import DecodePoint, ModelCosts, PrefillPoint
 from weft.graph.deployment import Deployment, ModelSpec, ToolSpec, every_node
 from weft.graph.ir import Graph
 from weft.graph.ops.base import Op
-from weft.graph.ops.common import Embed, Search, Tool
+from weft.graph.ops.common import Embed, Neighbours, Search, Tool
 from weft.graph.ops.user import Generate, Ingest, Rerank, Select
 from weft.graph.prompt import ChatRenderer
 from weft.proto import worker_pb2
@@ -173,6 +173,8 @@ def _kinds(op: Op, deployment: Deployment) -> tuple[str, ...]:
             return ("llm",)
         case Search() | Ingest():
             return ("index", "embed")
+        case Neighbours():
+            return ("index",)
         case Embed():
             return ("embed",)
         case Rerank():

@@ -31,6 +31,7 @@ NAMES = [
     "ingest",
     "loop",
     "map",
+    "neighbours",
     "program",
     "rerank",
     "search",

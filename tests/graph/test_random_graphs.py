@@ -26,6 +26,7 @@ from weft.graph.ops.common import (
     Forward,
     Gather,
     Input,
+    Neighbours,
     Parse,
     Project,
     Search,
@@ -90,7 +91,7 @@ POLICIES = st.just(Policy()) | st.builds(
     attempts=st.integers(1, 9),
     backoff_s=st.floats(0, 60),
 )
-CHUNKINGS = st.builds(Chunking, max_chars=st.integers(1, 2000)) | st.builds(
+CHUNKINGS = st.builds(Chunking, max_chars=st.integers(1, 2000), titles=st.booleans()) | st.builds(
     Chunking, strategy=st.just("fixed"), max_chars=st.just(500), overlap=st.integers(0, 499)
 )
 JSON_TEXTS = st.recursive(
@@ -245,6 +246,10 @@ class Builder:
         mode = self.draw(st.sampled_from(["hybrid", "vector", "lexical"]))
         return self.add(Search(self.draw(WORDS), mode), **args)
 
+    def neighbours(self) -> Value:
+        counts = self.draw(st.integers(0, 3)), self.draw(st.integers(0, 3))
+        return self.add(Neighbours(self.draw(WORDS), *counts), passages=self.some(Data))
+
     def tool(self) -> Value:
         flags = self.draw(st.booleans()), self.draw(st.booleans())
         where = self.draw(st.sampled_from(["client", "server"]))
@@ -264,7 +269,9 @@ class Builder:
             "equals": lambda: self.add(Equals(), a=self.some(Text), b=self.some(Data)),
             "forward": lambda: self.add(Forward(self.draw(TYPES)), value=self.some(Text)),
             "parse": lambda: self.add(Parse(self.draw(DATA)), text=self.some(Text)),
-            "chunk": lambda: self.add(Chunk(self.draw(CHUNKINGS)), documents=self.some(Data)),
+            "chunk": lambda: self.add(
+                Chunk(self.draw(WORDS), self.draw(CHUNKINGS)), documents=self.some(Data)
+            ),
             "upsert": lambda: self.add(
                 Upsert(self.draw(WORDS)), chunks=self.some(Data), vectors=self.some(Vectors)
             ),

@@ -12,22 +12,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.graph.ops import user
 from weft.graph.ops.base import EngineKind
-from weft.graph.ops.common import Search, SearchMode
+from weft.graph.ops.common import Neighbours, Search, SearchMode
 from weft.graph.ops.primitive import Chunk, Upsert
 from weft.graph.values import EFFECT, Datum, Json
 from weft.proto import worker_pb2
 from weft.runtime.retrieval.chunking import chunk
 from weft.runtime.retrieval.documents import Passage
 from weft.runtime.retrieval.errors import CorruptIndexError
-from weft.runtime.retrieval.index import IndexStore
+from weft.runtime.retrieval.index import IndexStore, IngestReport
 from weft.runtime.retrieval.rerank import merge_queries
 
 from ..batcher import Batched, Batcher
 from ..faults import TaskError, invalid_arguments
 from .base import Emit, Gauges, Operands, Outcome, Task
-from .operands import chunks_of, count_of, documents_of, texts_of, vectors_of
+from .operands import chunks_of, count_of, documents_of, passages_of, texts_of, vectors_of
 
 __all__ = ["IndexEngine"]
 
@@ -69,6 +68,7 @@ class IndexEngine:
         self._embedder = embedder
         self._indexes: tuple[worker_pb2.IndexInfo, ...] = ()
         self._searches: Batcher[_Query, Results] = Batcher(self._search, limit=_BATCH, name="search")
+        self._lookups: Batcher[Callable[[], Results], Results] = Batcher(_call, limit=1, name="neighbours")
         self._writes: Batcher[Callable[[], Results], Results] = Batcher(_call, limit=1, name="ingest")
 
     def info(self) -> worker_pb2.EngineInfo:
@@ -83,18 +83,22 @@ class IndexEngine:
         """Look what indexes there are."""
         self._indexes = await asyncio.to_thread(self._describe)
         self._searches.start()
+        self._lookups.start()
         self._writes.start()
 
     async def stop(self) -> None:
         """Cancel what is queued."""
         await self._searches.stop()
+        await self._lookups.stop()
         await self._writes.stop()
 
     async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
-        """Compute a chunk, an upsert or a search."""
+        """Compute a chunk, an upsert, a search or a look-up of neighbours."""
         match task.node.op:
-            case Chunk(chunking=chunking):
-                batched = await self._writes.submit(lambda: _chunk(chunking, operands))
+            case Chunk() as op:
+                batched = await self._writes.submit(lambda: self._chunk(op, operands))
+            case Neighbours() as op:
+                batched = await self._lookups.submit(lambda: self._neighbours(op, operands))
             case Upsert() as upsert:
                 batched = await self._writes.submit(lambda: self._upsert(upsert, operands))
             case Search() as op:
@@ -128,8 +132,23 @@ class IndexEngine:
             passages = iter(self._store.search(items[0].target, queries, vectors, ks, items[0].mode))
         return [_merged([next(passages) for _ in item.queries]) for item in items]
 
+    def _neighbours(self, op: Neighbours, operands: Operands) -> Results:
+        passages = passages_of(operands["passages"])
+        with invalid_arguments():
+            found = self._store.neighbours(op.index, passages, op.preceding, op.following)
+        return (Json([passage.to_json() for passage in found]),)
+
+    def _chunk(self, op: Chunk, operands: Operands) -> Results:
+        documents = documents_of(operands["documents"])
+        with invalid_arguments():
+            chunks = [part for document in documents for part in chunk(document, op.chunking)]
+            changed = self._store.changed(op.index, chunks, self._embedder)
+        return Json([part.to_json() for part in changed]), Json([part.text for part in changed])
+
     def _upsert(self, op: Upsert, operands: Operands) -> Results:
         chunks, vectors = chunks_of(operands["chunks"]), vectors_of(operands["vectors"])
+        if not chunks:  # the index holds all of them as they are
+            return Json(asdict(IngestReport(0, 0, self._store.describe(op.index).version))), EFFECT
         with invalid_arguments():
             partial = {part.document: part.passages for part in op.partial}
             report = self._store.upsert(op.index, chunks, vectors, self._embedder, partial)
@@ -150,13 +169,6 @@ class IndexEngine:
                 )
             )
         return tuple(found)
-
-
-def _chunk(how: user.Chunking, operands: Operands) -> Results:
-    documents = documents_of(operands["documents"])
-    with invalid_arguments():
-        chunks = [part for document in documents for part in chunk(document, how)]
-    return Json([part.to_json() for part in chunks]), Json([part.text for part in chunks])
 
 
 def _merged(results: Sequence[Sequence[Passage]]) -> Results:
