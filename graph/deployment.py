@@ -9,7 +9,7 @@ from .costs import ModelCosts
 from .errors import GraphError
 from .ir import Graph, Node
 from .ops.common import Neighbours, Search, Tool
-from .ops.control import Cond, Loop, Map
+from .ops.control import Cond, Fold, Loop, Map
 from .ops.user import Generate, Ingest, Select
 from .prompt import ChatRenderer
 from .types import JSON, Type
@@ -96,7 +96,7 @@ def every_node(graph: Graph) -> Iterator[Node]:
     for node in graph:
         yield node
         match node.op:
-            case Map(body=body) | Loop(body=body):
+            case Map(body=body) | Loop(body=body) | Fold(body=body):
                 yield from every_node(body)
             case Cond(then=then, otherwise=otherwise):
                 yield from every_node(then)

@@ -23,7 +23,7 @@ from .observed import Observed
 from .open_maps import OpenMaps
 from .ops.base import Op
 from .ops.common import Forward, Gather, Input, Project
-from .ops.control import Cond, Loop, Map
+from .ops.control import Cond, Fold, Loop, Map
 from .ops.optimized import Element, Merge, Stage
 from .passes import Context, PassReport, Pipeline
 from .passes.base import follow
@@ -277,6 +277,8 @@ class LiveGraph:
             case Loop():
                 done = plain(args["done"]) if "done" in args else False
                 return self._expand_loop(control, control.op, done)
+            case Fold():
+                return self._expand_fold(control, control.op, plain(args["items"]))
             case Stage():
                 expansion = self._expansion(control)
                 op, names = expand_stage(expansion, control.op, control.args, args)
@@ -357,6 +359,18 @@ class LiveGraph:
         state, stop = expansion.body(op.body, captured)
         turn = {**captured, "state": state, "done": stop}
         return self._replace(node, expansion, replace(op, limit=op.limit - 1), turn)
+
+    def _expand_fold(self, node: Node, op: Fold, items: object) -> Growth:
+        """All bodies at once, so that what does not depend on the state need not wait for it."""
+        if not isinstance(items, list):
+            raise EvaluationError(f"fold needs a list, not {type(items).__name__}")
+        expansion = self._expansion(node)
+        captured = {name: value for name, value in node.args.items() if name not in ("items", "state")}
+        state = node.args["state"]
+        for index in range(len(items)):
+            item = expansion.add(Project(index), {"value": node.args["items"]})
+            (state,) = expansion.body(op.body, {**captured, op.STATE: state, op.ITEM: item})
+        return self._replace(node, expansion, Forward(self._types[Value(node.id)]), {"value": state})
 
     def _replace(self, node: Node, expansion: Expansion, op: Op, args: Mapping[str, Value]) -> Growth:
         """Run the passes over an expansion, and let `op` take the control node's place."""

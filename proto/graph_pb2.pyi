@@ -184,6 +184,7 @@ class Node(google.protobuf.message.Message):
     MAP_FIELD_NUMBER: builtins.int
     COND_FIELD_NUMBER: builtins.int
     LOOP_FIELD_NUMBER: builtins.int
+    FOLD_FIELD_NUMBER: builtins.int
     PREFILL_FIELD_NUMBER: builtins.int
     DECODE_FIELD_NUMBER: builtins.int
     SCORE_FIELD_NUMBER: builtins.int
@@ -244,6 +245,8 @@ class Node(google.protobuf.message.Message):
     @property
     def loop(self) -> Global___Loop: ...
     @property
+    def fold(self) -> Global___Fold: ...
+    @property
     def prefill(self) -> Global___Prefill:
         """What lowering makes."""
 
@@ -298,6 +301,7 @@ class Node(google.protobuf.message.Message):
         map: Global___Map | None = ...,
         cond: Global___Cond | None = ...,
         loop: Global___Loop | None = ...,
+        fold: Global___Fold | None = ...,
         prefill: Global___Prefill | None = ...,
         decode: Global___Decode | None = ...,
         score: Global___Score | None = ...,
@@ -312,9 +316,9 @@ class Node(google.protobuf.message.Message):
         slice: Global___Slice | None = ...,
         stage: Global___Stage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "loop", b"loop", "map", b"map", "merge", b"merge", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "neighbours", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k", "element", "merge", "slice", "stage"] | None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "loop", b"loop", "map", b"map", "merge", b"merge", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "neighbours", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "fold", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k", "element", "merge", "slice", "stage"] | None: ...
 
 Global___Node: typing_extensions.TypeAlias = Node
 
@@ -837,6 +841,23 @@ class Cond(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["otherwise", b"otherwise", "then", b"then"]) -> None: ...
 
 Global___Cond: typing_extensions.TypeAlias = Cond
+
+@typing.final
+class Fold(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BODY_FIELD_NUMBER: builtins.int
+    @property
+    def body(self) -> Global___Graph: ...
+    def __init__(
+        self,
+        *,
+        body: Global___Graph | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["body", b"body"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["body", b"body"]) -> None: ...
+
+Global___Fold: typing_extensions.TypeAlias = Fold
 
 @typing.final
 class Loop(google.protobuf.message.Message):

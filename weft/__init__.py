@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weft.frontend.client import Client, Run, connect
     from weft.frontend.context import Context
-    from weft.frontend.control import cond, loop, map
+    from weft.frontend.control import cond, fold, loop, map
     from weft.frontend.errors import ProgramError, TraceError, WeftError
     from weft.frontend.generate import gen, select
     from weft.frontend.passages import Document, Passage
@@ -41,6 +41,7 @@ __all__ = [
     "cond",
     "connect",
     "embed",
+    "fold",
     "gen",
     "ingest",
     "loop",
@@ -57,7 +58,7 @@ __all__ = [
 _HOMES = {
     "frontend.client": ("Client", "Run", "connect"),
     "frontend.context": ("Context",),
-    "frontend.control": ("cond", "loop", "map"),
+    "frontend.control": ("cond", "fold", "loop", "map"),
     "frontend.errors": ("ProgramError", "TraceError", "WeftError"),
     "frontend.generate": ("gen", "select"),
     "frontend.passages": ("Document", "Passage"),

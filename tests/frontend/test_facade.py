@@ -27,6 +27,7 @@ NAMES = [
     "cond",
     "connect",
     "embed",
+    "fold",
     "gen",
     "ingest",
     "loop",

@@ -32,7 +32,8 @@ gen, select, search, rerank, embed, ingest = (
     untyped.embed,
     untyped.ingest,
 )
-cond, loop, map, server_tool = untyped.cond, untyped.loop, untyped.map, untyped.server_tool
+cond, fold, loop, map = untyped.cond, untyped.fold, untyped.loop, untyped.map
+neighbours, server_tool = untyped.neighbours, untyped.server_tool
 
 
 class Step(BaseModel):
@@ -150,6 +151,11 @@ def test_what_needs_the_value(use: Callable[[Any, Any], Any], what: str) -> None
         (lambda x, xs: loop(gen, x, limit=0), r"limit of loop\(\) must be a positive whole number"),
         (lambda x, xs: loop(gen, x, until=lambda s: s), "until of loop.*true or false, not text"),
         (lambda x, xs: loop(lambda s: gen(s[0]), (x, x)), "a state of the same structure"),
+        (lambda x, xs: fold(lambda s, y: gen(s[0]), xs, (x, x)), r"fold\(\) must give a state of the same"),
+        (lambda x, xs: fold(lambda s, y: s, x, ""), r"fold\(\) needs a list, not text"),
+        (lambda x, xs: fold(None, xs, ""), r"fold\(\) needs a function, not a NoneType"),
+        (lambda x, xs: neighbours("a", xs, preceding=-1), "preceding of neighbours.*from 0, not -1"),
+        (lambda x, xs: neighbours(x, xs), r"the index of neighbours\(\) must be a constant name"),
         (lambda x, xs: {1: x}, "keys of an object must be strings, not 1"),
         (lambda x, xs: object(), "a value of type 'object' cannot go into a graph"),
         (lambda x, xs: float("nan"), "no NaN"),

@@ -27,7 +27,7 @@ from weft.graph.ops.common import (
     Tool,
     TopK,
 )
-from weft.graph.ops.control import Cond, Loop, Map, body_inputs
+from weft.graph.ops.control import Cond, Fold, Loop, Map, body_inputs
 from weft.graph.ops.optimized import Element, Merge, Slice, Stage
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
 from weft.graph.ops.user import Chunking, Generate, Ingest, Rerank, Select
@@ -117,6 +117,7 @@ SIGNATURES: list[tuple[Op, Mapping[str, Type], tuple[Type, ...]]] = [
     (Map(body(), merge="passages"), {"items": STRINGS, "after": Effect("i")}, (PASSAGES,)),
     (Cond(body("x"), body("y")), {"predicate": BOOLEAN, "x": TEXT, "y": JSON}, (BOOLEAN,)),
     (Cond(body(), Graph((Node(0, Const("1")),), (Value(0),))), {"predicate": BOOLEAN}, (JSON,)),
+    (Fold(body("item", "state", "x")), {"items": STRINGS, "state": TEXT, "x": TEXT}, (BOOLEAN,)),
     (Loop(body("state", "x", outputs=2)), {"state": TEXT, "x": TEXT}, (BOOLEAN,)),
 ]
 

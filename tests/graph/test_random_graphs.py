@@ -33,7 +33,7 @@ from weft.graph.ops.common import (
     Tool,
     TopK,
 )
-from weft.graph.ops.control import Cond, Loop, Map
+from weft.graph.ops.control import Cond, Fold, Loop, Map
 from weft.graph.ops.optimized import Element, Merge, Slice, Stage
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
 from weft.graph.ops.user import Chunking, Generate, Ingest, Rerank, Select
@@ -100,7 +100,7 @@ JSON_TEXTS = st.recursive(
     max_leaves=5,
 ).map(json.dumps)
 
-CONTROL = {"map", "cond", "loop"}
+CONTROL = {"map", "cond", "loop", "fold"}
 
 
 class Builder:
@@ -205,6 +205,11 @@ class Builder:
         captured = self.captured()
         body = self.body({"state", *captured}, 2)
         return self.add(Loop(body, self.draw(st.integers(1, 99))), state=self.some(Text, Data), **captured)
+
+    def fold(self) -> Value:
+        captured = self.captured()
+        body = self.body({"item", "state", *captured}, 1)
+        return self.add(Fold(body), items=self.some(Data), state=self.some(Text, Data), **captured)
 
     def generate(self) -> Value:
         messages, args = self.messages()

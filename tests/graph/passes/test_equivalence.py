@@ -22,7 +22,7 @@ from weft.graph.ir import Graph, Node, Value
 from weft.graph.live import Growth, LiveGraph
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Const, Embed, Equals, Format, Input, Project, Search
-from weft.graph.ops.control import Cond, Loop, Map
+from weft.graph.ops.control import Cond, Fold, Loop, Map
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
 from weft.graph.ops.user import Generate, Ingest, Rerank, Select
 from weft.graph.passes import OPTIONAL
@@ -289,6 +289,9 @@ class Author:
             items = self.draw(st.sampled_from(self.lists))
             limit = self.draw(st.sampled_from([0, 1, 2]))
             self.lists.append(self.add(Map(BODY, limit), items=items, other=self.text()))
+        elif kind == "fold" and self.lists:
+            items = self.draw(st.sampled_from(self.lists))
+            self.texts.append(self.add(Fold(STEP), items=items, state=self.text(), other=self.text()))
         elif kind == "embed" and self.lists:
             self.others.append(self.add(Embed(), texts=self.draw(st.sampled_from(self.lists))))
         elif kind == "ingest" and self.lists:
@@ -319,7 +322,7 @@ class Author:
         self.texts.append(self.add(Format((Slot("p"),)), p=found))
 
 
-COMPOUND = ["item", "object", "map", "embed", "ingest", "queries", "search", "cond", "loop"]
+COMPOUND = ["item", "object", "map", "embed", "ingest", "queries", "search", "cond", "loop", "fold"]
 JSON_LIST = JsonSchema(STRINGS.schema)
 OBJECT = Data(
     '{"properties":{"title":{"type":"string"},"items":{"items":{"type":"string"},"type":"array"}},'
@@ -348,6 +351,19 @@ TURN = Graph(
         Node(3, Equals(), {"a": Value(2), "b": Value(1)}),
     ),
     (Value(2), Value(3)),
+)
+STEP = Graph(
+    (
+        Node(0, Input("item")),
+        Node(1, Input("state")),
+        Node(2, Input("other")),
+        Node(
+            3,
+            Generate((Message("user", ("To ", Slot("o"), " add ", Slot("i"), " after ", Slot("s"))),)),
+            {"o": Value(2), "i": Value(0), "s": Value(1)},
+        ),
+    ),
+    (Value(3),),
 )
 
 
