@@ -17,6 +17,7 @@ from .output import ERRORS, OUTPUT, print_json, print_value
 from .preparation import prepare
 from .problems import UsageProblem
 from .reports import write_page
+from .serve import ModelOption, model_settings
 from .server import ConfigOption, InputOption, JsonOption, ServerOption, TargetArgument, client_for
 from .target import load_program
 
@@ -27,6 +28,7 @@ def command(
     target: TargetArgument,
     inputs: InputOption = None,
     server: ServerOption = None,
+    model: ModelOption = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write the text as the model writes it.")] = False,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE", help="Write a trace for ui.perfetto.dev.")
@@ -41,7 +43,7 @@ def command(
     """Run a program and write its result."""
     program = load_program(target)
     arguments = parse_inputs(inputs or (), text_parameters(program))
-    prepare(target, client_for(server, config), quiet=as_json)
+    prepare(target, client_for(server, config, model_settings(model)), quiet=as_json)
     run = program.submit(**arguments, stream=stream)
     if stream:
         _write_stream(run.pieces(), as_json)

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from weft import Passage
+from weft.apps.citations import Cited
 from weft.apps.demo.demo import _judge
 from weft.apps.demo.timings import summary
-from weft.apps.rag import Cited
 from weft.apps.reference_model.corpus import documents, questions
 from weft.apps.reference_model.world import Question
 

@@ -95,10 +95,10 @@ class IndexEngine:
     async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
         """Compute a chunk, an upsert, a search or a look-up of neighbours."""
         match task.node.op:
-            case Chunk() as op:
-                batched = await self._writes.submit(lambda: self._chunk(op, operands))
-            case Neighbours() as op:
-                batched = await self._lookups.submit(lambda: self._neighbours(op, operands))
+            case Chunk() as cut:
+                batched = await self._writes.submit(lambda: self._chunk(cut, operands))
+            case Neighbours() as around:
+                batched = await self._lookups.submit(lambda: self._neighbours(around, operands))
             case Upsert() as upsert:
                 batched = await self._writes.submit(lambda: self._upsert(upsert, operands))
             case Search() as op:

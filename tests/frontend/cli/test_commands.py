@@ -211,6 +211,12 @@ def test_run_writes_the_result(weft: Weft, server: str) -> None:
     assert found["run"]
 
 
+def test_a_server_has_its_own_models(weft: Weft, server: str) -> None:
+    result = weft("run", "p.py:shout", "-i", "text=hi", "--model", "/models/other", "--server", server)
+    assert result.exit_code == 2
+    assert "--model cannot be used with the server" in result.stderr
+
+
 def test_run_streams(weft: Weft, server: str) -> None:
     result = weft("run", "p.py:echo", "-i", "text=a", "--stream", "--json", "--server", server)
     assert _json(result) == {"piece": {"text": "a", "times": 1}}

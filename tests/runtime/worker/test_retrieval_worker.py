@@ -108,7 +108,7 @@ async def test_documents_that_have_not_changed_are_neither_embedded_nor_stored(w
     assert isinstance(first, Json)
     assert again == Json({"passages_added": 0, "passages_replaced": 0, "version": first.value["version"]})
     assert effect == EFFECT
-    changed = [DOCUMENTS[0], {**DOCUMENTS[1], "metadata": {"topic": "glass"}}]
+    changed = [DOCUMENTS[0], {"id": "b.md", "text": "Puven opened its doors in 1989."}]
     report, _ = await fill(worker, changed, run="changed")
     _, texts = await worker.results(1, "changed")
     assert texts == Json(["Puven opened its doors in 1989."])

@@ -1,0 +1,55 @@
+"""The bundled apps, as their READMEs say: the commands, and what they write."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from weft.frontend.cli.main import app
+from weft.frontend.cli.target import bundled_apps
+from weft.frontend.client import connect
+from weft.runtime.config import REFERENCE_MODEL
+
+from .conftest import Server, weft
+
+_APPS = Path(__file__).resolve().parents[2] / "apps"
+_CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
+_COMMAND = re.compile(r"^\$ weft (.*(?:\\\n.*)*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+
+
+def _commands() -> Iterator[tuple[str, str, str]]:
+    """The commands of all READMEs, each with what it writes; nothing where that depends on the model."""
+    for name in bundled_apps():
+        text = (_APPS / name / "README.md").read_text("utf-8")
+        for block in _CONSOLE.findall(text):
+            for command, output in _COMMAND.findall(block):
+                yield name, command.replace("\\\n", ""), output
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
+    monkeypatch.chdir(_APPS.parent)  # the files that commands name are in the repository
+    yield CliRunner()
+    connect(None)
+
+
+@pytest.mark.parametrize(("name", "command", "output"), list(_commands()))
+def test_a_command_of_a_readme_writes_what_it_says(
+    server: Server, runner: CliRunner, name: str, command: str, output: str
+) -> None:
+    result = runner.invoke(app, [*shlex.split(command), "--server", server.address])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip()
+    if output:
+        assert result.stdout == output
+
+
+def test_an_app_runs_with_another_model_and_without_a_server(tmp_path: Path) -> None:
+    question = "question=Where is Sahus' main office?"
+    result = weft("run", "rag", "-i", question, "--model", f"mine={REFERENCE_MODEL}", cwd=tmp_path)
+    assert result.stdout == "Hujudru [5]\n", result.stderr
