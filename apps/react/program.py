@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from weft import Context, Static, neighbours, program, search
+from weft import Context, neighbours, program, search
 from weft.apps.calculator import calculator
 from weft.apps.instructions import AGENT
 
@@ -19,7 +19,7 @@ class Step(BaseModel):
 
 
 @program
-async def agent(question: str, index: Static[str] = "handbook", steps: Static[int] = 8) -> str:
+async def agent(question: str, index: str = "handbook", steps: int = 8) -> str:
     """The answer to `question`, after at most `steps` steps."""
     context = Context(system=AGENT).user(f"Question: {question}")
     for _ in range(steps):
