@@ -390,7 +390,13 @@ def test_a_status_line_tells_of_the_preparation(
 
 def test_a_folder_is_indexed_and_searched(weft: Weft, server: str) -> None:
     first = _json(weft("index", "pets", "notes", "--server", server, "--json"))
-    assert first == {"index": "pets", "documents": 2, "passages_added": 2, "passages_replaced": 0}
+    assert first == {
+        "index": "pets",
+        "documents": 2,
+        "passages_added": 2,
+        "passages_replaced": 0,
+        "skipped": {},
+    }
     again = weft("index", "pets", "notes", "--server", server)
     assert again.stdout == "index 'pets': 2 documents, 0 passages added, 0 replaced\n"
     arguments = ("-i", "question=How long do cats sleep?", "-i", "index=pets", "--server", server)
