@@ -177,6 +177,7 @@ class Node(google.protobuf.message.Message):
     SEARCH_FIELD_NUMBER: builtins.int
     TOOL_FIELD_NUMBER: builtins.int
     NEIGHBOURS_FIELD_NUMBER: builtins.int
+    INTERRUPT_FIELD_NUMBER: builtins.int
     GENERATE_FIELD_NUMBER: builtins.int
     SELECT_FIELD_NUMBER: builtins.int
     INGEST_FIELD_NUMBER: builtins.int
@@ -228,6 +229,8 @@ class Node(google.protobuf.message.Message):
     def tool(self) -> Global___Tool: ...
     @property
     def neighbours(self) -> Global___Neighbours: ...
+    @property
+    def interrupt(self) -> Global___Interrupt: ...
     @property
     def generate(self) -> Global___Generate:
         """What users write."""
@@ -294,6 +297,7 @@ class Node(google.protobuf.message.Message):
         search: Global___Search | None = ...,
         tool: Global___Tool | None = ...,
         neighbours: Global___Neighbours | None = ...,
+        interrupt: Global___Interrupt | None = ...,
         generate: Global___Generate | None = ...,
         select: Global___Select | None = ...,
         ingest: Global___Ingest | None = ...,
@@ -316,9 +320,9 @@ class Node(google.protobuf.message.Message):
         slice: Global___Slice | None = ...,
         stage: Global___Stage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "loop", b"loop", "map", b"map", "merge", b"merge", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "neighbours", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "fold", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k", "element", "merge", "slice", "stage"] | None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "interrupt", b"interrupt", "loop", b"loop", "map", b"map", "merge", b"merge", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "interrupt", b"interrupt", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "neighbours", "interrupt", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "fold", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k", "element", "merge", "slice", "stage"] | None: ...
 
 Global___Node: typing_extensions.TypeAlias = Node
 
@@ -672,6 +676,25 @@ class Neighbours(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_preceding", b"_preceding"]) -> typing.Literal["preceding"] | None: ...
 
 Global___Neighbours: typing_extensions.TypeAlias = Neighbours
+
+@typing.final
+class Interrupt(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: builtins.int
+    @property
+    def type(self) -> Global___Type:
+        """of the answer"""
+
+    def __init__(
+        self,
+        *,
+        type: Global___Type | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["type", b"type"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["type", b"type"]) -> None: ...
+
+Global___Interrupt: typing_extensions.TypeAlias = Interrupt
 
 @typing.final
 class Tool(google.protobuf.message.Message):

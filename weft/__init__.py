@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from weft.frontend.control import cond, fold, loop, map
     from weft.frontend.errors import ProgramError, TraceError, WeftError
     from weft.frontend.generate import gen, select
+    from weft.frontend.interrupt import interrupt
     from weft.frontend.passages import Document, Passage
     from weft.frontend.policy import RetryPolicy, TimeoutPolicy
     from weft.frontend.program import program
@@ -44,6 +45,7 @@ __all__ = [
     "fold",
     "gen",
     "ingest",
+    "interrupt",
     "loop",
     "map",
     "neighbours",
@@ -61,6 +63,7 @@ _HOMES = {
     "frontend.control": ("cond", "fold", "loop", "map"),
     "frontend.errors": ("ProgramError", "TraceError", "WeftError"),
     "frontend.generate": ("gen", "select"),
+    "frontend.interrupt": ("interrupt",),
     "frontend.passages": ("Document", "Passage"),
     "frontend.policy": ("RetryPolicy", "TimeoutPolicy"),
     "frontend.program": ("program",),

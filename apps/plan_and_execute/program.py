@@ -1,4 +1,4 @@
-"""Plan the look-ups that a question takes, make them side by side, and answer from what they found."""
+"""Plan the look-ups that a question takes, let a person change the plan, make them, and conclude."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from weft import Static, Var, gen, map, neighbours, program, search
+from weft import Static, Var, gen, interrupt, map, neighbours, program, search
 from weft.apps.instructions import ANSWER
 
 PLAN = (
@@ -37,9 +37,11 @@ class Report:
 
 
 @program
-def report(question: str, index: Static[str] = "handbook") -> Report:
-    """The answer to `question` from the passages of an index."""
+def report(question: str, index: Static[str] = "handbook", approve: Static[bool] = False) -> Report:
+    """The answer to `question` from the passages of an index; `approve`: a person sees the plan first."""
     plan = gen(f"Question: {question}", system=PLAN, type=Plan, max_tokens=128, name="plan")
+    if approve:
+        plan = interrupt(plan, type=list[str], name="approve")
 
     def execute(step: Var[str]) -> Finding:
         passages = neighbours(index, search(index, step, k=4))

@@ -23,6 +23,7 @@ __all__ = [
     "Forward",
     "Gather",
     "Input",
+    "Interrupt",
     "Neighbours",
     "Parse",
     "Project",
@@ -295,6 +296,32 @@ class Tool(Op):
         if not isinstance(self.result, (Text, Data)):
             raise OperandError(f"a tool must return text or data, not {self.result}")
         return (self.result,)
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt(Op):
+    """The answer of a person to `value`; what takes it waits until it is given."""
+
+    type: Type = TEXT
+    kind: ClassVar[EngineKind] = "tool"
+
+    @property
+    def deterministic(self) -> bool:
+        """Never: people change their minds."""
+        return False
+
+    @property
+    def effectful(self) -> bool:
+        """Somebody is asked."""
+        return True
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """The answer."""
+        expect_operands(args, ("value",))
+        expect_renderable(args)
+        if not isinstance(self.type, (Text, Data)):
+            raise OperandError(f"a person can answer with text or data, not {self.type}")
+        return (self.type,)
 
 
 def expect_renderable(args: Mapping[str, Type]) -> None:

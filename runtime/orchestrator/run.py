@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,10 +12,11 @@ from weft.graph.codec import encode_datum, encode_value
 from weft.graph.errors import GraphError
 from weft.graph.ir import Node, Value
 from weft.graph.live import LiveGraph
-from weft.graph.ops.common import Input
+from weft.graph.ops.common import Input, Interrupt
 from weft.graph.ops.primitive import Decode
 from weft.graph.sampling import JsonSchema
-from weft.graph.values import Datum, KvValue, TextValue, fits
+from weft.graph.types import Data
+from weft.graph.values import Datum, KvValue, TextValue, fits, plain
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler.faults import Fault
@@ -234,6 +236,21 @@ class Run:
         self.observe(number, "done", now, worker=attempt.worker, timing=timing)
 
     # ---- values on their way to workers
+
+    def questions(self) -> list[pb.Interrupted]:
+        """What people have been asked and have not answered yet."""
+        return [self.question(self.node(number)) for number in self.attempts if self.is_question(number)]
+
+    def is_question(self, number: int) -> bool:
+        """Whether a node asks a person."""
+        return isinstance(self.node(number).op, Interrupt)
+
+    def question(self, node: Node) -> pb.Interrupted:
+        """What a person is asked."""
+        assert isinstance(node.op, Interrupt)
+        value = json.dumps(plain(self.operands(node)["value"]), ensure_ascii=False)
+        schema = node.op.type.schema if isinstance(node.op.type, Data) else '{"type":"string"}'
+        return pb.Interrupted(node=node.id, label=label(node), value=value, type=schema)
 
     def message_of(self, value: Value) -> value_pb2.Datum:
         """A known value for a worker that does not hold it; a KV value in full."""

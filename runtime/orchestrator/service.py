@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
+from itertools import islice
 from typing import Any, NoReturn
 
 import grpc
@@ -120,6 +121,15 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         async for event in record.log.follow():
             yield event
 
+    async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.RunInfo:
+        """Answer what a run has asked a person."""
+        node = request.node if request.HasField("node") else None
+        try:
+            record = self._orchestrator.resume(request.run, node, request.value)
+        except DoorError as problem:
+            await _refuse(context, problem)
+        return self._orchestrator.info(record)
+
     async def Cancel(self, request: pb.CancelRunRequest, context: Context) -> pb.RunInfo:
         """Cancel a run; one that is over stays as it is."""
         try:
@@ -130,13 +140,10 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """The latest runs, latest first."""
-        now = time.monotonic()
-        records = [
-            record
-            for record in reversed(self._orchestrator.records.values())
-            if request.state in ("", record.state)
-        ]
-        return pb.ListRunsResponse(runs=[record.info(now) for record in records[: request.limit or _LISTED]])
+        records = reversed(self._orchestrator.records.values())
+        infos = (self._orchestrator.info(record) for record in records)
+        wanted = (info for info in infos if request.state in ("", info.state))
+        return pb.ListRunsResponse(runs=islice(wanted, request.limit or _LISTED))
 
     async def Trace(self, request: pb.TraceRequest, context: Context) -> pb.TraceResponse:
         """A run's trace, so far as it has come."""

@@ -29,7 +29,7 @@ from .faults import decode_fault
 from .fleet import Fleet
 from .run import Run
 from .timer import Timer, now
-from .trace import CLIENT, ORCHESTRATOR
+from .trace import CLIENT, ORCHESTRATOR, PERSON
 from .workers import WorkerLink, engine_specs
 
 __all__ = ["Owner", "Shell"]
@@ -49,7 +49,7 @@ class Owner(Protocol):
         ...
 
     def ask_client(self, run: Run, node: Node, attempt: int) -> None:
-        """Have the client of a run call one of its tools."""
+        """Have the client of a run call one of its tools, or a person answer."""
         ...
 
 
@@ -267,7 +267,7 @@ class Shell:
             case act.Expand(node=node, attempt=attempt):
                 self._compute(run, node, attempt, lambda: self._expand(run, node))
             case act.AskClient(node=node, attempt=attempt):
-                run.begin(node, attempt, CLIENT, now())
+                run.begin(node, attempt, PERSON if run.is_question(node) else CLIENT, now())
                 self._owner.ask_client(run, run.node(node), attempt)
             case act.FailRun(fault=fault):
                 self._owner.run_failed(run, fault)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
 from weft.graph.ir import Value
-from weft.graph.ops.common import Input, Tool
+from weft.graph.ops.common import Input, Interrupt, Tool
 
 from .actions import (
     Action,
@@ -136,7 +136,7 @@ class Scheduler:
         match live.node.op:
             case Input():
                 pass  # ValuesKnown will tell
-            case Tool(where="client"):
+            case Tool(where="client") | Interrupt():
                 live.begin()
                 self._activate(live)
                 self._actions.append(AskClient(live.run.id, live.node.id, live.attempt))

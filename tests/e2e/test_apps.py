@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from weft.frontend.cli.target import bundled_apps
 from weft.frontend.client import connect
 from weft.runtime.config import REFERENCE_MODEL
 
-from .conftest import Server, weft
+from .conftest import Server, eventually, weft
 
 _APPS = Path(__file__).resolve().parents[2] / "apps"
 _CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
@@ -47,6 +48,19 @@ def test_a_command_of_a_readme_writes_what_it_says(
     assert result.stdout.strip()
     if output:
         assert result.stdout == output
+
+
+def test_a_person_changes_the_plan_of_a_detached_run(server: Server) -> None:
+    question = "question=Who leads Postos Partners, and where was Samuel Bufur born?"
+    started = server.weft("run", "plan_and_execute", "-i", question, "-i", "approve=true", "--detach")
+    run = started.stdout.strip()
+    eventually(lambda: run in server.weft("runs", "--state", "waiting").stdout)
+    plan = ["Who leads Postos Partners as chief executive?", "Where was Samuel Bufur born?"]
+    resumed = server.weft("runs", "resume", run, "--value", json.dumps(plan))
+    assert resumed.returncode == 0, resumed.stderr
+    report = server.client.run(run).result()
+    assert [finding["step"] for finding in report["findings"]] == plan
+    assert [finding["answer"].split(" [")[0] for finding in report["findings"]] == ["Samuel Bufur", "Hujudru"]
 
 
 def test_an_app_runs_with_another_model_and_without_a_server(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ NAMES = [
     "fold",
     "gen",
     "ingest",
+    "interrupt",
     "loop",
     "map",
     "neighbours",

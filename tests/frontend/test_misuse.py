@@ -155,6 +155,8 @@ def test_what_needs_the_value(use: Callable[[Any, Any], Any], what: str) -> None
         (lambda x, xs: fold(lambda s, y: s, x, ""), r"fold\(\) needs a list, not text"),
         (lambda x, xs: fold(None, xs, ""), r"fold\(\) needs a function, not a NoneType"),
         (lambda x, xs: neighbours("a", xs, preceding=-1), "preceding of neighbours.*from 0, not -1"),
+        (lambda x, xs: untyped.interrupt(x, timeout=-1), r"interrupt\(\): a timeout must be positive"),
+        (lambda x, xs: untyped.interrupt(x, type=object()), r"interrupt\(\): "),
         (lambda x, xs: neighbours(x, xs), r"the index of neighbours\(\) must be a constant name"),
         (lambda x, xs: {1: x}, "keys of an object must be strings, not 1"),
         (lambda x, xs: object(), "a value of type 'object' cannot go into a graph"),

@@ -26,6 +26,7 @@ from weft import (
     fold,
     gen,
     ingest,
+    interrupt,
     loop,
     map,
     program,
@@ -393,6 +394,17 @@ def test_a_fold_is_a_body_over_a_state_and_an_item() -> None:
     assert "fold(items=%0, state=%2, v1=%1)" in text
     assert "'chain'" in text
     verify(program(chained).graph())
+
+
+def test_an_interrupt_asks_for_an_answer_of_a_type() -> None:
+    def asked(draft: str) -> Any:
+        verdict = interrupt({"draft": draft}, type=Literal["publish", "drop"], name="verdict", timeout=60)
+        return verdict, interrupt("Why?")
+
+    text = text_of(asked)
+    assert "= interrupt(value=%1, timeout_s=60) -> str" in text
+    assert "'verdict'" in text
+    assert "= interrupt(value=%3) -> text" in text
 
 
 def test_a_loop_until() -> None:

@@ -26,6 +26,7 @@ from weft.graph.ops.common import (
     Forward,
     Gather,
     Input,
+    Interrupt,
     Neighbours,
     Parse,
     Project,
@@ -254,6 +255,9 @@ class Builder:
     def neighbours(self) -> Value:
         counts = self.draw(st.integers(0, 3)), self.draw(st.integers(0, 3))
         return self.add(Neighbours(self.draw(WORDS), *counts), passages=self.some(Data))
+
+    def interrupt(self) -> Value:
+        return self.add(Interrupt(self.draw(PLAIN)), value=self.some(Text, Data))
 
     def tool(self) -> Value:
         flags = self.draw(st.booleans()), self.draw(st.booleans())

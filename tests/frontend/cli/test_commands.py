@@ -212,7 +212,7 @@ def test_run_writes_the_result(weft: Weft, server: str) -> None:
 
 
 def test_a_server_has_its_own_models(weft: Weft, server: str) -> None:
-    result = weft("run", "p.py:shout", "-i", "text=hi", "--model", "/models/other", "--server", server)
+    result = weft("run", "p.py:echo", "-i", "text=hi", "--model", "/models/other", "--server", server)
     assert result.exit_code == 2
     assert "--model cannot be used with the server" in result.stderr
 
