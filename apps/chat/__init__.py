@@ -5,7 +5,8 @@ from __future__ import annotations
 from weft.apps.reference_model.corpus import prepare
 
 from .program import Turn, reply
+from .talk import talk
 
-__all__ = ["PROGRAM", "Turn", "prepare", "reply"]
+__all__ = ["PROGRAM", "Turn", "prepare", "reply", "talk"]
 
 PROGRAM = reply

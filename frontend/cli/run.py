@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -22,9 +22,12 @@ from .problems import UsageProblem
 from .reports import write_page
 from .serve import ModelOption, model_settings
 from .server import ConfigOption, InputOption, JsonOption, ServerOption, TargetArgument, client_for
-from .target import load_program
+from .target import conversation_of, load_program
 
 __all__ = ["command", "text_parameters", "write_trace"]
+
+_MESSAGE: Final = "message"
+"""The input without which a program that holds conversations asks for one in the terminal."""
 
 
 def command(
@@ -53,6 +56,10 @@ def command(
     if detach:
         _expect_detachable(settings, stream or trace or explain)
     prepare(target, client_for(server, config, model_settings(model)), quiet=as_json)
+    talk = conversation_of(target)
+    if talk is not None and _MESSAGE not in arguments:
+        talk(OUTPUT, **arguments)
+        return
     run = program.submit(**arguments, stream=stream, detached=detach)
     if detach:
         print_json({"run": run.id}) if as_json else OUTPUT.print(run.id)

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from weft.apps import mcp_agent
 from weft.frontend.cli.main import app
 from weft.frontend.cli.target import bundled_apps
 from weft.frontend.client import connect
+from weft.frontend.client.events import Interrupted
 from weft.runtime.config import REFERENCE_MODEL
 
 from .conftest import Server, eventually, weft
@@ -61,6 +63,30 @@ def test_a_person_changes_the_plan_of_a_detached_run(server: Server) -> None:
     report = server.client.run(run).result()
     assert [finding["step"] for finding in report["findings"]] == plan
     assert [finding["answer"].split(" [")[0] for finding in report["findings"]] == ["Samuel Bufur", "Hujudru"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"), [((True, True), "Samuel Bufur"), ((False, False), "not found")]
+)
+def test_an_agent_does_without_the_calls_that_a_person_refuses(
+    server: Server, answers: tuple[bool, ...], expected: str
+) -> None:
+    run = mcp_agent.agent.using(server.client).submit("Who is the mayor of Fiba?", approve="all")
+    left, asked = list(answers), []
+    for event in run.events():
+        if isinstance(event, Interrupted):
+            asked.append(event.value)
+            run.resume(left.pop(0), node=event.node)
+    assert run.result() == expected
+    assert asked[0]["tool"] == "search"
+    assert asked[0]["arguments"] == {"query": "Fiba mayor"}
+
+
+def test_a_conversation_in_the_terminal(server: Server, runner: CliRunner) -> None:
+    typed = "What is Sahus' industry?\nWhere is its main office?\n\n"
+    result = runner.invoke(app, ["run", "chat", "--server", server.address], input=typed)
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(r"> timber \[\d+\]\n> Hujudru \[\d+\]\n> ", result.stdout)
 
 
 def test_an_app_runs_with_another_model_and_without_a_server(tmp_path: Path) -> None:
