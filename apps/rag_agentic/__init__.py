@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from weft.apps.reference_model.corpus import prepare
 
-from .program import answer
+from .program import Found, answer
 
-__all__ = ["PROGRAM", "answer", "prepare"]
+__all__ = ["PROGRAM", "Found", "answer", "prepare"]
 
 PROGRAM = answer

@@ -85,6 +85,10 @@ class Corpus:
         """The entities of a kind."""
         return self._world.entities[kind]
 
+    def fact(self, subject: Entity, relation: Relation) -> Fact:
+        """A fact of the world, whether a passage states it or not."""
+        return self._world.fact(subject, relation)
+
     def stated(self, subject: Entity, relation: Relation) -> Fact | None:
         """The fact, if a passage states it."""
         return self._world.fact(subject, relation) if (subject, relation.label) in self._where else None
