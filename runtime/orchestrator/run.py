@@ -117,9 +117,9 @@ class Run:
         )
         self._finished_s[number] = now
         self.record.nodes_done += 1
-        written = results[-1]
-        if isinstance(written, TextValue):
-            self.graph.streams.ended(number, written.text)
+        for written in results:
+            if isinstance(written, TextValue):
+                self.graph.streams.ended(number, written.text)
         for output in range(len(results)):
             for name in self._wanted.pop(Value(number, output), ()):
                 self._send_known(name, Value(number, output), now)

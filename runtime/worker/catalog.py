@@ -9,6 +9,7 @@ from weft.graph.ops.base import Op
 from weft.proto import worker_pb2
 
 from .engines.base import Engine, Gauges
+from .engines.llm import LlmEngine
 from .faults import TaskError
 
 __all__ = ["Catalog"]
@@ -43,6 +44,12 @@ class Catalog:
             kv_running=sum(gauge.kv_running for gauge in held),
             indexes=tuple(index for gauge in held for index in gauge.indexes),
         )
+
+    def flush(self) -> None:
+        """Have the language models forget what they have read."""
+        for engine in self._engines:
+            if isinstance(engine, LlmEngine):
+                engine.flush()
 
     async def start(self) -> None:
         """Start every engine, one after another. Raises StartError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from weft.graph.ir import Node
 from weft.graph.ops.base import EngineKind
@@ -65,6 +65,8 @@ class Timing:
     computed_tokens: int = 0
     generated_tokens: int = 0
     batch: int = 1
+    prompt_tokens: int = 0
+    finish: Literal["", "stop", "length"] = ""
 
 
 @dataclass(frozen=True, slots=True)
