@@ -71,6 +71,11 @@ class Fleet:
     def __iter__(self) -> Iterator[WorkerLink]:
         return iter(self._links.values())
 
+    def language_model(self, name: str) -> worker_pb2.LlmInfo | None:
+        """The language model of that name, as the first worker to offer it describes it."""
+        engines = (engine for engine in self._engines() if engine.kind == "llm" and engine.model == name)
+        return next((engine.llm for engine in engines), None)
+
     def update_indexes(self, link: WorkerLink, names: Iterable[str]) -> None:
         """A worker has these indexes too."""
         if not link.indexes.issuperset(names):

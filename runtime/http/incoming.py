@@ -1,0 +1,62 @@
+"""Requests as they come in: their server, and their JSON bodies within bounds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from starlette.requests import ClientDisconnect, Request
+
+from weft.runtime.orchestrator.orchestrator import Orchestrator
+
+from .errors import ApiError
+from .responses import Gone
+
+__all__ = ["orchestrator_of", "read_json"]
+
+
+def orchestrator_of(request: Request) -> Orchestrator:
+    """The orchestrator behind the door."""
+    orchestrator: Orchestrator = request.app.state.orchestrator
+    return orchestrator
+
+
+async def read_json(request: Request) -> Any:
+    """The body's JSON value. Raises ApiError."""
+    raw = await _read(request, orchestrator_of(request).max_bytes)
+    try:
+        value = json.loads(raw, parse_constant=_refuse)
+        if b"\\u" in raw:  # only so can half a character be spelled
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ApiError(400, "the body is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ApiError(400, "the body holds half of a surrogate pair, which is no text") from None
+    except ValueError as problem:
+        raise ApiError(400, f"the body is not JSON: {problem}") from None
+    return value
+
+
+async def _read(request: Request, most: int) -> bytes:
+    """The bytes of the body, at most so many."""
+    announced = request.headers.get("content-length", "")
+    size = int(announced) if announced.isdecimal() else 0
+    chunks: list[bytes] = []
+    try:
+        if size <= most:
+            size = 0
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > most:
+                    break
+                chunks.append(chunk)
+    except ClientDisconnect:
+        raise Gone from None
+    if size > most:
+        message = f"the body has more than {most} bytes; send less, or raise max_message_mb in the settings"
+        raise ApiError(413, message)
+    return b"".join(chunks)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")

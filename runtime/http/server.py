@@ -1,0 +1,77 @@
+"""The HTTP server, in the orchestrator's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+from collections.abc import Iterator
+from typing import Final
+
+import uvicorn
+
+from weft.runtime.config import Settings
+from weft.runtime.orchestrator.orchestrator import Orchestrator
+from weft.runtime.orchestrator.server import bind
+
+from .app import build_app
+
+__all__ = ["HttpServer"]
+
+_BACKLOG: Final = 4096  # connections that wait to be accepted
+_KEEP_ALIVE_S: Final = 75
+_GRACE_S: Final = 1  # for answers that are under way when the server stops
+_FILES: Final = 65_536  # a connection takes one
+
+
+class HttpServer:
+    """The door of one orchestrator. Belongs to one event loop."""
+
+    def __init__(self, address: str, settings: Settings, orchestrator: Orchestrator) -> None:
+        self._address = address
+        key = settings.api_key
+        config = uvicorn.Config(
+            build_app(orchestrator, key.get_secret_value() if key else None),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        self._server = _Server(config)
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Listen and serve; the address, with the port that was taken. Raises AddressError."""
+        listener = bind(self._address, "--http")
+        _allow_many_files()
+        self._serving = asyncio.create_task(self._server.serve([listener]), name="http")
+        while not self._server.started and not self._serving.done():
+            await asyncio.sleep(0)
+        if self._serving.done():
+            self._serving.result()
+        return f"{self._address.rpartition(':')[0]}:{listener.getsockname()[1]}"
+
+    async def stop(self) -> None:
+        """Take no more requests, and end once those under way have been answered, or soon."""
+        self._server.should_exit = True
+        if self._serving is not None:
+            await self._serving
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the process."""
+        yield
+
+
+def _allow_many_files() -> None:
+    """Raise the number of connections that the process may hold, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
