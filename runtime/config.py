@@ -127,14 +127,14 @@ class Settings(BaseSettings):
 
     listen: Address = "127.0.0.1:7420"
     """Where `weft serve` listens."""
-    http: HttpAddress | None = None
-    """Where `weft serve` speaks HTTP as OpenAI's servers do; by default nowhere."""
-    api_key: SecretStr | None = Field(default=None, min_length=1)
-    """What HTTP clients must send as their key; without one everybody is served."""
     server: Address | None = None
     """The server that clients use; without one they start an embedded runtime."""
     data: Path = Path(".weft")
     """The folder of the indexes, and of everything else that stays."""
+    http: HttpAddress | None = None
+    """Where `weft serve` speaks HTTP as OpenAI's servers do; by default nowhere."""
+    api_key: SecretStr | None = Field(default=None, min_length=1)
+    """What HTTP clients must send as their key; without one everybody is served."""
     models: list[ModelSettings] = Field(default_factory=_reference)
     """The language models, one worker process each; the first is the default."""
     embedder: str | None = None

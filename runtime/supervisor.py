@@ -138,7 +138,7 @@ class Supervisor:
         if announced is None:
             raise StartupError(await child.last_line())
         where = json.loads(announced)
-        self.address, self.http = _reachable(where["listening"]), where.get("http", "")
+        self.address, self.http = _reachable(where["listening"]), _reachable(where.get("http", ""))
         self._keep(child)
 
     async def _start_workers(self) -> None:

@@ -18,7 +18,7 @@ from weft.runtime.layout import ServerLayout
 from weft.runtime.supervisor import StartupError, Supervisor
 
 from .output import ERRORS, OUTPUT, print_json
-from .registration import lowered, program_settings
+from .registration import graph_files, prepare_all, program_settings
 from .server import ConfigOption, JsonOption
 
 __all__ = ["ModelOption", "command", "model_settings", "until_signal"]
@@ -66,8 +66,9 @@ def command(
     )
     sources = {name: str(path) for name, path in settings.programs.items()}
     with TemporaryDirectory(prefix="weft-programs-") as folder:
-        settings = settings.model_copy(update={"programs": lowered(sources, Path(folder))})
-        asyncio.run(_serve(settings, as_json))
+        files = graph_files(sources, Path(folder), settings.max_message_mb * 2**20)
+        settings = settings.model_copy(update={"programs": files})
+        asyncio.run(until_signal(lambda: _serve(settings, sources, as_json)))
 
 
 def model_settings(given: list[str] | None) -> list[dict[str, Any]] | None:
@@ -91,17 +92,14 @@ async def until_signal(work: Callable[[], Any]) -> None:
         await task
 
 
-async def _serve(settings: Settings, as_json: bool) -> None:
-    await until_signal(lambda: _run(settings, as_json))
-
-
-async def _run(settings: Settings, as_json: bool) -> None:
+async def _serve(settings: Settings, programs: dict[str, str], as_json: bool) -> None:
     with ERRORS.status("starting") as status:
         supervisor = Supervisor(
             ServerLayout(settings, settings.listen), lambda message: status.update(f"{message} …")
         )
         address = await supervisor.start()
     try:
+        await asyncio.to_thread(prepare_all, programs, address, quiet=as_json)
         _announce(settings, address, supervisor.http, as_json)
         await supervisor.wait()
         raise StartupError("the orchestrator cannot be kept running; its messages stand above")

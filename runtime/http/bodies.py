@@ -26,7 +26,16 @@ __all__ = [
 ]
 
 IGNORED: Final = frozenset(
-    {"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
+    {
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
 )
 
 _PENALTY: Final = Unsupported("weft draws from the model's own distribution; leave it out, or pass 0", (0,))

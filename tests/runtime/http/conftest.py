@@ -67,6 +67,7 @@ class Door:
     """An orchestrator with a door, its clients and its workers."""
 
     server: Server
+    http_server: HttpServer
     http: str
     grpc: str
     stack: AsyncExitStack
@@ -128,7 +129,7 @@ async def start_door(tmp_path: Path) -> AsyncIterator[StartDoor]:
             raw = await stack.enter_async_context(
                 httpx2.AsyncClient(base_url=f"http://{address}", timeout=60, verify=NO_TLS)
             )
-            return Door(server, address, grpc, stack, client, raw)
+            return Door(server, http, address, grpc, stack, client, raw)
 
         yield start
 

@@ -50,23 +50,46 @@ class Stream:
         self._writer.close()
 
 
-@asynccontextmanager
-async def streaming(door: Door, buffer: int = 0, **body: Any) -> AsyncIterator[Stream]:
-    """A chat that is being streamed; `buffer`: bytes that the client's system takes in advance."""
-    host, _, port = door.http.rpartition(":")
-    plug = socket.socket()
-    plug.setblocking(False)
-    if buffer:
-        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    await asyncio.get_running_loop().sock_connect(plug, (host, int(port)))
-    reader, writer = await asyncio.open_connection(sock=plug, limit=2**12)
+def request(**body: Any) -> bytes:
+    """A chat as HTTP/1.0, whose answer ends with the connection."""
     content = json.dumps({"model": "m", "messages": HI, "stream": True, **body}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.0\r\ncontent-length: {len(content)}\r\n\r\n"
-    writer.write(head.encode() + content)
+    return f"POST /v1/chat/completions HTTP/1.0\r\ncontent-length: {len(content)}\r\n\r\n".encode() + content
+
+
+@asynccontextmanager
+async def streaming(door: Door, **body: Any) -> AsyncIterator[Stream]:
+    """A chat that is being streamed."""
+    host, _, port = door.http.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request(**body))
     try:
         yield Stream(reader, writer)
     finally:
         writer.close()
+
+
+@asynccontextmanager
+async def unread(door: Door, until: Until) -> AsyncIterator[socket.socket]:
+    """A chat that is being streamed to a client that does not read, and of which not all has been sent."""
+    host, _, port = door.http.rpartition(":")
+    for worker in door.workers:
+        worker.reply, worker.step = "0123456789" * 800_000, 200_000
+    with socket.socket() as plug:
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        plug.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(plug, (host, int(port)))
+        await loop.sock_sendall(plug, request())
+        await until(lambda: [r.state for r in door.server.orchestrator.records.values()] == ["done"])
+        yield plug
+
+
+async def received(plug: socket.socket) -> str:
+    """Everything up to the end of the connection."""
+    data = b""
+    while piece := await asyncio.get_running_loop().sock_recv(plug, 2**20):
+        data += piece
+    return data.decode()
 
 
 async def test_a_thousand_slow_streams_are_held_while_another_call_goes_through(
@@ -95,15 +118,19 @@ async def test_a_thousand_slow_streams_are_held_while_another_call_goes_through(
         await each.__aexit__(None, None, None)
 
 
-async def test_a_client_that_does_not_read_is_waited_for_and_others_are_not(door: Door, until: Until) -> None:
-    worker = door.workers[0]
-    worker.reply = "0123456789" * 20_000
-    worker.step = 1000
-    async with streaming(door, buffer=4096) as stuck:
-        await until(lambda: [r.state for r in door.server.orchestrator.records.values()] == ["done"])
+async def test_a_client_that_does_not_read_is_waited_for_and_others_are_not(
+    start_door: StartDoor, until: Until
+) -> None:
+    door = await start_door(max_message_mb=64)
+    worker = await door.worker("w1")
+    async with unread(door, until) as plug:
+        reply, worker.reply = worker.reply, "short"
         async with streaming(door) as other:
-            assert await other.text() == worker.reply
-        assert await stuck.text() == worker.reply
+            assert await other.text() == "short"
+        *events, done, _ = (await received(plug)).split("\n\n")
+    assert done == "data: [DONE]"
+    chunks = [json.loads(event.partition("data: ")[2]) for event in events]
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == reply
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -195,6 +222,17 @@ async def test_a_server_that_stops_says_so_to_those_who_wait(start_door: StartDo
         answer = await whole.rest()
     assert answer.startswith("HTTP/1.1 503")
     assert "the server is shutting down" in answer
+
+
+async def test_a_server_that_stops_hangs_up_on_those_who_do_not_read(
+    start_door: StartDoor, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    door = await start_door(max_message_mb=64)
+    await door.worker("w1")
+    async with unread(door, until) as plug:
+        await door.http_server.stop()
+        assert "[DONE]" not in await received(plug)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_a_quiet_stream_shows_that_it_is_alive(
