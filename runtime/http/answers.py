@@ -19,7 +19,7 @@ from .generation import Generation
 from .responses import DONE, EventStream, event, while_connected
 from .targets import Program
 
-__all__ = ["Choices", "Format", "Tokens", "answer", "of_generation", "of_program"]
+__all__ = ["Answer", "Choices", "Format", "Tokens", "answer", "of_generation", "of_program"]
 
 Choices = list[dict[str, Any]]
 """Choices as they stand in a response or in a chunk of a stream."""
@@ -48,7 +48,7 @@ class Format(Protocol):
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
     """A run, and where in its results the choices are."""
 
     call: Call
@@ -57,6 +57,7 @@ class _Answer:
     """The texts by prompt; None if a program has written them."""
 
     def finish(self, choice: int) -> str:
+        """Why a text ended, once the run is over: stop or length."""
         return self.call.timing(self.texts[choice]).finish or "stop"
 
     async def tokens(self) -> list[Tokens | None]:
@@ -65,10 +66,11 @@ class _Answer:
         return [*found] if self.samples is not None and found else [None] * len(self.texts)
 
     def usage(self) -> Usage:
+        """What the run took, once it is over."""
         return self.call.usage_of_all() if self.samples is None else self.call.usage(self.samples)
 
 
-def of_generation(orchestrator: Orchestrator, generation: Generation, body: GenerationBody) -> _Answer:
+def of_generation(orchestrator: Orchestrator, generation: Generation, body: GenerationBody) -> Answer:
     """Start the run that answers a request to a model. Raises ApiError."""
     call = start(
         orchestrator,
@@ -77,12 +79,12 @@ def of_generation(orchestrator: Orchestrator, generation: Generation, body: Gene
         stream=generation.texts if body.stream else (),
         namespace=body.cache_salt,
     )
-    return _Answer(call, generation.texts, generation.samples)
+    return Answer(call, generation.texts, generation.samples)
 
 
 def of_program(
     orchestrator: Orchestrator, program: Program, inputs: Mapping[str, Any], body: GenerationBody
-) -> _Answer:
+) -> Answer:
     """Start the run that answers a request to a program. Raises ApiError."""
     outputs = program.graph.outputs[:1]
     call = start(
@@ -92,10 +94,10 @@ def of_program(
         stream=outputs if body.stream else (),
         namespace=body.cache_salt,
     )
-    return _Answer(call, outputs, None)
+    return Answer(call, outputs, None)
 
 
-async def answer(request: Request, found: _Answer, body: GenerationBody, form: Format) -> Response:
+async def answer(request: Request, found: Answer, body: GenerationBody, form: Format) -> Response:
     """The response to a request whose run has been started. Raises ApiError and Gone."""
     call = found.call
     headers = {"x-request-id": call.id}
@@ -119,7 +121,7 @@ async def answer(request: Request, found: _Answer, body: GenerationBody, form: F
 
 
 async def _events(
-    found: _Answer, form: Format, frame: Mapping[str, Any], *, include_usage: bool
+    found: Answer, form: Format, frame: Mapping[str, Any], *, include_usage: bool
 ) -> AsyncIterator[bytes]:
     unused = {"usage": None} if include_usage else {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -50,6 +52,7 @@ def build_app(orchestrator: Orchestrator, api_key: str | None) -> ASGIApp:
         },
     )
     app.state.orchestrator = orchestrator
+    app.state.turn = asyncio.Lock()
     return Gate(app, api_key)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from weft.graph.codec import decode_datum, decode_value, encode_graph, encode_value
+from weft.graph.errors import GraphError
 from weft.graph.ir import Graph, Value
 from weft.graph.values import Datum, plain
 from weft.proto import orchestrator_pb2 as pb
@@ -65,13 +66,15 @@ def start(
     )
     if isinstance(program, str):
         request.program = program
-    else:
-        request.graph.CopyFrom(encode_graph(program))
     names = [encode_value(value) for value in stream]
     try:
+        if isinstance(program, Graph):
+            request.graph.CopyFrom(encode_graph(program))
         run = orchestrator.start(request, stream=names, once=isinstance(program, Graph))
     except DoorError as problem:
         raise ApiError.refused(problem) from None
+    except GraphError as problem:
+        raise ApiError(400, str(problem)) from None
     return Call(orchestrator, run, stream)
 
 

@@ -12,13 +12,14 @@ from starlette.responses import Response
 
 from weft.graph import schema as json_schema
 from weft.graph.sampling import Constraint, JsonSchema
+from weft.runtime.orchestrator.orchestrator import Orchestrator
 
-from .answers import Choices, Tokens, answer, of_generation, of_program
+from .answers import Answer, Choices, Tokens, answer, of_generation, of_program
 from .bodies import IGNORED, UNSUPPORTED, ChatBody
 from .errors import ApiError
 from .fields import read_body
 from .generation import Generation, generation, sampling_of
-from .incoming import orchestrator_of, read_json
+from .incoming import in_turn, orchestrator_of, parsed, read
 from .prompts import chat_prompt
 from .replies import Delta, Reader, message_of, reader_for
 from .targets import LanguageModel, Program, check_for_model, check_for_program, target_of
@@ -32,17 +33,23 @@ _ANY_OBJECT: Final = JsonSchema('{"type": "object"}')
 
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation. Raises ApiError."""
-    body = read_body(ChatBody, await read_json(request), ignored=IGNORED, unsupported=UNSUPPORTED)
-    orchestrator = orchestrator_of(request)
+    raw = await read(request)
+    async with in_turn(request):
+        body = read_body(ChatBody, parsed(raw), ignored=IGNORED, unsupported=UNSUPPORTED)
+        found, form = _started(orchestrator_of(request), body)
+    return await answer(request, found, body, form)
+
+
+def _started(orchestrator: Orchestrator, body: ChatBody) -> tuple[Answer, _Chat]:
+    """The run that answers a request. Raises ApiError."""
     target = target_of(orchestrator, body.model)
     if isinstance(target, Program):
         check_for_program(body, _FOR_PROGRAMS)
         inputs = target.inputs(body.inputs, [(message.role, message.content) for message in body.messages])
-        return await answer(request, of_program(orchestrator, target, inputs, body), body, _Chat(NO_TOOLS))
+        return of_program(orchestrator, target, inputs, body), _Chat(NO_TOOLS)
     _check(body)
     tools = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
-    found = of_generation(orchestrator, _generation(target, body, tools), body)
-    return await answer(request, found, body, _Chat(tools))
+    return of_generation(orchestrator, _generation(target, body, tools), body), _Chat(tools)
 
 
 def _check(body: ChatBody) -> None:

@@ -7,12 +7,14 @@ from typing import Any, ClassVar, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .answers import Choices, Tokens, answer, of_generation, of_program
+from weft.runtime.orchestrator.orchestrator import Orchestrator
+
+from .answers import Answer, Choices, Tokens, answer, of_generation, of_program
 from .bodies import IGNORED, UNSUPPORTED, CompletionBody
 from .errors import ApiError
 from .fields import read_body
 from .generation import generation, sampling_of
-from .incoming import orchestrator_of, read_json
+from .incoming import in_turn, orchestrator_of, parsed, read
 from .prompts import Prompt
 from .targets import Program, check_for_model, check_for_program, target_of
 
@@ -24,15 +26,22 @@ _MAX_TOKENS: Final = 16  # OpenAI's default
 
 async def completions(request: Request) -> Response:
     """Complete one text or several. Raises ApiError."""
-    body = read_body(CompletionBody, await read_json(request), ignored=IGNORED, unsupported=UNSUPPORTED)
-    orchestrator = orchestrator_of(request)
+    raw = await read(request)
+    async with in_turn(request):
+        body = read_body(CompletionBody, parsed(raw), ignored=IGNORED, unsupported=UNSUPPORTED)
+        found = _started(orchestrator_of(request), body)
+    return await answer(request, found, body, _Completion())
+
+
+def _started(orchestrator: Orchestrator, body: CompletionBody) -> Answer:
+    """The run that answers a request. Raises ApiError."""
     target = target_of(orchestrator, body.model)
     if isinstance(target, Program):
         check_for_program(body, _FOR_PROGRAMS)
         if len(body.prompt) > 1:
             raise ApiError(400, "a program takes one prompt; send a request for each", param="prompt")
         inputs = target.inputs(body.inputs, [("user", body.prompt[0])])
-        return await answer(request, of_program(orchestrator, target, inputs, body), body, _Completion())
+        return of_program(orchestrator, target, inputs, body)
     check_for_model(body)
     found = generation(
         "completion",
@@ -42,7 +51,7 @@ async def completions(request: Request) -> Response:
         n=body.n,
         logprobs=body.logprobs,
     )
-    return await answer(request, of_generation(orchestrator, found, body), body, _Completion())
+    return of_generation(orchestrator, found, body)
 
 
 class _Completion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, NoReturn
 
@@ -12,7 +13,7 @@ from weft.runtime.orchestrator.orchestrator import Orchestrator
 from .errors import ApiError
 from .responses import Gone
 
-__all__ = ["orchestrator_of", "read_json"]
+__all__ = ["in_turn", "orchestrator_of", "parsed", "read"]
 
 
 def orchestrator_of(request: Request) -> Orchestrator:
@@ -21,9 +22,17 @@ def orchestrator_of(request: Request) -> Orchestrator:
     return orchestrator
 
 
-async def read_json(request: Request) -> Any:
-    """The body's JSON value. Raises ApiError."""
-    raw = await _read(request, orchestrator_of(request).max_bytes)
+def in_turn(request: Request) -> asyncio.Lock:
+    """Held while a request is read and its run started, which takes a millisecond or two.
+
+    Many that come at once do so one by one, and in between the event loop sees to everything else.
+    """
+    turn: asyncio.Lock = request.app.state.turn
+    return turn
+
+
+def parsed(raw: bytes) -> Any:
+    """The JSON value of a body. Raises ApiError."""
     try:
         value = json.loads(raw, parse_constant=_refuse)
         if b"\\u" in raw:  # only so can half a character be spelled
@@ -37,8 +46,9 @@ async def read_json(request: Request) -> Any:
     return value
 
 
-async def _read(request: Request, most: int) -> bytes:
-    """The bytes of the body, at most so many."""
+async def read(request: Request) -> bytes:
+    """The body. Raises ApiError if it is too large, and Gone."""
+    most = orchestrator_of(request).max_bytes
     announced = request.headers.get("content-length", "")
     size = int(announced) if announced.isdecimal() else 0
     chunks: list[bytes] = []

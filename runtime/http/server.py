@@ -19,6 +19,7 @@ from .app import build_app
 __all__ = ["HttpServer"]
 
 _BACKLOG: Final = 4096  # connections that wait to be accepted
+_AT_ONCE: Final = 16  # of them are accepted before the event loop sees to everything else
 _KEEP_ALIVE_S: Final = 75
 _GRACE_S: Final = 0.5  # for answers that are under way when the server stops
 _FILES: Final = 65_536  # a connection takes one
@@ -37,7 +38,7 @@ class HttpServer:
             lifespan="off",
             ws="none",
             server_header=False,
-            backlog=_BACKLOG,
+            backlog=_AT_ONCE,
             timeout_keep_alive=_KEEP_ALIVE_S,
         )
         self._server = _Server(config)
@@ -52,6 +53,7 @@ class HttpServer:
             await asyncio.sleep(0)
         if self._serving.done():
             self._serving.result()
+        listener.listen(_BACKLOG)
         return f"{self._address.rpartition(':')[0]}:{listener.getsockname()[1]}"
 
     async def stop(self) -> None:

@@ -26,7 +26,7 @@ from .calls import Call, start, text_of
 from .errors import ApiError
 from .fields import Body, Unsupported, read_body
 from .generation import Generation, generation
-from .incoming import orchestrator_of, read_json
+from .incoming import in_turn, orchestrator_of, parsed, read
 from .prompts import Prompt
 from .responses import DONE, EventStream, event, while_connected
 
@@ -104,16 +104,12 @@ async def flush_cache(request: Request) -> Response:
 
 async def generate(request: Request) -> Response:
     """Continue texts, or weigh their tokens. Raises ApiError."""
-    data = await read_json(request)
-    body = read_body(_GenerateBody, data, ignored=_IGNORED)
-    sampling = read_body(
-        _SamplingBody, body.sampling_params, ignored=_SAMPLING_IGNORED, unsupported=_SAMPLING_UNSUPPORTED
-    )
-    if (body.text is None) == (body.input_ids is None):
-        raise ApiError(400, "pass either 'text' or 'input_ids'", param="text")
-    batch = _start(orchestrator_of(request), body, sampling)
+    raw = await read(request)
+    async with in_turn(request):
+        data = parsed(raw)
+        batch = _started(orchestrator_of(request), read_body(_GenerateBody, data, ignored=_IGNORED))
     headers = {"x-request-id": batch.call.id}
-    if body.stream:
+    if batch.body.stream:
         return EventStream(_events(batch), batch.call.cancel, headers)
     outputs = await while_connected(request, batch.call.outputs(), batch.call.cancel)
     items = [batch.item(index, outputs) for index in range(batch.count)]
@@ -126,8 +122,13 @@ def _is_batch(data: dict[str, Any]) -> bool:
     return isinstance(data.get("text"), list) or (isinstance(ids, list) and isinstance(ids[0], list))
 
 
-def _start(orchestrator: Orchestrator, body: _GenerateBody, sampling: _SamplingBody) -> _Batch:
-    """Start the run of a request. Raises ApiError."""
+def _started(orchestrator: Orchestrator, body: _GenerateBody) -> _Batch:
+    """The run that answers a request. Raises ApiError."""
+    sampling = read_body(
+        _SamplingBody, body.sampling_params, ignored=_SAMPLING_IGNORED, unsupported=_SAMPLING_UNSUPPORTED
+    )
+    if (body.text is None) == (body.input_ids is None):
+        raise ApiError(400, "pass either 'text' or 'input_ids'", param="text")
     model = _default_model(orchestrator)
     prompts = [Prompt.of(text) for text in body.text or ()]
     written = None
