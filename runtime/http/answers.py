@@ -86,7 +86,7 @@ def of_program(
     orchestrator: Orchestrator, program: Program, inputs: Mapping[str, Any], body: GenerationBody
 ) -> Answer:
     """Start the run that answers a request to a program. Raises ApiError."""
-    outputs = program.graph.outputs[:1]
+    outputs = program.graph.outputs
     call = start(
         orchestrator,
         program.name,

@@ -13,11 +13,13 @@ from weft.graph.ops.user import Generate
 from weft.graph.sampling import Constraint, Sampling
 
 from .bodies import GenerationBody
+from .errors import ApiError
 from .prompts import Prompt
 
 __all__ = ["Generation", "generation", "sampling_of"]
 
 _SEEDS: Final = 2**64
+_MOST: Final = 1024  # texts
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,11 @@ def generation(
     constraint: Constraint | None = None,
     logprobs: int | None = None,
 ) -> Generation:
-    """`n` samples for each prompt; `name` is what observers call the run."""
+    """`n` samples for each prompt; `name` is what observers call the run. Raises ApiError for too many."""
+    if n * len(prompts) > _MOST:
+        raise ApiError(
+            400, f"{n * len(prompts)} texts are too many for one request; ask for {_MOST} at most", param="n"
+        )
     nodes: list[Node] = []
     inputs: dict[str, str] = {}
     samples: list[tuple[Value, ...]] = []

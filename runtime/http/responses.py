@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -15,8 +14,6 @@ from starlette.types import Message, Receive, Scope, Send
 from .errors import ApiError
 
 __all__ = ["DONE", "EventStream", "Gone", "error_response", "event", "while_connected"]
-
-_log = logging.getLogger(__name__)
 
 DONE: Final = b"data: [DONE]\n\n"
 _ALIVE: Final = b": waiting\n\n"

@@ -7,7 +7,7 @@ the first token, whose log-probability is null; from a later start, with the tok
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -52,12 +52,20 @@ _SAMPLING_UNSUPPORTED: Final = {
 _GREEDY_BELOW: Final = 1e-6
 
 
-def _listed(value: Any) -> Any:
+def _texts(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _stops(value: Any) -> Any:
+    return _texts(value) if value else []
 
 
 def _ids(value: Any) -> Any:
     return [value] if isinstance(value, list) and value and isinstance(value[0], int) else value
+
+
+_Stop = Annotated[str, Field(min_length=1)]
+_Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
 
 
 class _SamplingBody(Body):
@@ -66,22 +74,20 @@ class _SamplingBody(Body):
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=-1, ge=-1)
     n: int = Field(default=1, ge=1, le=128)
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_listed)] = Field(
-        default_factory=list
-    )
+    stop: Annotated[list[_Stop], BeforeValidator(_stops)] = Field(default_factory=list)
     sampling_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     regex: str = ""
     json_schema: str = ""
 
 
 class _GenerateBody(Body):
-    text: Annotated[list[str] | None, BeforeValidator(_listed)] = None
-    input_ids: Annotated[list[list[int]] | None, BeforeValidator(_ids)] = None
+    text: Annotated[list[str] | None, BeforeValidator(_texts), Field(min_length=1)] = None
+    input_ids: Annotated[list[_Ids] | None, BeforeValidator(_ids), Field(min_length=1)] = None
     sampling_params: dict[str, Any] = Field(default_factory=dict)
     stream: bool = False
     return_logprob: bool = False
     logprob_start_len: int | None = Field(default=None, ge=-1, lt=2**31)
-    top_logprobs_num: int = Field(default=0, ge=0)
+    top_logprobs_num: int = Field(default=0, ge=0, le=128)
     return_text_in_logprobs: bool = False
 
 
@@ -145,21 +151,27 @@ def _started(orchestrator: Orchestrator, body: _GenerateBody) -> _Batch:
             constraint=_constraint(sampling),
             logprobs=body.top_logprobs_num if body.return_logprob else None,
         )
-    first = _first_weighed(body, writes=written is not None)
-    nodes = [*written.graph.nodes] if written else []
-    probes: list[Value] = []
-    if written is None or first is not None:
-        top = body.top_logprobs_num
-        told = [Probe((prompt.message,), start=first, top=top, model=model) for prompt in prompts]
-        told += [Probe(ids=tuple(ids), start=first, top=top, model=model) for ids in body.input_ids or ()]
-        for op in told:
-            probes.append(Value(len(nodes)))
-            nodes.append(Node(len(nodes), op))
-    weighed = [Value(probe.node, output) for probe in probes for output in (0, 1)]
-    outputs = (*(written.graph.outputs if written else ()), *weighed)
+    nodes, outputs = (written.graph.nodes, written.graph.outputs) if written else ((), ())
+    probes = tuple(
+        Node(number, op)
+        for number, op in enumerate(_probes(body, model, prompts, writes=written is not None), len(nodes))
+    )
+    weighed = [Value(probe.id, output) for probe in probes for output in (0, 1)]
+    graph = Graph((*nodes, *probes), (*outputs, *weighed), "generate")
     stream = written.texts if written and body.stream else ()
-    call = start(orchestrator, Graph(tuple(nodes), outputs, "generate"), {}, stream=stream)
-    return _Batch(call, body, sampling, written, probes)
+    call = start(orchestrator, graph, {}, stream=stream)
+    return _Batch(call, body, sampling, written, [Value(probe.id) for probe in probes])
+
+
+def _probes(body: _GenerateBody, model: str, prompts: Sequence[Prompt], *, writes: bool) -> Iterator[Probe]:
+    """What is to be read besides what is written on, one probe a prompt."""
+    first, top = _first_weighed(body, writes=writes), body.top_logprobs_num
+    if writes and first is None:
+        return
+    for prompt in prompts:
+        yield Probe((prompt.message,), start=first, top=top, model=model)
+    for ids in body.input_ids or ():
+        yield Probe(ids=tuple(ids), start=first, top=top, model=model)
 
 
 def _first_weighed(body: _GenerateBody, *, writes: bool) -> int | None:

@@ -41,6 +41,15 @@ class LanguageModel:
     name: str
     info: worker_pb2.LlmInfo
 
+    @property
+    def room(self) -> int:
+        """How many tokens an answer may have that nobody limits: what the context holds.
+
+        Where the KV pool is smaller than a context, half of the pool, for the prompt needs room in it too.
+        """
+        slots, context = self.info.kv_slots, self.info.context_length
+        return context if slots >= context else max(slots // 2, 1)
+
 
 @dataclass(frozen=True)
 class Program:
@@ -139,11 +148,15 @@ def check_for_program(body: GenerationBody, passed: frozenset[str]) -> None:
 def _program(orchestrator: Orchestrator, name: str) -> Program:
     try:
         text = program_text(name, orchestrator.settings.programs)
-        return Program(name, _parsed(text, orchestrator.max_bytes))
+        graph = _parsed(text, orchestrator.max_bytes)
     except DoorError as problem:
         raise ApiError.refused(problem) from None
     except GraphError as problem:
         raise ApiError(500, f"program {name!r} cannot be run: {problem}") from None
+    if len(graph.outputs) != 1:
+        message = f"program {name!r} has {len(graph.outputs)} outputs; as a model it must have one"
+        raise ApiError(500, message)
+    return Program(name, graph)
 
 
 @lru_cache(64)

@@ -138,6 +138,11 @@ def test_what_is_generated_can_be_weighed(raw: httpx2.Client) -> None:
     [
         ({}, "text", "pass either 'text' or 'input_ids'"),
         ({"text": "a", "input_ids": [1]}, "text", "pass either"),
+        ({"text": []}, "text", "at least 1 item"),
+        ({"input_ids": [[]]}, "input_ids[0]", "at least 1 item"),
+        ({"input_ids": [-1]}, "input_ids[0][0]", "greater than or equal to 0"),
+        ({"text": ["a"] * 600, "sampling_params": {"n": 2}}, "n", "1200 texts are too many"),
+        ({"text": "a", "top_logprobs_num": 999}, "top_logprobs_num", "less than or equal to 128"),
         ({"input_ids": [1, 2]}, "input_ids", "can be weighed, not continued"),
         ({"text": "a", "image_data": "x"}, "image_data", "unknown parameter"),
         ({"text": "a", "sampling_params": {"min_p": 0.1}}, "min_p", "is not supported"),

@@ -11,6 +11,8 @@ import pytest
 from weft.graph.codec import decode_node
 from weft.graph.ops.primitive import Decode
 from weft.graph.sampling import JsonSchema
+from weft.proto import worker_pb2
+from weft.runtime.http.targets import LanguageModel
 
 from .conftest import Door, StartDoor, language_model
 
@@ -101,6 +103,12 @@ async def test_sampling_parameters_reach_the_decode(door: Door) -> None:
     assert (given.stop, given.max_tokens) == (("a", "b"), 9)
     assert (default.temperature, default.stop, default.max_tokens) == (1.0, ("x",), 1000)
     assert default.seed != other.seed
+
+
+@pytest.mark.parametrize(("slots", "limit"), [(1, 1), (999, 499), (1000, 1000), (5000, 1000)])
+def test_an_answer_without_a_limit_has_as_much_room_as_there_is(slots: int, limit: int) -> None:
+    info = worker_pb2.LlmInfo(context_length=1000, kv_slots=slots)
+    assert LanguageModel("m", info).room == limit
 
 
 async def test_cache_salt_separates_what_is_read(door: Door) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import openai
@@ -97,6 +98,13 @@ async def test_a_program_whose_file_is_gone(door: Door) -> None:
     status, error = await door.refused("/v1/chat/completions", {"model": "lost", "messages": said("a")})
     assert status == 404
     assert "the graph of program 'lost' cannot be read" in error["message"]
+
+
+async def test_a_program_without_a_single_result(door: Door) -> None:
+    file = door.server.orchestrator.settings.programs["old"]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "outputs": []}))
+    status, error = await door.refused("/v1/chat/completions", {"model": "old", "messages": said("a")})
+    assert (status, error["message"]) == (500, "program 'old' has 0 outputs; as a model it must have one")
 
 
 async def test_a_failing_program_says_where(door: Door) -> None:
