@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from weft.graph.ops.base import Op
 from weft.proto import worker_pb2
 
-from .engines.base import Engine, Gauges
-from .engines.llm import LlmEngine
+from .engines.base import Caching, Engine, Gauges
 from .faults import TaskError
 
 __all__ = ["Catalog"]
@@ -46,9 +45,9 @@ class Catalog:
         )
 
     def flush(self) -> None:
-        """Have the language models forget what they have read."""
+        """Have the engines that keep what they have read forget it."""
         for engine in self._engines:
-            if isinstance(engine, LlmEngine):
+            if isinstance(engine, Caching):
                 engine.flush()
 
     async def start(self) -> None:
