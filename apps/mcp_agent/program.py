@@ -54,7 +54,8 @@ def _instruction(offers: list[Offer]) -> str:
 
 def _step(offers: dict[str, Offer]) -> type[BaseModel]:
     """The type of a step: one of the tools, and what it is given."""
-    return create_model("Step", tool=(Literal[(*offers, "finish")], ...), input=(str, ...))
+    fields: dict[str, Any] = {"tool": (Literal[(*offers, "finish")], ...), "input": (str, ...)}
+    return create_model("Step", **fields)
 
 
 async def _arguments(offer: Offer, said: str, context: Context) -> dict[str, Any]:
