@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Final
 
 from weft.graph.codec import decode_type
-from weft.graph.costs import DecodePoint, ModelCosts, PrefillPoint
 from weft.graph.deployment import Deployment, ModelSpec, ToolSpec, every_node
 from weft.graph.ir import Graph
 from weft.graph.ops.base import Op
@@ -18,6 +17,7 @@ from weft.graph.prompt import ChatRenderer
 from weft.proto import worker_pb2
 
 from .chat import TemplateRenderer
+from .profiles import costs_of
 from .workers import WorkerLink
 
 __all__ = ["Fleet"]
@@ -144,7 +144,7 @@ class Fleet:
     def _model(self, engine: worker_pb2.EngineInfo) -> ModelSpec:
         llm = engine.llm
         chat = self._chat(llm.chat_template) if llm.chat_template else None
-        return ModelSpec(engine.model, llm.context_length, chat, llm.tokenizer, _costs(llm.profile))
+        return ModelSpec(engine.model, llm.context_length, chat, llm.tokenizer, costs_of(llm.profile))
 
     def _chat(self, template: str) -> ChatRenderer:
         if template not in self._chats:
@@ -156,15 +156,6 @@ class Fleet:
 
 def _first(engines: Iterable[worker_pb2.EngineInfo], kind: str) -> str:
     return next((engine.model for engine in engines if engine.kind == kind), "")
-
-
-def _costs(profile: worker_pb2.Profile) -> ModelCosts | None:
-    """What the model takes, if that was measured."""
-    if not (profile.prefill and profile.decode):
-        return None
-    prefill = tuple(PrefillPoint(p.cached, p.computed, p.milliseconds) for p in profile.prefill)
-    decode = tuple(DecodePoint(p.batch, p.context, p.milliseconds) for p in profile.decode)
-    return ModelCosts(prefill, decode, profile.efficient_batch or 1)
 
 
 def _tool(tool: worker_pb2.ToolInfo) -> ToolSpec:

@@ -27,6 +27,7 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.faults import Fault
+from weft.runtime.scheduler.primitive import Primitive
 from weft.runtime.scheduler.scheduler import Scheduler
 
 from .compiler import Compiler
@@ -52,11 +53,12 @@ Check = Callable[[Graph], None]
 
 
 class Begun(NamedTuple):
-    """A program as written, its live graph, and the nodes to begin with."""
+    """A program as written, its live graph, and what to begin with."""
 
     source: Graph
     live: LiveGraph
     nodes: tuple[Node, ...]
+    primitives: tuple[Primitive, ...] | None = None  # of a plan
 
 
 class Orchestrator:
@@ -107,9 +109,9 @@ class Orchestrator:
             check_names(graph, self.fleet, tools, ())
 
         if grows:
-            source, live, nodes = self._begin_growing(request, check)
+            source, live, nodes, primitives = self._begin_growing(request, check)
         else:
-            source, live, nodes = self._instantiate(request, check, once)
+            source, live, nodes, primitives = self._instantiate(request, check, once)
         inputs = read_inputs(source, request.inputs)
         record = RunRecord("r-" + secrets.token_hex(6), source.name, now(), time.time())
         run = Run(record, live, grows, request.namespace, request.priority, frozenset(tools))
@@ -121,7 +123,7 @@ class Orchestrator:
         record.emit(pb.RunEvent(started=record.info(record.started_s)), record.started_s)
         self._register(run, request.deadline_s)
         run.indexes |= _filled(source)
-        self._launch(run, nodes, inputs)
+        self._launch(run, nodes, inputs, primitives)
         return run
 
     def _instantiate(self, request: pb.SubmitRequest, check: Check, once: bool) -> Begun:
@@ -130,7 +132,7 @@ class Orchestrator:
             plan = self.compiler.compile(request, check)
             return Begun(plan.source, plan.live, plan.nodes)
         plan = self.compiler.plan(request, check)
-        return Begun(plan.source, plan.instantiate(), plan.nodes)
+        return Begun(plan.source, plan.instantiate(), plan.nodes, self.compiler.primitives(plan))
 
     def _begin_growing(self, request: pb.SubmitRequest, check: Check) -> Begun:
         """A growing program, with its first increment if the request has one."""
@@ -147,16 +149,23 @@ class Orchestrator:
     def _register(self, run: Run, deadline_s: float) -> None:
         self.records[run.id] = run.record
         self.shell.runs[run.id] = run
-        self.shell.handle(ev.RunStarted(run.id, run.priority, run.grows))
+        deadline = run.record.started_s + deadline_s if deadline_s else None
+        self.shell.handle(ev.RunStarted(run.id, run.priority, run.grows, run.namespace, deadline))
         if deadline_s:
             fault = Fault("timeout", f"the run took longer than its deadline of {deadline_s:g} s")
             loop = asyncio.get_running_loop()
             run.deadline = loop.call_later(deadline_s, self.run_failed, run, fault)
 
-    def _launch(self, run: Run, nodes: tuple[Node, ...], inputs: Mapping[str, Datum]) -> None:
+    def _launch(
+        self,
+        run: Run,
+        nodes: tuple[Node, ...],
+        inputs: Mapping[str, Datum],
+        primitives: tuple[Primitive, ...] | None = None,
+    ) -> None:
         """Let nodes run, with the inputs among them bound."""
         known = run.bind(nodes, inputs)
-        self.shell.grown(run, Growth(nodes))
+        self.shell.grown(run, Growth(nodes), primitives)
         self.shell.known(run, known)
         self.shell.settle(run)
 

@@ -22,6 +22,7 @@ from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler.faults import Fault
 
 from .faults import encode_fault
+from .foresight import Foresight
 from .recipe import context_key, recipe
 from .record import RunRecord
 
@@ -68,6 +69,10 @@ class Run:
     _wanted: dict[Value, list[Value]] = field(default_factory=dict)  # live value -> the client's names
     _streams: dict[int, list[Value]] = field(default_factory=dict)  # decode -> the client's names of its text
     unblocked: list[int] = field(default_factory=list)  # maps that may begin further bodies
+    foresight: Foresight = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.foresight = Foresight(self.graph)
 
     @property
     def id(self) -> str:
