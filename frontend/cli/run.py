@@ -16,15 +16,15 @@ from weft.runtime.config import Settings, load_settings
 
 from .answers import answered
 from .inputs import parse_inputs
-from .output import ERRORS, OUTPUT, print_json, print_value
+from .output import OUTPUT, print_json, print_value
 from .preparation import prepare
 from .problems import UsageProblem
-from .reports import write_page
+from .reports import write_page, write_trace
 from .serve import ModelOption, model_settings
 from .server import ConfigOption, InputOption, JsonOption, ServerOption, TargetArgument, client_for
 from .target import conversation_of, load_program
 
-__all__ = ["command", "text_parameters", "write_trace"]
+__all__ = ["command", "text_parameters"]
 
 _MESSAGE: Final = "message"
 """The input without which a program that holds conversations asks for one in the terminal."""
@@ -81,15 +81,6 @@ def text_parameters(program: Program[..., Any]) -> dict[str, bool]:
     """The names of a program's parameters, and whether each is a string."""
     schemas = {name: json.loads(schema) for name, schema in program.parameters.items()}
     return {name: schema.get("type") == "string" for name, schema in schemas.items()}
-
-
-def write_trace(run: Run[Any], file: Path) -> None:
-    """Write the trace of a run that is over. Raises UsageProblem if the file cannot be written."""
-    try:
-        file.write_text(json.dumps(run.trace()), encoding="utf-8")
-    except OSError as problem:
-        raise UsageProblem(f"the trace cannot be written to {str(file)!r}: {problem.strerror}") from None
-    ERRORS.print(f"trace: {file} (open it at https://ui.perfetto.dev)", markup=False)
 
 
 def _expect_detachable(settings: Settings, follows: object) -> None:

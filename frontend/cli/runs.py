@@ -18,8 +18,7 @@ from weft.runtime.config import load_settings
 from .answers import answer
 from .output import OUTPUT, print_json, print_table, print_value, seconds
 from .problems import UsageProblem
-from .reports import HtmlOption, MermaidOption, write_report
-from .run import write_trace
+from .reports import HtmlOption, MermaidOption, write_report, write_trace
 from .server import ConfigOption, JsonOption, ServerOption
 
 __all__ = ["command"]
