@@ -17,6 +17,7 @@ from weft.graph.deployment import Deployment, ModelSpec
 from weft.graph.evaluate import evaluate, lift
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.live import Growth, LiveGraph
+from weft.graph.observed import Observed
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Const, Embed, Equals, Format, Input, Project, Search
 from weft.graph.ops.control import Cond, Loop, Map
@@ -164,10 +165,11 @@ class Interpreter:
         disabled: Collection[str] = (),
         seed: int = 0,
         engines: Engines | None = None,
-        deployment: Deployment = DEPLOYMENT,
+        deployment: Deployment | None = None,
+        observed: Observed | None = None,
     ) -> None:
         self.graph, self.inputs = graph, inputs
-        self.live = LiveGraph(deployment, disabled=disabled)
+        self.live = LiveGraph(deployment or DEPLOYMENT, disabled=disabled, observed=observed)
         self.engines = engines or Engines()
         self.known: dict[Value, Datum] = {}
         self.todo: dict[int, Node] = {}
@@ -186,6 +188,9 @@ class Interpreter:
                 self.write(chosen)
             else:
                 self.start(chosen)
+        return self.outputs()
+
+    def outputs(self) -> list[object]:
         return [plain(self.known[self.live.resolve(value)]) for value in self.graph.outputs]
 
     def grow(self, growth: Growth) -> None:
@@ -214,11 +219,14 @@ class Interpreter:
             self.grow(self.live.expand(node.id, args))
             return
         if isinstance(node.op, Input):
-            results: tuple[Datum, ...] = (lift(self.inputs[node.op.name]),)
+            self.learn({Value(node.id): lift(self.inputs[node.op.name])})
+        elif node.op.kind == "host":
+            self.learn({Value(node.id, i): found for i, found in enumerate(evaluate(node.op, args))})
         else:
-            results = (
-                evaluate(node.op, args) if node.op.kind == "host" else self.engines.compute(node.op, args)
-            )
+            self.compute(node, args)
+
+    def compute(self, node: Node, args: Mapping[str, Datum]) -> None:
+        results = self.engines.compute(node.op, args)
         if isinstance(node.op, Decode):
             self.live.streams.begin(node.id)
             self.writing[node.id] = results, str(plain(results[1]))
