@@ -674,9 +674,11 @@ class Generate(google.protobuf.message.Message):
     CONSTRAINT_FIELD_NUMBER: builtins.int
     N_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     n: builtins.int
     """0 counts as 1"""
     model: builtins.str
+    cache: builtins.bool
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     @property
@@ -694,9 +696,10 @@ class Generate(google.protobuf.message.Message):
         constraint: Global___Constraint | None = ...,
         n: builtins.int = ...,
         model: builtins.str = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["constraint", b"constraint", "sampling", b"sampling", "type", b"type"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["constraint", b"constraint", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "constraint", b"constraint", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
 
 Global___Generate: typing_extensions.TypeAlias = Generate
 
@@ -708,9 +711,11 @@ class Select(google.protobuf.message.Message):
     CHOICES_FIELD_NUMBER: builtins.int
     METHOD_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     method: builtins.str
     """mean, greedy or unconditional"""
     model: builtins.str
+    cache: builtins.bool
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     @property
@@ -722,8 +727,9 @@ class Select(google.protobuf.message.Message):
         choices: collections.abc.Iterable[builtins.str] | None = ...,
         method: builtins.str = ...,
         model: builtins.str = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["choices", b"choices", "messages", b"messages", "method", b"method", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "choices", b"choices", "messages", b"messages", "method", b"method", "model", b"model"]) -> None: ...
 
 Global___Select: typing_extensions.TypeAlias = Select
 
@@ -849,7 +855,9 @@ class Decode(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     SAMPLING_FIELD_NUMBER: builtins.int
     CONSTRAINT_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
+    cache: builtins.bool
     @property
     def sampling(self) -> Global___Sampling: ...
     @property
@@ -860,9 +868,10 @@ class Decode(google.protobuf.message.Message):
         model: builtins.str = ...,
         sampling: Global___Sampling | None = ...,
         constraint: Global___Constraint | None = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["constraint", b"constraint", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["constraint", b"constraint", "model", b"model", "sampling", b"sampling"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "constraint", b"constraint", "model", b"model", "sampling", b"sampling"]) -> None: ...
 
 Global___Decode: typing_extensions.TypeAlias = Decode
 
@@ -873,8 +882,10 @@ class Score(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     CHOICES_FIELD_NUMBER: builtins.int
     METHOD_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
     method: builtins.str
+    cache: builtins.bool
     @property
     def choices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
@@ -883,8 +894,9 @@ class Score(google.protobuf.message.Message):
         model: builtins.str = ...,
         choices: collections.abc.Iterable[builtins.str] | None = ...,
         method: builtins.str = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["choices", b"choices", "method", b"method", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "choices", b"choices", "method", b"method", "model", b"model"]) -> None: ...
 
 Global___Score: typing_extensions.TypeAlias = Score
 

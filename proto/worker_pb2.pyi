@@ -623,6 +623,7 @@ class Timing(google.protobuf.message.Message):
     COMPUTED_TOKENS_FIELD_NUMBER: builtins.int
     GENERATED_TOKENS_FIELD_NUMBER: builtins.int
     BATCH_FIELD_NUMBER: builtins.int
+    REUSED_FIELD_NUMBER: builtins.int
     queued: builtins.float
     prefill: builtins.float
     decode: builtins.float
@@ -633,6 +634,8 @@ class Timing(google.protobuf.message.Message):
     generated_tokens: builtins.int
     batch: builtins.int
     """primitives computed in the same call"""
+    reused: builtins.bool
+    """the result of equal earlier work was taken"""
     def __init__(
         self,
         *,
@@ -644,8 +647,9 @@ class Timing(google.protobuf.message.Message):
         computed_tokens: builtins.int = ...,
         generated_tokens: builtins.int = ...,
         batch: builtins.int = ...,
+        reused: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cached_tokens", b"cached_tokens", "compute", b"compute", "computed_tokens", b"computed_tokens", "decode", b"decode", "generated_tokens", b"generated_tokens", "prefill", b"prefill", "queued", b"queued"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cached_tokens", b"cached_tokens", "compute", b"compute", "computed_tokens", b"computed_tokens", "decode", b"decode", "generated_tokens", b"generated_tokens", "prefill", b"prefill", "queued", b"queued", "reused", b"reused"]) -> None: ...
 
 Global___Timing: typing_extensions.TypeAlias = Timing
 

@@ -43,6 +43,7 @@ class Decode(Op):
     model: str
     sampling: Sampling = DEFAULT_SAMPLING
     constraint: Constraint | None = None
+    cache: bool = False
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "primitive"
     batchable: ClassVar[bool] = True
@@ -67,6 +68,7 @@ class Score(Op):
     model: str
     choices: tuple[str, ...]
     method: ScoreMethod = "mean"
+    cache: bool = False
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "primitive"
     batchable: ClassVar[bool] = True

@@ -229,4 +229,5 @@ def _encode_timing(timing: Timing) -> worker_pb2.Timing:
         computed_tokens=timing.computed_tokens,
         generated_tokens=timing.generated_tokens,
         batch=timing.batch,
+        reused=timing.reused,
     )

@@ -65,6 +65,7 @@ class Timing:
     computed_tokens: int = 0
     generated_tokens: int = 0
     batch: int = 1
+    reused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
