@@ -83,7 +83,7 @@ class LiveGraph:
             self._aliases,
             self.nodes,
             self._known,
-            self._new_id,
+            self.new_id,
         )
 
     def fork(self) -> Self:
@@ -130,7 +130,8 @@ class LiveGraph:
         """The type of a value of the run."""
         return self._types[value]
 
-    def _new_id(self) -> int:
+    def new_id(self) -> int:
+        """An id that no node of the run has."""
         self._next_id += 1
         return self._next_id - 1
 
@@ -145,7 +146,7 @@ class LiveGraph:
         made: dict[Value, Value] = {}
         nodes: list[Node] = []
         for node in increment:
-            fresh = self._new_id()
+            fresh = self.new_id()
             args = {name: names[value] for name, value in node.args.items()}
             nodes.append(replace(node, id=fresh, args=args))
             for output in range(len(infer(node, increment.types))):
@@ -287,7 +288,7 @@ class LiveGraph:
                 raise TypeError(f"{control.where()} is not control flow")
 
     def _expansion(self, control: Node) -> Expansion:
-        return Expansion(control, self._types, self._new_id)
+        return Expansion(control, self._types, self.new_id)
 
     def _expand_map(self, node: Node, op: Map, items: object) -> Growth:
         if not isinstance(items, list):

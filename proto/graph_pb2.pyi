@@ -745,11 +745,13 @@ class Generate(google.protobuf.message.Message):
     N_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     n: builtins.int
     """0 counts as 1"""
     model: builtins.str
     logprobs: builtins.int
     """of each token, with so many of the likeliest"""
+    cache: builtins.bool
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     @property
@@ -768,9 +770,10 @@ class Generate(google.protobuf.message.Message):
         n: builtins.int = ...,
         model: builtins.str = ...,
         logprobs: builtins.int | None = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "sampling", b"sampling", "type", b"type"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "cache", b"cache", "constraint", b"constraint", "logprobs", b"logprobs", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
 
 Global___Generate: typing_extensions.TypeAlias = Generate
@@ -783,9 +786,11 @@ class Select(google.protobuf.message.Message):
     CHOICES_FIELD_NUMBER: builtins.int
     METHOD_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     method: builtins.str
     """mean, greedy or unconditional"""
     model: builtins.str
+    cache: builtins.bool
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     @property
@@ -797,8 +802,9 @@ class Select(google.protobuf.message.Message):
         choices: collections.abc.Iterable[builtins.str] | None = ...,
         method: builtins.str = ...,
         model: builtins.str = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["choices", b"choices", "messages", b"messages", "method", b"method", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "choices", b"choices", "messages", b"messages", "method", b"method", "model", b"model"]) -> None: ...
 
 Global___Select: typing_extensions.TypeAlias = Select
 
@@ -976,8 +982,10 @@ class Decode(google.protobuf.message.Message):
     SAMPLING_FIELD_NUMBER: builtins.int
     CONSTRAINT_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
     logprobs: builtins.int
+    cache: builtins.bool
     @property
     def sampling(self) -> Global___Sampling: ...
     @property
@@ -989,9 +997,10 @@ class Decode(google.protobuf.message.Message):
         sampling: Global___Sampling | None = ...,
         constraint: Global___Constraint | None = ...,
         logprobs: builtins.int | None = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "model", b"model", "sampling", b"sampling"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "cache", b"cache", "constraint", b"constraint", "logprobs", b"logprobs", "model", b"model", "sampling", b"sampling"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
 
 Global___Decode: typing_extensions.TypeAlias = Decode
@@ -1030,8 +1039,10 @@ class Score(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     CHOICES_FIELD_NUMBER: builtins.int
     METHOD_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
     method: builtins.str
+    cache: builtins.bool
     @property
     def choices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
@@ -1040,8 +1051,9 @@ class Score(google.protobuf.message.Message):
         model: builtins.str = ...,
         choices: collections.abc.Iterable[builtins.str] | None = ...,
         method: builtins.str = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["choices", b"choices", "method", b"method", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "choices", b"choices", "method", b"method", "model", b"model"]) -> None: ...
 
 Global___Score: typing_extensions.TypeAlias = Score
 

@@ -48,6 +48,7 @@ class SubmitRequest(google.protobuf.message.Message):
     DEADLINE_S_FIELD_NUMBER: builtins.int
     NAMESPACE_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
     graph_json: builtins.str
     """the JSON form, for callers without protobuf"""
     program: builtins.str
@@ -58,6 +59,8 @@ class SubmitRequest(google.protobuf.message.Message):
     """runs of different namespaces never share KV"""
     priority: builtins.int
     """higher first"""
+    batch: builtins.str
+    """The batch that the run belongs to, if any: what its runs have in common is computed once."""
     @property
     def graph(self) -> weft.proto.graph_pb2.Graph: ...
     @property
@@ -74,9 +77,10 @@ class SubmitRequest(google.protobuf.message.Message):
         deadline_s: builtins.float = ...,
         namespace: builtins.str = ...,
         priority: builtins.int = ...,
+        batch: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["graph", b"graph", "graph_json", b"graph_json", "program", b"program", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["deadline_s", b"deadline_s", "graph", b"graph", "graph_json", b"graph_json", "inputs", b"inputs", "namespace", b"namespace", "priority", b"priority", "program", b"program", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "deadline_s", b"deadline_s", "graph", b"graph", "graph_json", b"graph_json", "inputs", b"inputs", "namespace", b"namespace", "priority", b"priority", "program", b"program", "source", b"source"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["source", b"source"]) -> typing.Literal["graph", "graph_json", "program"] | None: ...
 
 Global___SubmitRequest: typing_extensions.TypeAlias = SubmitRequest
@@ -855,6 +859,7 @@ class ServerInfo(google.protobuf.message.Message):
     UPTIME_S_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
     PROGRAMS_FIELD_NUMBER: builtins.int
+    RESULTS_FIELD_NUMBER: builtins.int
     version: builtins.str
     default_model: builtins.str
     uptime_s: builtins.float
@@ -868,6 +873,8 @@ class ServerInfo(google.protobuf.message.Message):
     def programs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """registered by name"""
 
+    @property
+    def results(self) -> Global___ResultCache: ...
     def __init__(
         self,
         *,
@@ -877,10 +884,41 @@ class ServerInfo(google.protobuf.message.Message):
         uptime_s: builtins.float = ...,
         status: collections.abc.Mapping[builtins.str, weft.proto.worker_pb2.Status] | None = ...,
         programs: collections.abc.Iterable[builtins.str] | None = ...,
+        results: Global___ResultCache | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["default_model", b"default_model", "programs", b"programs", "status", b"status", "uptime_s", b"uptime_s", "version", b"version", "workers", b"workers"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["results", b"results"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["default_model", b"default_model", "programs", b"programs", "results", b"results", "status", b"status", "uptime_s", b"uptime_s", "version", b"version", "workers", b"workers"]) -> None: ...
 
 Global___ServerInfo: typing_extensions.TypeAlias = ServerInfo
+
+@typing.final
+class ResultCache(google.protobuf.message.Message):
+    """The results of deterministic primitives that are kept for equal ones to come."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HITS_FIELD_NUMBER: builtins.int
+    MISSES_FIELD_NUMBER: builtins.int
+    EVICTIONS_FIELD_NUMBER: builtins.int
+    ENTRIES_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    hits: builtins.int
+    misses: builtins.int
+    evictions: builtins.int
+    entries: builtins.int
+    bytes: builtins.int
+    def __init__(
+        self,
+        *,
+        hits: builtins.int = ...,
+        misses: builtins.int = ...,
+        evictions: builtins.int = ...,
+        entries: builtins.int = ...,
+        bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "entries", b"entries", "evictions", b"evictions", "hits", b"hits", "misses", b"misses"]) -> None: ...
+
+Global___ResultCache: typing_extensions.TypeAlias = ResultCache
 
 @typing.final
 class JoinEvent(google.protobuf.message.Message):

@@ -44,6 +44,7 @@ class Decode(Op):
     sampling: Sampling = DEFAULT_SAMPLING
     constraint: Constraint | None = None
     logprobs: int | None = None  # of each token, with so many of the likeliest; None: not asked for
+    cache: bool = False
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "primitive"
     batchable: ClassVar[bool] = True
@@ -68,6 +69,7 @@ class Score(Op):
     model: str
     choices: tuple[str, ...]
     method: ScoreMethod = "mean"
+    cache: bool = False
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "primitive"
     batchable: ClassVar[bool] = True

@@ -75,6 +75,7 @@ class Generate(Op):
     n: int = 1
     model: str = ""  # empty: the deployment's default
     logprobs: int | None = None
+    cache: bool = False  # whether later runs may take the same text for the same prompt; only if greedy
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "user"
 
@@ -93,6 +94,10 @@ class Generate(Op):
             raise OperandError(f"a model can write text or data, not {self.type}")
         if self.n < 1:
             raise OperandError(f"n must be at least 1, not {self.n}")
+        if self.cache and not self.deterministic:
+            raise OperandError(
+                "only greedy texts can be cached: leave out cache, or set the temperature to 0"
+            )
         if self.logprobs is None:
             return (self.type, TEXT) if self.n == 1 else (list_type(self.type), STRINGS)
         if self.n > 1:
@@ -108,6 +113,7 @@ class Select(Op):
     choices: tuple[str, ...]
     method: ScoreMethod = "mean"
     model: str = ""
+    cache: bool = False  # whether later runs may take the same scores for the same prompt
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "user"
 

@@ -67,7 +67,7 @@ def _rating(node: Node) -> Graph:
         part(0, Input(Map.ITEM, JSON)),
         part(1, Input("query", TEXT)),
         part(2, Project("text"), value=Value(0)),
-        part(3, Select(prompt, _LEVELS), text=Value(2), query=Value(1)),
+        part(3, Select(prompt, _LEVELS, cache=True), text=Value(2), query=Value(1)),
         part(4, Expected(tuple(float(level) for level in _LEVELS)), scores=Value(3, 1)),
     )
     return Graph(nodes, (Value(4),), "relevance")

@@ -36,6 +36,7 @@ from .faults import decode_fault
 from .fleet import Fleet
 from .record import RunRecord, State
 from .run import Run
+from .shared_results import Results
 from .shell import Shell
 from .timer import now
 
@@ -74,6 +75,7 @@ class Orchestrator:
         self.fleet = Fleet(preferred, grace_s=scheduler.grace_s)
         self.max_bytes = settings.max_message_mb * _BYTES_PER_MB
         self.compiler = Compiler(settings, self.fleet, self.max_bytes)
+        self.results = Results(self.fleet, settings.result_cache_mb * _BYTES_PER_MB)
         self.shell = Shell(
             scheduler, self.fleet, self, observed=self.compiler.observed, max_bytes=self.max_bytes
         )
@@ -114,7 +116,16 @@ class Orchestrator:
             source, live, nodes, primitives = self._instantiate(request, check, once)
         inputs = read_inputs(source, request.inputs)
         record = RunRecord("r-" + secrets.token_hex(6), source.name, now(), time.time())
-        run = Run(record, live, grows, request.namespace, request.priority, frozenset(tools))
+        run = Run(
+            record,
+            live,
+            grows,
+            request.namespace,
+            request.priority,
+            self.results,
+            request.batch,
+            frozenset(tools),
+        )
         run.outputs = source.outputs
         try:
             run.stream(decode_value(value) for value in stream)
@@ -312,6 +323,7 @@ class Orchestrator:
         if fault:
             _log.info("run %s %s: %s", run.id, state, fault.message)
         self.shell.handle(ev.RunEnded(run.id))
+        self.shell.pass_on(run)
         self._forget_old(at)
 
     def _forget_old(self, at: float) -> None:

@@ -25,6 +25,9 @@ from .faults import encode_fault
 from .foresight import Foresight
 from .recipe import context_key, recipe
 from .record import RunRecord
+from .reuse import Reuse
+from .shared_results import Results
+from .trace import ORCHESTRATOR
 
 __all__ = ["Attempt", "Run", "label"]
 
@@ -55,6 +58,8 @@ class Run:
     grows: bool
     namespace: str
     priority: int
+    shared: Results
+    batch: str = ""
     client_tools: Collection[str] = ()
     outputs: tuple[Value, ...] = ()  # of a run that does not grow, in the client's ids
     values: dict[Value, Datum] = field(default_factory=dict)
@@ -70,9 +75,13 @@ class Run:
     _streams: dict[int, list[Value]] = field(default_factory=dict)  # decode -> the client's names of its text
     unblocked: list[int] = field(default_factory=list)  # maps that may begin further bodies
     foresight: Foresight = field(init=False)
+    reuse: Reuse = field(init=False)
 
     def __post_init__(self) -> None:
         self.foresight = Foresight(self.graph)
+        self.reuse = Reuse(
+            self.shared, self.id, self.namespace, self.batch, self.graph, self.values, self.attempts
+        )
 
     @property
     def id(self) -> str:
@@ -90,7 +99,7 @@ class Run:
         """A node of the live graph."""
         return self.graph.nodes[number]
 
-    def add(self, nodes: Iterable[Node], now: float) -> None:
+    def add(self, nodes: Sequence[Node], now: float) -> None:
         """Count new nodes; a node with a known id is the successor of a control node."""
         for node in nodes:
             self.record.nodes += node.id not in self._added_s
@@ -100,6 +109,7 @@ class Run:
                 self.effects.add(node.id)
             else:
                 self.effects.discard(node.id)
+        self.reuse.add(nodes)
 
     def bind(self, nodes: Iterable[Node], inputs: Mapping[str, Datum]) -> dict[Value, Datum]:
         """The values of the input nodes among `nodes`."""
@@ -119,9 +129,9 @@ class Run:
         self.pending.discard(number)
         self.effects.discard(number)
         self.attempts.pop(number, None)
-        self.unblocked += self.graph.learned(
-            {Value(number, output): datum for output, datum in enumerate(results)}
-        )
+        values = {Value(number, output): datum for output, datum in enumerate(results)}
+        self.unblocked += self.graph.learned(values)
+        self.reuse.learned(values)
         self._finished_s[number] = now
         self.record.nodes_done += 1
         for written in results:
@@ -223,6 +233,11 @@ class Run:
             fault=encode_fault(fault) if fault else None,
         )
         self.record.emit(pb.RunEvent(node=event), now)
+
+    def note_reused(self, number: int, now: float) -> None:
+        """Record that a node need not run: equal work has given its results."""
+        self.attempts[number] = Attempt(0, ORCHESTRATOR, now)
+        self.note(number, worker_pb2.Timing(reused=True), now)
 
     def note(self, number: int, timing: worker_pb2.Timing, now: float) -> None:
         """Record when a node, which is about to be done, was ready, handed out and finished."""

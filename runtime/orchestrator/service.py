@@ -17,6 +17,7 @@ from weft.graph.ir import Graph
 from weft.graph.ops.common import Tool
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import orchestrator_pb2_grpc, worker_pb2
+from weft.runtime.results import CacheStats
 from weft.runtime.scheduler.faults import Fault
 
 from .door import DoorError, check_names, invalid
@@ -177,6 +178,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             uptime_s=time.monotonic() - self._started_s,
             status={link.id: link.status for link in fleet if link.status},
             programs=sorted(self._orchestrator.settings.programs),
+            results=_encode_stats(self._orchestrator.results.stats),
         )
 
     async def Join(self, request: worker_pb2.WorkerInfo, context: Context) -> AsyncIterator[pb.JoinEvent]:
@@ -201,6 +203,16 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         finally:
             shell.worker_lost(link, "it left or its process ended")
             await link.close()
+
+
+def _encode_stats(stats: CacheStats) -> pb.ResultCache:
+    return pb.ResultCache(
+        hits=stats.hits,
+        misses=stats.misses,
+        evictions=stats.evictions,
+        entries=stats.entries,
+        bytes=stats.size,
+    )
 
 
 async def _refuse(context: Context, problem: DoorError) -> NoReturn:

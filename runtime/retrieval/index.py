@@ -27,7 +27,7 @@ from .snapshot import Mode, Snapshot
 from .tables import Header, check_name, connect, header, load, quiet, quoted, rows, schema, stored_chunks
 from .vectors import checked, normalized
 
-__all__ = ["IndexInfo", "IndexStore", "IngestReport"]
+__all__ = ["IndexInfo", "IndexStore", "IndexVersion", "IngestReport"]
 
 _LOCK_SECONDS = 120.0  # a writer waits this long for the one before it
 _MAX_FRAGMENTS = 32  # files of one index; beyond, they are merged into one
@@ -142,12 +142,12 @@ class IndexStore:
         needed and missing; `IndexMismatchError` if they have another dimension than the index.
         """
         _check_search(queries, ks, mode)
+        return self.newest(name).search(queries, vectors, ks, mode)
+
+    def newest(self, name: str) -> IndexVersion:
+        """Index `name` as it is now."""
         table = self._open(name)
-        found = header(name, table)
-        unit = None if mode == "lexical" else _query_vectors(name, found, vectors, len(queries), mode)
-        if not queries:
-            return []
-        return self._snapshot(name, table, found).search(queries, unit, ks, mode)
+        return IndexVersion(self, name, table, header(name, table))
 
     def neighbours(
         self, name: str, passages: Sequence[Passage], preceding: int, following: int
@@ -243,6 +243,35 @@ class IndexStore:
             yield
         finally:
             lock.release()
+
+
+@dataclass(frozen=True, slots=True)
+class IndexVersion:
+    """An index at one version: what it gives for a search never changes."""
+
+    _store: IndexStore
+    _name: str
+    _table: Any
+    _header: Header
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The identity of the index, and its version: equal keys, equal passages."""
+        return self._header.identity, int(self._table.version)
+
+    def search(
+        self,
+        queries: Sequence[str],
+        vectors: NDArray[np.float32] | None,
+        ks: Sequence[int],
+        mode: Mode,
+    ) -> list[list[Passage]]:
+        """As `IndexStore.search`."""
+        name, found = self._name, self._header
+        unit = None if mode == "lexical" else _query_vectors(name, found, vectors, len(queries), mode)
+        if not queries:
+            return []
+        return self._store._snapshot(name, self._table, found).search(queries, unit, ks, mode)
 
 
 def _merge(table: Any, chunks: Sequence[Chunk], data: Any, partial: Mapping[str, int]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -119,6 +120,8 @@ class Builder:
         """A node with `op`, after a random gap in the ids."""
         self.next_id += self.draw(st.integers(0, 2))
         name, location, policy = self.draw(WORDS), self.draw(LONG), self.draw(POLICIES)
+        if isinstance(op, Generate | Select | Decode | Score) and op.deterministic:
+            op = replace(op, cache=self.draw(st.booleans()))
         node = Node(self.next_id, op, args, name, location, policy)
         for output, kind in enumerate(op.results({name: self.types[value] for name, value in args.items()})):
             self.types[Value(node.id, output)] = kind

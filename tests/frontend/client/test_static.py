@@ -144,6 +144,16 @@ def test_batch_keeps_the_order(server: MiniServer) -> None:
     assert echo.batch(calls, concurrency=2) == [echo("a"), echo("b"), echo("c")]
 
 
+def test_runs_of_one_batch_belong_together(server: MiniServer) -> None:
+    echo.batch([("a",), ("b",)])
+    echo.batch([("a",), ("b",)])
+    echo("a")
+    *batches, alone = [run.start.submit.batch for run in list(server.runs.values())[-5:]]
+    assert batches[0] == batches[1] != batches[2] == batches[3]
+    assert all(batches)
+    assert not alone
+
+
 async def test_abatch(server: MiniServer) -> None:
     assert await echo.abatch([("a",)]) == [await echo.ainvoke("a")]
 

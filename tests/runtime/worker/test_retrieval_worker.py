@@ -125,6 +125,28 @@ async def test_passages_come_with_their_neighbours(worker: Link) -> None:
     assert await ids(worker) == ["b.md#1", "a.md#1", "a.md#2"]
 
 
+async def test_an_equal_search_is_taken_until_the_index_changes(
+    start_worker: StartWorker, tmp_path: Path
+) -> None:
+    engine = IndexEngine(tmp_path / "indexes", HashEmbedder.name, cache_bytes=1 << 20)
+    worker = await start_worker(EmbedEngine(None), engine)
+    await fill(worker)
+
+    async def found(run: str, query: str, k: int, namespace: str = "") -> tuple[list[str], bool]:
+        values: dict[str, Datum] = {"%0": TextValue(query), "%9": Json(k)}
+        await worker.run(*search(Value(0), Value(9)), run=run, values=values, namespace=namespace)
+        return await ids(worker, run=run), (await worker.done(12, run)).timing.reused
+
+    assert await found("1", "wool", 2) == (["a.md#2", "a.md#1"], False)
+    assert await found("2", "wool", 2) == (["a.md#2", "a.md#1"], True)
+    assert await found("3", "wool", 1) == (["a.md#2"], False)
+    assert await found("4", "wool", 2, namespace="other") == (["a.md#2", "a.md#1"], False)
+    await fill(worker, [{"id": "a.md", "text": "Nothing about sheep."}], run="again")
+    after, reused = await found("5", "wool", 2)
+    assert "a.md#2" not in after
+    assert not reused
+
+
 async def test_texts_get_ids_by_their_place(worker: Link) -> None:
     await worker.run(ingest()[0], values={"%0": Json(["one", "two\n\nthree"])})
     chunks, texts = await worker.results(1)
