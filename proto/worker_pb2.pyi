@@ -560,6 +560,7 @@ class Delta(google.protobuf.message.Message):
     run: builtins.str
     node: builtins.int
     text: builtins.str
+    """empty: the prompt of a decode has been read, and it begins to write"""
     attempt: builtins.int
     def __init__(
         self,

@@ -129,7 +129,11 @@ class Shell:
     def _deltas(self, deltas: worker_pb2.Deltas) -> None:
         for delta in deltas.deltas:
             run = self.runs.get(delta.run)
-            if run is not None and run.is_current(delta.node, delta.attempt):
+            if run is None or not run.is_current(delta.node, delta.attempt):
+                continue
+            if not delta.text:
+                self.handle(ev.PromptRead(delta.run, delta.node, delta.attempt))
+            else:
                 run.send_delta(delta.node, delta.text, now())
                 self._guarded(run, delta.node, partial(self._written, run, delta.node, delta.text))
 
