@@ -16,6 +16,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from dataclasses import replace
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
 
 from weft.graph.codec import encode_graph
@@ -28,7 +29,7 @@ from .client.run import rest_of
 from .client.session import Session
 from .errors import TraceError
 from .explanation import Explanation
-from .jobs import Job, Options
+from .jobs import Job, Options, StaticJob
 from .location import located
 from .signature import Signature
 from .trace import Trace, tracing
@@ -164,7 +165,7 @@ class Program(ABC, Generic[P, R]):
         job = self._job(args, kwargs)
         if detached:
             return self._detach(job)
-        session = wait(self._open(job, stream=stream))
+        session = wait(self._open(job, stream=stream, quiet=False))
         return Run(session, PROGRAMS.submit(job.result(session)))
 
     # ---- the graph
@@ -202,12 +203,15 @@ class Program(ABC, Generic[P, R]):
             self._job((), call) if isinstance(call, Mapping) else self._job(tuple(call), {}) for call in calls
         ]
 
-    async def _open(self, job: Job, *, stream: bool) -> Session:
+    async def _open(self, job: Job, *, stream: bool, quiet: bool = True) -> Session:
         """Start a run from the loop that it is to use."""
-        opening = self.client.open(job.submission(stream=stream), asyncio.get_running_loop())
-        return await asyncio.wrap_future(opening)
+        submission = replace(job.submission(stream=stream), quiet=quiet)
+        return await asyncio.wrap_future(self.client.open(submission, asyncio.get_running_loop()))
 
     async def _run(self, job: Job) -> Any:
+        if isinstance(job, StaticJob) and not job.traced.tools:
+            outputs = self.client.invoke(job.submission(stream=False))
+            return job.returned(await asyncio.wrap_future(outputs))
         session = await self._open(job, stream=False)
         try:
             return await job.result(session)

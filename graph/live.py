@@ -69,6 +69,7 @@ class LiveGraph:
         self._declared: dict[Value, Type] = {}  # their types, which passes may make less precise
         self._aliases: dict[Value, Value] = {}  # values that passes replaced
         self._maps = OpenMaps()
+        self.predicted_ms: dict[int, float] = {}  # by node, as expected when it was added
         self._consumers: dict[int, list[int]] = {}  # maps by the node that makes their list
         self._merged: dict[int, list[Value]] = {}  # by map: the parts of the list of passages that it gives
         self._sources: dict[Value, list[int]] = {}  # the maps that each such part belongs to
@@ -92,6 +93,7 @@ class LiveGraph:
         other.estimator, other._deployment = self.estimator, self._deployment
         other._start()
         other.nodes.update(self.nodes)
+        other.predicted_ms.update(self.predicted_ms)
         other.reports = list(self.reports)
         other.streams = self.streams.fork()
         other._types.update(self._types)
@@ -171,6 +173,7 @@ class LiveGraph:
 
     def _enter(self, node: Node) -> None:
         self.nodes[node.id] = node
+        self.predicted_ms[node.id] = self.estimator.duration_ms(node)
         self.streams.add(node)
         if isinstance(node.op, Map):
             self._consumers.setdefault(node.args["items"].node, []).append(node.id)

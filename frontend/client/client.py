@@ -10,11 +10,13 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from weft.frontend.errors import WeftError
-from weft.graph.values import plain
+from weft.graph.codec import decode_datum
+from weft.graph.values import Datum, plain
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings, load_settings
 
 from .connection import Connection
+from .faults import error_of
 from .portal import NETWORK, PROGRAMS
 from .run import Run
 from .session import Session, Submission, WatchSession, open_session, watch
@@ -74,6 +76,10 @@ class Client:
         """A graph as written and after each pass of the server's optimizer."""
         return self.call(lambda stub: stub.Explain(request))
 
+    def invoke(self, submission: Submission) -> Future[tuple[Datum, ...]]:
+        """Run a graph that needs nothing of this process; its outputs. Cancelling it cancels the run."""
+        return NETWORK.submit(self._invoke(submission))
+
     def open(self, submission: Submission, home: asyncio.AbstractEventLoop) -> Future[Session]:
         """Start a run whose async tools run on the loop `home`; done when the server has accepted it."""
         return NETWORK.submit(self._open(submission, home, contextvars.copy_context()))
@@ -98,6 +104,13 @@ class Client:
     async def _call(self, method: Callable[[OrchestratorAsyncStub], Awaitable[T]]) -> T:
         return await (await self._connect()).call(method)
 
+    async def _invoke(self, submission: Submission) -> tuple[Datum, ...]:
+        connection = await self._connect()
+        result = await connection.call(lambda stub: stub.Invoke(submission.request()), submission.program)
+        if result.HasField("fault"):
+            raise error_of(result.fault, submission.program)
+        return tuple(decode_datum(output) for output in result.outputs)
+
     async def _open(
         self, submission: Submission, home: asyncio.AbstractEventLoop, context: contextvars.Context
     ) -> Session:
@@ -106,7 +119,7 @@ class Client:
     async def _detach(self, submission: Submission) -> WatchSession:
         connection = await self._connect()
         info = await connection.call(lambda stub: stub.Submit(submission.request()))
-        return await watch(connection, info.run, submission.graph.name)
+        return await watch(connection, info.run, submission.program)
 
     async def _watch(self, run: str) -> WatchSession:
         return await watch(await self._connect(), run, "")

@@ -67,13 +67,13 @@ class Connection:
                 code="unavailable",
             ) from None
 
-    async def call(self, method: Callable[[OrchestratorAsyncStub], Awaitable[T]]) -> T:
+    async def call(self, method: Callable[[OrchestratorAsyncStub], Awaitable[T]], program: str = "") -> T:
         """The answer to one call. Raises the ProgramError that says why there is none."""
         await self.ready()
         try:
             return await method(self.stub)
         except aio.AioRpcError as error:
-            raise error_of_status(error, self.address) from None
+            raise error_of_status(error, self.address, program) from None
 
     async def close(self) -> None:
         """Close the channel and cancel what goes on over it."""

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
+from dataclasses import dataclass
 
+from weft.graph.deployment import Deployment, every_node
 from weft.graph.errors import GraphError
 from weft.graph.ir import Graph
 from weft.graph.live import LiveGraph
 from weft.graph.observed import Observed
+from weft.graph.ops.common import Tool
+from weft.graph.ops.user import Ingest
 from weft.graph.plan import Plan, Plans
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
 
-from .door import invalid, program_text, read_graph
+from .door import check_names, invalid, program_text, read_graph
 from .fleet import Fleet
 
-__all__ = ["Compiler"]
+__all__ = ["Compiled", "Compiler", "filled_indexes"]
 
 Source = pb.SubmitRequest | pb.ExplainRequest
+
+
+@dataclass(eq=False)
+class Compiled:
+    """A program that runs can be made of."""
+
+    plan: Plan
+    indexes: frozenset[str]
+    """Those that it fills."""
+    checked: tuple[Deployment, frozenset[str] | None]
+    """For what workers offered, and for which tools of clients, its names were last found to be there."""
 
 
 class Compiler:
@@ -32,7 +47,7 @@ class Compiler:
         self._settings = settings
         self._fleet = fleet
         self._max_characters = max_characters
-        self._plans = Plans()
+        self._programs: Plans[Compiled] = Plans()
         self.live_graph()  # so that what is wrong with the settings is known before any run
 
     def live_graph(self) -> LiveGraph:
@@ -43,16 +58,28 @@ class Compiler:
         """The graph of a request as its author wrote it. Raises DoorError."""
         return read_graph(request, self._settings.programs, self._max_characters)
 
-    def plan(self, request: Source, check: Callable[[Graph], None]) -> Plan:
-        """The optimized program of a request, if it passes the `check`. Raises DoorError."""
-        key = self._key(request)
-        plan = self._plans.get(key, self._fleet.profile, self.observed.epoch)
-        if plan is not None:
-            check(plan.source)
-            return plan
-        graph = self.read(request)
-        check(graph)
-        return self._plans.add(key, self._compile(graph))
+    def program(self, request: Source, client_tools: frozenset[str] | None) -> Compiled:
+        """The optimized program of a request. Raises DoorError, also where names what is not there.
+
+        `client_tools`: the tools that the client answers for; None: whichever the program calls.
+        """
+        key, profile = self._key(request), self._fleet.profile
+        checked = (self._fleet.deployment, client_tools)
+        known = self._programs.get(key, profile, self.observed.epoch)
+        if known is None:
+            graph = self.read(request)
+            self._check(graph, client_tools)
+            known = Compiled(self._compile(graph), filled_indexes(graph), checked)
+            self._programs.add(key, known)
+        elif known.checked[0] is not checked[0] or known.checked[1] != client_tools:
+            self._check(known.plan.source, client_tools)
+            known.checked = checked
+        return known
+
+    def _check(self, graph: Graph, client_tools: frozenset[str] | None) -> None:
+        if client_tools is None:
+            client_tools = frozenset(n.op.tool for n in every_node(graph) if isinstance(n.op, Tool))
+        check_names(graph, self._fleet, client_tools, ())
 
     def _compile(self, graph: Graph) -> Plan:
         try:
@@ -71,3 +98,8 @@ class Compiler:
                 return request.program, program_text(request.program, self._settings.programs)
             case _:
                 return request.graph_json
+
+
+def filled_indexes(graph: Graph) -> frozenset[str]:
+    """The indexes that a graph ingests into."""
+    return frozenset(node.op.index for node in every_node(graph) if isinstance(node.op, Ingest))

@@ -7,19 +7,18 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from weft.graph import schema
 from weft.graph.codec import decode_graph, decode_value
-from weft.graph.deployment import every_node
 from weft.graph.errors import GraphError
 from weft.graph.evaluate import lift
 from weft.graph.ir import Graph, Node
 from weft.graph.live import Growth, LiveGraph
 from weft.graph.ops.common import Tool
-from weft.graph.ops.user import Ingest
 from weft.graph.types import Data
 from weft.graph.values import Datum, plain
 from weft.proto import graph_pb2, value_pb2, worker_pb2
@@ -29,7 +28,7 @@ from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.faults import Fault
 from weft.runtime.scheduler.scheduler import Scheduler
 
-from .compiler import Compiler
+from .compiler import Compiler, filled_indexes
 from .door import DoorError, check_names, invalid, read_inputs
 from .faults import decode_fault
 from .fleet import Fleet
@@ -48,15 +47,13 @@ _BYTES_PER_MB: Final = 2**20
 _ENVELOPE: Final = 4096  # bytes of a message besides the values
 
 
-Check = Callable[[Graph], None]
-
-
 class Begun(NamedTuple):
-    """A program as written, its live graph, and the nodes to begin with."""
+    """A program as written, its live graph, the nodes to begin with, and the indexes that they fill."""
 
     source: Graph
     live: LiveGraph
     nodes: tuple[Node, ...]
+    indexes: frozenset[str]
 
 
 class Orchestrator:
@@ -76,6 +73,7 @@ class Orchestrator:
             scheduler, self.fleet, self, observed=self.compiler.observed, max_bytes=self.max_bytes
         )
         self.records: dict[str, RunRecord] = {}  # oldest first
+        self._over: deque[RunRecord] = deque()  # those that have ended, in the order of their ends
 
     def close(self) -> None:
         """End all runs, then all memberships of workers."""
@@ -93,16 +91,16 @@ class Orchestrator:
         *,
         grows: bool = False,
         stream: Iterable[graph_pb2.Value] = (),
-        tools: Collection[str] = (),
+        tools: frozenset[str] = frozenset(),
     ) -> Run:
         """Begin a run. Raises DoorError, and nothing has happened then."""
         if request.deadline_s < 0:
             raise invalid(f"deadline_s must not be negative, not {request.deadline_s}")
         begin = self._begin_growing if grows else self._instantiate
-        source, live, nodes = begin(request, lambda graph: check_names(graph, self.fleet, tools, ()))
+        source, live, nodes, indexes = begin(request, tools)
         inputs = read_inputs(source, request.inputs)
         record = RunRecord("r-" + secrets.token_hex(6), source.name, now(), time.time())
-        run = Run(record, live, grows, request.namespace, request.priority, frozenset(tools))
+        run = Run(record, live, grows, request.namespace, request.priority, tools)
         run.outputs = source.outputs
         try:
             run.stream(decode_value(value) for value in stream)
@@ -110,24 +108,24 @@ class Orchestrator:
             raise invalid(str(problem)) from None
         record.emit(pb.RunEvent(started=record.info(record.started_s)), record.started_s)
         self._register(run, request.deadline_s)
-        run.indexes |= _filled(source)
+        run.indexes |= indexes
         self._launch(run, nodes, inputs)
         return run
 
-    def _instantiate(self, request: pb.SubmitRequest, check: Check) -> Begun:
+    def _instantiate(self, request: pb.SubmitRequest, tools: frozenset[str]) -> Begun:
         """A static program, compiled before or now."""
-        plan = self.compiler.plan(request, check)
-        return Begun(plan.source, plan.instantiate(), plan.nodes)
+        program = self.compiler.program(request, tools)
+        return Begun(program.plan.source, program.plan.instantiate(), program.plan.nodes, program.indexes)
 
-    def _begin_growing(self, request: pb.SubmitRequest, check: Check) -> Begun:
+    def _begin_growing(self, request: pb.SubmitRequest, tools: frozenset[str]) -> Begun:
         """A growing program, with its first increment if the request has one."""
         live = self.compiler.live_graph()
         if request.WhichOneof("source") is None:
-            return Begun(Graph((), ()), live, ())
+            return Begun(Graph((), ()), live, (), frozenset())
         source = self.compiler.read(request)
-        check(source)
+        check_names(source, self.fleet, tools, ())
         try:
-            return Begun(source, live, live.extend(source, closed=False))
+            return Begun(source, live, live.extend(source, closed=False), filled_indexes(source))
         except GraphError as problem:
             raise invalid(str(problem)) from None
 
@@ -155,7 +153,7 @@ class Orchestrator:
         inputs = read_inputs(graph, {})
         check_names(graph, self.fleet, run.client_tools, run.indexes)
         nodes = run.graph.extend(graph, closed=False)
-        run.indexes |= _filled(graph)
+        run.indexes |= filled_indexes(graph)
         run.stream(decode_value(value) for value in request.stream)
         self._launch(run, nodes, inputs)
         run.want([decode_value(value) for value in request.wanted], now())
@@ -183,7 +181,7 @@ class Orchestrator:
             fault = decode_fault(answer.fault) if answer.HasField("fault") else _bad_result(node.op, problem)
             self.shell.task_failed(run.id, answer.node, answer.attempt, fault)
             return
-        self.shell.task_done(run, answer.node, answer.attempt, (result,), worker_pb2.Timing())
+        self.shell.task_done(run, answer.node, answer.attempt, (result,), worker_pb2.Timing(), now())
 
     def cancel(self, run_id: str, reason: str) -> RunRecord:
         """Cancel a run if it is not over. Raises DoorError for an unknown one."""
@@ -252,18 +250,12 @@ class Orchestrator:
         if fault:
             _log.info("run %s %s: %s", run.id, state, fault.message)
         self.shell.handle(ev.RunEnded(run.id))
+        self._over.append(run.record)
         self._forget_old(at)
 
     def _forget_old(self, at: float) -> None:
-        over = [record for record in self.records.values() if record.state != "running"]
-        excess = len(over) - _KEPT_RUNS
-        for position, record in enumerate(over):
-            if position < excess or at - record.started_s - record.seconds > _KEPT_S:
-                del self.records[record.id]
-
-
-def _filled(graph: Graph) -> set[str]:
-    return {node.op.index for node in every_node(graph) if isinstance(node.op, Ingest)}
+        while len(self._over) > _KEPT_RUNS or at - self._over[0].started_s - self._over[0].seconds > _KEPT_S:
+            del self.records[self._over.popleft().id]
 
 
 def _tool_result(op: Tool, answer: pb.ToolAnswer) -> Any:

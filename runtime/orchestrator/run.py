@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from weft.graph.codec import encode_datum, encode_value
 from weft.graph.errors import GraphError
@@ -19,23 +19,16 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler.faults import Fault
 
-from .faults import encode_fault
 from .recipe import context_key, recipe
-from .record import RunRecord
+from .record import NodeChange, NodeTimes, RunRecord
 
-__all__ = ["Attempt", "Run", "label"]
+__all__ = ["Attempt", "Run"]
 
 _OBSERVED: Final = frozenset({"llm", "embed", "index", "rerank", "tool"})
 """Kinds of nodes whose phases clients hear of; the rest takes microseconds."""
 
 
-def label(node: Node) -> str:
-    """How observers name a node: `%3 decode 'draft'`."""
-    return f"%{node.id} {node.op.label()}" + (f" {node.name!r}" if node.name else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """The current attempt of a node."""
 
     number: int
@@ -201,37 +194,25 @@ class Run:
     ) -> None:
         """Tell the followers what happens to a primitive."""
         node = self.node(number)
-        if node.op.kind not in _OBSERVED:
-            return
-        event = pb.NodeEvent(
-            node=number,
-            label=label(node),
-            phase=phase,
-            worker=worker,
-            timing=timing,
-            fault=encode_fault(fault) if fault else None,
-        )
-        self.record.emit(pb.RunEvent(node=event), now)
+        if node.op.kind in _OBSERVED:
+            at_s = now - self.record.started_s
+            self.record.log.append(NodeChange(self.id, at_s, node, phase, worker, timing, fault))
 
     def note(self, number: int, timing: worker_pb2.Timing, now: float) -> None:
         """Record when a node, which is about to be done, was ready, handed out and finished."""
         node, attempt = self.node(number), self.attempts[number]
-        known = [self._finished_s.get(value.node, 0.0) for value in node.args.values()]
-        begin = self.record.started_s
-        self.record.stats[number] = pb.NodeStat(
-            node=number,
-            label=label(node),
-            worker=attempt.worker,
-            ready_s=max([self._added_s[number], *known]) - begin,
-            dispatched_s=attempt.since_s - begin,
-            finished_s=now - begin,
-            timing=timing,
-            location=node.location,
-            operands=[encode_value(value) for value in node.args.values()],
-            predicted_ms=self.graph.estimator.duration_ms(node),
-            kind=node.op.kind,
+        begin, predicted = self.record.started_s, self.graph.predicted_ms[number]
+        ready, since = self.ready_s(number) - begin, attempt.since_s - begin
+        self.record.times[number] = NodeTimes(
+            node, attempt.worker, ready, since, now - begin, timing, predicted
         )
         self.observe(number, "done", now, worker=attempt.worker, timing=timing)
+
+    def ready_s(self, number: int) -> float:
+        """When the last operand of a node became known, or the node itself; monotonic seconds."""
+        finished = self._finished_s
+        known = [finished.get(value.node, 0.0) for value in self.node(number).args.values()]
+        return max(self._added_s[number], *known) if known else self._added_s[number]
 
     # ---- values on their way to workers
 

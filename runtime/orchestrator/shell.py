@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
-from weft.graph.codec import decode_datum, encode_node
+from weft.graph.codec import decode_datum, node_bytes
 from weft.graph.errors import GraphError
 from weft.graph.evaluate import EvaluationError, evaluate
 from weft.graph.ir import Node, Value
@@ -108,10 +108,10 @@ class Shell:
     def report(self, link: WorkerLink, report: worker_pb2.Report) -> None:
         """Take what a worker says. What it says about runs and attempts that are over is dropped."""
         match report.WhichOneof("report"):
-            case "deltas":
-                self._deltas(report.deltas)
+            case "delta":
+                self._delta(report.delta)
             case "done":
-                self._task_done(link, report.done)
+                self._task_done(link, report.done, now() - report.age_s)
             case "failed":
                 failed = report.failed
                 self.task_failed(failed.run, failed.node, failed.attempt, decode_fault(failed.fault))
@@ -121,18 +121,17 @@ class Shell:
             case _:
                 _log.warning("worker %r sent an empty report", link.id)
 
-    def _deltas(self, deltas: worker_pb2.Deltas) -> None:
-        for delta in deltas.deltas:
-            run = self.runs.get(delta.run)
-            if run is not None and run.is_current(delta.node, delta.attempt):
-                run.send_delta(delta.node, delta.text, now())
-                self._guarded(run, delta.node, partial(self._written, run, delta.node, delta.text))
+    def _delta(self, delta: worker_pb2.Delta) -> None:
+        run = self.runs.get(delta.run)
+        if run is not None and run.is_current(delta.node, delta.attempt):
+            run.send_delta(delta.node, delta.text, now())
+            self._guarded(run, delta.node, partial(self._written, run, delta.node, delta.text))
 
     def _written(self, run: Run, decode: int, text: str) -> None:
         known, grown = run.graph.written(decode, text)
         self._take_in(run, grown, known)
 
-    def _task_done(self, link: WorkerLink, done: worker_pb2.TaskDone) -> None:
+    def _task_done(self, link: WorkerLink, done: worker_pb2.TaskDone, at: float) -> None:
         run = self.runs.get(done.run)
         if run is None or not run.is_current(done.node, done.attempt):
             return
@@ -147,15 +146,22 @@ class Shell:
         node = run.node(done.node)
         if isinstance(node.op, Upsert):
             self._fleet.update_indexes(link, [node.op.index])
-        self.task_done(run, done.node, done.attempt, results, done.timing)
+        timing = worker_pb2.Timing()
+        timing.CopyFrom(done.timing)  # a part of the report would keep all of it in memory
+        self.task_done(run, done.node, done.attempt, results, timing, at)
 
     # ---- tasks, wherever they ran
 
     def task_done(
-        self, run: Run, number: int, attempt: int, results: tuple[Datum, ...], timing: worker_pb2.Timing
+        self,
+        run: Run,
+        number: int,
+        attempt: int,
+        results: tuple[Datum, ...],
+        timing: worker_pb2.Timing,
+        at: float,
     ) -> None:
-        """The current attempt of a node gave results."""
-        at = now()
+        """The current attempt of a node has given results, at that time of the monotonic clock."""
         try:
             run.check(number, results)
         except GraphError as problem:
@@ -174,7 +180,8 @@ class Shell:
         if isinstance(node.op, Decode):
             self._observed.add(length_key(node), timing.generated_tokens)
         elif node.op.kind in ("embed", "index", "rerank", "tool"):
-            self._observed.add(duration_key(node), (at - run.attempts[number].since_s) * 1e3)
+            began = max(run.ready_s(number), run.attempts[number].since_s)
+            self._observed.add(duration_key(node), max(0.0, at - began) * 1e3)
 
     def task_failed(self, run_id: str, number: int, attempt: int, fault: Fault) -> None:
         """An attempt of a node failed; the scheduler decides what follows."""
@@ -287,7 +294,7 @@ class Shell:
     def _evaluate(self, run: Run, number: int, attempt: int) -> None:
         node = run.node(number)
         results = evaluate(node.op, run.operands(node))
-        self.task_done(run, number, attempt, results, worker_pb2.Timing())
+        self.task_done(run, number, attempt, results, worker_pb2.Timing(), now())
 
     def _expand(self, run: Run, number: int) -> None:
         growth = run.graph.expand(number, run.operands(run.node(number)))
@@ -314,10 +321,11 @@ class Shell:
     def _task(self, run: Run, number: int, attempt: int) -> worker_pb2.Task:
         node = run.node(number)
         return worker_pb2.Task(
-            node=encode_node(node),
+            node=node_bytes(node),
             stream=run.is_streamed(number),
             attempt=attempt,
             timeout_s=node.policy.timeout_s or 0.0,
+            id=number,
         )
 
     def _push(self, run: Run, worker: str, values: Iterable[Value]) -> None:

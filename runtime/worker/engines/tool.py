@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -19,6 +19,8 @@ from weft.graph.ops.common import Tool
 from weft.graph.types import Data, Text, Type
 from weft.graph.values import Datum, Json, TextValue, plain
 from weft.proto import worker_pb2
+from weft.runtime.elsewhere import Elsewhere
+from weft.runtime.threads import Threads
 
 from ..faults import TaskError
 from .base import Emit, Gauges, Operands, Outcome, Task, Timing
@@ -33,7 +35,7 @@ _JOIN_S = 1.0  # longer than this no async tool is waited for
 
 
 class ToolEngine:
-    """Runs sync tools in a daemon thread each and async ones on a loop of their own.
+    """Runs sync tools in a thread each and async ones on a loop of their own.
 
     So neither blocks the worker. A sync tool that is cancelled runs on unheard: Python cannot stop a thread.
     """
@@ -47,6 +49,7 @@ class ToolEngine:
         self._tools: Mapping[str, ServerTool] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._elsewhere: Elsewhere | None = None
 
     def info(self) -> worker_pb2.EngineInfo:
         """The tools with their signatures."""
@@ -63,6 +66,7 @@ class ToolEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_serve, args=(self._loop,), name="weft-tools", daemon=True)
         self._thread.start()
+        self._elsewhere = Elsewhere(self._loop, Threads("weft-tool"))
 
     async def stop(self) -> None:
         """Cancel the async tools, and stop their loop."""
@@ -80,19 +84,14 @@ class ToolEngine:
             known = ", ".join(map(repr, self._tools)) or "none"
             raise TaskError("not_found", f"this worker has no tool {op.tool!r}; it has: {known}")
         arguments = tool.bind({name: plain(datum) for name, datum in operands.items()})
+        assert self._elsewhere is not None, "the engine has not been started"
         started = time.monotonic()
-        result = await asyncio.wrap_future(self._call(tool, arguments))
+        if tool.is_async:
+            result = await self._elsewhere.run(partial(_await, tool, arguments))
+        else:
+            result = await self._elsewhere.call(partial(_run, tool, arguments))
         timing = Timing(compute=time.monotonic() - started)
         return Outcome((_datum_of(result, tool.name, op.result),), timing)
-
-    def _call(self, tool: ServerTool, arguments: Mapping[str, Any]) -> Future[Any]:
-        if tool.is_async:
-            assert self._loop is not None, "the engine has not been started"
-            return asyncio.run_coroutine_threadsafe(_await(tool, arguments), self._loop)
-        future: Future[Any] = Future()
-        name = f"weft-tool-{tool.name}"
-        threading.Thread(target=_run, args=(tool, arguments, future), name=name, daemon=True).start()
-        return future
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
@@ -116,15 +115,12 @@ async def _await(tool: ServerTool, arguments: Mapping[str, Any]) -> Any:
         raise _failure(tool, problem) from None
 
 
-def _run(tool: ServerTool, arguments: Mapping[str, Any], future: Future[Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
+def _run(tool: ServerTool, arguments: Mapping[str, Any]) -> Any:
+    threading.current_thread().name = f"weft-tool-{tool.name}"
     try:
-        result = tool.function(**arguments)
+        return tool.function(**arguments)
     except BaseException as problem:  # a tool that wants to exit fails, and the worker lives on
-        future.set_exception(_failure(tool, problem))
-    else:
-        future.set_result(result)
+        raise _failure(tool, problem) from None
 
 
 def _failure(tool: ServerTool, problem: BaseException) -> TaskError:

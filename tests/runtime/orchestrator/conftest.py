@@ -20,7 +20,7 @@ from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
 from weft.graph.prompt import Fixed
 from weft.graph.types import TEXT
 from weft.graph.values import EFFECT, Datum, Json, KvValue, TextValue, VectorsValue, render, strip
-from weft.proto import orchestrator_pb2_grpc, value_pb2, worker_pb2, worker_pb2_grpc
+from weft.proto import graph_pb2, orchestrator_pb2_grpc, value_pb2, worker_pb2, worker_pb2_grpc
 from weft.runtime.channels import server_options
 from weft.runtime.config import ModelSettings, Settings
 from weft.runtime.orchestrator.server import Server
@@ -78,29 +78,33 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
-    async def Execute(self, request_iterator: Any, context: Any) -> AsyncIterator[worker_pb2.Report]:
+    async def Execute(self, request_iterator: Any, context: Any) -> AsyncIterator[worker_pb2.Reports]:
         reader = asyncio.create_task(self._read(request_iterator))
         try:
             while True:
-                yield await self.reports.get()
+                yield worker_pb2.Reports(reports=[await self.reports.get()])
         finally:
             reader.cancel()
 
-    async def _read(self, commands: AsyncIterator[worker_pb2.Command]) -> None:
-        async for command in commands:
-            self.commands.append(command)
-            match command.WhichOneof("command"):
-                case "fragment":
-                    self._learn(command.fragment.run, command.fragment.values)
-                    for task in command.fragment.tasks:
-                        running = asyncio.create_task(self._run(command.fragment.run, task))
-                        self._tasks[command.fragment.run, task.node.id] = running
-                case "push":
-                    self._learn(command.push.run, command.push.values)
-                case "cancel":
-                    self._cancel(command.cancel)
-                case "release":
-                    self._release(command.release)
+    async def _read(self, messages: AsyncIterator[worker_pb2.Commands]) -> None:
+        async for message in messages:
+            for command in message.commands:
+                self._obey(command)
+
+    def _obey(self, command: worker_pb2.Command) -> None:
+        self.commands.append(command)
+        match command.WhichOneof("command"):
+            case "fragment":
+                self._learn(command.fragment.run, command.fragment.values)
+                for task in command.fragment.tasks:
+                    running = asyncio.create_task(self._run(command.fragment.run, task))
+                    self._tasks[command.fragment.run, task.id] = running
+            case "push":
+                self._learn(command.push.run, command.push.values)
+            case "cancel":
+                self._cancel(command.cancel)
+            case "release":
+                self._release(command.release)
 
     def _learn(self, run: str, values: Any) -> None:
         for key, message in values.items():
@@ -126,7 +130,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
                     del table[run, key]
 
     async def _run(self, run: str, task: worker_pb2.Task) -> None:
-        node = decode_node(task.node)
+        node = decode_node(graph_pb2.Node.FromString(task.node))
         keys = {name: str(value) for name, value in node.args.items()}
         while not all((run, key) in self._values for key in keys.values()):
             await self._known.wait()
@@ -143,7 +147,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
             assert isinstance(results[1], TextValue)
             for character in results[1].text:
                 delta = worker_pb2.Delta(run=run, node=node.id, text=character, attempt=task.attempt)
-                self.reports.put_nowait(worker_pb2.Report(deltas=worker_pb2.Deltas(deltas=[delta])))
+                self.reports.put_nowait(worker_pb2.Report(delta=delta))
         for output, datum in enumerate(results):
             self._set(run, f"%{node.id}.{output}" if output else f"%{node.id}", datum)
         done = worker_pb2.TaskDone(

@@ -202,5 +202,6 @@ async def test_invoke_is_cancelled_with_its_caller_but_submit_is_not(bare: Any, 
     attached = worker.fragments()[1].run
     await until(lambda: worker.cancelled(attached))
     worker.gate.set()
-    events = [event async for event in bare.stub.Watch(pb.WatchRequest(run=detached.run))]
+    watch = pb.WatchRequest(run=detached.run)
+    events = [event async for message in bare.stub.Watch(watch) for event in message.events]
     assert events[-1].finished.info.state == "done"
