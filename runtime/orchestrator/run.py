@@ -56,6 +56,7 @@ class Run:
     deadline: asyncio.TimerHandle | None = None
     _added_s: dict[int, float] = field(default_factory=dict)
     _finished_s: dict[int, float] = field(default_factory=dict)
+    _takers: dict[int, int] = field(default_factory=dict)  # by node: how many take its results
     _wanted: dict[Value, list[Value]] = field(default_factory=dict)  # live value -> the client's names
     _streams: dict[int, list[Value]] = field(default_factory=dict)  # decode -> the client's names of its text
     unblocked: list[int] = field(default_factory=list)  # maps that may begin further bodies
@@ -82,6 +83,8 @@ class Run:
             self.record.nodes += node.id not in self._added_s
             self._added_s[node.id] = now
             self.pending.add(node.id)
+            for producer in {value.node for value in node.args.values()}:
+                self._takers[producer] = self._takers.get(producer, 0) + 1
             if node.op.effectful:
                 self.effects.add(node.id)
             else:
@@ -127,6 +130,15 @@ class Run:
                 raise GraphError(f"{where} gave {len(results)} results, more than it has") from None
             if not fits(datum, kind):
                 raise GraphError(f"{where} promised {kind} as result {output}, not {type(datum).__name__}")
+
+    def internal(self, nodes: Collection[Node]) -> set[int]:
+        """Those among the nodes whose results nobody waits for but others of them."""
+        inside: dict[int, int] = dict.fromkeys((node.id for node in nodes), 0)
+        for node in nodes:
+            for producer in {value.node for value in node.args.values()} & inside.keys():
+                inside[producer] += 1
+        wanted = {value.node for value in self._wanted}
+        return {number for number, taken in inside.items() if taken == self._takers.get(number)} - wanted
 
     def is_current(self, number: int, attempt: int) -> bool:
         """Whether this attempt of a node is under way."""

@@ -305,8 +305,10 @@ class Shell:
         if link is None:
             return  # the event that it was lost is queued
         at = now()
-        tasks = [self._task(run, number, attempt) for number, attempt in action.tasks]
-        wanted = {v: None for n, _ in action.tasks for v in run.node(n).args.values() if v in run.values}
+        nodes = [run.node(number) for number, _ in action.tasks]
+        internal = run.internal(nodes) if len(nodes) > 1 else ()
+        tasks = [self._task(run, n, attempt, n in internal) for n, attempt in action.tasks]
+        wanted = {v: None for node in nodes for v in node.args.values() if v in run.values}
         fragment = worker_pb2.Fragment(
             run=run.id,
             tasks=tasks,
@@ -318,7 +320,7 @@ class Shell:
             run.begin(number, attempt, link.id, at)
         self._send_checked(run, link, worker_pb2.Command(fragment=fragment), action.tasks[0])
 
-    def _task(self, run: Run, number: int, attempt: int) -> worker_pb2.Task:
+    def _task(self, run: Run, number: int, attempt: int, internal: bool) -> worker_pb2.Task:
         node = run.node(number)
         return worker_pb2.Task(
             node=node_bytes(node),
@@ -326,6 +328,7 @@ class Shell:
             attempt=attempt,
             timeout_s=node.policy.timeout_s or 0.0,
             id=number,
+            internal=internal,
         )
 
     def _push(self, run: Run, worker: str, values: Iterable[Value]) -> None:

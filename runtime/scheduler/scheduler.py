@@ -212,7 +212,7 @@ class Scheduler:
         return [Candidate(worker, engine) for worker, engine in found if engine]
 
     def _dispatch(self, root: LiveNode, worker: WorkerState) -> None:
-        members = fragment(root)
+        members = fragment(root, worker)
         for live in members:
             live.begin(worker)
             if live.waiting == 0:

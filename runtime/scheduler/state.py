@@ -185,10 +185,13 @@ class LiveRun:
             ended.append(live)
         return [maker for maker in ended if not self.grows and not self._continuations.get(maker.node.id)]
 
+    def consumers(self, live: LiveNode) -> Sequence[LiveNode]:
+        """The nodes that wait for results of `live`."""
+        return list(self._consumers.get(live.node.id, {}).values())
+
     def continuations(self, live: LiveNode) -> Sequence[LiveNode]:
         """The nodes that wait for the KV value of `live` to continue it."""
-        consumers = self._consumers.get(live.node.id, {}).values()
-        return [consumer for consumer in consumers if kv_source(consumer.node) == live.node.id]
+        return [consumer for consumer in self.consumers(live) if kv_source(consumer.node) == live.node.id]
 
     def operands(self, consumer: LiveNode, producer: LiveNode) -> Iterator[Value]:
         """The results of `producer` that `consumer` takes."""
