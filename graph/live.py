@@ -62,7 +62,7 @@ class LiveGraph:
         self.nodes: dict[int, Node] = {}
         self.reports: list[PassReport] = []
         self.streams = Streams()
-        self._known: dict[Value, Datum] = {}
+        self.known: dict[Value, Datum] = {}
         self._types: dict[Value, Type] = {}
         self._next_id = 0
         self._client: dict[Value, Value] = {}  # values as the client calls them
@@ -83,7 +83,7 @@ class LiveGraph:
             self._types,
             self._aliases,
             self.nodes,
-            self._known,
+            self.known,
             self._new_id,
         )
 
@@ -182,7 +182,9 @@ class LiveGraph:
 
     def learned(self, values: Mapping[Value, Datum]) -> list[int]:
         """Take note of values that are known; the open maps that may `advance` now."""
-        self._known.update(values)
+        self.known.update(values)
+        if not (self._sources or self._maps.waited_for):
+            return []
         freed = self._maps.learned(values)
         for value in values:
             for source in self._sources.pop(value, ()):
@@ -213,7 +215,7 @@ class LiveGraph:
         return known, [*grown, *(self.advance(control) for control in opened)]
 
     def _release(self, elements: Iterable[int]) -> dict[Value, Datum]:
-        unknown = [element for element in elements if Value(element) not in self._known]
+        unknown = [element for element in elements if Value(element) not in self.known]
         return self.streams.release(unknown)
 
     def _feed(
@@ -223,7 +225,7 @@ class LiveGraph:
         grown: list[Growth] = []
         for element in lists:
             place = self.streams.place(element)
-            if place is None or Value(element) in self._known or Value(element) in known:
+            if place is None or Value(element) in self.known or Value(element) in known:
                 continue
             count = self.streams.count(*place)
             for node in self._consumers.get(element, ()) if count else ():
@@ -238,13 +240,13 @@ class LiveGraph:
 
     def _read_merged(self, source: int) -> list[int]:
         """The maps over a merged list that may begin bodies for the passages whose place in it is settled."""
-        if source not in self._merged or Value(source) in self._known:
+        if source not in self._merged or Value(source) in self.known:
             return []
         passages: list[object] = []
         for result in self._merged[source]:
-            if result not in self._known:
+            if result not in self.known:
                 break
-            passages += plain(self._known[result])
+            passages += plain(self.known[result])
         self._settled[source] = first_of_each(passages)
         freed: list[int] = []
         for node in self._consumers.get(source, ()):
@@ -261,7 +263,7 @@ class LiveGraph:
         body = control.op.body
         used = {value for node in body for value in node.args.values()} | set(body.outputs)
         idle = {n.op.name for n in body if isinstance(n.op, Input) and Value(n.id) not in used}
-        return all(value in self._known for name, value in control.args.items() if name in idle)
+        return all(value in self.known for name, value in control.args.items() if name in idle)
 
     # ---- control flow
 
@@ -308,7 +310,7 @@ class LiveGraph:
         nodes = self._absorb(node, expansion, [result for _, result in bodies])
         for index, (item, made) in enumerate(bodies, begun):
             result = follow(self._aliases, made)
-            self._maps.began(node.id, result, finished=result in self._known)
+            self._maps.began(node.id, result, finished=result in self.known)
             self._note_body(node, op, index, item, result)
         if not opened.all_begun:
             return Growth(nodes)
@@ -320,7 +322,7 @@ class LiveGraph:
     def _note_body(self, node: Node, op: Map, index: int, item: Value, result: Value) -> None:
         """Remember what the lists that maps take or give are known to hold before they are complete."""
         source = node.args["items"]
-        if source not in self._known and source.node in self._settled:
+        if source not in self.known and source.node in self._settled:
             self._early[item.node] = lift(self._settled[source.node][index])
         if op.merge == "passages":
             self._merged.setdefault(node.id, []).append(result)

@@ -1,4 +1,4 @@
-"""Functions and coroutines that must not hold up an event loop: they run in threads and on another loop."""
+"""Work that must not hold up an event loop: it is done in threads, or on another loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from .mailbox import Mailbox
 from .threads import Threads
 
-__all__ = ["Elsewhere"]
+__all__ = ["InThreads", "OnLoop"]
 
 T = TypeVar("T")
 
@@ -23,48 +23,43 @@ class _Answer(NamedTuple):
     error: BaseException | None = None
 
 
-class _Call(Generic[T]):
-    """A coroutine that another loop is asked to run."""
+class InThreads:
+    """Has functions called in threads. Belongs to the loop that runs when it is made."""
 
-    def __init__(
-        self,
-        make: Callable[[], Coroutine[Any, Any, T]],
-        context: contextvars.Context | None,
-        future: asyncio.Future[T],
-    ) -> None:
-        self.make = make
-        self.context = context
-        self.future = future
-        self.task: asyncio.Task[T] | None = None
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._loop = asyncio.get_running_loop()
+        self._answers: Mailbox[_Answer] = Mailbox(self._loop, _settle)
 
-    def cancel(self) -> None:
-        """Stop it; on the loop that runs it."""
-        if self.task is not None:
-            self.task.cancel()
+    async def call(self, function: Callable[[], T]) -> T:
+        """What a function gives or raises. When cancelled, nobody hears of it, but it runs on."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._threads.run(partial(self._perform, function, future))
+        return await future
+
+    def _perform(self, function: Callable[[], T], future: asyncio.Future[T]) -> None:
+        if future.cancelled():
+            return
+        try:
+            answer = _Answer(future, function())
+        except BaseException as error:
+            answer = _Answer(future, error=error)
+        self._answers.post(answer)
 
 
-class Elsewhere:
-    """Where the running loop has work done: coroutines on the loop `there`, functions in `threads`.
+class OnLoop:
+    """Has coroutines run on the loop `there`. Belongs to the loop that runs when it is made.
 
     What gathers for either loop meanwhile wakes it once.
     """
 
-    def __init__(self, there: asyncio.AbstractEventLoop, threads: Threads) -> None:
+    def __init__(self, there: asyncio.AbstractEventLoop) -> None:
         self._here = asyncio.get_running_loop()
         self._there = there
-        self._threads = threads
         self._calls: Mailbox[_Call[Any]] = Mailbox(there, self._begin)
         self._answers: Mailbox[_Answer] = Mailbox(self._here, _settle)
 
-    async def call(self, function: Callable[[], T]) -> T:
-        """What a function gives or raises. When cancelled, nobody hears of it, but it runs on."""
-        future: asyncio.Future[T] = self._here.create_future()
-        self._threads.run(partial(self._perform, function, future))
-        return await future
-
-    async def run(
-        self, make: Callable[[], Coroutine[Any, Any, T]], context: contextvars.Context | None = None
-    ) -> T:
+    async def run(self, make: Callable[[], Coroutine[Any, Any, T]], context: contextvars.Context) -> T:
         """What a coroutine gives or raises; when cancelled, it is cancelled.
 
         Raises RuntimeError if the loop has been closed.
@@ -81,15 +76,6 @@ class Elsewhere:
                 self._there.call_soon_threadsafe(call.cancel)
             raise
 
-    def _perform(self, function: Callable[[], T], future: asyncio.Future[T]) -> None:
-        if future.cancelled():
-            return
-        try:
-            answer = _Answer(future, function())
-        except BaseException as error:
-            answer = _Answer(future, error=error)
-        self._answers.post(answer)
-
     def _begin(self, calls: Sequence[_Call[Any]]) -> None:
         for call in calls:
             if not call.future.cancelled():
@@ -104,6 +90,24 @@ class Elsewhere:
         else:
             answer = _Answer(future, task.result())
         self._answers.post(answer)
+
+
+class _Call(Generic[T]):
+    def __init__(
+        self,
+        make: Callable[[], Coroutine[Any, Any, T]],
+        context: contextvars.Context,
+        future: asyncio.Future[T],
+    ) -> None:
+        self.make = make
+        self.context = context
+        self.future = future
+        self.task: asyncio.Task[T] | None = None
+
+    def cancel(self) -> None:
+        """Stop it; on the loop that runs it."""
+        if self.task is not None:
+            self.task.cancel()
 
 
 def _settle(answers: Sequence[_Answer]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from weft.frontend.errors import TraceError
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2
-from weft.runtime.elsewhere import Elsewhere
+from weft.runtime.elsewhere import InThreads, OnLoop
 from weft.runtime.threads import Threads
 
 from .faults import fault_of
@@ -59,7 +59,8 @@ class Toolbox:
         context: contextvars.Context,
     ) -> None:
         self._tools = tools
-        self._elsewhere = Elsewhere(home, _THREADS)
+        self._at_home = OnLoop(home)
+        self._in_threads = InThreads(_THREADS)
         self._context = context
         self._free = asyncio.Semaphore(_MAX_CALLS)
         self.raised: list[BaseException] = []
@@ -92,9 +93,9 @@ class Toolbox:
         arguments = tool.arguments(json.loads(text))
         context = self._context.copy()
         if tool.is_async:
-            result = await self._elsewhere.run(partial(_invoked, tool, arguments), context)
+            result = await self._at_home.run(partial(_invoked, tool, arguments), context)
         else:
-            result = await self._elsewhere.call(partial(context.run, tool.invoke, arguments))
+            result = await self._in_threads.call(partial(context.run, tool.invoke, arguments))
         return json.dumps(tool.dump(result), ensure_ascii=False)
 
     def _fault(self, name: str, tool: ClientTool, problem: Exception, *, late: bool) -> value_pb2.Fault:

@@ -18,10 +18,12 @@ from weft.graph.errors import GraphError
 from weft.graph.evaluate import lift
 from weft.graph.ir import Graph, Node
 from weft.graph.live import Growth, LiveGraph
+from weft.graph.observed import duration_key, length_key
 from weft.graph.ops.common import Tool
+from weft.graph.ops.primitive import Decode
 from weft.graph.types import Data
 from weft.graph.values import Datum, plain
-from weft.proto import graph_pb2, value_pb2, worker_pb2
+from weft.proto import graph_pb2, value_pb2
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
 from weft.runtime.scheduler import events as ev
@@ -69,9 +71,7 @@ class Orchestrator:
         self.fleet = Fleet(preferred, grace_s=scheduler.grace_s)
         self.max_bytes = settings.max_message_mb * _BYTES_PER_MB
         self.compiler = Compiler(settings, self.fleet, self.max_bytes)
-        self.shell = Shell(
-            scheduler, self.fleet, self, observed=self.compiler.observed, max_bytes=self.max_bytes
-        )
+        self.shell = Shell(scheduler, self.fleet, self, max_bytes=self.max_bytes)
         self.records: dict[str, RunRecord] = {}  # oldest first
         self._over: deque[RunRecord] = deque()  # those that have ended, in the order of their ends
 
@@ -181,7 +181,7 @@ class Orchestrator:
             fault = decode_fault(answer.fault) if answer.HasField("fault") else _bad_result(node.op, problem)
             self.shell.task_failed(run.id, answer.node, answer.attempt, fault)
             return
-        self.shell.task_done(run, answer.node, answer.attempt, (result,), worker_pb2.Timing(), now())
+        self.shell.task_done(run, node, (result,))
 
     def cancel(self, run_id: str, reason: str) -> RunRecord:
         """Cancel a run if it is not over. Raises DoorError for an unknown one."""
@@ -245,13 +245,22 @@ class Orchestrator:
         if run.deadline:
             run.deadline.cancel()
         for number, attempt in run.attempts.items():
-            run.observe(number, "cancelled", at, worker=attempt.worker)
+            run.observe(run.node(number), "cancelled", at, worker=attempt.worker)
         run.record.end(state, fault, outputs, at)
         if fault:
             _log.info("run %s %s: %s", run.id, state, fault.message)
         self.shell.handle(ev.RunEnded(run.id))
         self._over.append(run.record)
-        self._forget_old(at)
+        asyncio.get_running_loop().call_soon(self._remember, run.record)  # once the client has been told
+
+    def _remember(self, record: RunRecord) -> None:
+        """Learn from a run what primitives take, and forget runs of long ago."""
+        for times in record.times.values():
+            if isinstance(times.node.op, Decode):
+                self.compiler.observed.add(length_key(times.node), times.timing.generated_tokens)
+            elif times.node.op.kind in ("embed", "index", "rerank", "tool"):
+                self.compiler.observed.add(duration_key(times.node), times.seconds * 1e3)
+        self._forget_old(now())
 
     def _forget_old(self, at: float) -> None:
         while len(self._over) > _KEPT_RUNS or at - self._over[0].started_s - self._over[0].seconds > _KEPT_S:

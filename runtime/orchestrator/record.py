@@ -75,6 +75,11 @@ class NodeTimes(NamedTuple):
     timing: worker_pb2.Timing
     predicted_ms: float
 
+    @property
+    def seconds(self) -> float:
+        """It took, from when it could begin."""
+        return max(0.0, self.finished_s - max(self.ready_s, self.dispatched_s))
+
     def message(self) -> pb.NodeStat:
         """As results and traces have it."""
         return pb.NodeStat(
@@ -100,19 +105,24 @@ class EventLog:
 
     def __init__(self) -> None:
         self._events: list[_Entry] = []
+        self._has_deltas = False
         self._closed = False
         self._changed: asyncio.Future[None] | None = None  # there while somebody waits
 
     def append(self, event: _Entry) -> None:
         """Add an event."""
         self._events.append(event)
-        self._wake()
+        self._has_deltas = self._has_deltas or _is_delta(event)
+        if self._changed is not None:
+            self._wake()
 
     def close(self) -> None:
         """There are no more events. Those of the past are condensed; present followers still get each."""
         self._closed = True
         self._wake()
-        self._events = _condensed(self._events)
+        if self._has_deltas:
+            self._events = _condensed(self._events)
+        self._events = self._events[-_KEPT_EVENTS:]
 
     async def follow(self, *, quiet: bool = False) -> AsyncIterator[pb.RunEvents]:
         """Every event, past and to come, until the log is closed; as many at once as there are.
@@ -129,12 +139,8 @@ class EventLog:
             elif self._closed:
                 return
             else:
-                await self._news()
-
-    async def _news(self) -> None:
-        if self._changed is None:
-            self._changed = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._changed)
+                self._changed = self._changed or asyncio.get_running_loop().create_future()
+                await asyncio.shield(self._changed)
 
     def _wake(self) -> None:
         if self._changed is not None:
@@ -147,13 +153,11 @@ def _message(event: _Entry, quiet: bool) -> pb.RunEvent | None:
 
 
 def _condensed(events: Sequence[_Entry]) -> list[_Entry]:
-    """The same events with the deltas of each text as one, and only the last of very many."""
+    """The same events with the deltas of each text as one."""
     texts: dict[tuple[int, int], list[str]] = {}
     for event in events:
         if _is_delta(event):
             texts.setdefault(_streamed(event), []).append(event.delta.text)
-    if not texts:
-        return list(events[-_KEPT_EVENTS:])
     kept: list[_Entry] = []
     for event in events:
         if not _is_delta(event):
@@ -161,7 +165,7 @@ def _condensed(events: Sequence[_Entry]) -> list[_Entry]:
         elif _streamed(event) in texts:
             whole = pb.TextDelta(value=event.delta.value, text="".join(texts.pop(_streamed(event))))
             kept.append(pb.RunEvent(run=event.run, at_s=event.at_s, delta=whole))
-    return kept[-_KEPT_EVENTS:]
+    return kept
 
 
 def _is_delta(event: _Entry) -> TypeGuard[pb.RunEvent]:

@@ -22,10 +22,15 @@ from weft.runtime.scheduler.faults import Fault
 from .recipe import context_key, recipe
 from .record import NodeChange, NodeTimes, RunRecord
 
-__all__ = ["Attempt", "Run"]
+__all__ = ["Attempt", "Run", "outputs"]
 
 _OBSERVED: Final = frozenset({"llm", "embed", "index", "rerank", "tool"})
 """Kinds of nodes whose phases clients hear of; the rest takes microseconds."""
+
+
+def outputs(node: Node, results: Sequence[Datum]) -> list[Value]:
+    """The values that are a node's results."""
+    return [Value(node.id, output) for output in range(len(results))]
 
 
 class Attempt(NamedTuple):
@@ -47,7 +52,7 @@ class Run:
     priority: int
     client_tools: Collection[str] = ()
     outputs: tuple[Value, ...] = ()  # of a run that does not grow, in the client's ids
-    values: dict[Value, Datum] = field(default_factory=dict)
+    values: dict[Value, Datum] = field(init=False)  # that are known
     attempts: dict[int, Attempt] = field(default_factory=dict)  # of nodes that are handed out
     pending: set[int] = field(default_factory=set)  # nodes that are not done
     effects: set[int] = field(default_factory=set)  # those of them whose effects outlive the run
@@ -61,10 +66,9 @@ class Run:
     _streams: dict[int, list[Value]] = field(default_factory=dict)  # decode -> the client's names of its text
     unblocked: list[int] = field(default_factory=list)  # maps that may begin further bodies
 
-    @property
-    def id(self) -> str:
-        """The run's name."""
-        return self.record.id
+    def __post_init__(self) -> None:
+        self.id = self.record.id
+        self.values = self.graph.known
 
     @property
     def complete(self) -> bool:
@@ -99,37 +103,38 @@ class Run:
         return {name: self.values[value] for name, value in node.args.items()}
 
     def learn(self, number: int, results: Sequence[Datum], now: float) -> None:
-        """Take a node's results and tell the client those that it waits for."""
+        """Take a node's results and tell the client those that it waits for.
+
+        Raises EvaluationError and GraphError for what cannot be, and cannot be sent.
+        """
+        known: dict[Value, Datum] = {}
         for output, datum in enumerate(results):
             value = Value(number, output)
-            if isinstance(datum, KvValue):
-                datum = KvValue(context_key(self.id, value))
-            self.values[value] = datum
+            known[value] = KvValue(context_key(self.id, value)) if isinstance(datum, KvValue) else datum
         self.pending.discard(number)
         self.effects.discard(number)
         self.attempts.pop(number, None)
-        self.unblocked += self.graph.learned(
-            {Value(number, output): datum for output, datum in enumerate(results)}
-        )
+        self.unblocked += self.graph.learned(known)
         self._finished_s[number] = now
         self.record.nodes_done += 1
         written = results[-1]
         if isinstance(written, TextValue):
             self.graph.streams.ended(number, written.text)
-        for output in range(len(results)):
-            for name in self._wanted.pop(Value(number, output), ()):
-                self._send_known(name, Value(number, output), now)
+        if self._wanted:
+            for value in known:
+                for name in self._wanted.pop(value, ()):
+                    self._send_known(name, value, now)
 
-    def check(self, number: int, results: Sequence[Datum]) -> None:
+    def check(self, node: Node, results: Sequence[Datum]) -> None:
         """Refuse results that are not what the node promised. Raises GraphError."""
-        where = self.node(number).where()
-        for output, datum in enumerate(results):
+        for value, datum in zip(outputs(node, results), results, strict=True):
             try:
-                kind = self.graph.type_of(Value(number, output))
+                kind = self.graph.type_of(value)
             except KeyError:
-                raise GraphError(f"{where} gave {len(results)} results, more than it has") from None
+                raise GraphError(f"{node.where()} gave {len(results)} results, more than it has") from None
             if not fits(datum, kind):
-                raise GraphError(f"{where} promised {kind} as result {output}, not {type(datum).__name__}")
+                made = type(datum).__name__
+                raise GraphError(f"{node.where()} promised {kind} as result {value.output}, not {made}")
 
     def internal(self, nodes: Collection[Node]) -> set[int]:
         """Those among the nodes whose results nobody waits for but others of them."""
@@ -192,11 +197,11 @@ class Run:
         self.attempts[number] = Attempt(attempt, track, now)
         if self.is_streamed(number):
             self.graph.streams.begin(number)
-        self.observe(number, "started", now, worker=track)
+        self.observe(self.node(number), "started", now, worker=track)
 
     def observe(
         self,
-        number: int,
+        node: Node,
         phase: str,
         now: float,
         *,
@@ -205,26 +210,24 @@ class Run:
         fault: Fault | None = None,
     ) -> None:
         """Tell the followers what happens to a primitive."""
-        node = self.node(number)
         if node.op.kind in _OBSERVED:
             at_s = now - self.record.started_s
             self.record.log.append(NodeChange(self.id, at_s, node, phase, worker, timing, fault))
 
-    def note(self, number: int, timing: worker_pb2.Timing, now: float) -> None:
+    def note(self, node: Node, timing: worker_pb2.Timing, now: float) -> None:
         """Record when a node, which is about to be done, was ready, handed out and finished."""
-        node, attempt = self.node(number), self.attempts[number]
-        begin, predicted = self.record.started_s, self.graph.predicted_ms[number]
-        ready, since = self.ready_s(number) - begin, attempt.since_s - begin
-        self.record.times[number] = NodeTimes(
-            node, attempt.worker, ready, since, now - begin, timing, predicted
+        attempt, finished, begin = self.attempts[node.id], self._finished_s, self.record.started_s
+        ready = max([self._added_s[node.id], *[finished.get(v.node, 0.0) for v in node.args.values()]])
+        self.record.times[node.id] = NodeTimes(
+            node,
+            attempt.worker,
+            ready - begin,
+            attempt.since_s - begin,
+            now - begin,
+            timing,
+            self.graph.predicted_ms[node.id],
         )
-        self.observe(number, "done", now, worker=attempt.worker, timing=timing)
-
-    def ready_s(self, number: int) -> float:
-        """When the last operand of a node became known, or the node itself; monotonic seconds."""
-        finished = self._finished_s
-        known = [finished.get(value.node, 0.0) for value in self.node(number).args.values()]
-        return max(self._added_s[number], *known) if known else self._added_s[number]
+        self.observe(node, "done", now, worker=attempt.worker, timing=timing)
 
     # ---- values on their way to workers
 

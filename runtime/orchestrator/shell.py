@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
-from weft.graph.codec import decode_datum, node_bytes
+from weft.graph.codec import decode_datum
 from weft.graph.errors import GraphError
 from weft.graph.evaluate import EvaluationError, evaluate
 from weft.graph.ir import Node, Value
 from weft.graph.live import Growth
-from weft.graph.observed import Observed, duration_key, length_key
-from weft.graph.ops.primitive import Decode, Upsert
+from weft.graph.ops.primitive import Upsert
 from weft.graph.values import Datum
-from weft.proto import value_pb2, worker_pb2
+from weft.proto import worker_pb2
 from weft.runtime.scheduler import actions as act
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.faults import Fault, blame
@@ -27,7 +26,8 @@ from weft.runtime.scheduler.scheduler import Scheduler
 
 from .faults import decode_fault
 from .fleet import Fleet
-from .run import Run
+from .run import Run, outputs
+from .sending import Sender
 from .timer import Timer, now
 from .trace import CLIENT, ORCHESTRATOR
 from .workers import WorkerLink, engine_specs
@@ -56,15 +56,12 @@ class Owner(Protocol):
 class Shell:
     """Live runs, workers, and the scheduler between them. `max_bytes`: of a message that workers take."""
 
-    def __init__(
-        self, scheduler: Scheduler, fleet: Fleet, owner: Owner, *, observed: Observed, max_bytes: int
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, fleet: Fleet, owner: Owner, *, max_bytes: int) -> None:
         self.runs: dict[str, Run] = {}
         self._fleet = fleet
         self._owner = owner
-        self._observed = observed
-        self._max_bytes = max_bytes
         self._scheduler = scheduler
+        self._sender = Sender(fleet, self._refused, max_bytes=max_bytes)
         self._events: deque[ev.Event] = deque()
         self._busy = False
         self._timer = Timer(lambda: self.handle(ev.Tick()))
@@ -86,6 +83,8 @@ class Shell:
             while self._events:
                 for action in self._scheduler.handle(self._events.popleft(), now()):
                     self._perform(action)
+                if not self._events:
+                    self._sender.flush()
         finally:
             self._busy = False
 
@@ -105,21 +104,28 @@ class Shell:
         _log.log(logging.WARNING if missed else logging.INFO, "worker %r was lost: %s", link.id, reason)
         self.handle(ev.WorkerLost(link.id, reason))
 
-    def report(self, link: WorkerLink, report: worker_pb2.Report) -> None:
+    def report(self, link: WorkerLink, reports: Iterable[worker_pb2.Report]) -> None:
         """Take what a worker says. What it says about runs and attempts that are over is dropped."""
-        match report.WhichOneof("report"):
-            case "delta":
-                self._delta(report.delta)
-            case "done":
-                self._task_done(link, report.done, now() - report.age_s)
-            case "failed":
-                failed = report.failed
-                self.task_failed(failed.run, failed.node, failed.attempt, decode_fault(failed.fault))
-            case "status":
-                link.status = report.status
-                self._fleet.update_indexes(link, [index.name for index in report.status.indexes])
-            case _:
-                _log.warning("worker %r sent an empty report", link.id)
+        at = now()
+        done: dict[str, None] = {}  # runs
+        for report in reports:
+            match report.WhichOneof("report"):
+                case "delta":
+                    self._delta(report.delta)
+                case "done":
+                    if self._task_done(link, report.done, at - report.age_s):
+                        done[report.done.run] = None
+                case "failed":
+                    failed = report.failed
+                    self.task_failed(failed.run, failed.node, failed.attempt, decode_fault(failed.fault))
+                case "status":
+                    link.status = report.status
+                    self._fleet.update_indexes(link, [index.name for index in report.status.indexes])
+                case _:
+                    _log.warning("worker %r sent an empty report", link.id)
+        self.handle()
+        for run_id in done:
+            self._go_on(run_id)
 
     def _delta(self, delta: worker_pb2.Delta) -> None:
         run = self.runs.get(delta.run)
@@ -131,57 +137,61 @@ class Shell:
         known, grown = run.graph.written(decode, text)
         self._take_in(run, grown, known)
 
-    def _task_done(self, link: WorkerLink, done: worker_pb2.TaskDone, at: float) -> None:
+    def _task_done(self, link: WorkerLink, done: worker_pb2.TaskDone, at: float) -> bool:
+        """Take in the results of a task; whether it was under way and they are what it promised."""
         run = self.runs.get(done.run)
         if run is None or not run.is_current(done.node, done.attempt):
-            return
+            return False
         try:
-            results = tuple(decode_datum(message) for message in done.results)
+            results = tuple([decode_datum(message) for message in done.results])
         except GraphError as problem:
             fault = Fault("internal", f"worker {link.id!r} sent a malformed result: {problem}")
             self.task_failed(done.run, done.node, done.attempt, fault)
-            return
-        made = {Value(done.node, output) for output in range(len(results))}
-        link.holds.setdefault(run.id, set()).update(made)
+            return False
         node = run.node(done.node)
+        link.holds.setdefault(run.id, set()).update(outputs(node, results))
         if isinstance(node.op, Upsert):
             self._fleet.update_indexes(link, [node.op.index])
         timing = worker_pb2.Timing()
         timing.CopyFrom(done.timing)  # a part of the report would keep all of it in memory
-        self.task_done(run, done.node, done.attempt, results, timing, at)
+        return self._learn(run, node, results, timing, at)
 
     # ---- tasks, wherever they ran
 
-    def task_done(
-        self,
-        run: Run,
-        number: int,
-        attempt: int,
-        results: tuple[Datum, ...],
-        timing: worker_pb2.Timing,
-        at: float,
-    ) -> None:
-        """The current attempt of a node has given results, at that time of the monotonic clock."""
-        try:
-            run.check(number, results)
-        except GraphError as problem:
-            self.task_failed(run.id, number, attempt, Fault("internal", str(problem)))
-            return
-        run.note(number, timing, at)
-        self._observe(run, number, timing, at)
-        self._guarded(run, number, partial(run.learn, number, results, at))
-        self.handle(ev.TaskDone(run.id, number, attempt))
-        self._advance(run)
-        self.settle(run)
+    def task_done(self, run: Run, node: Node, results: tuple[Datum, ...]) -> None:
+        """The current attempt of a node, which no worker ran, has given results."""
+        if self._learn(run, node, results, worker_pb2.Timing(), now()):
+            self.handle()
+            self._go_on(run.id)
 
-    def _observe(self, run: Run, number: int, timing: worker_pb2.Timing, at: float) -> None:
-        """Remember what a primitive took, for programs compiled later."""
-        node = run.node(number)
-        if isinstance(node.op, Decode):
-            self._observed.add(length_key(node), timing.generated_tokens)
-        elif node.op.kind in ("embed", "index", "rerank", "tool"):
-            began = max(run.ready_s(number), run.attempts[number].since_s)
-            self._observed.add(duration_key(node), max(0.0, at - began) * 1e3)
+    def _learn(
+        self, run: Run, node: Node, results: tuple[Datum, ...], timing: worker_pb2.Timing, at: float
+    ) -> bool:
+        """Take in results; whether they are what was promised. The scheduler has yet to `handle` it."""
+        attempt = run.attempts[node.id].number
+        try:
+            run.check(node, results)
+        except GraphError as problem:
+            self.task_failed(run.id, node.id, attempt, Fault("internal", str(problem)))
+            return False
+        run.note(node, timing, at)
+        try:
+            run.learn(node.id, results, at)
+        except (EvaluationError, GraphError) as problem:
+            self._impossible(run, node.id, problem)
+            return False
+        self._events.append(ev.TaskDone(run.id, node.id, attempt))
+        return True
+
+    def _go_on(self, run_id: str) -> None:
+        """Begin what has become possible in a run, or end it."""
+        run = self.runs.get(run_id)
+        if run is not None:
+            self._advance(run)
+            self.settle(run)
+
+    def _refused(self, run: Run, number: int, attempt: int, fault: Fault) -> None:
+        self.task_failed(run.id, number, attempt, fault)
 
     def task_failed(self, run_id: str, number: int, attempt: int, fault: Fault) -> None:
         """An attempt of a node failed; the scheduler decides what follows."""
@@ -189,7 +199,7 @@ class Shell:
         if run is None or not run.is_current(number, attempt):
             return
         fault = blame(fault, run.node(number))
-        run.observe(number, "failed", now(), worker=fault.worker, fault=fault)
+        run.observe(run.node(number), "failed", now(), worker=fault.worker, fault=fault)
         del run.attempts[number]
         self.handle(ev.TaskFailed(run_id, number, attempt, fault))
 
@@ -235,7 +245,10 @@ class Shell:
         try:
             work()
         except (EvaluationError, GraphError) as problem:
-            self._owner.run_failed(run, blame(Fault("invalid", str(problem)), run.node(number)))
+            self._impossible(run, number, problem)
+
+    def _impossible(self, run: Run, number: int, problem: Exception) -> None:
+        self._owner.run_failed(run, blame(Fault("invalid", str(problem)), run.node(number)))
 
     # ---- the end of a run
 
@@ -251,9 +264,9 @@ class Shell:
             case act.WakeAt(time=when):
                 self._timer.wake_at(when)
             case act.CancelTasks(worker=worker, run=run_id, nodes=nodes):
-                self._send(worker, worker_pb2.Command(cancel=worker_pb2.Cancel(run=run_id, nodes=nodes)))
+                self._sender.cancel(worker, run_id, nodes)
             case act.Release(worker=worker, run=run_id, values=values):
-                self._release(worker, run_id, values)
+                self._sender.release(worker, run_id, values)
             case _ if action.run in self.runs:
                 self._perform_for(self.runs[action.run], action)
             case _:
@@ -265,12 +278,12 @@ class Shell:
         action: act.Dispatch | act.Push | act.Evaluate | act.Expand | act.AskClient | act.FailRun,
     ) -> None:
         match action:
-            case act.Dispatch():
-                self._dispatch(run, action)
+            case act.Dispatch(worker=worker, tasks=tasks):
+                self._sender.dispatch(run, worker, tasks)
             case act.Push(worker=worker, values=values):
-                self._push(run, worker, values)
+                self._sender.push(run, worker, values)
             case act.Evaluate(node=node, attempt=attempt):
-                self._compute(run, node, attempt, lambda: self._evaluate(run, node, attempt))
+                self._compute(run, node, attempt, lambda: self._evaluate(run, node))
             case act.Expand(node=node, attempt=attempt):
                 self._compute(run, node, attempt, lambda: self._expand(run, node))
             case act.AskClient(node=node, attempt=attempt):
@@ -291,89 +304,11 @@ class Shell:
             fault = Fault("internal", f"{type(problem).__name__}: {problem}")
             self.task_failed(run.id, number, attempt, fault)
 
-    def _evaluate(self, run: Run, number: int, attempt: int) -> None:
+    def _evaluate(self, run: Run, number: int) -> None:
         node = run.node(number)
         results = evaluate(node.op, run.operands(node))
-        self.task_done(run, number, attempt, results, worker_pb2.Timing(), now())
+        self.task_done(run, node, results)
 
     def _expand(self, run: Run, number: int) -> None:
         growth = run.graph.expand(number, run.operands(run.node(number)))
         self.grown(run, growth)
-
-    def _dispatch(self, run: Run, action: act.Dispatch) -> None:
-        link = self._fleet.get(action.worker)
-        if link is None:
-            return  # the event that it was lost is queued
-        at = now()
-        nodes = [run.node(number) for number, _ in action.tasks]
-        internal = run.internal(nodes) if len(nodes) > 1 else ()
-        tasks = [self._task(run, n, attempt, n in internal) for n, attempt in action.tasks]
-        wanted = {v: None for node in nodes for v in node.args.values() if v in run.values}
-        fragment = worker_pb2.Fragment(
-            run=run.id,
-            tasks=tasks,
-            values=self._lacking(run, link, wanted),
-            namespace=run.namespace,
-            priority=run.priority,
-        )
-        for number, attempt in action.tasks:
-            run.begin(number, attempt, link.id, at)
-        self._send_checked(run, link, worker_pb2.Command(fragment=fragment), action.tasks[0])
-
-    def _task(self, run: Run, number: int, attempt: int, internal: bool) -> worker_pb2.Task:
-        node = run.node(number)
-        return worker_pb2.Task(
-            node=node_bytes(node),
-            stream=run.is_streamed(number),
-            attempt=attempt,
-            timeout_s=node.policy.timeout_s or 0.0,
-            id=number,
-            internal=internal,
-        )
-
-    def _push(self, run: Run, worker: str, values: Iterable[Value]) -> None:
-        link = self._fleet.get(worker)
-        if link is None:
-            return
-        waiting = next(n for n in run.attempts if any(v in values for v in run.node(n).args.values()))
-        message = worker_pb2.Push(run=run.id, values=self._lacking(run, link, values))
-        task = (waiting, run.attempts[waiting].number)
-        self._send_checked(run, link, worker_pb2.Command(push=message), task)
-
-    def _lacking(self, run: Run, link: WorkerLink, values: Iterable[Value]) -> dict[str, value_pb2.Datum]:
-        """The messages of those values that the worker does not hold; from now on it does."""
-        holds = link.holds.setdefault(run.id, set())
-        lacking = [value for value in values if value not in holds]
-        holds.update(lacking)
-        return {str(value): run.message_of(value) for value in lacking}
-
-    def _send_checked(
-        self, run: Run, link: WorkerLink, command: worker_pb2.Command, task: tuple[int, int]
-    ) -> None:
-        """Send a command, unless it is so large that the connection would break."""
-        size = command.ByteSize()
-        if size <= self._max_bytes:
-            link.send(command)
-            return
-        number, attempt = task
-        message = (
-            f"its operands take {size} bytes, more than the {self._max_bytes} of one message; "
-            "pass less, or raise max_message_mb in the settings"
-        )
-        self.task_failed(run.id, number, attempt, Fault("too_large", message, worker=link.id))
-
-    def _release(self, worker: str, run_id: str, values: tuple[Value, ...]) -> None:
-        link = self._fleet.get(worker)
-        if link is None:
-            return
-        if values:
-            link.holds.get(run_id, set()).difference_update(values)
-        else:
-            link.holds.pop(run_id, None)
-        keys = map(str, values)
-        link.send(worker_pb2.Command(release=worker_pb2.Release(run=run_id, keys=keys)))
-
-    def _send(self, worker: str, command: worker_pb2.Command) -> None:
-        link = self._fleet.get(worker)
-        if link is not None:
-            link.send(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import grpc
@@ -18,7 +18,7 @@ __all__ = ["WorkerLink", "engine_specs"]
 
 _CONNECT_S: Final = 5.0
 
-Reported = Callable[["WorkerLink", worker_pb2.Report], None]
+Reported = Callable[["WorkerLink", Iterable[worker_pb2.Report]], None]
 Lost = Callable[["WorkerLink", str], None]
 
 
@@ -76,9 +76,12 @@ class WorkerLink:
             ) from None
         self._reader = asyncio.create_task(self._read(), name=f"worker {self.id}")
 
-    def send(self, command: worker_pb2.Command) -> None:
-        """Queue a command; commands arrive in order, and those of one turn of the loop together."""
-        self._commands.put(command)
+    def send(self, command: worker_pb2.Command, within_s: float = 0.0) -> None:
+        """Queue a command; commands arrive in order, and those of one turn of the loop together.
+
+        One that has time goes with the next that has none, at the latest after so many seconds.
+        """
+        self._commands.put(command, within_s=within_s)
 
     async def close(self) -> None:
         """Hang up."""
@@ -93,8 +96,7 @@ class WorkerLink:
         reason = "it ended the connection"
         try:
             while (message := await call.read()) is not grpc.aio.EOF:
-                for report in message.reports:
-                    self._on_report(self, report)
+                self._on_report(self, message.reports)
         except grpc.aio.AioRpcError as problem:
             reason = problem.details() or problem.code().name
         finally:

@@ -44,6 +44,7 @@ class Session:
         self._worker = worker
         self._runs = Runs()
         self._active: dict[Task, asyncio.Task[None]] = {}
+        self._stopped: set[Task] = set()
         self._outbox: Outbox[_Dated] = Outbox()
         self._reader: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -129,10 +130,12 @@ class Session:
 
     def _stop(self, tasks: Iterable[Task]) -> None:
         for task in tasks:
+            self._stopped.add(task)
             self._active[task].cancel()
 
     def _ended(self, task: Task, _: asyncio.Task[None]) -> None:
         del self._active[task]
+        self._stopped.discard(task)
         self._runs.leave(task)
         self._changed.set()
 
@@ -142,7 +145,7 @@ class Session:
             outcome = await self._compute(task, operands)
             done = _done(task, outcome)
         except asyncio.CancelledError:
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # there is one
+            if task in self._stopped:
                 raise
             self._report_fault(task, TaskError("cancelled", "the computation cancelled itself"))
         except Exception as error:
