@@ -108,6 +108,10 @@ class Program(ABC, Generic[P, R]):
     def invoke(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the program and wait for its result. Ctrl-C cancels the run. Raises ProgramError."""
         job = self._job(args, kwargs)
+        if isinstance(job, StaticJob) and not job.traced.tools:
+            expect_no_loop()
+            alone: R = job.returned(self.client.invoke(job.submission(stream=False)))
+            return alone
         result: R = wait(self._run(job))
         return result
 
@@ -210,8 +214,7 @@ class Program(ABC, Generic[P, R]):
 
     async def _run(self, job: Job) -> Any:
         if isinstance(job, StaticJob) and not job.traced.tools:
-            outputs = self.client.invoke(job.submission(stream=False))
-            return job.returned(await asyncio.wrap_future(outputs))
+            return job.returned(await self.client.ainvoke(job.submission(stream=False)))
         session = await self._open(job, stream=False)
         try:
             return await job.result(session)
@@ -262,12 +265,20 @@ async def _next(chunks: AsyncGenerator[Any]) -> Any:
 
 def wait(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine, run on the loop that sync callers share."""
-    if PROGRAMS.is_here:
+    try:
+        expect_no_loop()
+    except TraceError:
         coroutine.close()
+        raise
+    return PROGRAMS.call(coroutine)
+
+
+def expect_no_loop() -> None:
+    """Raises TraceError on the loop that sync callers share: waiting there would stop what is waited for."""
+    if PROGRAMS.is_here:
         raise TraceError(
             located(
                 "an async program cannot wait for another run; call the program to make it part of this "
                 "one, or await its ainvoke(), astream() or abatch()"
             )
         )
-    return PROGRAMS.call(coroutine)

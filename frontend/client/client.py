@@ -9,14 +9,12 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from weft.frontend.errors import WeftError
-from weft.graph.codec import decode_datum
+from weft.frontend.errors import Unavailable, WeftError
 from weft.graph.values import Datum, plain
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings, load_settings
 
 from .connection import Connection
-from .faults import error_of
 from .portal import NETWORK, PROGRAMS
 from .run import Run
 from .session import Session, Submission, WatchSession, open_session, watch
@@ -76,9 +74,27 @@ class Client:
         """A graph as written and after each pass of the server's optimizer."""
         return self.call(lambda stub: stub.Explain(request))
 
-    def invoke(self, submission: Submission) -> Future[tuple[Datum, ...]]:
-        """Run a graph that needs nothing of this process; its outputs. Cancelling it cancels the run."""
-        return NETWORK.submit(self._invoke(submission))
+    def invoke(self, submission: Submission) -> tuple[Datum, ...]:
+        """Run a graph that needs nothing of this process; its outputs. Ctrl-C cancels the run."""
+        connection = self._answering()
+        if connection is None:
+            connection = NETWORK.call(self._ready())
+        try:
+            return connection.calls.invoke(submission.request(), submission.program)
+        except Unavailable:
+            NETWORK.call(connection.ready())  # says so if nobody answers there any more
+            raise
+
+    async def ainvoke(self, submission: Submission) -> tuple[Datum, ...]:
+        """As `invoke`, for event loops; cancelling it cancels the run."""
+        connection = self._answering()
+        if connection is None:
+            connection = await asyncio.wrap_future(NETWORK.submit(self._ready()))
+        try:
+            return await connection.calls.ainvoke(submission.request(), submission.program)
+        except Unavailable:
+            await asyncio.wrap_future(NETWORK.submit(connection.ready()))
+            raise
 
     def open(self, submission: Submission, home: asyncio.AbstractEventLoop) -> Future[Session]:
         """Start a run whose async tools run on the loop `home`; done when the server has accepted it."""
@@ -101,15 +117,18 @@ class Client:
                 self._connection = (os.getpid(), Connection(address))
         return self._connection[1]
 
+    def _answering(self) -> Connection | None:
+        """The connection of this process, if the server has answered over it."""
+        known = self._connection
+        return known[1] if known and known[0] == os.getpid() and known[1].answered else None
+
+    async def _ready(self) -> Connection:
+        connection = await self._connect()
+        await connection.ready()
+        return connection
+
     async def _call(self, method: Callable[[OrchestratorAsyncStub], Awaitable[T]]) -> T:
         return await (await self._connect()).call(method)
-
-    async def _invoke(self, submission: Submission) -> tuple[Datum, ...]:
-        connection = await self._connect()
-        result = await connection.call(lambda stub: stub.Invoke(submission.request()), submission.program)
-        if result.HasField("fault"):
-            raise error_of(result.fault, submission.program)
-        return tuple(decode_datum(output) for output in result.outputs)
 
     async def _open(
         self, submission: Submission, home: asyncio.AbstractEventLoop, context: contextvars.Context
