@@ -63,7 +63,7 @@ class LiveGraph:
         self.reports: list[PassReport] = []
         self.streams = Streams()
         self.known: dict[Value, Datum] = {}
-        self._types: dict[Value, Type] = {}
+        self.types: dict[Value, Type] = {}
         self._next_id = 0
         self._client: dict[Value, Value] = {}  # values as the client calls them
         self._declared: dict[Value, Type] = {}  # their types, which passes may make less precise
@@ -80,7 +80,7 @@ class LiveGraph:
         return Context(
             deployment,
             self.estimator,
-            self._types,
+            self.types,
             self._aliases,
             self.nodes,
             self.known,
@@ -96,7 +96,7 @@ class LiveGraph:
         other.predicted_ms.update(self.predicted_ms)
         other.reports = list(self.reports)
         other.streams = self.streams.fork()
-        other._types.update(self._types)
+        other._types.update(self.types)
         other._next_id = self._next_id
         other._client.update(self._client)
         other._declared.update(self._declared)
@@ -128,10 +128,6 @@ class LiveGraph:
             raise GraphError(f"no increment made {value}")
         return follow(self._aliases, self._client[value])
 
-    def type_of(self, value: Value) -> Type:
-        """The type of a value of the run."""
-        return self._types[value]
-
     def _new_id(self) -> int:
         self._next_id += 1
         return self._next_id - 1
@@ -154,19 +150,19 @@ class LiveGraph:
                 made[Value(node.id, output)] = names[Value(node.id, output)] = Value(fresh, output)
         taken = self._outside(nodes, increment.outputs)
         outputs = tuple(names[value] for value in increment.outputs)
-        outside = {names[v]: self._types[names[v]] for v in increment.outside} | taken
+        outside = {names[v]: self.types[names[v]] for v in increment.outside} | taken
         return Graph(tuple(nodes), outputs, increment.name, outside), made
 
     def _outside(self, nodes: Iterable[Node], outputs: Iterable[Value]) -> dict[Value, Type]:
         taken = {value for node in nodes for value in node.args.values()} | set(outputs)
-        return {value: self._types[value] for value in sorted(taken) if value in self._types}
+        return {value: self.types[value] for value in sorted(taken) if value in self.types}
 
     def _optimize(
         self, graph: Graph, *, closed: bool, staged: bool = False
     ) -> tuple[Graph, list[PassReport]]:
         graph, aliases, reports = self._pipeline.run(graph, closed=closed, staged=staged)
         self._aliases.update(aliases)
-        self._types.update(graph.types)
+        self.types.update(graph.types)
         for node in graph:
             self._enter(node)
         return graph, reports
@@ -290,7 +286,7 @@ class LiveGraph:
                 raise TypeError(f"{control.where()} is not control flow")
 
     def _expansion(self, control: Node) -> Expansion:
-        return Expansion(control, self._types, self._new_id)
+        return Expansion(control, self.types, self._new_id)
 
     def _expand_map(self, node: Node, op: Map, items: object) -> Growth:
         if not isinstance(items, list):
@@ -341,7 +337,7 @@ class LiveGraph:
         source = self.nodes.get(items.node)
         if source is None or not isinstance(source.op, Element):
             return expansion.add(Project(index), {"value": items})
-        kind = Project(index).results({"value": self._types[items]})[0]
+        kind = Project(index).results({"value": self.types[items]})[0]
         return expansion.add(Element((*source.op.path, index), kind), {"text": source.args["text"]})
 
     def _expand_cond(self, node: Node, op: Cond, predicate: object) -> Growth:
@@ -349,14 +345,14 @@ class LiveGraph:
             raise EvaluationError(f"cond needs true or false, not {predicate!r}; compare with .equals(...)")
         expansion = self._expansion(node)
         (result,) = expansion.body(op.then if predicate else op.otherwise, node.args)
-        return self._replace(node, expansion, Forward(self._types[Value(node.id)]), {"value": result})
+        return self._replace(node, expansion, Forward(self.types[Value(node.id)]), {"value": result})
 
     def _expand_loop(self, node: Node, op: Loop, done: object) -> Growth:
         if not isinstance(done, bool):
             raise EvaluationError(f"until must give true or false, not {done!r}; compare with .equals(...)")
         expansion = self._expansion(node)
         if done or op.limit == 0:
-            forward = Forward(self._types[Value(node.id)])
+            forward = Forward(self.types[Value(node.id)])
             return self._replace(node, expansion, forward, {"value": node.args["state"]})
         captured = {name: value for name, value in node.args.items() if name != "done"}
         state, stop = expansion.body(op.body, captured)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, Protocol, TypeGuard
+from typing import Final, Literal, NamedTuple, Protocol
 
 from weft.graph.codec import encode_value
 from weft.graph.ir import Node
@@ -65,8 +65,9 @@ class NodeChange(NamedTuple):
 
 
 class NodeTimes(NamedTuple):
-    """When a primitive was ready, handed out and finished, in seconds since the run began."""
+    """When a primitive was ready, handed out and finished, in seconds since the run began; and that it is done."""
 
+    run: str
     node: Node
     worker: str
     ready_s: float
@@ -80,7 +81,12 @@ class NodeTimes(NamedTuple):
         """It took, from when it could begin."""
         return max(0.0, self.finished_s - max(self.ready_s, self.dispatched_s))
 
-    def message(self) -> pb.NodeStat:
+    def message(self, *, quiet: bool) -> pb.RunEvent | None:
+        """That it is done, as a follower sees it."""
+        done = NodeChange(self.run, self.finished_s, self.node, "done", self.worker, self.timing, None)
+        return done.message(quiet=quiet)
+
+    def stat(self) -> pb.NodeStat:
         """As results and traces have it."""
         return pb.NodeStat(
             node=self.node.id,
@@ -105,14 +111,12 @@ class EventLog:
 
     def __init__(self) -> None:
         self._events: list[_Entry] = []
-        self._has_deltas = False
         self._closed = False
         self._changed: asyncio.Future[None] | None = None  # there while somebody waits
 
     def append(self, event: _Entry) -> None:
         """Add an event."""
         self._events.append(event)
-        self._has_deltas = self._has_deltas or _is_delta(event)
         if self._changed is not None:
             self._wake()
 
@@ -120,9 +124,7 @@ class EventLog:
         """There are no more events. Those of the past are condensed; present followers still get each."""
         self._closed = True
         self._wake()
-        if self._has_deltas:
-            self._events = _condensed(self._events)
-        self._events = self._events[-_KEPT_EVENTS:]
+        self._events = _condensed(self._events)
 
     async def follow(self, *, quiet: bool = False) -> AsyncIterator[pb.RunEvents]:
         """Every event, past and to come, until the log is closed; as many at once as there are.
@@ -153,23 +155,19 @@ def _message(event: _Entry, quiet: bool) -> pb.RunEvent | None:
 
 
 def _condensed(events: Sequence[_Entry]) -> list[_Entry]:
-    """The same events with the deltas of each text as one."""
+    """The same events with the deltas of each text as one, and only the last of very many."""
+    deltas = [event for event in events if isinstance(event, pb.RunEvent) and event.HasField("delta")]
     texts: dict[tuple[int, int], list[str]] = {}
-    for event in events:
-        if _is_delta(event):
-            texts.setdefault(_streamed(event), []).append(event.delta.text)
+    for delta in deltas:
+        texts.setdefault(_streamed(delta), []).append(delta.delta.text)
     kept: list[_Entry] = []
-    for event in events:
-        if not _is_delta(event):
+    for event in events if deltas else ():
+        if not (isinstance(event, pb.RunEvent) and event.HasField("delta")):
             kept.append(event)
         elif _streamed(event) in texts:
             whole = pb.TextDelta(value=event.delta.value, text="".join(texts.pop(_streamed(event))))
             kept.append(pb.RunEvent(run=event.run, at_s=event.at_s, delta=whole))
-    return kept
-
-
-def _is_delta(event: _Entry) -> TypeGuard[pb.RunEvent]:
-    return isinstance(event, pb.RunEvent) and event.HasField("delta")
+    return kept[-_KEPT_EVENTS:] if deltas else list(events[-_KEPT_EVENTS:])
 
 
 def _streamed(event: pb.RunEvent) -> tuple[int, int]:
@@ -219,7 +217,7 @@ class RunRecord:
             seconds=self.seconds if over else now - self.started_s,
             nodes=self.nodes,
             nodes_done=self.nodes_done,
-            stats=[times.message() for times in self.times.values()] if over and stats else (),
+            stats=[times.stat() for times in self.times.values()] if over and stats else (),
         )
 
     def result(self, *, quiet: bool = False) -> pb.RunResult:

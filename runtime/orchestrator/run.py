@@ -22,15 +22,10 @@ from weft.runtime.scheduler.faults import Fault
 from .recipe import context_key, recipe
 from .record import NodeChange, NodeTimes, RunRecord
 
-__all__ = ["Attempt", "Run", "outputs"]
+__all__ = ["Attempt", "Run"]
 
 _OBSERVED: Final = frozenset({"llm", "embed", "index", "rerank", "tool"})
 """Kinds of nodes whose phases clients hear of; the rest takes microseconds."""
-
-
-def outputs(node: Node, results: Sequence[Datum]) -> list[Value]:
-    """The values that are a node's results."""
-    return [Value(node.id, output) for output in range(len(results))]
 
 
 class Attempt(NamedTuple):
@@ -102,39 +97,56 @@ class Run:
         """The known operands of a node, all of them."""
         return {name: self.values[value] for name, value in node.args.items()}
 
-    def learn(self, number: int, results: Sequence[Datum], now: float) -> None:
-        """Take a node's results and tell the client those that it waits for.
-
-        Raises EvaluationError and GraphError for what cannot be, and cannot be sent.
-        """
-        known: dict[Value, Datum] = {}
+    def promised(self, node: Node, results: Sequence[Datum]) -> dict[Value, Datum]:
+        """The results of a node by their names. Raises GraphError if they are not what it promised."""
+        values: dict[Value, Datum] = {}
         for output, datum in enumerate(results):
-            value = Value(number, output)
-            known[value] = KvValue(context_key(self.id, value)) if isinstance(datum, KvValue) else datum
-        self.pending.discard(number)
-        self.effects.discard(number)
-        self.attempts.pop(number, None)
-        self.unblocked += self.graph.learned(known)
-        self._finished_s[number] = now
-        self.record.nodes_done += 1
-        written = results[-1]
-        if isinstance(written, TextValue):
-            self.graph.streams.ended(number, written.text)
-        if self._wanted:
-            for value in known:
-                for name in self._wanted.pop(value, ()):
-                    self._send_known(name, value, now)
-
-    def check(self, node: Node, results: Sequence[Datum]) -> None:
-        """Refuse results that are not what the node promised. Raises GraphError."""
-        for value, datum in zip(outputs(node, results), results, strict=True):
-            try:
-                kind = self.graph.type_of(value)
-            except KeyError:
-                raise GraphError(f"{node.where()} gave {len(results)} results, more than it has") from None
+            value = Value(node.id, output)
+            kind = self.graph.types.get(value)
+            if kind is None:
+                raise GraphError(f"{node.where()} gave {len(results)} results, more than it has")
             if not fits(datum, kind):
                 made = type(datum).__name__
-                raise GraphError(f"{node.where()} promised {kind} as result {value.output}, not {made}")
+                raise GraphError(f"{node.where()} promised {kind} as result {output}, not {made}")
+            values[value] = KvValue(context_key(self.id, value)) if isinstance(datum, KvValue) else datum
+        return values
+
+    def done(self, node: Node, values: Mapping[Value, Datum], timing: worker_pb2.Timing, at: float) -> None:
+        """An attempt of a node gave all its results, at that time. Raises as `learn`."""
+        attempt, finished, begin = self.attempts.pop(node.id), self._finished_s, self.record.started_s
+        ready = self._added_s[node.id]
+        for value in node.args.values():
+            ready = max(ready, finished.get(value.node, 0.0))
+        times = NodeTimes(
+            self.id,
+            node,
+            attempt.worker,
+            ready - begin,
+            attempt.since_s - begin,
+            at - begin,
+            timing,
+            self.graph.predicted_ms[node.id],
+        )
+        self.record.times[node.id] = times
+        if node.op.kind in _OBSERVED:
+            self.record.log.append(times)
+        self.learn(node.id, values, at)
+
+    def learn(self, number: int, values: Mapping[Value, Datum], at: float) -> None:
+        """All results of a node are known, since that time; tell the client those that it waits for.
+
+        Raises EvaluationError for what cannot be, and GraphError for what cannot be sent.
+        """
+        self.pending.discard(number)
+        self.effects.discard(number)
+        self._finished_s[number] = at
+        self.record.nodes_done += 1
+        self.unblocked += self.graph.learned(values)
+        for value, datum in values.items():
+            if isinstance(datum, TextValue):
+                self.graph.streams.ended(number, datum.text)
+            for name in self._wanted.pop(value, ()):
+                self._send_known(name, value, at)
 
     def internal(self, nodes: Collection[Node]) -> set[int]:
         """Those among the nodes whose results nobody waits for but others of them."""
@@ -213,21 +225,6 @@ class Run:
         if node.op.kind in _OBSERVED:
             at_s = now - self.record.started_s
             self.record.log.append(NodeChange(self.id, at_s, node, phase, worker, timing, fault))
-
-    def note(self, node: Node, timing: worker_pb2.Timing, now: float) -> None:
-        """Record when a node, which is about to be done, was ready, handed out and finished."""
-        attempt, finished, begin = self.attempts[node.id], self._finished_s, self.record.started_s
-        ready = max([self._added_s[node.id], *[finished.get(v.node, 0.0) for v in node.args.values()]])
-        self.record.times[node.id] = NodeTimes(
-            node,
-            attempt.worker,
-            ready - begin,
-            attempt.since_s - begin,
-            now - begin,
-            timing,
-            self.graph.predicted_ms[node.id],
-        )
-        self.observe(node, "done", now, worker=attempt.worker, timing=timing)
 
     # ---- values on their way to workers
 

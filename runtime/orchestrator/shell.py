@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -26,7 +26,7 @@ from weft.runtime.scheduler.scheduler import Scheduler
 
 from .faults import decode_fault
 from .fleet import Fleet
-from .run import Run, outputs
+from .run import Run
 from .sending import Sender
 from .timer import Timer, now
 from .trace import CLIENT, ORCHESTRATOR
@@ -149,12 +149,13 @@ class Shell:
             self.task_failed(done.run, done.node, done.attempt, fault)
             return False
         node = run.node(done.node)
-        link.holds.setdefault(run.id, set()).update(outputs(node, results))
         if isinstance(node.op, Upsert):
             self._fleet.update_indexes(link, [node.op.index])
         timing = worker_pb2.Timing()
         timing.CopyFrom(done.timing)  # a part of the report would keep all of it in memory
-        return self._learn(run, node, results, timing, at)
+        values = self._learn(run, node, results, timing, at)
+        link.holds.setdefault(run.id, set()).update(values)
+        return bool(values)
 
     # ---- tasks, wherever they ran
 
@@ -166,22 +167,24 @@ class Shell:
 
     def _learn(
         self, run: Run, node: Node, results: tuple[Datum, ...], timing: worker_pb2.Timing, at: float
-    ) -> bool:
-        """Take in results; whether they are what was promised. The scheduler has yet to `handle` it."""
+    ) -> Collection[Value]:
+        """Take in results: the values, none if they are not what was promised.
+
+        The scheduler has yet to `handle` that the task is done.
+        """
         attempt = run.attempts[node.id].number
         try:
-            run.check(node, results)
+            values = run.promised(node, results)
         except GraphError as problem:
             self.task_failed(run.id, node.id, attempt, Fault("internal", str(problem)))
-            return False
-        run.note(node, timing, at)
+            return ()
         try:
-            run.learn(node.id, results, at)
+            run.done(node, values, timing, at)
         except (EvaluationError, GraphError) as problem:
             self._impossible(run, node.id, problem)
-            return False
+            return ()
         self._events.append(ev.TaskDone(run.id, node.id, attempt))
-        return True
+        return values
 
     def _go_on(self, run_id: str) -> None:
         """Begin what has become possible in a run, or end it."""
@@ -226,7 +229,7 @@ class Shell:
     def known(self, run: Run, values: Mapping[Value, Datum]) -> None:
         """Values are known that no task gave: inputs, and parts of texts that are still being written."""
         for value, datum in values.items():
-            run.learn(value.node, (datum,), now())
+            run.learn(value.node, {value: datum}, now())
         if values:
             self.handle(ev.ValuesKnown(run.id, tuple(values)))
             self._advance(run)
