@@ -17,7 +17,7 @@ __all__ = ["Plan", "Plans"]
 Made = TypeVar("Made")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A static program after all passes, for one deployment. A run takes a fork of `live`."""
 

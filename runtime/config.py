@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from .config_file import ConfigError, read_file
@@ -54,6 +54,13 @@ def _address(text: str) -> str:
     raise ValueError(f"an address is 'HOST:PORT' or 'unix:PATH', not {text!r}")
 
 
+def _tcp_address(text: str) -> str:
+    """Refuse what is not `host:port`."""
+    if text.startswith(_UNIX):
+        raise ValueError(f"an HTTP address is 'HOST:PORT', not {text!r}")
+    return _address(text)
+
+
 def _entry_point(text: str) -> str:
     """Refuse what is not `module:function`."""
     module, _, function = text.partition(":")
@@ -64,6 +71,8 @@ def _entry_point(text: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 """Where a server listens: `HOST:PORT` or `unix:PATH`."""
+HttpAddress = Annotated[str, AfterValidator(_tcp_address)]
+"""Where an HTTP server listens: `HOST:PORT`."""
 EntryPoint = Annotated[str, AfterValidator(_entry_point)]
 """A Python function: `module:function`."""
 
@@ -122,6 +131,10 @@ class Settings(BaseSettings):
     """The server that clients use; without one they start an embedded runtime."""
     data: Path = Path(".weft")
     """The folder of the indexes, and of everything else that stays."""
+    http: HttpAddress | None = None
+    """Where `weft serve` speaks HTTP as OpenAI's servers do; by default nowhere."""
+    api_key: SecretStr | None = Field(default=None, min_length=1)
+    """What HTTP clients must send as their key; without one everybody is served."""
     models: list[ModelSettings] = Field(default_factory=_reference)
     """The language models, one worker process each; the first is the default."""
     embedder: str | None = None
@@ -136,6 +149,8 @@ class Settings(BaseSettings):
     """Workflow graphs (JSON files) that clients may run by name."""
     passes_off: list[str] = Field(default_factory=list)
     """Optimizer passes that are switched off."""
+    result_cache_mb: int = Field(default=64, ge=0)
+    """MiB for results of deterministic work that is not done again; the indexes have as much. 0: none."""
     profile_s: float = Field(default=1.0, ge=0)
     """Seconds that a worker spends on measuring each model's speed at its start; 0: it does not."""
     max_message_mb: int = Field(default=16, gt=0, le=1024)
@@ -158,6 +173,8 @@ class Settings(BaseSettings):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two models are called {name!r}: give each a name of its own")
+            if name in self.programs:
+                raise ValueError(f"a model and a program are called {name!r}: give each a name of its own")
         return self
 
 
@@ -184,6 +201,7 @@ class WorkerConfig(BaseModel):
     reranker: str | None = None
     tools: list[EntryPoint] = Field(default_factory=list)
     profile_s: float = Field(default=1.0, ge=0)
+    result_cache_mb: int = Field(default=64, ge=0)
     log_level: LogLevel = "warning"
 
     @model_validator(mode="after")
@@ -195,7 +213,7 @@ class WorkerConfig(BaseModel):
     @classmethod
     def of(cls, settings: Settings, kinds: tuple[EngineKind, ...], **own: Any) -> Self:
         """The part of `settings` that a worker with these engines needs, and its `own` fields."""
-        shared = ("embedder", "reranker", "tools", "profile_s", "log_level")
+        shared = ("embedder", "reranker", "tools", "profile_s", "result_cache_mb", "log_level")
         values = {key: getattr(settings, key) for key in shared}
         return cls(kinds=kinds, data=settings.data.absolute(), **values, **own)
 

@@ -60,6 +60,8 @@ class Submission:
     priority: int = 0
     quiet: bool = True
     """Whether nobody will look at what happens in the run."""
+    batch: str = ""
+    """Runs of one batch compute what they have in common once."""
 
     def request(self) -> pb.SubmitRequest:
         """The message."""
@@ -70,6 +72,7 @@ class Submission:
             namespace=self.namespace,
             priority=self.priority,
             quiet=self.quiet,
+            batch=self.batch,
         )
 
     def start(self) -> pb.RunRequest:

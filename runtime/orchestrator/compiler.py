@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cached_property
 
 from weft.graph.deployment import Deployment, every_node
 from weft.graph.errors import GraphError
@@ -15,9 +16,11 @@ from weft.graph.ops.user import Ingest
 from weft.graph.plan import Plan, Plans
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
+from weft.runtime.scheduler.primitive import Primitive
 
 from .door import check_names, invalid, program_text, read_graph
 from .fleet import Fleet
+from .foresight import of_plan
 
 __all__ = ["Compiled", "Compiler", "filled_indexes"]
 
@@ -33,6 +36,11 @@ class Compiled:
     """Those that it fills."""
     checked: tuple[Deployment, frozenset[str] | None]
     """For what workers offered, and for which tools of clients, its names were last found to be there."""
+
+    @cached_property
+    def primitives(self) -> tuple[Primitive, ...]:
+        """Those that every run begins with."""
+        return of_plan(self.plan)
 
 
 class Compiler:
@@ -59,35 +67,36 @@ class Compiler:
         return read_graph(request, self._settings.programs, self._max_characters)
 
     def program(self, request: Source, client_tools: frozenset[str] | None) -> Compiled:
-        """The optimized program of a request. Raises DoorError, also where names what is not there.
+        """The optimized program of a request. Raises DoorError, also if it names what is not there.
 
         `client_tools`: the tools that the client answers for; None: whichever the program calls.
         """
-        key, profile = self._key(request), self._fleet.profile
-        checked = (self._fleet.deployment, client_tools)
-        known = self._programs.get(key, profile, self.observed.epoch)
+        key = self._key(request)
+        known = self._programs.get(key, self._fleet.profile, self.observed.epoch)
         if known is None:
-            graph = self.read(request)
-            self._check(graph, client_tools)
-            known = Compiled(self._compile(graph), filled_indexes(graph), checked)
-            self._programs.add(key, known)
-        elif known.checked[0] is not checked[0] or known.checked[1] != client_tools:
+            return self._programs.add(key, self.compile(request, client_tools))
+        checked = (self._fleet.deployment, client_tools)
+        if known.checked[0] is not checked[0] or known.checked[1] != client_tools:
             self._check(known.plan.source, client_tools)
             known.checked = checked
         return known
+
+    def compile(self, request: Source, client_tools: frozenset[str] | None) -> Compiled:
+        """The same for a program that will not come again."""
+        graph = self.read(request)
+        self._check(graph, client_tools)
+        try:
+            plan = Plan.compile(
+                graph, self._fleet.profile, disabled=self._settings.passes_off, observed=self.observed
+            )
+        except GraphError as problem:
+            raise invalid(str(problem)) from None
+        return Compiled(plan, filled_indexes(graph), (self._fleet.deployment, client_tools))
 
     def _check(self, graph: Graph, client_tools: frozenset[str] | None) -> None:
         if client_tools is None:
             client_tools = frozenset(n.op.tool for n in every_node(graph) if isinstance(n.op, Tool))
         check_names(graph, self._fleet, client_tools, ())
-
-    def _compile(self, graph: Graph) -> Plan:
-        try:
-            return Plan.compile(
-                graph, self._fleet.profile, disabled=self._settings.passes_off, observed=self.observed
-            )
-        except GraphError as problem:
-            raise invalid(str(problem)) from None
 
     def _key(self, request: Source) -> Hashable:
         """The whole source, so that equal keys mean equal programs."""

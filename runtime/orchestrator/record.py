@@ -65,7 +65,7 @@ class NodeChange(NamedTuple):
 
 
 class NodeTimes(NamedTuple):
-    """When a primitive was ready, handed out and finished, in seconds since the run began; and that it is done."""
+    """A primitive is done: when it was ready, handed out and finished, in seconds since the run began."""
 
     run: str
     node: Node

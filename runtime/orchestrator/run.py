@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -11,16 +12,21 @@ from weft.graph.codec import encode_datum, encode_value
 from weft.graph.errors import GraphError
 from weft.graph.ir import Node, Value
 from weft.graph.live import LiveGraph
-from weft.graph.ops.common import Input
+from weft.graph.ops.common import Input, Interrupt
 from weft.graph.ops.primitive import Decode
 from weft.graph.sampling import JsonSchema
-from weft.graph.values import Datum, KvValue, TextValue, fits
+from weft.graph.types import Data
+from weft.graph.values import Datum, KvValue, TextValue, fits, plain
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler.faults import Fault
 
+from .foresight import Foresight
 from .recipe import context_key, recipe
-from .record import NodeChange, NodeTimes, RunRecord
+from .record import NodeChange, NodeTimes, RunRecord, label
+from .reuse import Reuse
+from .shared_results import Results
+from .trace import ORCHESTRATOR
 
 __all__ = ["Attempt", "Run"]
 
@@ -45,6 +51,8 @@ class Run:
     grows: bool
     namespace: str
     priority: int
+    shared: Results
+    batch: str = ""
     client_tools: Collection[str] = ()
     outputs: tuple[Value, ...] = ()  # of a run that does not grow, in the client's ids
     values: dict[Value, Datum] = field(init=False)  # that are known
@@ -60,10 +68,16 @@ class Run:
     _wanted: dict[Value, list[Value]] = field(default_factory=dict)  # live value -> the client's names
     _streams: dict[int, list[Value]] = field(default_factory=dict)  # decode -> the client's names of its text
     unblocked: list[int] = field(default_factory=list)  # maps that may begin further bodies
+    foresight: Foresight = field(init=False)
+    reuse: Reuse = field(init=False)
 
     def __post_init__(self) -> None:
         self.id = self.record.id
         self.values = self.graph.known
+        self.foresight = Foresight(self.graph)
+        self.reuse = Reuse(
+            self.shared, self.id, self.namespace, self.batch, self.graph, self.values, self.attempts
+        )
 
     @property
     def complete(self) -> bool:
@@ -76,7 +90,7 @@ class Run:
         """A node of the live graph."""
         return self.graph.nodes[number]
 
-    def add(self, nodes: Iterable[Node], now: float) -> None:
+    def add(self, nodes: Sequence[Node], now: float) -> None:
         """Count new nodes; a node with a known id is the successor of a control node."""
         for node in nodes:
             self.record.nodes += node.id not in self._added_s
@@ -88,6 +102,7 @@ class Run:
                 self.effects.add(node.id)
             else:
                 self.effects.discard(node.id)
+        self.reuse.add(nodes)
 
     def bind(self, nodes: Iterable[Node], inputs: Mapping[str, Datum]) -> dict[Value, Datum]:
         """The values of the input nodes among `nodes`."""
@@ -132,6 +147,11 @@ class Run:
             self.record.log.append(times)
         self.learn(node.id, values, at)
 
+    def reused(self, node: Node, results: Sequence[Datum], at: float) -> None:
+        """A node need not run: equal work has given its results. Raises as `promised` and `learn`."""
+        self.attempts[node.id] = Attempt(0, ORCHESTRATOR, at)
+        self.done(node, self.promised(node, results), worker_pb2.Timing(reused=True), at)
+
     def learn(self, number: int, values: Mapping[Value, Datum], at: float) -> None:
         """All results of a node are known, since that time; tell the client those that it waits for.
 
@@ -142,6 +162,7 @@ class Run:
         self._finished_s[number] = at
         self.record.nodes_done += 1
         self.unblocked += self.graph.learned(values)
+        self.reuse.learned(values)
         for value, datum in values.items():
             if isinstance(datum, TextValue):
                 self.graph.streams.ended(number, datum.text)
@@ -181,7 +202,11 @@ class Run:
 
     def is_streamed(self, number: int) -> bool:
         """Whether anybody wants the deltas of a node, or may come to want them."""
-        if number in self._streams or self.graph.streams.follows(number):
+        return number in self._streams or self._is_read(number)
+
+    def _is_read(self, number: int) -> bool:
+        """Whether parts of what a node writes are taken before it is complete, or may come to be."""
+        if self.graph.streams.follows(number):
             return True
         op = self.node(number).op
         return self.grows and isinstance(op, Decode) and isinstance(op.constraint, JsonSchema)
@@ -207,7 +232,7 @@ class Run:
     def begin(self, number: int, attempt: int, track: str, now: float) -> None:
         """An attempt of a node is handed out."""
         self.attempts[number] = Attempt(attempt, track, now)
-        if self.is_streamed(number):
+        if self._is_read(number):
             self.graph.streams.begin(number)
         self.observe(self.node(number), "started", now, worker=track)
 
@@ -227,6 +252,21 @@ class Run:
             self.record.log.append(NodeChange(self.id, at_s, node, phase, worker, timing, fault))
 
     # ---- values on their way to workers
+
+    def questions(self) -> list[pb.Interrupted]:
+        """What people have been asked and have not answered yet."""
+        return [self.question(self.node(number)) for number in self.attempts if self.is_question(number)]
+
+    def is_question(self, number: int) -> bool:
+        """Whether a node asks a person."""
+        return isinstance(self.node(number).op, Interrupt)
+
+    def question(self, node: Node) -> pb.Interrupted:
+        """What a person is asked."""
+        assert isinstance(node.op, Interrupt)
+        value = json.dumps(plain(self.operands(node)["value"]), ensure_ascii=False)
+        schema = node.op.type.schema if isinstance(node.op.type, Data) else '{"type":"string"}'
+        return pb.Interrupted(node=node.id, label=label(node), value=value, type=schema)
 
     def message_of(self, value: Value) -> value_pb2.Datum:
         """A known value for a worker that does not hold it; a KV value in full."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from weft.graph.codec import node_bytes
 from weft.graph.ir import Value
 from weft.proto import worker_pb2
+from weft.runtime.scheduler.actions import Dispatch
 from weft.runtime.scheduler.faults import Fault
 
 from .fleet import Fleet
@@ -23,50 +24,42 @@ Refused = Callable[[Run, int, int, Fault], None]
 """Takes the run, node and attempt of a task that cannot be sent, and why."""
 
 _Tasks = tuple[tuple[int, int], ...]  # (node, attempt)
+_Part = tuple[Run, list[_Tasks]]  # fragments of a run
 
 
 class Sender:
-    """Sends commands. Fragments of one run for one worker leave together at the next `flush`.
+    """Sends commands. What is dispatched to a worker leaves as one batch at the next `flush`.
 
-    A command for a worker that is gone is dropped: the event that it was lost is on its way. Messages of more
-    than `max_bytes`, which would break the connection, are `refused`.
+    A command for a worker that is gone is dropped: the event that it was lost is on its way. Tasks that do
+    not fit into a message of `max_bytes`, which would break the connection, are `refused`.
     """
 
     def __init__(self, fleet: Fleet, refused: Refused, *, max_bytes: int) -> None:
         self._fleet = fleet
         self._refused = refused
         self._max_bytes = max_bytes
-        self._fragments: dict[tuple[str, str], tuple[Run, list[_Tasks]]] = {}  # by worker and run
+        self._parts: dict[str, dict[str, _Part]] = {}  # by worker and run
 
-    def dispatch(self, run: Run, worker: str, tasks: _Tasks) -> None:
-        """Hand out the tasks of a fragment."""
-        if self._fleet.get(worker) is None:
+    def dispatch(self, action: Dispatch, runs: Mapping[str, Run]) -> None:
+        """Hand out the tasks of fragments; those of runs that are over are left out."""
+        if self._fleet.get(action.worker) is None:
             return
         at = now()
-        for number, attempt in tasks:
-            run.begin(number, attempt, worker, at)
-        self._fragments.setdefault((worker, run.id), (run, []))[1].append(tasks)
+        parts = self._parts.setdefault(action.worker, {})
+        for run_id, tasks in action.fragments:
+            run = runs.get(run_id)
+            if run is not None:
+                for number, attempt in tasks:
+                    run.begin(number, attempt, action.worker, at)
+                parts.setdefault(run_id, (run, []))[1].append(tasks)
 
     def flush(self) -> None:
-        """Send the fragments so far."""
-        while self._fragments:
-            (worker, _), (run, fragments) = self._fragments.popitem()
+        """Send what has been dispatched so far."""
+        while self._parts:
+            worker, parts = self._parts.popitem()
             link = self._fleet.get(worker)
-            if link is not None:
-                self._send_fragments(run, link, fragments)
-
-    def push(self, run: Run, worker: str, values: Sequence[Value]) -> None:
-        """Send values that tasks on the worker wait for."""
-        self.flush()
-        link = self._fleet.get(worker)
-        if link is None:
-            return
-        lacking = _lacking(run, link, values)
-        push = worker_pb2.Push(run=run.id, values={str(value): run.message_of(value) for value in lacking})
-        if self._send_checked(run, link, worker_pb2.Command(push=push), lacking):
-            return
-        waiting = next(n for n in run.attempts if any(v in values for v in run.node(n).args.values()))
-        self._refuse(run, link, waiting, run.attempts[waiting].number, push.ByteSize())
+            if link is not None and parts:
+                self._send_batch(link, list(parts.values()))
 
     def cancel(self, worker: str, run: str, nodes: Sequence[int]) -> None:
         """Have tasks of a run stopped, all if none are named."""
@@ -88,57 +81,66 @@ class Sender:
         release = worker_pb2.Release(run=run, keys=map(str, values))
         link.send(worker_pb2.Command(release=release), _RELEASE_S)
 
-    def _send_fragments(self, run: Run, link: WorkerLink, fragments: Sequence[_Tasks]) -> None:
-        """Send fragments as one; each alone if that is too large."""
-        tasks = [task for fragment in fragments for task in fragment]
-        nodes = [run.node(number) for number, _ in tasks]
-        wanted = {v: None for node in nodes for v in node.args.values() if v in run.values}
-        lacking = _lacking(run, link, wanted)
-        internal = run.internal(nodes) if len(tasks) > 1 else ()
-        message = worker_pb2.Fragment(
-            run=run.id,
-            tasks=[
-                worker_pb2.Task(
-                    node=node_bytes(node),
-                    id=number,
-                    stream=run.is_streamed(number),
-                    attempt=attempt,
-                    timeout_s=node.policy.timeout_s or 0.0,
-                    internal=number in internal,
-                )
-                for node, (number, attempt) in zip(nodes, tasks, strict=True)
-            ],
-            values={str(value): run.message_of(value) for value in lacking},
-            namespace=run.namespace,
-            priority=run.priority,
+    def _send_batch(self, link: WorkerLink, parts: Sequence[_Part]) -> None:
+        """Send fragments in one message, those of each run as one; in several if that is too large."""
+        lacking = [_lacking(run, link, fragments) for run, fragments in parts]
+        batch = worker_pb2.Batch(
+            fragments=[
+                _message(run, fragments, values)
+                for (run, fragments), values in zip(parts, lacking, strict=True)
+            ]
         )
-        if self._send_checked(run, link, worker_pb2.Command(fragment=message), lacking):
-            return
-        if len(fragments) == 1:
-            self._refuse(run, link, *tasks[0], message.ByteSize())
-            return
-        for fragment in fragments:
-            self._send_fragments(run, link, [fragment])
+        command = worker_pb2.Command(batch=batch)
+        size = command.ByteSize()
+        if size <= self._max_bytes:
+            for (run, _), values in zip(parts, lacking, strict=True):
+                link.holds.setdefault(run.id, set()).update(values)
+            link.send(command)
+        elif len(parts) > 1:
+            for part in parts:
+                self._send_batch(link, [part])
+        else:
+            self._send_part(link, *parts[0], size)
 
-    def _send_checked(
-        self, run: Run, link: WorkerLink, command: worker_pb2.Command, values: Sequence[Value]
-    ) -> bool:
-        """Send a command unless it is too large; the worker holds the `values` from now on."""
-        if command.ByteSize() > self._max_bytes:
-            return False
-        link.holds.setdefault(run.id, set()).update(values)
-        link.send(command)
-        return True
-
-    def _refuse(self, run: Run, link: WorkerLink, number: int, attempt: int, size: int) -> None:
+    def _send_part(self, link: WorkerLink, run: Run, fragments: Sequence[_Tasks], size: int) -> None:
+        """Send each fragment of a run alone, because together they are too large."""
+        if len(fragments) > 1:
+            for fragment in fragments:
+                self._send_batch(link, [(run, [fragment])])
+            return
         message = (
             f"its operands take {size} bytes, more than the {self._max_bytes} of one message; "
             "pass less, or raise max_message_mb in the settings"
         )
-        self._refused(run, number, attempt, Fault("too_large", message, worker=link.id))
+        self._refused(run, *fragments[0][0], Fault("too_large", message, worker=link.id))
 
 
-def _lacking(run: Run, link: WorkerLink, values: Iterable[Value]) -> list[Value]:
-    """Those values that the worker does not hold."""
+def _lacking(run: Run, link: WorkerLink, fragments: Sequence[_Tasks]) -> list[Value]:
+    """The known operands of fragments that the worker does not hold."""
     holds = link.holds.get(run.id, ())
-    return [value for value in values if value not in holds]
+    nodes = (run.node(number) for fragment in fragments for number, _ in fragment)
+    wanted = dict.fromkeys(value for node in nodes for value in node.args.values())
+    return [value for value in wanted if value in run.values and value not in holds]
+
+
+def _message(run: Run, fragments: Sequence[_Tasks], values: Iterable[Value]) -> worker_pb2.Fragment:
+    tasks = [task for fragment in fragments for task in fragment]
+    nodes = [run.node(number) for number, _ in tasks]
+    internal = run.internal(nodes) if len(tasks) > 1 else ()
+    return worker_pb2.Fragment(
+        run=run.id,
+        tasks=[
+            worker_pb2.Task(
+                node=node_bytes(node),
+                id=number,
+                stream=run.is_streamed(number),
+                attempt=attempt,
+                timeout_s=node.policy.timeout_s or 0.0,
+                internal=number in internal,
+            )
+            for node, (number, attempt) in zip(nodes, tasks, strict=True)
+        ],
+        values={str(value): run.message_of(value) for value in values},
+        namespace=run.namespace,
+        priority=run.priority,
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -22,14 +22,17 @@ from weft.proto import worker_pb2
 from weft.runtime.scheduler import actions as act
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.faults import Fault, blame
+from weft.runtime.scheduler.prefixes import Content
+from weft.runtime.scheduler.primitive import Primitive
 from weft.runtime.scheduler.scheduler import Scheduler
 
+from .contents import content_of
 from .faults import decode_fault
 from .fleet import Fleet
 from .run import Run
 from .sending import Sender
 from .timer import Timer, now
-from .trace import CLIENT, ORCHESTRATOR
+from .trace import CLIENT, ORCHESTRATOR, PERSON
 from .workers import WorkerLink, engine_specs
 
 __all__ = ["Owner", "Shell"]
@@ -49,7 +52,7 @@ class Owner(Protocol):
         ...
 
     def ask_client(self, run: Run, node: Node, attempt: int) -> None:
-        """Have the client of a run call one of its tools."""
+        """Have the client of a run call one of its tools, or a person answer."""
         ...
 
 
@@ -148,14 +151,14 @@ class Shell:
             fault = Fault("internal", f"worker {link.id!r} sent a malformed result: {problem}")
             self.task_failed(done.run, done.node, done.attempt, fault)
             return False
+        made = [Value(done.node, output) for output in range(len(results))]
+        link.holds.setdefault(run.id, set()).update(made)
         node = run.node(done.node)
         if isinstance(node.op, Upsert):
             self._fleet.update_indexes(link, [node.op.index])
         timing = worker_pb2.Timing()
         timing.CopyFrom(done.timing)  # a part of the report would keep all of it in memory
-        values = self._learn(run, node, results, timing, at)
-        link.holds.setdefault(run.id, set()).update(values)
-        return bool(values)
+        return self._learn(run, node, results, timing, at)
 
     # ---- tasks, wherever they ran
 
@@ -167,8 +170,8 @@ class Shell:
 
     def _learn(
         self, run: Run, node: Node, results: tuple[Datum, ...], timing: worker_pb2.Timing, at: float
-    ) -> Collection[Value]:
-        """Take in results: the values, none if they are not what was promised.
+    ) -> bool:
+        """Take in results; whether they are what was promised.
 
         The scheduler has yet to `handle` that the task is done.
         """
@@ -177,14 +180,19 @@ class Shell:
             values = run.promised(node, results)
         except GraphError as problem:
             self.task_failed(run.id, node.id, attempt, Fault("internal", str(problem)))
-            return ()
+            return False
         try:
             run.done(node, values, timing, at)
         except (EvaluationError, GraphError) as problem:
             self._impossible(run, node.id, problem)
-            return ()
-        self._events.append(ev.TaskDone(run.id, node.id, attempt))
-        return values
+            return False
+        found = self._found(run)
+        if found:
+            self._events.append(ev.ValuesKnown(run.id, found))
+        contents = tuple([content_of(result) for result in results])
+        self._events.append(ev.TaskDone(run.id, node.id, attempt, contents, _usage(timing)))
+        self._hand_on(run, node.id, results)
+        return True
 
     def _go_on(self, run_id: str) -> None:
         """Begin what has become possible in a run, or end it."""
@@ -206,17 +214,61 @@ class Shell:
         del run.attempts[number]
         self.handle(ev.TaskFailed(run_id, number, attempt, fault))
 
+    # ---- results of equal work
+
+    def _found(self, run: Run) -> dict[Value, Content | None]:
+        """What need not be computed after what has become known, and the gates that open then."""
+        known: dict[Value, Content | None] = {}
+        while found := run.reuse.found():
+            for number, results in found.items():
+                self._guarded(run, number, partial(run.reused, run.node(number), results, now()))
+                known |= {Value(number, output): content_of(datum) for output, datum in enumerate(results)}
+        return known | dict.fromkeys(run.reuse.opened())
+
+    def _hand_on(self, run: Run, number: int, results: tuple[Datum, ...]) -> None:
+        """Keep the results of a node, and give them to the runs that wait for them."""
+        kept, askers = run.reuse.done(number, results)
+        for asker in askers:
+            other = self.runs.get(asker.run)
+            if other is not None:
+                other.reuse.hand(asker.node, kept)
+                self._stir(other)
+
+    def pass_on(self, run: Run) -> None:
+        """A run is over: what others waited for it to compute, they compute themselves."""
+        for asker in run.reuse.end():
+            other = self.runs.get(asker.run)
+            if other is not None:
+                other.reuse.ask_again(asker.node)
+                self._stir(other)
+
+    def _stir(self, run: Run) -> None:
+        """Let a run take what other runs have done for it."""
+        found = self._found(run)
+        if found:
+            self.handle(ev.ValuesKnown(run.id, found))
+        self._advance(run)
+        self.settle(run)
+
     # ---- graphs that grow
 
-    def grown(self, run: Run, growth: Growth) -> None:
-        """Let new nodes run, and those that follow from what they take being known in part already."""
+    def grown(self, run: Run, growth: Growth, primitives: tuple[Primitive, ...] | None = None) -> None:
+        """Let new nodes run, and those that follow from what they take being known in part already.
+
+        `primitives`: the nodes as the scheduler sees them, if that is known.
+        """
         run.add(growth.nodes, now())
+        if primitives is None:
+            primitives = run.foresight.of_growth(growth)
+        else:
+            run.foresight.remember(primitives)
+        primitives = run.reuse.gated(primitives)
         if growth.replaces:
             control = growth.nodes[-1].id
             del run.attempts[control]
-            self.handle(ev.Expanded(run.id, control, growth.nodes))
+            self.handle(ev.Expanded(run.id, control, primitives, self._found(run)))
         else:
-            self.handle(ev.NodesAdded(run.id, growth.nodes))
+            self.handle(ev.NodesAdded(run.id, primitives, self._found(run)))
         known, grown = run.graph.catch_up(growth.nodes)
         self._take_in(run, grown, known)
 
@@ -231,7 +283,8 @@ class Shell:
         for value, datum in values.items():
             run.learn(value.node, {value: datum}, now())
         if values:
-            self.handle(ev.ValuesKnown(run.id, tuple(values)))
+            contents = {value: content_of(datum) for value, datum in values.items()}
+            self.handle(ev.ValuesKnown(run.id, contents | self._found(run)))
             self._advance(run)
 
     def _advance(self, run: Run) -> None:
@@ -266,6 +319,8 @@ class Shell:
         match action:
             case act.WakeAt(time=when):
                 self._timer.wake_at(when)
+            case act.Dispatch():
+                self._sender.dispatch(action, self.runs)
             case act.CancelTasks(worker=worker, run=run_id, nodes=nodes):
                 self._sender.cancel(worker, run_id, nodes)
             case act.Release(worker=worker, run=run_id, values=values):
@@ -278,19 +333,15 @@ class Shell:
     def _perform_for(
         self,
         run: Run,
-        action: act.Dispatch | act.Push | act.Evaluate | act.Expand | act.AskClient | act.FailRun,
+        action: act.Evaluate | act.Expand | act.AskClient | act.FailRun,
     ) -> None:
         match action:
-            case act.Dispatch(worker=worker, tasks=tasks):
-                self._sender.dispatch(run, worker, tasks)
-            case act.Push(worker=worker, values=values):
-                self._sender.push(run, worker, values)
             case act.Evaluate(node=node, attempt=attempt):
                 self._compute(run, node, attempt, lambda: self._evaluate(run, node))
             case act.Expand(node=node, attempt=attempt):
                 self._compute(run, node, attempt, lambda: self._expand(run, node))
             case act.AskClient(node=node, attempt=attempt):
-                run.begin(node, attempt, CLIENT, now())
+                run.begin(node, attempt, PERSON if run.is_question(node) else CLIENT, now())
                 self._owner.ask_client(run, run.node(node), attempt)
             case act.FailRun(fault=fault):
                 self._owner.run_failed(run, fault)
@@ -315,3 +366,10 @@ class Shell:
     def _expand(self, run: Run, number: int) -> None:
         growth = run.graph.expand(number, run.operands(run.node(number)))
         self.grown(run, growth)
+
+
+def _usage(timing: worker_pb2.Timing) -> ev.Usage | None:
+    """What a language model did, if it was one."""
+    if not (timing.cached_tokens or timing.computed_tokens or timing.generated_tokens):
+        return None
+    return ev.Usage(timing.cached_tokens, timing.computed_tokens, timing.generated_tokens)

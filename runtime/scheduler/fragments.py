@@ -2,50 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 
-from weft.graph.ops.common import Tool
-
+from .engines import EngineState
 from .faults import repeatable
-from .state import LiveNode, Phase, WorkerState
+from .primitive import Role
+from .state import LiveNode, Phase
 
-__all__ = ["fragment"]
+__all__ = ["Member", "fragment"]
+
+Member = tuple[LiveNode, EngineState]
+"""A primitive of a fragment, and the engine that runs it."""
 
 
-def fragment(root: LiveNode, worker: WorkerState) -> list[LiveNode]:
-    """A ready node and what follows it on the worker without anybody's help.
+def fragment(root: LiveNode, engine: EngineState, follows: Callable[[EngineState], bool]) -> Iterator[Member]:
+    """A primitive, and what can follow it on the same worker without hearing from anybody else.
 
-    That is everything that continues its KV context and is not handed out yet, even if its other operands
-    come later: the worker starts it when they do. Or it is a chain of tools, each the only one that waits for
-    the one before and waiting for nothing else.
+    That is what takes nothing that is not known yet but results of the fragment itself. A language model's
+    work follows only on the context that it continues; of several continuations the first, and each further
+    one while it `follows` the engine. The caller hands out each member before it asks for the next.
     """
+    yield root, engine
     members = [root]
+    inside = {root.primitive.node.id}
     for member in members:
-        members += _continuations(member, root)
-        members += _next_tool(member, worker)
-    return members
+        first = True
+        for follower in member.run.consumers(member):
+            if follower.phase is Phase.WAITING and _is_free(follower, inside):
+                where = _engine(member, follower, engine)
+                if where is None or not (first or where is not engine or follows(engine)):
+                    continue
+                first = first and where is not engine
+                members.append(follower)
+                inside.add(follower.primitive.node.id)
+                yield follower, where
 
 
-def _continuations(member: LiveNode, root: LiveNode) -> Iterable[LiveNode]:
-    return [
-        follower
-        for follower in root.run.continuations(member)
-        if follower.phase is Phase.WAITING and follower.key == root.key
-    ]
+def _is_free(follower: LiveNode, inside: set[int]) -> bool:
+    """Whether all that the follower still waits for is made inside."""
+    if follower.waiting == 1:
+        return True
+    return sum(producer in inside for producer in follower.primitive.producers) == follower.waiting
 
 
-def _next_tool(member: LiveNode, worker: WorkerState) -> Iterable[LiveNode]:
-    """A tool that must not run twice goes along only behind another one, whose loss would end the run anyway:
+def _engine(member: LiveNode, follower: LiveNode, engine: EngineState) -> EngineState | None:
+    """Where the follower can run beside `member`; None: nowhere, or it should not.
 
+    A tool that must not run twice goes along only behind another one, whose loss would end the run anyway:
     when a worker is lost, nobody can tell which tasks of a fragment have run.
     """
-    consumers = member.run.consumers(member)
-    if len(consumers) != 1:
-        return ()
-    (follower,) = consumers
-    op = follower.node.op
-    if not (isinstance(op, Tool) and op.where == "server" and worker.engine(follower.key)):
-        return ()
-    if not repeatable(follower.node) and repeatable(member.node):
-        return ()
-    return consumers if follower.phase is Phase.WAITING and follower.waiting == 1 else ()
+    primitive = follower.primitive
+    if primitive.role is not Role.ENGINE:
+        return None
+    if primitive.key.kind == "llm":
+        return (
+            engine if primitive.context == member.primitive.node.id and follower.key == member.key else None
+        )
+    if not repeatable(primitive.node) and repeatable(member.primitive.node):
+        return None
+    return engine.worker.engine(primitive.key)

@@ -89,14 +89,17 @@ class Session:
 
     def _obey(self, command: worker_pb2.Command) -> None:
         match command.WhichOneof("command"):
-            case "fragment":
-                self._take_fragment(command.fragment)
+            case "batch":
+                for fragment in command.batch.fragments:
+                    self._take_fragment(fragment)
             case "push":
                 self._take_push(command.push)
             case "cancel":
                 self._stop(self._runs.cancel(command.cancel.run, command.cancel.nodes))
             case "release":
                 self._runs.release(command.release.run, command.release.keys)
+            case "flush":
+                self._catalog.flush()
             case _:
                 _log.warning("a command of a kind that this worker does not know was left out")
 
@@ -231,4 +234,7 @@ def _encode_timing(timing: Timing) -> worker_pb2.Timing:
         computed_tokens=timing.computed_tokens,
         generated_tokens=timing.generated_tokens,
         batch=timing.batch,
+        prompt_tokens=timing.prompt_tokens,
+        finish=timing.finish,
+        reused=timing.reused,
     )

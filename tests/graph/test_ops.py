@@ -20,16 +20,18 @@ from weft.graph.ops.common import (
     Forward,
     Gather,
     Input,
+    Interrupt,
+    Neighbours,
     Parse,
     Project,
     Search,
     Tool,
     TopK,
 )
-from weft.graph.ops.control import Cond, Loop, Map, body_inputs
+from weft.graph.ops.control import Cond, Fold, Loop, Map, body_inputs
 from weft.graph.ops.optimized import Element, Merge, Slice, Stage
-from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
-from weft.graph.ops.user import Chunking, Generate, Ingest, Rerank, Select
+from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert, Weigh
+from weft.graph.ops.user import Chunking, Generate, Ingest, Probe, Rerank, Select
 from weft.graph.prompt import Fixed, Message, Slot
 from weft.graph.sampling import Sampling
 from weft.graph.types import (
@@ -40,6 +42,7 @@ from weft.graph.types import (
     PASSAGES,
     STRINGS,
     TEXT,
+    TOKENS,
     VECTORS,
     Data,
     Effect,
@@ -91,13 +94,21 @@ SIGNATURES: list[tuple[Op, Mapping[str, Type], tuple[Type, ...]]] = [
     (Tool("t", PLAN), {"any": TEXT, "name": JSON}, (PLAN,)),
     (Generate(ASK), {"x": INTEGER}, (TEXT, TEXT)),
     (Generate(ASK, PLAN, n=2), {"x": INTEGER}, (list_type(PLAN), STRINGS)),
+    (Generate(ASK, logprobs=0), {"x": INTEGER}, (TEXT, TEXT, TOKENS)),
     (Select(ASK, ("yes", "no")), {"x": INTEGER}, (TEXT, NUMBERS)),
+    (Interrupt(BOOLEAN), {"value": TEXT}, (BOOLEAN,)),
+    (Neighbours("i"), {"passages": PASSAGES, "after": Effect("i")}, (PASSAGES,)),
+    (Probe(ASK, start=1), {"x": INTEGER}, (INTEGER, TOKENS)),
+    (Probe(ids=(1, 2), start=0), {}, (INTEGER, TOKENS)),
     (Ingest("i"), {"documents": STRINGS}, (JSON, Effect("i"))),
     (Ingest("i"), {"documents": STRINGS, "after": Effect("i")}, (JSON, Effect("i"))),
     (Rerank(), {"query": TEXT, "passages": PASSAGES, "k": INTEGER}, (PASSAGES,)),
     (Prefill("m", (Fixed("a"), Slot("x"))), {"x": TEXT}, (KV,)),
     (Prefill("m", (Fixed("a"),)), {"kv": KV}, (KV,)),
     (Decode("m"), {"kv": KV}, (KV, TEXT)),
+    (Decode("m", logprobs=2), {"kv": KV}, (KV, TEXT, TOKENS)),
+    (Weigh("m", start=3), {"kv": KV}, (INTEGER, TOKENS)),
+    (Weigh("m", (1, 2), 0), {}, (INTEGER, TOKENS)),
     (Score("m", ("yes", "no")), {"kv": KV}, (TEXT, NUMBERS)),
     (Element(("a", 0), INTEGER), {"text": TEXT}, (INTEGER,)),
     (Slice(0, 2), {"value": STRINGS}, (STRINGS,)),
@@ -108,13 +119,14 @@ SIGNATURES: list[tuple[Op, Mapping[str, Type], tuple[Type, ...]]] = [
     (Stage("embed", 8), {"texts": STRINGS}, (VECTORS,)),
     (Stage("rerank", 8), {"query": TEXT, "passages": PASSAGES, "k": INTEGER}, (PASSAGES,)),
     (Stage("ingest", 8, index="i"), {"chunks": JSON, "texts": STRINGS}, (JSON, Effect("i"))),
-    (Chunk(), {"documents": STRINGS}, (JSON, STRINGS)),
+    (Chunk("i"), {"documents": STRINGS, "after": Effect("i")}, (JSON, STRINGS)),
     (Upsert("i"), {"chunks": JSON, "vectors": VECTORS}, (JSON, Effect("i"))),
     (Map(body("item", "x")), {"items": STRINGS, "x": TEXT}, (list_type(BOOLEAN),)),
     (Map(body()), {"items": STRINGS}, (list_type(BOOLEAN),)),
     (Map(body(), merge="passages"), {"items": STRINGS, "after": Effect("i")}, (PASSAGES,)),
     (Cond(body("x"), body("y")), {"predicate": BOOLEAN, "x": TEXT, "y": JSON}, (BOOLEAN,)),
     (Cond(body(), Graph((Node(0, Const("1")),), (Value(0),))), {"predicate": BOOLEAN}, (JSON,)),
+    (Fold(body("item", "state", "x")), {"items": STRINGS, "state": TEXT, "x": TEXT}, (BOOLEAN,)),
     (Loop(body("state", "x", outputs=2)), {"state": TEXT, "x": TEXT}, (BOOLEAN,)),
 ]
 
@@ -151,6 +163,11 @@ def test_every_operation_has_a_signature_here() -> None:
         (Embed(), {"texts": KV}, "operand 'texts' must be text or data, not kv"),
         (Search("i"), {"query": TEXT}, "lacks the operand 'k'"),
         (
+            Neighbours("i", 1, -1),
+            {"passages": PASSAGES},
+            "counts of neighbours must not be negative, not 1 and -1",
+        ),
+        (
             Search("i"),
             {"query": TEXT, "k": INTEGER, "vectors": JSON},
             "operand 'vectors' must be vectors, not data",
@@ -166,6 +183,10 @@ def test_every_operation_has_a_signature_here() -> None:
         (Generate(ASK), {}, "lacks the operand 'x'"),
         (Generate(ASK, KV), {"x": TEXT}, "a model can write text or data, not kv"),
         (Generate(ASK, n=0), {"x": TEXT}, "n must be at least 1, not 0"),
+        (Generate(ASK, n=2, logprobs=0), {"x": TEXT}, "logprobs go with n = 1"),
+        (Probe(), {}, "a probe takes either messages or ids"),
+        (Probe(ASK, (1,)), {"x": TEXT}, "a probe takes either messages or ids"),
+        (Probe(ids=(1,)), {"x": TEXT}, "has no operand 'x'; known: none"),
         (Select(ASK, ()), {"x": TEXT}, "choices must not be empty"),
         (Select(ASK, ("a", "a")), {"x": TEXT}, "choices must differ from one another"),
         (Score("m", ("a", "")), {"kv": KV}, "a choice must not be empty: it has no tokens to score"),
@@ -173,6 +194,9 @@ def test_every_operation_has_a_signature_here() -> None:
         (Prefill("m", ()), {"kv": TEXT}, "operand 'kv' must be kv, not text"),
         (Prefill("m", ()), {"kv": Kv("n")}, "operand 'kv' was read by model 'n'; 'm' cannot continue it"),
         (Decode("m"), {"kv": Kv("n")}, "operand 'kv' was read by model 'n'; 'm' cannot continue it"),
+        (Weigh("m"), {"kv": Kv("n")}, "operand 'kv' was read by model 'n'; 'm' cannot continue it"),
+        (Weigh("m"), {}, "lacks the operand 'kv'"),
+        (Weigh("m", (1,)), {"kv": KV}, "has no operand 'kv'; known: none"),
         (Score("m", ("a",)), {"kv": Kv("n")}, "operand 'kv' was read by model 'n'; 'm' cannot continue it"),
         (Upsert("i"), {"chunks": JSON, "vectors": JSON}, "operand 'vectors' must be vectors, not data"),
         (Map(body("item")), {}, "lacks the operand 'items'"),
@@ -221,6 +245,8 @@ def test_an_operation_without_a_signature_is_abstract() -> None:
         (Decode("m"), True, False),
         (Decode("m", Sampling(temperature=1.0)), False, False),
         (Search("i"), False, False),
+        (Neighbours("i"), False, False),
+        (Interrupt(), False, True),
         (Ingest("i"), True, True),
         (Upsert("i"), True, True),
         (Tool("t"), False, True),

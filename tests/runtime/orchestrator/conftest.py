@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from weft.graph.codec import decode_datum, decode_node, encode_datum, encode_type
+from weft.graph.ir import Node
 from weft.graph.ops.common import Embed, Search, Tool
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
 from weft.graph.prompt import Fixed
@@ -41,6 +42,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         self.gate = asyncio.Event()
         self.gated: set[type] = set()
         self.faults: list[value_pb2.Fault] = []
+        self.step = 1
         self.commands: list[worker_pb2.Command] = []
         self.contexts: dict[tuple[str, str], str] = {}
         self._values: dict[tuple[str, str], Datum] = {}
@@ -94,13 +96,12 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
     def _obey(self, command: worker_pb2.Command) -> None:
         self.commands.append(command)
         match command.WhichOneof("command"):
-            case "fragment":
-                self._learn(command.fragment.run, command.fragment.values)
-                for task in command.fragment.tasks:
-                    running = asyncio.create_task(self._run(command.fragment.run, task))
-                    self._tasks[command.fragment.run, task.id] = running
-            case "push":
-                self._learn(command.push.run, command.push.values)
+            case "batch":
+                for fragment in command.batch.fragments:
+                    self._learn(fragment.run, fragment.values)
+                    for task in fragment.tasks:
+                        running = asyncio.create_task(self._run(fragment.run, task))
+                        self._tasks[fragment.run, task.id] = running
             case "cancel":
                 self._cancel(command.cancel)
             case "release":
@@ -125,9 +126,8 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
 
     def _release(self, release: worker_pb2.Release) -> None:
         for table in (self.contexts, self._values):
-            for run, key in list(table):
-                if run == release.run and (not release.keys or key in release.keys):
-                    del table[run, key]
+            for key in release.keys or [key for run, key in table if run == release.run]:
+                table.pop((release.run, key), None)
 
     async def _run(self, run: str, task: worker_pb2.Task) -> None:
         node = decode_node(graph_pb2.Node.FromString(task.node))
@@ -145,9 +145,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         results = self._compute(run, node.id, node.op, keys)
         if task.stream:
             assert isinstance(results[1], TextValue)
-            for character in results[1].text:
-                delta = worker_pb2.Delta(run=run, node=node.id, text=character, attempt=task.attempt)
-                self.reports.put_nowait(worker_pb2.Report(delta=delta))
+            await self.write(run, task, results[1].text)
         for output, datum in enumerate(results):
             self._set(run, f"%{node.id}.{output}" if output else f"%{node.id}", datum)
         done = worker_pb2.TaskDone(
@@ -155,9 +153,25 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
             node=node.id,
             attempt=task.attempt,
             results=map(encode_datum, results),
-            timing=worker_pb2.Timing(queued=0.0, prefill=1e-6, decode=1e-6, generated_tokens=3),
+            timing=worker_pb2.Timing(
+                queued=0.0,
+                prefill=1e-6,
+                decode=1e-6,
+                generated_tokens=3 if isinstance(node.op, Decode) else 0,
+            ),
         )
         self.reports.put_nowait(worker_pb2.Report(done=done))
+
+    async def write(self, run: str, task: worker_pb2.Task, text: str) -> None:
+        """Stream a text, `step` characters a delta."""
+        for start in range(0, len(text), self.step):
+            piece = text[start : start + self.step]
+            delta = worker_pb2.Delta(run=run, node=task.id, text=piece, attempt=task.attempt)
+            self.reports.put_nowait(worker_pb2.Report(delta=delta))
+
+    def text(self, read: str) -> str:
+        """What is written after a prompt."""
+        return f"<{read}>"
 
     def _compute(self, run: str, number: int, op: object, keys: dict[str, str]) -> tuple[Datum, ...]:
         values = {name: self._values[run, key] for name, key in keys.items()}
@@ -172,7 +186,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
                 self.contexts[run, f"%{number}"] = read
                 return (KvValue(f"{run}/%{number}"),)
             case Decode():
-                text = TextValue(f"<{read}>", (1, 2), "fingerprint", 1)
+                text = TextValue(self.text(read), (1, 2), "fingerprint", 1)
                 self.contexts[run, f"%{number}"] = read + text.text
                 return (KvValue(f"{run}/%{number}"), text)
             case Score(choices=choices):
@@ -191,7 +205,12 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
                 raise AssertionError(op)
 
     def fragments(self) -> list[worker_pb2.Fragment]:
-        return [c.fragment for c in self.commands if c.HasField("fragment")]
+        return [fragment for command in self.commands for fragment in command.batch.fragments]
+
+    def nodes(self) -> list[Node]:
+        """The nodes of all tasks so far."""
+        tasks = (task for fragment in self.fragments() for task in fragment.tasks)
+        return [decode_node(graph_pb2.Node.FromString(task.node)) for task in tasks]
 
     def cancelled(self, run: str) -> bool:
         return any(c.HasField("cancel") and c.cancel.run == run for c in self.commands)
@@ -262,7 +281,13 @@ def program(path: Path) -> Path:
 
 
 @pytest.fixture
-async def bare(tmp_path: Path) -> AsyncIterator[Stage]:
+def overrides() -> dict[str, Any]:
+    """Settings that a test wants otherwise."""
+    return {}
+
+
+@pytest.fixture
+async def bare(tmp_path: Path, overrides: dict[str, Any]) -> AsyncIterator[Stage]:
     """An orchestrator without workers."""
     settings = Settings(
         listen="127.0.0.1:0",
@@ -270,6 +295,7 @@ async def bare(tmp_path: Path) -> AsyncIterator[Stage]:
         models=[ModelSettings(name="m", path="none")],
         programs={"registered": program(tmp_path / "p.json"), "gone": tmp_path / "gone.json"},
         max_message_mb=1,
+        **overrides,
     )
     async with AsyncExitStack() as stack:
         server = Server(settings, Scheduler(grace_s=GRACE_S))

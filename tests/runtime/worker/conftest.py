@@ -59,6 +59,7 @@ class Link:
         timeout_s: float = 0.0,
         attempt: int = 1,
         internal: Collection[int] = (),
+        namespace: str = "",
     ) -> None:
         """Send a fragment."""
         tasks = [
@@ -72,7 +73,13 @@ class Link:
             )
             for node in nodes
         ]
-        await self.send(fragment=worker_pb2.Fragment(run=run, tasks=tasks, values=_encoded(values or {})))
+        await self.send_fragment(
+            worker_pb2.Fragment(run=run, tasks=tasks, values=_encoded(values or {}), namespace=namespace)
+        )
+
+    async def send_fragment(self, fragment: worker_pb2.Fragment) -> None:
+        """Send a fragment as it is."""
+        await self.send(batch=worker_pb2.Batch(fragments=[fragment]))
 
     async def push(self, values: Mapping[str, Datum], run: str = "r") -> None:
         await self.send(push=worker_pb2.Push(run=run, values=_encoded(values)))
