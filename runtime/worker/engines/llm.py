@@ -27,12 +27,12 @@ from weft.runtime.llm.requests import (
     Scored,
     ScoreRequest,
 )
+from weft.runtime.mailbox import Mailbox
 
 from ..faults import TaskError
 from .base import Emit, Gauges, HeldKv, Operands, Outcome, Task, Timing
 from .contexts import context_of, read, write
 from .llm_loading import LoadedModel, describe, load
-from .mailbox import Mailbox
 from .scoring import align, judge
 from .weighing import as_data, weighed_prompt
 
