@@ -9,7 +9,7 @@ from .deployment import Deployment
 from .ir import Node
 from .observed import Observed, duration_key, length_key
 from .ops.common import Const, Input
-from .ops.primitive import Decode, Prefill, Score
+from .ops.primitive import Decode, Prefill, Score, Weigh
 from .prompt import Fixed
 
 __all__ = ["Estimator"]
@@ -39,6 +39,8 @@ class Estimator:
             case Score(model=model, choices=choices):
                 characters = sum(map(len, choices))
                 return self.costs(model).prefill_ms(_CONTEXT_TOKENS, max(1, characters / CHARS_PER_TOKEN))
+            case Weigh(model=model, ids=ids):
+                return self.costs(model).prefill_ms(_CONTEXT_TOKENS, max(1, len(ids)))
             case Input() | Const():
                 return 0.0
         if node.op.kind == "host":

@@ -50,11 +50,12 @@ class Compiler:
         if plan is not None:
             check(plan.source)
             return plan
+        return self._plans.add(key, self.compile(request, check))
+
+    def compile(self, request: Source, check: Callable[[Graph], None]) -> Plan:
+        """The same for a program that will not come again. Raises DoorError."""
         graph = self.read(request)
         check(graph)
-        return self._plans.add(key, self._compile(graph))
-
-    def _compile(self, graph: Graph) -> Plan:
         try:
             return Plan.compile(
                 graph, self._fleet.profile, disabled=self._settings.passes_off, observed=self.observed

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from weft.graph.ir import Node, Value
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Embed, Tool
-from weft.graph.ops.primitive import Decode, Prefill, Score
+from weft.graph.ops.primitive import Decode, Prefill, Score, Weigh
 
 from .events import EngineSpec
 
@@ -39,8 +39,8 @@ class EngineKey(NamedTuple):
 def engine_of(op: Op) -> EngineKey:
     """The engine that runs the operation."""
     match op:
-        case Prefill(model=model) | Decode(model=model) | Score(model=model) | Embed(model=model):
-            return EngineKey(op.kind, model)
+        case Prefill() | Decode() | Score() | Weigh() | Embed():
+            return EngineKey(op.kind, op.model)
         case Tool(tool=tool):
             return EngineKey(op.kind, tool)
         case _:
