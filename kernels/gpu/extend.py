@@ -14,6 +14,7 @@ from .merge import merge_splits
 
 __all__ = ["extend_attention"]
 
+_MAX_ROWS = 128  # of a tile: queries times query heads a KV head
 _MIN_SPLIT = 512  # keys
 _MAX_SPLITS = 32
 
@@ -36,7 +37,7 @@ def extend_attention(
     sequences = len(batch.rows)
     usual = triton.next_power_of_2(triton.cdiv(queries, sequences) * group)
     wide = q.element_size() * head_dim > 256
-    block_m = max(16, min(usual, 64 if wide else 128), triton.next_power_of_2(group))
+    block_m = max(16, min(usual, _MAX_ROWS // 2 if wide else _MAX_ROWS), triton.next_power_of_2(group))
     tiles = triton.cdiv(queries, block_m // group) + sequences
     splits = _splits(q.device, tiles * kv_heads, table.capacity if window is None else window)
     out = torch.empty_like(q)
