@@ -14,7 +14,6 @@ from .merge import merge_splits
 
 __all__ = ["extend_attention"]
 
-_MAX_ROWS = 128  # of a tile: queries times query heads a KV head
 _MIN_SPLIT = 512  # keys
 _MAX_SPLITS = 32
 
@@ -37,7 +36,8 @@ def extend_attention(
     sequences = len(batch.rows)
     usual = triton.next_power_of_2(triton.cdiv(queries, sequences) * group)
     wide = q.element_size() * head_dim > 256
-    block_m = max(16, min(usual, _MAX_ROWS // 2 if wide else _MAX_ROWS), triton.next_power_of_2(group))
+    most = 64 if wide else 128 if rotary is None else 256  # more rows share the rotation of their keys
+    block_m = max(16, min(usual, most), triton.next_power_of_2(group))
     tiles = triton.cdiv(queries, block_m // group) + sequences
     splits = _splits(q.device, tiles * kv_heads, table.capacity if window is None else window)
     out = torch.empty_like(q)
@@ -80,6 +80,7 @@ def extend_attention(
         ROTATE=rotary is not None,
         num_warps=8 if block_m >= 128 else 4,
         num_stages=2 if wide else 3,
+        maxnreg=128 if block_m == 128 and rotary is None else None,  # two programs fit a processor
     )
     if parts is not None and sums is not None:
         merge_splits(parts, sums, out)

@@ -130,12 +130,12 @@ def _shared(
         q_mask = present[:, None] & i_in[None, :]
         q1 = tl.load(q + q_at[:, None] + i[None, :], mask=q_mask, other=0.0)
         q2 = tl.load(q + q_at[:, None] + HALF + i[None, :], mask=q_mask, other=0.0)
-        turn = position
+        q_turn = position
         if positions is not None:
             q_row = tl.load(rows + sequence, mask=present, other=0).to(tl.int64)
-            turn = tl.load(positions + q_row * position_stride + position, mask=present, other=0)
+            q_turn = tl.load(positions + q_row * position_stride + position, mask=present, other=0)
             positions += leader_row * position_stride
-        c, s = rotation(cos, sin, turn, present, HALF, BLOCK_H)
+        c, s = rotation(cos, sin, q_turn, present, HALF, BLOCK_H)
         r1, r2 = rotate(q1, q2, c, s)
         q1 = r1.to(q1.dtype)
         q2 = r2.to(q2.dtype)
@@ -152,10 +152,10 @@ def _shared(
         if ROTATE:
             k1 = load_rows(k_pool, slots, i, inside, HALF, True)
             k2 = load_rows(k_pool + HALF, slots, i, inside, HALF, True)
-            turn = n
+            k_turn = n
             if positions is not None:
-                turn = tl.load(positions + n, mask=inside, other=0)
-            c, s = rotation(cos, sin, turn, inside, HALF, BLOCK_H)
+                k_turn = tl.load(positions + n, mask=inside, other=0)
+            c, s = rotation(cos, sin, k_turn, inside, HALF, BLOCK_H)
             r1, r2 = rotate(k1, k2, c, s)
             scores = dot(q1, tl.trans(r1.to(k1.dtype))) + dot(q2, tl.trans(r2.to(k1.dtype)))
         else:
