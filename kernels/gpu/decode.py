@@ -21,8 +21,8 @@ from .shared import attend_shared
 
 __all__ = ["decode_attention", "plan_decode"]
 
-_GRAIN = 64  # keys: what work items are cut in multiples of
-_PROGRAMS_A_PROCESSOR = 16  # wanted, to even out the last wave
+_GRAIN = 128  # keys: what work items are cut in multiples of
+_PROGRAMS_A_PROCESSOR = 8  # wanted, to even out the last wave
 
 
 def plan_decode(
@@ -141,17 +141,25 @@ def decode_attention(
         GROUP=group,
         HEAD_DIM=head_dim,
         BLOCK_M=max(16, triton.next_power_of_2(group)),
-        BLOCK_N=key_block(k_pool),
         BLOCK_D=triton.next_power_of_2(head_dim),
         BLOCK_H=max(16, triton.next_power_of_2(head_dim // 2)),
         PAGE=table.page_size,
         ROTATE=rotary is not None,
-        num_warps=4,
-        num_stages=3,
+        **_tile(k_pool, table, rotary),
     )
     if plan.shared is not None:
         attend_shared(q, k_pool, v_pool, table, plan, parts, sums, scale=scale, rotary=rotary)
     return merge_parts(q, parts, sums, plan)
+
+
+def _tile(k_pool: torch.Tensor, table: KVTable, rotary: Rotary | None) -> dict[str, int]:
+    """Keys a step, warps and pipeline stages: the fastest of those tried on an H100."""
+    block = key_block(k_pool)
+    if rotary is None or block < 64:
+        return {"BLOCK_N": block, "num_warps": 4, "num_stages": 3}
+    if table.positions is None:
+        return {"BLOCK_N": 32, "num_warps": 2, "num_stages": 5}
+    return {"BLOCK_N": 32, "num_warps": 4, "num_stages": 3}
 
 
 @triton.jit

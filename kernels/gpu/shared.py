@@ -135,10 +135,10 @@ def _shared(
             q_row = tl.load(rows + sequence, mask=present, other=0).to(tl.int64)
             q_turn = tl.load(positions + q_row * position_stride + position, mask=present, other=0)
             positions += leader_row * position_stride
-        c, s = rotation(cos, sin, q_turn, present, HALF, BLOCK_H)
-        r1, r2 = rotate(q1, q2, c, s)
-        q1 = r1.to(q1.dtype)
-        q2 = r2.to(q2.dtype)
+        q_cos, q_sin = rotation(cos, sin, q_turn, present, HALF, BLOCK_H)
+        turned1, turned2 = rotate(q1, q2, q_cos, q_sin)
+        q1 = turned1.to(q1.dtype)
+        q2 = turned2.to(q2.dtype)
     else:
         qs = tl.load(q + q_at[:, None] + d[None, :], mask=present[:, None] & d_in[None, :], other=0.0)
 

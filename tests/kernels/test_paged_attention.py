@@ -167,7 +167,7 @@ def by_formula(x: torch.Tensor, rotary: Rotary, positions: torch.Tensor) -> torc
 
 
 BASE = Shape()
-LENGTHS = [4096, 1, 700, 64, 65, 2000, 129] if GPU else [70, 1, 64]
+LENGTHS = [4096, 1, 700, 64, 65, 2000, 129] if GPU else [150, 1, 64]
 SHAPES = [
     replace(BASE, dtype=torch.bfloat16, page_size=16),
     replace(BASE, dtype=torch.float16, page_size=64, head_dim=64),
