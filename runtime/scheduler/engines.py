@@ -13,7 +13,7 @@ from .events import EngineSpec
 from .primitive import EngineKey
 
 if TYPE_CHECKING:
-    from .state import LiveNode
+    from .state import LiveNode, LiveRun
 
 __all__ = ["Charge", "EngineState", "Pool", "WorkerState"]
 
@@ -41,9 +41,10 @@ class EngineState:
     prefill_ms: float = 0.0
     writers: int = 0
     context_tokens: float = 0.0
-    kv: float = 0.0  # tokens that the runs it works for hold or are going to
+    kv: int = 0  # tokens that the runs it works for hold or are going to
     written: float = 0.0  # tokens whose KV it has computed since it joined
     in_use: dict[int, int] = field(default_factory=dict)  # runs by prefix
+    idle: dict[LiveRun, float] = field(default_factory=dict)  # that hold contexts here, and since when
     pools: list[Pool] = field(default_factory=list)
     version: int = 0  # rises whenever anything above changes
     reading: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the terms of `ModelCosts`
@@ -95,6 +96,13 @@ class EngineState:
             heir.charge = Charge(load_ms + ms, prefill_ms + ms, writes, context)
             self._add_load(ms)
             self.prefill_ms += ms
+
+    def hold(self, tokens: int) -> None:
+        """Reckon with so many tokens of KV more."""
+        self.kv += tokens
+        for pool in self.pools:
+            pool.kv += tokens
+        self.changed()
 
     def activate(self, count: int) -> None:
         """Work on so many tasks more."""
@@ -163,10 +171,16 @@ class Pool:
         self._touched: dict[EngineState, None] = {}  # since the heap was last used
         self._heap: list[tuple[float, int, int, EngineState]] = []  # load, number, version; may be stale
         self._turn: Iterator[EngineState] = iter(())
+        self._idle: list[tuple[float, int, float, EngineState, LiveRun]] = []  # due, number, since
+        self._waits = 0
         self.load_ms = 0.0
         """Of all engines."""
         self.active = 0
         """Of all engines."""
+        self.kv = 0
+        """Of all engines, and of runs that have a place but nothing on an engine yet."""
+        self.kv_slots = 0
+        """Of all engines; 0: unknown."""
 
     @property
     def mean_load(self) -> float:
@@ -194,6 +208,8 @@ class Pool:
         engine.pools.append(self)
         self.load_ms += engine.load_ms
         self.active += engine.active
+        self.kv += engine.kv
+        self.kv_slots += engine.spec.kv_slots
         self.touch(engine)
 
     def remove(self, engine: EngineState) -> None:
@@ -203,6 +219,27 @@ class Pool:
         engine.pools.remove(self)
         self.load_ms -= engine.load_ms
         self.active -= engine.active
+        self.kv -= engine.kv
+        self.kv_slots -= engine.spec.kv_slots
+
+    def idle_now(self, engine: EngineState, run: LiveRun, now: float) -> None:
+        """A run that holds contexts on an engine has begun to wait for something else."""
+        self._waits += 1
+        heapq.heappush(self._idle, (now, self._waits, now, engine, run))
+
+    def longest_idle(self) -> tuple[float, EngineState, LiveRun] | None:
+        """The run that is due first to lose its place, when, and where."""
+        while self._idle:
+            due, _, since, engine, run = self._idle[0]
+            if engine.idle.get(run) == since and engine in self._engines:
+                return due, engine, run
+            heapq.heappop(self._idle)
+        return None
+
+    def postpone(self, due: float) -> None:
+        """The run that was due first is due later."""
+        _, number, since, engine, run = self._idle[0]
+        heapq.heapreplace(self._idle, (due, number, since, engine, run))
 
     def touch(self, engine: EngineState) -> None:
         """Something about an engine is another."""

@@ -139,6 +139,7 @@ class Scheduler:
                 self._actions.append(Expand(run, node, live.attempt))
             case Role.CLIENT:
                 live.begin()
+                live.run.waits_for = live.primitive.key.model
                 self._dispatcher.activate(live, self._now)
                 self._actions.append(AskClient(run, node, live.attempt))
             case Role.INPUT:
@@ -170,9 +171,13 @@ class Scheduler:
             for output, content in enumerate(event.contents):
                 if content is not None:
                     live.run.contents[Value(event.node, output)] = content
-            if live.primitive.key.kind == "llm":
+            kind = live.primitive.key.kind
+            if kind == "llm":
                 self._residency.done(live, event.usage)
+            elif kind == "tool":
+                self._residency.patience.note(live.primitive.key.model, self._now - live.since)
             self._complete(live)
+            self._residency.end_turn(live, self._now)
 
     def _complete(self, live: LiveNode) -> None:
         consumers = live.run.complete(live)
