@@ -10,7 +10,7 @@ from .errors import GraphError
 from .ir import Graph, Node
 from .ops.common import Search, Tool
 from .ops.control import Cond, Loop, Map
-from .ops.user import Generate, Ingest, Select
+from .ops.user import Generate, Ingest, Probe, Select
 from .prompt import ChatRenderer
 from .types import JSON, Type
 
@@ -76,7 +76,7 @@ class Deployment:
 
     def _check_node(self, node: Node, indexes: frozenset[str], client_tools: frozenset[str]) -> None:
         match node.op:
-            case Generate(model=model) | Select(model=model):
+            case Generate(model=model) | Select(model=model) | Probe(model=model):
                 self.model(model)
             case Search(index=index) if index not in indexes:
                 raise UnknownNameError(_unknown("index", index, indexes) + "; fill it with ingest()")

@@ -9,7 +9,7 @@ from .deployment import Deployment
 from .ir import Node
 from .observed import Observed, duration_key, length_key
 from .ops.common import Const, Input
-from .ops.primitive import Decode, Prefill, Score
+from .ops.primitive import Decode, Prefill, Score, Weigh
 from .prompt import Fixed
 
 __all__ = ["Estimator"]
@@ -36,7 +36,7 @@ class Estimator:
                 return self.costs(model).prefill_ms(0, self.tokens(node))
             case Decode(model=model):
                 return self.length(node) * self.costs(model).decode_ms(1, _CONTEXT_TOKENS)
-            case Score(model=model):
+            case Score(model=model) | Weigh(model=model):
                 return self.costs(model).prefill_ms(_CONTEXT_TOKENS, self.options(node))
             case Input() | Const():
                 return 0.0
@@ -54,7 +54,9 @@ class Estimator:
         return sum(len(p.text) / CHARS_PER_TOKEN if isinstance(p, Fixed) else _SLOT_TOKENS for p in pieces)
 
     def options(self, node: Node) -> float:
-        """The tokens of all choices that are weighed."""
+        """The tokens of all choices that are scored, or of the text that is weighed."""
+        if isinstance(node.op, Weigh):
+            return max(1.0, len(node.op.ids))
         assert isinstance(node.op, Score)
         return max(1.0, sum(map(len, node.op.choices)) / CHARS_PER_TOKEN)
 

@@ -16,6 +16,7 @@ __all__ = [
     "PASSAGES",
     "STRINGS",
     "TEXT",
+    "TOKENS",
     "VECTORS",
     "Data",
     "Effect",
@@ -103,6 +104,25 @@ PASSAGES: Final = Data(
         }
     )
 )
+TOKENS: Final = Data(
+    json_schema.canonical(
+        {
+            "type": "array",
+            "title": "tokens",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "id": {"type": "integer"},
+                    "text": {"type": "string"},
+                    "bytes": {"type": "array", "items": {"type": "integer"}},
+                    "logprob": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+                    "top": {"type": "array"},
+                },
+            },
+        }
+    )
+)
+"""Tokens with natural-log probabilities; null for the first of a prompt. `top`: the likeliest there."""
 
 
 def list_type(item: Type) -> Data:

@@ -183,6 +183,7 @@ class Node(google.protobuf.message.Message):
     MAP_FIELD_NUMBER: builtins.int
     COND_FIELD_NUMBER: builtins.int
     LOOP_FIELD_NUMBER: builtins.int
+    PROBE_FIELD_NUMBER: builtins.int
     PREFILL_FIELD_NUMBER: builtins.int
     DECODE_FIELD_NUMBER: builtins.int
     SCORE_FIELD_NUMBER: builtins.int
@@ -192,6 +193,7 @@ class Node(google.protobuf.message.Message):
     FORWARD_FIELD_NUMBER: builtins.int
     EXPECTED_FIELD_NUMBER: builtins.int
     TOP_K_FIELD_NUMBER: builtins.int
+    WEIGH_FIELD_NUMBER: builtins.int
     ELEMENT_FIELD_NUMBER: builtins.int
     MERGE_FIELD_NUMBER: builtins.int
     SLICE_FIELD_NUMBER: builtins.int
@@ -241,6 +243,8 @@ class Node(google.protobuf.message.Message):
     @property
     def loop(self) -> Global___Loop: ...
     @property
+    def probe(self) -> Global___Probe: ...
+    @property
     def prefill(self) -> Global___Prefill:
         """What lowering makes."""
 
@@ -260,6 +264,8 @@ class Node(google.protobuf.message.Message):
     def expected(self) -> Global___Expected: ...
     @property
     def top_k(self) -> Global___TopK: ...
+    @property
+    def weigh(self) -> Global___Weigh: ...
     @property
     def element(self) -> Global___Element:
         """What the optimizer makes."""
@@ -294,6 +300,7 @@ class Node(google.protobuf.message.Message):
         map: Global___Map | None = ...,
         cond: Global___Cond | None = ...,
         loop: Global___Loop | None = ...,
+        probe: Global___Probe | None = ...,
         prefill: Global___Prefill | None = ...,
         decode: Global___Decode | None = ...,
         score: Global___Score | None = ...,
@@ -303,14 +310,15 @@ class Node(google.protobuf.message.Message):
         forward: Global___Forward | None = ...,
         expected: Global___Expected | None = ...,
         top_k: Global___TopK | None = ...,
+        weigh: Global___Weigh | None = ...,
         element: Global___Element | None = ...,
         merge: Global___Merge | None = ...,
         slice: Global___Slice | None = ...,
         stage: Global___Stage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "loop", b"loop", "map", b"map", "merge", b"merge", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k", "element", "merge", "slice", "stage"] | None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "loop", b"loop", "map", b"map", "merge", b"merge", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert", "weigh", b"weigh"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert", "weigh", b"weigh"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "probe", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k", "weigh", "element", "merge", "slice", "stage"] | None: ...
 
 Global___Node: typing_extensions.TypeAlias = Node
 
@@ -674,9 +682,12 @@ class Generate(google.protobuf.message.Message):
     CONSTRAINT_FIELD_NUMBER: builtins.int
     N_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
     n: builtins.int
     """0 counts as 1"""
     model: builtins.str
+    logprobs: builtins.int
+    """of each token, with so many of the likeliest"""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     @property
@@ -694,9 +705,11 @@ class Generate(google.protobuf.message.Message):
         constraint: Global___Constraint | None = ...,
         n: builtins.int = ...,
         model: builtins.str = ...,
+        logprobs: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["constraint", b"constraint", "sampling", b"sampling", "type", b"type"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["constraint", b"constraint", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "sampling", b"sampling", "type", b"type"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
 
 Global___Generate: typing_extensions.TypeAlias = Generate
 
@@ -726,6 +739,40 @@ class Select(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["choices", b"choices", "messages", b"messages", "method", b"method", "model", b"model"]) -> None: ...
 
 Global___Select: typing_extensions.TypeAlias = Select
+
+@typing.final
+class Probe(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
+    TOP_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    start: builtins.int
+    """the first token to be weighed; absent: none is"""
+    top: builtins.int
+    model: builtins.str
+    @property
+    def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Message]: ...
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """tokens in place of messages"""
+
+    def __init__(
+        self,
+        *,
+        messages: collections.abc.Iterable[Global___Message] | None = ...,
+        ids: collections.abc.Iterable[builtins.int] | None = ...,
+        start: builtins.int | None = ...,
+        top: builtins.int = ...,
+        model: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_start", b"_start", "start", b"start"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_start", b"_start", "ids", b"ids", "messages", b"messages", "model", b"model", "start", b"start", "top", b"top"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_start", b"_start"]) -> typing.Literal["start"] | None: ...
+
+Global___Probe: typing_extensions.TypeAlias = Probe
 
 @typing.final
 class Ingest(google.protobuf.message.Message):
@@ -849,7 +896,9 @@ class Decode(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     SAMPLING_FIELD_NUMBER: builtins.int
     CONSTRAINT_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
     model: builtins.str
+    logprobs: builtins.int
     @property
     def sampling(self) -> Global___Sampling: ...
     @property
@@ -860,11 +909,40 @@ class Decode(google.protobuf.message.Message):
         model: builtins.str = ...,
         sampling: Global___Sampling | None = ...,
         constraint: Global___Constraint | None = ...,
+        logprobs: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["constraint", b"constraint", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["constraint", b"constraint", "model", b"model", "sampling", b"sampling"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "sampling", b"sampling"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "model", b"model", "sampling", b"sampling"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
 
 Global___Decode: typing_extensions.TypeAlias = Decode
+
+@typing.final
+class Weigh(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
+    TOP_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    start: builtins.int
+    top: builtins.int
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        ids: collections.abc.Iterable[builtins.int] | None = ...,
+        start: builtins.int | None = ...,
+        top: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_start", b"_start", "start", b"start"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_start", b"_start", "ids", b"ids", "model", b"model", "start", b"start", "top", b"top"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_start", b"_start"]) -> typing.Literal["start"] | None: ...
+
+Global___Weigh: typing_extensions.TypeAlias = Weigh
 
 @typing.final
 class Score(google.protobuf.message.Message):

@@ -120,6 +120,7 @@ class LlmInfo(google.protobuf.message.Message):
     CHAT_TEMPLATE_FIELD_NUMBER: builtins.int
     KV_SLOTS_FIELD_NUMBER: builtins.int
     PROFILE_FIELD_NUMBER: builtins.int
+    CONTROL_TOKENS_FIELD_NUMBER: builtins.int
     context_length: builtins.int
     tokenizer: builtins.str
     """fingerprint; equal ones exchange token ids"""
@@ -128,6 +129,10 @@ class LlmInfo(google.protobuf.message.Message):
     kv_slots: builtins.int
     @property
     def profile(self) -> Global___Profile: ...
+    @property
+    def control_tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """the texts of tokens that only a prompt's author may write"""
+
     def __init__(
         self,
         *,
@@ -136,9 +141,10 @@ class LlmInfo(google.protobuf.message.Message):
         chat_template: builtins.str = ...,
         kv_slots: builtins.int = ...,
         profile: Global___Profile | None = ...,
+        control_tokens: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["profile", b"profile"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chat_template", b"chat_template", "context_length", b"context_length", "kv_slots", b"kv_slots", "profile", b"profile", "tokenizer", b"tokenizer"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chat_template", b"chat_template", "context_length", b"context_length", "control_tokens", b"control_tokens", "kv_slots", b"kv_slots", "profile", b"profile", "tokenizer", b"tokenizer"]) -> None: ...
 
 Global___LlmInfo: typing_extensions.TypeAlias = LlmInfo
 
@@ -275,6 +281,7 @@ class Command(google.protobuf.message.Message):
     PUSH_FIELD_NUMBER: builtins.int
     CANCEL_FIELD_NUMBER: builtins.int
     RELEASE_FIELD_NUMBER: builtins.int
+    FLUSH_FIELD_NUMBER: builtins.int
     @property
     def batch(self) -> Global___Batch: ...
     @property
@@ -283,6 +290,8 @@ class Command(google.protobuf.message.Message):
     def cancel(self) -> Global___Cancel: ...
     @property
     def release(self) -> Global___Release: ...
+    @property
+    def flush(self) -> Global___Flush: ...
     def __init__(
         self,
         *,
@@ -290,10 +299,11 @@ class Command(google.protobuf.message.Message):
         push: Global___Push | None = ...,
         cancel: Global___Cancel | None = ...,
         release: Global___Release | None = ...,
+        flush: Global___Flush | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["batch", b"batch", "cancel", b"cancel", "command", b"command", "push", b"push", "release", b"release"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cancel", b"cancel", "command", b"command", "push", b"push", "release", b"release"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["batch", "push", "cancel", "release"] | None: ...
+    def HasField(self, field_name: typing.Literal["batch", b"batch", "cancel", b"cancel", "command", b"command", "flush", b"flush", "push", b"push", "release", b"release"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cancel", b"cancel", "command", b"command", "flush", b"flush", "push", b"push", "release", b"release"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["batch", "push", "cancel", "release", "flush"] | None: ...
 
 Global___Command: typing_extensions.TypeAlias = Command
 
@@ -480,6 +490,18 @@ class Release(google.protobuf.message.Message):
 Global___Release: typing_extensions.TypeAlias = Release
 
 @typing.final
+class Flush(google.protobuf.message.Message):
+    """Forget all that was read and that no running task uses."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___Flush: typing_extensions.TypeAlias = Flush
+
+@typing.final
 class Report(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -623,6 +645,8 @@ class Timing(google.protobuf.message.Message):
     COMPUTED_TOKENS_FIELD_NUMBER: builtins.int
     GENERATED_TOKENS_FIELD_NUMBER: builtins.int
     BATCH_FIELD_NUMBER: builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+    FINISH_FIELD_NUMBER: builtins.int
     queued: builtins.float
     prefill: builtins.float
     decode: builtins.float
@@ -633,6 +657,10 @@ class Timing(google.protobuf.message.Message):
     generated_tokens: builtins.int
     batch: builtins.int
     """primitives computed in the same call"""
+    prompt_tokens: builtins.int
+    """of an LLM: what it had read before it wrote or weighed"""
+    finish: builtins.str
+    """of a decode: why it ended, stop or length"""
     def __init__(
         self,
         *,
@@ -644,8 +672,10 @@ class Timing(google.protobuf.message.Message):
         computed_tokens: builtins.int = ...,
         generated_tokens: builtins.int = ...,
         batch: builtins.int = ...,
+        prompt_tokens: builtins.int = ...,
+        finish: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cached_tokens", b"cached_tokens", "compute", b"compute", "computed_tokens", b"computed_tokens", "decode", b"decode", "generated_tokens", b"generated_tokens", "prefill", b"prefill", "queued", b"queued"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cached_tokens", b"cached_tokens", "compute", b"compute", "computed_tokens", b"computed_tokens", "decode", b"decode", "finish", b"finish", "generated_tokens", b"generated_tokens", "prefill", b"prefill", "prompt_tokens", b"prompt_tokens", "queued", b"queued"]) -> None: ...
 
 Global___Timing: typing_extensions.TypeAlias = Timing
 

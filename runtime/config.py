@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from .config_file import ConfigError, read_file
@@ -54,6 +54,13 @@ def _address(text: str) -> str:
     raise ValueError(f"an address is 'HOST:PORT' or 'unix:PATH', not {text!r}")
 
 
+def _tcp_address(text: str) -> str:
+    """Refuse what is not `host:port`."""
+    if text.startswith(_UNIX):
+        raise ValueError(f"an HTTP address is 'HOST:PORT', not {text!r}")
+    return _address(text)
+
+
 def _entry_point(text: str) -> str:
     """Refuse what is not `module:function`."""
     module, _, function = text.partition(":")
@@ -64,6 +71,8 @@ def _entry_point(text: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 """Where a server listens: `HOST:PORT` or `unix:PATH`."""
+HttpAddress = Annotated[str, AfterValidator(_tcp_address)]
+"""Where an HTTP server listens: `HOST:PORT`."""
 EntryPoint = Annotated[str, AfterValidator(_entry_point)]
 """A Python function: `module:function`."""
 
@@ -122,6 +131,10 @@ class Settings(BaseSettings):
     """The server that clients use; without one they start an embedded runtime."""
     data: Path = Path(".weft")
     """The folder of the indexes, and of everything else that stays."""
+    http: HttpAddress | None = None
+    """Where `weft serve` speaks HTTP as OpenAI's servers do; by default nowhere."""
+    api_key: SecretStr | None = Field(default=None, min_length=1)
+    """What HTTP clients must send as their key; without one everybody is served."""
     models: list[ModelSettings] = Field(default_factory=_reference)
     """The language models, one worker process each; the first is the default."""
     embedder: str | None = None
@@ -158,6 +171,8 @@ class Settings(BaseSettings):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two models are called {name!r}: give each a name of its own")
+            if name in self.programs:
+                raise ValueError(f"a model and a program are called {name!r}: give each a name of its own")
         return self
 
 

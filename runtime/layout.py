@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel
-
 from .config import EngineKind, Settings, WorkerConfig
 from .processes import ProcessSpec
 
 __all__ = ["ServerLayout", "light_kinds", "worker_spec"]
 
 _ORCHESTRATOR: Final = "weft.runtime.orchestrator"
+_KEY: Final = "WEFT_API_KEY"  # not an argument, which everybody on the machine can read
 _WORKER: Final = "weft.runtime.worker"
 
 
@@ -30,8 +29,12 @@ class ServerLayout:
     def orchestrator(self, folder: Path) -> ProcessSpec:
         """The orchestrator."""
         listen = self.listen or f"unix:{folder / 'orchestrator'}"
-        config = self.settings.absolute().model_copy(update={"listen": listen})
-        return ProcessSpec("orchestrator", _arguments(_ORCHESTRATOR, config))
+        http = self.settings.http if self.listen else None  # an embedded server is nobody else's
+        config = self.settings.absolute().model_copy(update={"listen": listen, "http": http})
+        key = self.settings.api_key
+        environment = {_KEY: key.get_secret_value()} if key else {}
+        arguments = ("-m", _ORCHESTRATOR, "--config", config.model_dump_json(exclude={"api_key"}))
+        return ProcessSpec("orchestrator", arguments, environment)
 
     def workers(self, folder: Path, address: str) -> Sequence[ProcessSpec]:
         """A worker for each model, and one for the light engines."""
@@ -74,8 +77,5 @@ def worker_spec(settings: Settings, config: WorkerConfig, *, name: str) -> Proce
     if "PYTHONPATH" in os.environ:
         paths.append(os.environ["PYTHONPATH"])
     environment = {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
-    return ProcessSpec(name, _arguments(_WORKER, config), environment)
-
-
-def _arguments(module: str, config: BaseModel) -> tuple[str, ...]:
-    return ("-m", module, "--config", config.model_dump_json())
+    arguments = ("-m", _WORKER, "--config", config.model_dump_json())
+    return ProcessSpec(name, arguments, environment)

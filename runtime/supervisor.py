@@ -78,6 +78,8 @@ class Supervisor:
         self.folder = _private_folder()
         self.address = ""
         """Where clients reach the orchestrator, once it has started."""
+        self.http = ""
+        """Where it speaks HTTP; empty: nowhere."""
 
     @property
     def pids(self) -> dict[str, int]:
@@ -135,7 +137,8 @@ class Supervisor:
         announced = await child.announcement()
         if announced is None:
             raise StartupError(await child.last_line())
-        self.address = _reachable(json.loads(announced)["listening"])
+        where = json.loads(announced)
+        self.address, self.http = _reachable(where["listening"]), _reachable(where.get("http", ""))
         self._keep(child)
 
     async def _start_workers(self) -> None:

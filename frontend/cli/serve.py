@@ -7,16 +7,18 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
-from weft.runtime.config import ModelSettings, Settings, load_settings
+from weft.runtime.config import Settings, load_settings
 from weft.runtime.config_file import model_path
 from weft.runtime.layout import ServerLayout
 from weft.runtime.supervisor import StartupError, Supervisor
 
 from .output import ERRORS, OUTPUT, print_json
+from .registration import graph_files, prepare_all, program_settings
 from .server import ConfigOption, JsonOption
 
 __all__ = ["ModelOption", "command", "model_settings", "until_signal"]
@@ -35,12 +37,38 @@ def command(
     ] = None,
     model: ModelOption = None,
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where indexes are kept.")] = None,
+    http: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where to speak HTTP, as OpenAI's servers do.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="What HTTP clients must send; safer in WEFT_API_KEY than here."),
+    ] = None,
+    program: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]GRAPH.json|TARGET",
+            help="A program that clients may run by its name; over HTTP it is a model.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Start a server: an orchestrator and its workers. Ctrl-C ends it."""
-    settings = load_settings(config, listen=listen, models=model_settings(model), data=data)
-    asyncio.run(_serve(settings, as_json))
+    settings = load_settings(
+        config,
+        listen=listen,
+        models=model_settings(model),
+        data=data,
+        http=http,
+        api_key=api_key,
+        programs=program_settings(program) if program else None,
+    )
+    sources = {name: str(path) for name, path in settings.programs.items()}
+    with TemporaryDirectory(prefix="weft-programs-") as folder:
+        files = graph_files(sources, Path(folder), settings.max_message_mb * 2**20)
+        settings = settings.model_copy(update={"programs": files})
+        asyncio.run(until_signal(lambda: _serve(settings, sources, as_json)))
 
 
 def model_settings(given: list[str] | None) -> list[dict[str, Any]] | None:
@@ -64,33 +92,33 @@ async def until_signal(work: Callable[[], Any]) -> None:
         await task
 
 
-async def _serve(settings: Settings, as_json: bool) -> None:
-    await until_signal(lambda: _run(settings, as_json))
-
-
-async def _run(settings: Settings, as_json: bool) -> None:
+async def _serve(settings: Settings, programs: dict[str, str], as_json: bool) -> None:
     with ERRORS.status("starting") as status:
         supervisor = Supervisor(
             ServerLayout(settings, settings.listen), lambda message: status.update(f"{message} …")
         )
         address = await supervisor.start()
     try:
-        _announce(settings.models, address, as_json)
+        await asyncio.to_thread(prepare_all, programs, address, quiet=as_json)
+        _announce(settings, address, supervisor.http, as_json)
         await supervisor.wait()
         raise StartupError("the orchestrator cannot be kept running; its messages stand above")
     finally:
         await supervisor.stop()
 
 
-def _announce(models: list[ModelSettings], address: str, as_json: bool) -> None:
-    names = [model.name for model in models]
+def _announce(settings: Settings, address: str, http: str, as_json: bool) -> None:
+    names, programs = [model.name for model in settings.models], sorted(settings.programs)
     if as_json:
-        print_json({"listening": address, "models": names})
+        print_json({"listening": address, "http": http or None, "models": names, "programs": programs})
         return
-    OUTPUT.out(
-        f"weft listens at {address}\n"
-        f"  models: {', '.join(names) or 'none'}\n"
-        f"  call it: weft run rag -i question='…' --server {address}\n"
-        f"  or in Python: weft.connect({address!r})\n"
-        "Ctrl-C ends it."
-    )
+    lines = [
+        f"weft listens at {address}",
+        f"  models: {', '.join(names) or 'none'}",
+        *([f"  programs: {', '.join(programs)}"] if programs else []),
+        f"  call it: weft run rag -i question='…' --server {address}",
+        f"  or in Python: weft.connect({address!r})",
+        *([f"  or by OpenAI's clients: base_url='http://{http}/v1'"] if http else []),
+        "Ctrl-C ends it.",
+    ]
+    OUTPUT.out("\n".join(lines))

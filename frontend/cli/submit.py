@@ -26,7 +26,7 @@ from .problems import UsageProblem
 from .run import write_trace
 from .server import ConfigOption, InputOption, JsonOption, ServerOption, client_for
 
-__all__ = ["command", "invoke", "read_graph"]
+__all__ = ["command", "invoke", "parse_graph", "read_graph"]
 
 
 def command(
@@ -49,7 +49,7 @@ def command(
     if detach and trace:
         raise UsageProblem("--detach and --trace cannot be used together: the run is not over by then")
     text = read_graph(file, settings.max_message_mb * 2**20)
-    request = _request(_parse(file, text), text, inputs or ())
+    request = _request(parse_graph(file, text), text, inputs or ())
     client = client_for(server, config)
     if detach:
         info = client.call(lambda stub: stub.Submit(request))
@@ -76,7 +76,7 @@ def read_graph(file: Path, max_bytes: int) -> str:
         raise UsageProblem(f"{file}: cannot be read: {reason}") from None
 
 
-def _parse(file: Path, text: str) -> Graph:
+def parse_graph(file: Path, text: str) -> Graph:
     """The graph that the text says. Raises GraphError that names the file."""
     try:
         return from_json(text)

@@ -8,7 +8,7 @@ from typing import Final
 
 from ..estimate import Estimator
 from ..ir import Graph, Node, Value
-from ..ops.primitive import Decode, Prefill, Score
+from ..ops.primitive import Decode, Prefill, Score, Weigh
 from .depth import remaining_ms
 from .objectives import THROUGHPUT, Aim, Objective, objectives
 
@@ -58,7 +58,7 @@ def _reads(node: Node, estimator: Estimator) -> float:
     match node.op:
         case Prefill():
             return estimator.tokens(node)
-        case Score():
+        case Score() | Weigh():
             return estimator.options(node)
         case _:
             return 0.0

@@ -9,12 +9,12 @@ from typing import ClassVar
 from ..errors import OperandError
 from ..prompt import Piece, slots
 from ..sampling import DEFAULT_SAMPLING, Constraint, Sampling
-from ..types import JSON, TEXT, Data, Effect, Kv, Type, Vectors
+from ..types import INTEGER, JSON, TEXT, TOKENS, Data, Effect, Kv, Type, Vectors
 from .base import Dialect, EngineKind, Op, expect, expect_operands
 from .common import expect_renderable
 from .user import PARAGRAPHS, Chunking, ScoreMethod, expect_choices
 
-__all__ = ["Chunk", "Decode", "Partial", "Prefill", "Score", "Upsert"]
+__all__ = ["Chunk", "Decode", "Partial", "Prefill", "Score", "Upsert", "Weigh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Decode(Op):
     model: str
     sampling: Sampling = DEFAULT_SAMPLING
     constraint: Constraint | None = None
+    logprobs: int | None = None  # of each token, with so many of the likeliest; None: not asked for
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "primitive"
     batchable: ClassVar[bool] = True
@@ -54,10 +55,10 @@ class Decode(Op):
         return self.sampling.greedy
 
     def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
-        """The context with what was written, and the text."""
+        """The context with what was written, and the text; with `logprobs`, its tokens."""
         expect_operands(args, ("kv",))
         _expect_kv(args, self.model)
-        return (Kv(self.model), TEXT)
+        return (Kv(self.model), TEXT) if self.logprobs is None else (Kv(self.model), TEXT, TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,25 @@ class Score(Op):
         _expect_kv(args, self.model)
         expect_choices(self.choices)
         return (TEXT, Data('{"items":{"type":"number"},"type":"array"}'))
+
+
+@dataclass(frozen=True, slots=True)
+class Weigh(Op):
+    """How likely the model found what it has read, or `ids`, from token number `start` on."""
+
+    model: str
+    ids: tuple[int, ...] = ()
+    start: int | None = None  # None: no token is weighed
+    top: int = 0
+    kind: ClassVar[EngineKind] = "llm"
+    dialect: ClassVar[Dialect] = "primitive"
+    batchable: ClassVar[bool] = True
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """How many tokens there are, and those that were weighed."""
+        expect_operands(args, () if self.ids else ("kv",))
+        _expect_kv(args, self.model)
+        return (INTEGER, TOKENS)
 
 
 @dataclass(frozen=True, slots=True)

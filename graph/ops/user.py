@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 from ..errors import OperandError
 from ..prompt import Message, slots
 from ..sampling import DEFAULT_SAMPLING, Choices, Constraint, Sampling
-from ..types import JSON, PASSAGES, STRINGS, TEXT, Data, Effect, Text, Type, list_type
+from ..types import INTEGER, JSON, PASSAGES, STRINGS, TEXT, TOKENS, Data, Effect, Text, Type, list_type
 from .base import Dialect, EngineKind, Op, expect, expect_operands
 from .common import expect_renderable
 
-__all__ = ["PARAGRAPHS", "Chunking", "Generate", "Ingest", "Rerank", "ScoreMethod", "Select"]
+__all__ = ["PARAGRAPHS", "Chunking", "Generate", "Ingest", "Probe", "Rerank", "ScoreMethod", "Select"]
 
 ScoreMethod = Literal["mean", "greedy", "unconditional"]
 """How choices are compared (SGLang's choices methods).
@@ -57,7 +57,10 @@ PARAGRAPHS = Chunking()
 
 @dataclass(frozen=True, slots=True)
 class Generate(Op):
-    """Text or a typed value written by a model; with `n` > 1, a list of that many samples."""
+    """Text or a typed value written by a model; with `n` > 1, a list of that many samples.
+
+    With `logprobs` each sampled token comes with its log-probability and that many of its likeliest rivals.
+    """
 
     messages: tuple[Message, ...]
     type: Type = TEXT
@@ -65,6 +68,7 @@ class Generate(Op):
     constraint: Constraint | None = None
     n: int = 1
     model: str = ""  # empty: the deployment's default
+    logprobs: int | None = None
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "user"
 
@@ -74,13 +78,20 @@ class Generate(Op):
         return self.sampling.greedy
 
     def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
-        """The typed value, and the text as the model wrote it; lists of both when `n` > 1."""
+        """The typed value, and the text as the model wrote it; lists of both when `n` > 1.
+
+        With `logprobs` the tokens follow, see `TOKENS`.
+        """
         _expect_prompt(self.messages, args)
         if not isinstance(self.type, (Text, Data)):
             raise OperandError(f"a model can write text or data, not {self.type}")
         if self.n < 1:
             raise OperandError(f"n must be at least 1, not {self.n}")
-        return (self.type, TEXT) if self.n == 1 else (list_type(self.type), STRINGS)
+        if self.logprobs is None:
+            return (self.type, TEXT) if self.n == 1 else (list_type(self.type), STRINGS)
+        if self.n > 1:
+            raise OperandError("logprobs go with n = 1; generate several times for several samples")
+        return (self.type, TEXT, TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +110,33 @@ class Select(Op):
         _expect_prompt(self.messages, args)
         expect_choices(self.choices)
         return (TEXT, Data('{"items":{"type":"number"},"type":"array"}'))
+
+
+@dataclass(frozen=True, slots=True)
+class Probe(Op):
+    """How likely a model finds the tokens of a prompt, from token number `start` on; without it, none.
+
+    The model has read the prompt afterwards, which is all that a probe without `start` is for. `ids` are
+    tokens of the model in place of messages. `top`: how many of the likeliest tokens come with each.
+    """
+
+    messages: tuple[Message, ...] = ()
+    ids: tuple[int, ...] = ()
+    start: int | None = None
+    top: int = 0
+    model: str = ""
+    kind: ClassVar[EngineKind] = "llm"
+    dialect: ClassVar[Dialect] = "user"
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """The number of tokens of the prompt, and the tokens that were weighed."""
+        if bool(self.messages) == bool(self.ids):
+            raise OperandError("a probe takes either messages or ids")
+        if self.messages:
+            _expect_prompt(self.messages, args)
+        else:
+            expect_operands(args, ())
+        return (INTEGER, TOKENS)
 
 
 @dataclass(frozen=True, slots=True)

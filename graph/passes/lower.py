@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from ..ir import Graph, Node
 from ..ops.common import Search
-from ..ops.user import Generate, Ingest, Rerank, Select
+from ..ops.user import Generate, Ingest, Probe, Rerank, Select
 from .base import Builder, Context, Rewrite
 from .lower_prompt import PromptLowering
 from .lower_retrieval import lower_ingest, lower_rerank, lower_search
@@ -49,6 +49,8 @@ class Lower:
                 self._prompts.generate(node, node.op, builder)
             case Select():
                 self._prompts.select(node, node.op, builder)
+            case Probe():
+                self._prompts.probe(node, node.op, builder)
             case Ingest():
                 lower_ingest(node, node.op, builder)
             case Search(mode="hybrid" | "vector") if "vectors" not in node.args:

@@ -9,8 +9,8 @@ from ..deployment import ModelSpec
 from ..errors import GraphError
 from ..ir import Node, Value
 from ..ops.common import Format, Gather, Parse
-from ..ops.primitive import Decode, Prefill, Score
-from ..ops.user import Generate, Select
+from ..ops.primitive import Decode, Prefill, Score, Weigh
+from ..ops.user import Generate, Probe, Select
 from ..prompt import Fixed, Message, Piece, Slot, Strip, merge_fixed, slots
 from ..types import Data, Text
 from .base import Builder, Context, follow
@@ -23,7 +23,7 @@ _Key = tuple[str, tuple[_Read, ...]]
 
 
 class PromptLowering:
-    """Lowers `generate` and `select`, remembering what each model has read and written in this run."""
+    """Lowers `generate`, `select`, `probe`; remembers what each model has read and written in this run."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -58,7 +58,7 @@ class PromptLowering:
             sampling = op.sampling
             if not sampling.greedy:
                 sampling = replace(sampling, seed=sampling.seed + sample)
-            decoded = builder.add(Decode(spec.name, sampling, op.constraint), {"kv": kv}, node)
+            decoded = builder.add(Decode(spec.name, sampling, op.constraint, op.logprobs), {"kv": kv}, node)
             text = Value(decoded.node, 1)
             written = (key[0], (*key[1], (text, "")))
             self._written[written] = decoded
@@ -69,6 +69,8 @@ class PromptLowering:
             values, texts = ([_listed(node, found, builder)] for found in (values, texts))
         builder.replace(Value(node.id, 0), values[0])
         builder.replace(Value(node.id, 1), texts[0])
+        if op.logprobs is not None:
+            builder.replace(Value(node.id, 2), Value(texts[0].node, 2))
 
     def select(self, node: Node, op: Select, builder: Builder) -> None:
         """`select` -> prefill, score."""
@@ -77,6 +79,14 @@ class PromptLowering:
         scored = builder.add(Score(spec.name, op.choices, op.method), {"kv": kv}, node)
         builder.replace(Value(node.id, 0), scored)
         builder.replace(Value(node.id, 1), Value(scored.node, 1))
+
+    def probe(self, node: Node, op: Probe, builder: Builder) -> None:
+        """`probe` -> prefill, weigh."""
+        spec = self._deployment.model(op.model)
+        kv = {} if op.ids else {"kv": self._read(node, op.messages, spec, builder)[0]}
+        count = builder.add(Weigh(spec.name, op.ids, op.start, op.top), kv, node)
+        builder.replace(Value(node.id, 0), count)
+        builder.replace(Value(node.id, 1), Value(count.node, 1))
 
     def _typed(self, node: Node, op: Generate, text: Value, builder: Builder) -> Value:
         return builder.add(Parse(op.type), {"text": text}, node) if isinstance(op.type, Data) else text

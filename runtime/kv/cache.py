@@ -81,6 +81,10 @@ class KVCache:
         self._allocator.release(slots)
         self.running -= len(slots)
 
+    def flush(self) -> None:
+        """Free all cached slots that nobody has locked."""
+        self._allocator.release(self._tree.evict(self._tree.evictable))
+
     def publish(self, namespace: str, tokens: Tokens, slots: Tokens, shared: int, now: float) -> Published:
         """Hand a request's KV to the tree, freeing what the tree holds already.
 

@@ -98,6 +98,10 @@ class LLMEngine:
         with suppress(EngineClosedError):
             self._post(partial(self._fail, handle, CancelledError("the request was cancelled")))
 
+    def flush(self) -> None:
+        """Forget what was read before, except what running requests use. Raises `EngineClosedError`."""
+        self._post(self._planner.cache.flush)
+
     def stats(self) -> EngineStats:
         """The counters, as of the last step."""
         return self._stats

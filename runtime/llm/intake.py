@@ -16,6 +16,8 @@ from .text import TextBackend
 
 __all__ = ["Intake"]
 
+_MOST_LIKELIEST = 128  # tokens that come with one that is weighed
+
 
 class Intake:
     """Validates requests and turns them into tasks; any thread may call it."""
@@ -46,7 +48,16 @@ class Intake:
         room = max(self._context - len(ids), 1)
         job = self._job(handle, request, ids, now, max_new=min(sampling.max_tokens, room))
         stream = self._text.stream(sampling.stop)
-        return GenerateTask(job, sink, now, sampling=sampling, eos_ids=self._text.eos_ids, stream=stream)
+        self._check_top(request.logprobs or 0, "logprobs")
+        return GenerateTask(
+            job,
+            sink,
+            now,
+            sampling=sampling,
+            eos_ids=self._text.eos_ids,
+            stream=stream,
+            logprobs=request.logprobs,
+        )
 
     def _score(self, handle: int, request: ScoreRequest, sink: Sink, now: float) -> ScoreTask:
         if not request.options:
@@ -56,7 +67,12 @@ class Intake:
         # An option's first token is weighed by the trunk's logits, and its last one need not be computed.
         tails = tuple(option[:-1] for option in options if len(option) > 1)
         job = self._job(handle, request, ids, now, tails=tails)
-        return ScoreTask(job, sink, now, options=request.options)
+        self._check_top(request.top, "top")
+        return ScoreTask(job, sink, now, options=request.options, top=request.top)
+
+    def _check_top(self, count: int, what: str) -> None:
+        if not 0 <= count <= _MOST_LIKELIEST:
+            raise RequestError(f"{what} must lie between 0 and {_MOST_LIKELIEST}, not {count}")
 
     def _job(
         self,

@@ -14,6 +14,7 @@ __all__ = [
     "Failed",
     "Finished",
     "GenerateRequest",
+    "Likeliest",
     "PrefillRequest",
     "PromptDone",
     "Request",
@@ -21,6 +22,7 @@ __all__ = [
     "Scored",
     "Sink",
     "Timings",
+    "Weighed",
 ]
 
 
@@ -44,6 +46,8 @@ class GenerateRequest:
     priority: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     constraint: Constraint | None = None
+    logprobs: int | None = None
+    """Weigh each sampled token, and so many of the likeliest there; None: do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class ScoreRequest:
     options: tuple[tuple[int, ...], ...]
     namespace: str = ""
     priority: int = 0
+    top: int = 0
+    """So many of the likeliest tokens at the place of each."""
 
 
 Request = PrefillRequest | GenerateRequest | ScoreRequest
@@ -84,6 +90,19 @@ class Delta:
     ids: tuple[int, ...]
 
 
+Likeliest = tuple[tuple[int, float], ...]
+"""Tokens and their log-probabilities, likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """The natural-log probability of a token before any temperature, filter or constraint."""
+
+    id: int
+    logprob: float | None  # None: of the first token of a prompt, which nothing foretells
+    top: Likeliest = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """A decode has ended."""
@@ -99,6 +118,8 @@ class Finished:
     computed_tokens: int
     """Prompt tokens computed, and tokens computed again after a retraction."""
     timings: Timings
+    logprobs: tuple[Weighed, ...] = ()
+    """One for each of `ids`, if they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +129,8 @@ class Scored:
     logprobs: tuple[tuple[float, ...], ...]
     cached_tokens: int
     computed_tokens: int
+    top: tuple[tuple[Likeliest, ...], ...] = ()
+    """The likeliest tokens at the place of each, if these were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,9 @@ def draw_tokens(layout: Layout, logits: torch.Tensor) -> list[tuple[GenerateTask
     if layout.scores or len(drawing) < len(layout.draws):
         logits = logits[[row for _, row in drawing]]
     tasks = [task for task, _ in drawing]
+    for row, task in enumerate(tasks):
+        if task.logprobs is not None:
+            task.weigh(logits[row])
     constrained = [index for index, task in enumerate(tasks) if task.matcher is not None]
     if constrained:
         mask = torch.full((len(tasks), (logits.shape[-1] + 31) // 32), -1, dtype=torch.int32)

@@ -13,7 +13,7 @@ from weft.kernels.sampling import Draw
 
 from .grammar import Matcher
 from .planner import Chunk
-from .requests import Delta, Event, Failed, Finished, PromptDone, Scored, Sink, Timings
+from .requests import Delta, Event, Failed, Finished, Likeliest, PromptDone, Scored, Sink, Timings, Weighed
 from .sequence import Job
 from .text import Stream
 
@@ -79,7 +79,10 @@ class GenerateTask(PrefillTask):
     eos_ids: frozenset[int]
     stream: Stream
     matcher: Matcher | None = None
+    logprobs: int | None = None
     first_token: float = 0.0
+    _weights: torch.Tensor | None = None  # [vocab], of the next token
+    _weighed: list[Weighed] = field(default_factory=list)
 
     def wanted(self, chunk: Chunk) -> range:
         """The last token, if the chunk completes the sequence."""
@@ -91,6 +94,10 @@ class GenerateTask(PrefillTask):
         """How the next token is to be drawn."""
         s = self.sampling
         return Draw(s.temperature, s.top_k, s.top_p, s.seed, self.job.generated)
+
+    def weigh(self, logits: torch.Tensor) -> None:
+        """Take the logits [vocab] of the next token as the model gave them."""
+        self._weights = logits.log_softmax(dim=-1)
 
     def fill(self, mask: torch.Tensor, row: int) -> None:
         """Enter the tokens that the grammar allows into a row of an int32 bitmask."""
@@ -105,6 +112,9 @@ class GenerateTask(PrefillTask):
             self._finish("", (), "stop", now)
             return
         self.job.trunk.append(token)
+        if self._weights is not None:
+            top = _likeliest(self._weights, self.logprobs or 0)
+            self._weighed.append(Weighed(token, self._weights[token].item(), top))
         text = self.stream.push(token)
         if self.stream.stopped or (self.matcher is not None and self.matcher.finished):
             self._finish(text, (token,), "stop", now)
@@ -127,7 +137,10 @@ class GenerateTask(PrefillTask):
             decode=now - self.first_token,
         )
         cached, computed = self.job.cached_tokens, self.job.computed_tokens
-        self.events.append(Finished(final.text, final.ids, final.tail, reason, cached, computed, timings))
+        weighed = tuple(self._weighed[: len(final.ids)])
+        self.events.append(
+            Finished(final.text, final.ids, final.tail, reason, cached, computed, timings, weighed)
+        )
         self.done = True
 
 
@@ -136,7 +149,9 @@ class ScoreTask(PrefillTask):
     """A request that weighs options."""
 
     options: tuple[tuple[int, ...], ...]
+    top: int = 0
     logprobs: list[list[float]] = field(default_factory=list)
+    likeliest: list[list[Likeliest]] = field(default_factory=list)
 
     def wanted(self, chunk: Chunk) -> range:
         """The prefix's last token, and every token of the options that another one follows."""
@@ -151,18 +166,22 @@ class ScoreTask(PrefillTask):
         if chunk.sequence is self.job.trunk:
             firsts = logprobs[0, [option[0] for option in self.options]]
             self.logprobs = [[value] for value in firsts.tolist()]
+            self.likeliest = [[_likeliest(logprobs[0], self.top)] for _ in self.options if self.top]
             return
         branch = self._option_of(chunk)
         start = chunk.sequence.computed - self.job.prompt + 1
         targets = torch.tensor(self.options[branch][start : start + chunk.count], device=logits.device)
         self.logprobs[branch] += logprobs.gather(1, targets[:, None]).squeeze(1).tolist()
+        if self.top:
+            self.likeliest[branch] += [_likeliest(row, self.top) for row in logprobs]
 
     def advance(self, now: float) -> None:
         """Answer once all options have been weighed."""
         job = self.job
         if not self.done and job.trunk.computed >= job.prompt and not job.remaining:
             logprobs = tuple(map(tuple, self.logprobs))
-            self.events.append(Scored(logprobs, job.cached_tokens, job.computed_tokens))
+            top = tuple(map(tuple, self.likeliest))
+            self.events.append(Scored(logprobs, job.cached_tokens, job.computed_tokens, top))
             self.done = True
 
     def _option_of(self, chunk: Chunk) -> int:
@@ -172,3 +191,11 @@ class ScoreTask(PrefillTask):
 
 
 Task = PrefillTask | GenerateTask | ScoreTask
+
+
+def _likeliest(logprobs: torch.Tensor, count: int) -> Likeliest:
+    """The `count` largest of [vocab] log-probabilities, with their tokens."""
+    if not count:
+        return ()
+    values, ids = logprobs.topk(min(count, logprobs.shape[-1]))
+    return tuple(zip(ids.tolist(), values.tolist(), strict=True))

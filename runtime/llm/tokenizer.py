@@ -204,6 +204,11 @@ class Tokenizer:
             return gap, Start.CONTINUATION
         return control, Start.CONTROL if control else Start.PROMPT
 
+    @property
+    def control_tokens(self) -> frozenset[str]:
+        """The texts of the special tokens, which only trusted text writes."""
+        return frozenset(self._special)
+
     # Decoding
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -223,6 +228,11 @@ class Tokenizer:
         if found is None:
             found = self._bytes[token] = self._compute_bytes(token)
         return found
+
+    def spelling(self, token: int) -> bytes:
+        """Return `token_bytes`, but of a special token how it is written."""
+        added = self._added.get(token)
+        return added.content.encode() if added is not None else self.token_bytes(token)
 
     def _compute_bytes(self, token: int) -> bytes:
         text = self._main.id_to_token(token)

@@ -54,9 +54,18 @@ class Compiler:
         if plan is not None:
             check(plan.source)
             return plan
+        return self._plans.add(key, self.compile(request, check))
+
+    def compile(self, request: Source, check: Callable[[Graph], None]) -> Plan:
+        """The same for a program that will not come again. Raises DoorError."""
         graph = self.read(request)
         check(graph)
-        return self._plans.add(key, self._compile(graph))
+        try:
+            return Plan.compile(
+                graph, self._fleet.profile, disabled=self._settings.passes_off, observed=self.observed
+            )
+        except GraphError as problem:
+            raise invalid(str(problem)) from None
 
     def primitives(self, plan: Plan) -> tuple[Primitive, ...]:
         """The primitives that every run of a plan begins with."""
@@ -64,14 +73,6 @@ class Compiler:
         if found is None:
             found = self._primitives[plan] = of_plan(plan)
         return found
-
-    def _compile(self, graph: Graph) -> Plan:
-        try:
-            return Plan.compile(
-                graph, self._fleet.profile, disabled=self._settings.passes_off, observed=self.observed
-            )
-        except GraphError as problem:
-            raise invalid(str(problem)) from None
 
     def _key(self, request: Source) -> Hashable:
         """The whole source, so that equal keys mean equal programs."""

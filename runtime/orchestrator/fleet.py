@@ -12,7 +12,7 @@ from weft.graph.deployment import Deployment, ModelSpec, ToolSpec, every_node
 from weft.graph.ir import Graph
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Embed, Search, Tool
-from weft.graph.ops.user import Generate, Ingest, Rerank, Select
+from weft.graph.ops.user import Generate, Ingest, Probe, Rerank, Select
 from weft.graph.prompt import ChatRenderer
 from weft.proto import worker_pb2
 
@@ -70,6 +70,11 @@ class Fleet:
 
     def __iter__(self) -> Iterator[WorkerLink]:
         return iter(self._links.values())
+
+    def language_model(self, name: str) -> worker_pb2.LlmInfo | None:
+        """The language model of that name, as the first worker to offer it describes it."""
+        engines = (engine for engine in self._engines() if engine.kind == "llm" and engine.model == name)
+        return next((engine.llm for engine in engines), None)
 
     def update_indexes(self, link: WorkerLink, names: Iterable[str]) -> None:
         """A worker has these indexes too."""
@@ -160,7 +165,7 @@ def _tool(tool: worker_pb2.ToolInfo) -> ToolSpec:
 def _kinds(op: Op, deployment: Deployment) -> tuple[str, ...]:
     """The engines that an operation of users needs."""
     match op:
-        case Generate() | Select():
+        case Generate() | Select() | Probe():
             return ("llm",)
         case Search() | Ingest():
             return ("index", "embed")

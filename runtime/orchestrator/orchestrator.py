@@ -96,14 +96,22 @@ class Orchestrator:
         grows: bool = False,
         stream: Iterable[graph_pb2.Value] = (),
         tools: Collection[str] = (),
+        once: bool = False,
     ) -> Run:
-        """Begin a run. Raises DoorError, and nothing has happened then."""
+        """Begin a run. Raises DoorError, and nothing has happened then.
+
+        `once`: the program will not come again, so its plan is not kept.
+        """
         if request.deadline_s < 0:
             raise invalid(f"deadline_s must not be negative, not {request.deadline_s}")
-        begin = self._begin_growing if grows else self._instantiate
-        source, live, nodes, primitives = begin(
-            request, lambda graph: check_names(graph, self.fleet, tools, ())
-        )
+
+        def check(graph: Graph) -> None:
+            check_names(graph, self.fleet, tools, ())
+
+        if grows:
+            source, live, nodes, primitives = self._begin_growing(request, check)
+        else:
+            source, live, nodes, primitives = self._instantiate(request, check, once)
         inputs = read_inputs(source, request.inputs)
         record = RunRecord("r-" + secrets.token_hex(6), source.name, now(), time.time())
         run = Run(record, live, grows, request.namespace, request.priority, frozenset(tools))
@@ -118,8 +126,11 @@ class Orchestrator:
         self._launch(run, nodes, inputs, primitives)
         return run
 
-    def _instantiate(self, request: pb.SubmitRequest, check: Check) -> Begun:
+    def _instantiate(self, request: pb.SubmitRequest, check: Check, once: bool) -> Begun:
         """A static program, compiled before or now."""
+        if once:
+            plan = self.compiler.compile(request, check)
+            return Begun(plan.source, plan.live, plan.nodes)
         plan = self.compiler.plan(request, check)
         return Begun(plan.source, plan.instantiate(), plan.nodes, self.compiler.primitives(plan))
 
@@ -195,6 +206,11 @@ class Orchestrator:
             self.shell.task_failed(run.id, answer.node, answer.attempt, fault)
             return
         self.shell.task_done(run, answer.node, answer.attempt, (result,), worker_pb2.Timing())
+
+    def flush(self) -> None:
+        """Have all models forget what they have read and no running primitive uses."""
+        for link in self.fleet:
+            link.send(worker_pb2.Command(flush=worker_pb2.Flush()))
 
     def cancel(self, run_id: str, reason: str) -> RunRecord:
         """Cancel a run if it is not over. Raises DoorError for an unknown one."""

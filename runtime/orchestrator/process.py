@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from weft.runtime.config import Settings
 from weft.runtime.process import end_of_process, run_process
 
 from .server import AddressError, Server
+
+if TYPE_CHECKING:
+    from weft.runtime.http.server import HttpServer
 
 __all__ = ["main", "run"]
 
@@ -32,6 +35,17 @@ async def run(settings: Settings) -> None:
     """
     end = end_of_process()
     server = Server(settings)
-    print(json.dumps({"listening": await server.start()}), flush=True)
+    http = _http_server(settings, server)
+    where = {"http": await http.start()} if http else {}
+    print(json.dumps({"listening": await server.start(), **where}), flush=True)
     await end.wait()
-    await asyncio.wait_for(server.stop(), _STOP_WITHIN_S)
+    stopping = [server.stop(), *([http.stop()] if http else [])]
+    await asyncio.wait_for(asyncio.gather(*stopping), _STOP_WITHIN_S)
+
+
+def _http_server(settings: Settings, server: Server) -> HttpServer | None:
+    if settings.http is None:
+        return None
+    from weft.runtime.http.server import HttpServer  # only here: most servers do without
+
+    return HttpServer(settings.http, settings, server.orchestrator)

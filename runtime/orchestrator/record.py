@@ -41,14 +41,22 @@ class EventLog:
 
     async def follow(self) -> AsyncIterator[pb.RunEvent]:
         """Every event, past and to come, until the log is closed."""
+        async for events in self.batches():
+            for event in events:
+                yield event
+
+    async def batches(self) -> AsyncIterator[Sequence[pb.RunEvent]]:
+        """The same events, as many at once as there are: a slow follower gets fewer and larger batches."""
         events, position = self._events, 0
         while True:
-            while position < len(events):
-                yield events[position]
-                position += 1
-            if self._closed:
+            if position < len(events):
+                batch = events[position:]
+                position += len(batch)
+                yield batch
+            elif self._closed:
                 return
-            await self._changed.wait()
+            else:
+                await self._changed.wait()
 
     def _wake(self) -> None:
         self._changed.set()

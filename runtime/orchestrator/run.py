@@ -122,9 +122,9 @@ class Run:
         )
         self._finished_s[number] = now
         self.record.nodes_done += 1
-        written = results[-1]
-        if isinstance(written, TextValue):
-            self.graph.streams.ended(number, written.text)
+        for written in results:
+            if isinstance(written, TextValue):
+                self.graph.streams.ended(number, written.text)
         for output in range(len(results)):
             for name in self._wanted.pop(Value(number, output), ()):
                 self._send_known(name, Value(number, output), now)
@@ -164,7 +164,11 @@ class Run:
 
     def is_streamed(self, number: int) -> bool:
         """Whether anybody wants the deltas of a node, or may come to want them."""
-        if number in self._streams or self.graph.streams.follows(number):
+        return number in self._streams or self._is_read(number)
+
+    def _is_read(self, number: int) -> bool:
+        """Whether parts of what a node writes are taken before it is complete, or may come to be."""
+        if self.graph.streams.follows(number):
             return True
         op = self.node(number).op
         return self.grows and isinstance(op, Decode) and isinstance(op.constraint, JsonSchema)
@@ -190,7 +194,7 @@ class Run:
     def begin(self, number: int, attempt: int, track: str, now: float) -> None:
         """An attempt of a node is handed out."""
         self.attempts[number] = Attempt(attempt, track, now)
-        if self.is_streamed(number):
+        if self._is_read(number):
             self.graph.streams.begin(number)
         self.observe(number, "started", now, worker=track)
 

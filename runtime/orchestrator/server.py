@@ -17,7 +17,7 @@ from weft.runtime.scheduler.scheduler import Scheduler
 from .orchestrator import Orchestrator
 from .service import Service
 
-__all__ = ["AddressError", "Server"]
+__all__ = ["AddressError", "Server", "bind"]
 
 _NAME: Final = orchestrator_pb2.DESCRIPTOR.services_by_name["Orchestrator"].full_name
 _UNIX: Final = "unix:"
@@ -48,7 +48,7 @@ class Server:
         try:
             port = self._server.add_insecure_port(self._listen)
         except RuntimeError as problem:
-            raise AddressError(_cannot_listen(self._listen, str(problem))) from None
+            raise AddressError(_cannot_listen(self._listen, str(problem), "--listen")) from None
         await self._server.start()
         for name in ("", _NAME):
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -64,21 +64,29 @@ class Server:
 
 def _check_free(listen: str) -> None:
     """Say plainly what gRPC would say in many words: that the port is in use. Raises AddressError."""
-    if listen.startswith(_UNIX):
-        return
-    host, _, port = listen.rpartition(":")
+    if not listen.startswith(_UNIX):
+        bind(listen, "--listen").close()
+
+
+def bind(address: str, option: str) -> socket.socket:
+    """A socket that has the address `HOST:PORT`. Raises AddressError that names the command's option."""
+    host, _, port = address.rpartition(":")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, found = socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM
         )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(found)
+        except OSError:
+            bound.close()
+            raise
     except OSError as problem:
-        raise AddressError(_cannot_listen(listen, problem.strerror or str(problem))) from None
+        raise AddressError(_cannot_listen(address, problem.strerror or str(problem), option)) from None
+    return bound
 
 
-def _cannot_listen(listen: str, why: str) -> str:
-    return (
-        f"cannot listen on {listen!r}: {why}; name another address (--listen HOST:PORT), or stop what uses it"
-    )
+def _cannot_listen(address: str, why: str, option: str) -> str:
+    remedy = f"name another address ({option} HOST:PORT), or stop what uses it"
+    return f"cannot listen on {address!r}: {why}; {remedy}"

@@ -12,7 +12,7 @@ from weft.graph.analyses.forecast import UNKNOWN, Forecast
 from weft.graph.ir import Node, Value
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Embed, Input, Tool
-from weft.graph.ops.primitive import Decode, Prefill, Score
+from weft.graph.ops.primitive import Decode, Prefill, Score, Weigh
 from weft.graph.prompt import Fixed
 
 from .prefixes import Content, FixedContent, blocks_of
@@ -43,8 +43,8 @@ class Role(Enum):
 def engine_of(op: Op) -> EngineKey:
     """The engine that runs the operation."""
     match op:
-        case Prefill(model=model) | Decode(model=model) | Score(model=model) | Embed(model=model):
-            return EngineKey(op.kind, model)
+        case Prefill() | Decode() | Score() | Weigh() | Embed():
+            return EngineKey(op.kind, op.model)
         case Tool(tool=tool):
             return EngineKey(op.kind, tool)
         case _:

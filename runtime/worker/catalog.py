@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from weft.graph.ops.base import Op
 from weft.proto import worker_pb2
 
-from .engines.base import Engine, Gauges
+from .engines.base import Caching, Engine, Gauges
 from .faults import TaskError
 
 __all__ = ["Catalog"]
@@ -43,6 +43,12 @@ class Catalog:
             kv_running=sum(gauge.kv_running for gauge in held),
             indexes=tuple(index for gauge in held for index in gauge.indexes),
         )
+
+    def flush(self) -> None:
+        """Have the engines that keep what they have read forget it."""
+        for engine in self._engines:
+            if isinstance(engine, Caching):
+                engine.flush()
 
     async def start(self) -> None:
         """Start every engine, one after another. Raises StartError."""

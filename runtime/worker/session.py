@@ -87,6 +87,8 @@ class Session:
                 self._stop(self._runs.cancel(command.cancel.run, command.cancel.nodes))
             case "release":
                 self._runs.release(command.release.run, command.release.keys)
+            case "flush":
+                self._catalog.flush()
             case _:
                 _log.warning("a command of a kind that this worker does not know was left out")
         self._changed.set()
@@ -229,4 +231,6 @@ def _encode_timing(timing: Timing) -> worker_pb2.Timing:
         computed_tokens=timing.computed_tokens,
         generated_tokens=timing.generated_tokens,
         batch=timing.batch,
+        prompt_tokens=timing.prompt_tokens,
+        finish=timing.finish,
     )

@@ -13,21 +13,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from weft import Client
+from weft.apps import rag
 from weft.apps.reference_model.corpus import prepare
 
 WEFT = [str(Path(sys.executable).with_name("weft"))]
 STOP_WITHIN_S = 20.0
+RAG = Path(rag.__file__).with_name("program.py")
 
 
 class Server:
     """A running `weft serve`."""
 
-    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], address: str, http: str | None = None) -> None:
         self.process = process
         self.address = address
+        self.http = http
         self.client = Client(address)
 
     def weft(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -75,7 +79,8 @@ def serving(folder: Path, *arguments: str) -> Iterator[Server]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, f"the server did not start; exit status {process.wait()}"
-        server = Server(process, json.loads(line)["listening"])
+        announced = json.loads(line)
+        server = Server(process, announced["listening"], announced["http"])
         yield server
         server.client.close()
     finally:
@@ -88,9 +93,17 @@ def serving(folder: Path, *arguments: str) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the reference model and the demo corpus, for tests that leave it as they find it."""
-    with serving(tmp_path_factory.mktemp("server")) as started:
+    programs = ("--program", "rag", "--program", f"cited={RAG}:cited_answer")
+    with serving(tmp_path_factory.mktemp("server"), "--http", "127.0.0.1:0", *programs) as started:
         prepare(started.client)
         yield started
+
+
+@pytest.fixture
+def raw(server: Server) -> Iterator[httpx2.Client]:
+    """A plain client of the server's HTTP door."""
+    with httpx2.Client(base_url=f"http://{server.http}", timeout=60) as made:
+        yield made
 
 
 @pytest.fixture

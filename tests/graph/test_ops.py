@@ -28,8 +28,8 @@ from weft.graph.ops.common import (
 )
 from weft.graph.ops.control import Cond, Loop, Map, body_inputs
 from weft.graph.ops.optimized import Element, Merge, Slice, Stage
-from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
-from weft.graph.ops.user import Chunking, Generate, Ingest, Rerank, Select
+from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert, Weigh
+from weft.graph.ops.user import Chunking, Generate, Ingest, Probe, Rerank, Select
 from weft.graph.prompt import Fixed, Message, Slot
 from weft.graph.sampling import Sampling
 from weft.graph.types import (
@@ -40,6 +40,7 @@ from weft.graph.types import (
     PASSAGES,
     STRINGS,
     TEXT,
+    TOKENS,
     VECTORS,
     Data,
     Effect,
@@ -91,13 +92,19 @@ SIGNATURES: list[tuple[Op, Mapping[str, Type], tuple[Type, ...]]] = [
     (Tool("t", PLAN), {"any": TEXT, "name": JSON}, (PLAN,)),
     (Generate(ASK), {"x": INTEGER}, (TEXT, TEXT)),
     (Generate(ASK, PLAN, n=2), {"x": INTEGER}, (list_type(PLAN), STRINGS)),
+    (Generate(ASK, logprobs=0), {"x": INTEGER}, (TEXT, TEXT, TOKENS)),
     (Select(ASK, ("yes", "no")), {"x": INTEGER}, (TEXT, NUMBERS)),
+    (Probe(ASK, start=1), {"x": INTEGER}, (INTEGER, TOKENS)),
+    (Probe(ids=(1, 2), start=0), {}, (INTEGER, TOKENS)),
     (Ingest("i"), {"documents": STRINGS}, (JSON, Effect("i"))),
     (Ingest("i"), {"documents": STRINGS, "after": Effect("i")}, (JSON, Effect("i"))),
     (Rerank(), {"query": TEXT, "passages": PASSAGES, "k": INTEGER}, (PASSAGES,)),
     (Prefill("m", (Fixed("a"), Slot("x"))), {"x": TEXT}, (KV,)),
     (Prefill("m", (Fixed("a"),)), {"kv": KV}, (KV,)),
     (Decode("m"), {"kv": KV}, (KV, TEXT)),
+    (Decode("m", logprobs=2), {"kv": KV}, (KV, TEXT, TOKENS)),
+    (Weigh("m", start=3), {"kv": KV}, (INTEGER, TOKENS)),
+    (Weigh("m", (1, 2), 0), {}, (INTEGER, TOKENS)),
     (Score("m", ("yes", "no")), {"kv": KV}, (TEXT, NUMBERS)),
     (Element(("a", 0), INTEGER), {"text": TEXT}, (INTEGER,)),
     (Slice(0, 2), {"value": STRINGS}, (STRINGS,)),
@@ -166,6 +173,10 @@ def test_every_operation_has_a_signature_here() -> None:
         (Generate(ASK), {}, "lacks the operand 'x'"),
         (Generate(ASK, KV), {"x": TEXT}, "a model can write text or data, not kv"),
         (Generate(ASK, n=0), {"x": TEXT}, "n must be at least 1, not 0"),
+        (Generate(ASK, n=2, logprobs=0), {"x": TEXT}, "logprobs go with n = 1"),
+        (Probe(), {}, "a probe takes either messages or ids"),
+        (Probe(ASK, (1,)), {"x": TEXT}, "a probe takes either messages or ids"),
+        (Probe(ids=(1,)), {"x": TEXT}, "has no operand 'x'; known: none"),
         (Select(ASK, ()), {"x": TEXT}, "choices must not be empty"),
         (Select(ASK, ("a", "a")), {"x": TEXT}, "choices must differ from one another"),
         (Score("m", ("a", "")), {"kv": KV}, "a choice must not be empty: it has no tokens to score"),
@@ -173,6 +184,9 @@ def test_every_operation_has_a_signature_here() -> None:
         (Prefill("m", ()), {"kv": TEXT}, "operand 'kv' must be kv, not text"),
         (Prefill("m", ()), {"kv": Kv("n")}, "operand 'kv' was read by model 'n'; 'm' cannot continue it"),
         (Decode("m"), {"kv": Kv("n")}, "operand 'kv' was read by model 'n'; 'm' cannot continue it"),
+        (Weigh("m"), {"kv": Kv("n")}, "operand 'kv' was read by model 'n'; 'm' cannot continue it"),
+        (Weigh("m"), {}, "lacks the operand 'kv'"),
+        (Weigh("m", (1,)), {"kv": KV}, "has no operand 'kv'; known: none"),
         (Score("m", ("a",)), {"kv": Kv("n")}, "operand 'kv' was read by model 'n'; 'm' cannot continue it"),
         (Upsert("i"), {"chunks": JSON, "vectors": JSON}, "operand 'vectors' must be vectors, not data"),
         (Map(body("item")), {}, "lacks the operand 'items'"),

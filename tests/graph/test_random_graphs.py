@@ -34,8 +34,8 @@ from weft.graph.ops.common import (
 )
 from weft.graph.ops.control import Cond, Loop, Map
 from weft.graph.ops.optimized import Element, Merge, Slice, Stage
-from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
-from weft.graph.ops.user import Chunking, Generate, Ingest, Rerank, Select
+from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert, Weigh
+from weft.graph.ops.user import Chunking, Generate, Ingest, Probe, Rerank, Select
 from weft.graph.prompt import Fixed, Message, Slot
 from weft.graph.sampling import Choices, JsonSchema, Regex, Sampling
 from weft.graph.types import (
@@ -209,7 +209,16 @@ class Builder:
         messages, args = self.messages()
         sampling, constraint = self.draw(SAMPLINGS), self.draw(CONSTRAINTS)
         count, model = self.draw(st.integers(1, 3)), self.draw(MODELS)
-        return self.add(Generate(messages, self.draw(PLAIN), sampling, constraint, count, model), **args)
+        logprobs = self.draw(st.sampled_from([None, 0, 3])) if count == 1 else None
+        op = Generate(messages, self.draw(PLAIN), sampling, constraint, count, model, logprobs)
+        return self.add(op, **args)
+
+    def probe(self) -> Value:
+        messages, args = self.messages()
+        start, top = self.draw(st.sampled_from([None, 0, 7])), self.draw(st.integers(0, 3))
+        if self.draw(st.booleans()):
+            return self.add(Probe((), (0, 5, 2**32 - 1), start, top, self.draw(MODELS)))
+        return self.add(Probe(messages, (), start, top, self.draw(MODELS)), **args)
 
     def select(self) -> Value:
         messages, args = self.messages()
@@ -218,7 +227,13 @@ class Builder:
 
     def decode(self) -> Value:
         kv = self.some(Kv)
-        return self.add(Decode(self.model(kv), self.draw(SAMPLINGS), self.draw(CONSTRAINTS)), kv=kv)
+        logprobs = self.draw(st.sampled_from([None, 0, 3]))
+        op = Decode(self.model(kv), self.draw(SAMPLINGS), self.draw(CONSTRAINTS), logprobs)
+        return self.add(op, kv=kv)
+
+    def weigh(self) -> Value:
+        kv = self.some(Kv)
+        return self.add(Weigh(self.model(kv), (), self.draw(st.sampled_from([None, 0, 7])), 2), kv=kv)
 
     def score(self) -> Value:
         kv = self.some(Kv)

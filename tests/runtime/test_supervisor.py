@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from weft.runtime.config import ModelSettings, Settings
 from weft.runtime.layout import ServerLayout
@@ -155,6 +156,16 @@ def test_a_server_has_a_worker_for_each_model_and_one_for_the_rest(tmp_path: Pat
     assert configs[2]["tools"] == ["shop:price"]
     assert str(tmp_path) in layout.workers(tmp_path, "unix:x")[2].environment["PYTHONPATH"]
     assert json.loads(layout.orchestrator(tmp_path).arguments[-1])["listen"] == "127.0.0.1:7000"
+
+
+def test_only_a_server_of_its_own_has_a_door_and_nobody_sees_its_key(tmp_path: Path) -> None:
+    settings = Settings(http="127.0.0.1:8000", api_key=SecretStr("hidden"))
+    served = ServerLayout(settings, listen="127.0.0.1:7000").orchestrator(tmp_path)
+    embedded = ServerLayout(settings).orchestrator(tmp_path)
+    assert json.loads(served.arguments[-1])["http"] == "127.0.0.1:8000"
+    assert json.loads(embedded.arguments[-1])["http"] is None
+    assert "hidden" not in str(served.arguments)
+    assert served.environment == {"WEFT_API_KEY": "hidden"}
 
 
 async def test_a_real_server_stops_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from weft.graph.ir import Node
 from weft.graph.ops.base import EngineKind
@@ -12,7 +12,18 @@ from weft.graph.values import Datum, KvValue
 from weft.proto import worker_pb2
 from weft.runtime.llm.context import Context
 
-__all__ = ["Emit", "Engine", "Gauges", "HeldKv", "Operands", "Outcome", "StartError", "Task", "Timing"]
+__all__ = [
+    "Caching",
+    "Emit",
+    "Engine",
+    "Gauges",
+    "HeldKv",
+    "Operands",
+    "Outcome",
+    "StartError",
+    "Task",
+    "Timing",
+]
 
 Operands = Mapping[str, Datum]
 """The values of a node's arguments, by argument name."""
@@ -65,6 +76,8 @@ class Timing:
     computed_tokens: int = 0
     generated_tokens: int = 0
     batch: int = 1
+    prompt_tokens: int = 0
+    finish: Literal["", "stop", "length"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +126,11 @@ class Engine(Protocol):
 
         Cancelling the call cancels the computation, and ends once its resources are free.
         """
+
+
+@runtime_checkable
+class Caching(Protocol):
+    """An engine that keeps what it has read."""
+
+    def flush(self) -> None:
+        """Forget all of it that no task uses."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from weft.graph.ops.base import EngineKind
-from weft.graph.ops.primitive import Decode, Prefill, Score
+from weft.graph.ops.primitive import Decode, Prefill, Score, Weigh
 from weft.graph.values import Json, TextValue
 from weft.proto import worker_pb2
 from weft.runtime.config import ModelSettings
@@ -34,6 +34,7 @@ from .contexts import context_of, read, write
 from .llm_loading import LoadedModel, describe, load
 from .mailbox import Mailbox
 from .scoring import align, judge
+from .weighing import as_data, weighed_prompt
 
 __all__ = ["LlmEngine"]
 
@@ -70,6 +71,11 @@ class LlmEngine:
         stats = self._loaded.engine.stats()
         return Gauges(stats.free_slots, stats.cached_slots, stats.running_slots)
 
+    def flush(self) -> None:
+        """Forget what was read and is not in use."""
+        if self._loaded is not None:
+            self._loaded.engine.flush()
+
     async def start(self) -> None:
         """Load the model and measure its speed. Raises StartError."""
         self._mailbox = Mailbox(asyncio.get_running_loop(), _take_all)
@@ -81,7 +87,7 @@ class LlmEngine:
             await asyncio.to_thread(self._loaded.engine.close)
 
     async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
-        """Compute a prefill, a decode or a score."""
+        """Compute a prefill, a decode, a score or a weighing."""
         op, kv = task.node.op, operands.get("kv")
         context = context_of(kv, self._model.tokenizer)
         match op:
@@ -91,6 +97,8 @@ class LlmEngine:
                 return await self._decode(task, op, context, emit)
             case Score():
                 return await self._score(task, op, context)
+            case Weigh():
+                return await self._probe(task, op, op.ids or context.ids())
             case _:
                 raise TaskError("invalid", f"an LLM engine does not run {op.label()!r}")
 
@@ -114,7 +122,9 @@ class LlmEngine:
     async def _decode(self, task: Task, op: Decode, context: Context, emit: Emit) -> Outcome:
         room = self._model.engine.info.context_length - len(context)
         self._check_room(len(context), 1, min(op.sampling.max_tokens, room))
-        request = GenerateRequest(context.ids(), task.namespace, task.priority, op.sampling, op.constraint)
+        request = GenerateRequest(
+            context.ids(), task.namespace, task.priority, op.sampling, op.constraint, op.logprobs
+        )
         done, generated = await self._request(request, emit if task.stream else _ignore)
         assert isinstance(done, Finished)
         fingerprint = self._model.tokenizer.fingerprint
@@ -126,8 +136,13 @@ class LlmEngine:
             cached_tokens=done.cached_tokens,
             computed_tokens=done.computed_tokens,
             generated_tokens=generated,
+            prompt_tokens=len(context),
+            finish=done.finish_reason,
         )
-        return Outcome((HeldKv(_key(task), context=write(context, text)), text), timing)
+        held = HeldKv(_key(task), context=write(context, text))
+        if op.logprobs is None:
+            return Outcome((held, text), timing)
+        return Outcome((held, text, Json(as_data(done.logprobs, self._model.tokenizer))), timing)
 
     async def _score(self, task: Task, op: Score, context: Context) -> Outcome:
         aligned = align(context.ids(), [context.append_text(choice).ids() for choice in op.choices])
@@ -141,14 +156,37 @@ class LlmEngine:
             prefill=time.monotonic() - started,
             cached_tokens=scored.cached_tokens,
             computed_tokens=scored.computed_tokens,
+            prompt_tokens=len(context),
         )
         return Outcome((TextValue(op.choices[chosen]), Json(scores)), timing)
 
+    async def _probe(self, task: Task, op: Weigh, ids: tuple[int, ...]) -> Outcome:
+        if op.start is not None and op.start > len(ids):
+            raise TaskError("invalid", f"start is {op.start}, but the prompt has only {len(ids)} tokens")
+        started = time.monotonic()
+        start = len(ids) if op.start is None else op.start
+        first = max(start, 1)  # nothing comes before token 0 that could foretell it
+        done: Event
+        if first < len(ids):
+            done = await self._weigh(task, ids[:first], (ids[first:],), op.top)
+        else:
+            self._check_room(len(ids), 0, 0)
+            done, _ = await self._request(PrefillRequest(ids, task.namespace, task.priority), _ignore)
+        assert isinstance(done, Scored | PromptDone)
+        tokens = weighed_prompt(ids[start:], done)
+        timing = Timing(
+            prefill=time.monotonic() - started,
+            cached_tokens=done.cached_tokens,
+            computed_tokens=done.computed_tokens,
+            prompt_tokens=len(ids),
+        )
+        return Outcome((Json(len(ids)), Json(as_data(tokens, self._model.tokenizer))), timing)
+
     async def _weigh(
-        self, task: Task, prefix: tuple[int, ...], options: tuple[tuple[int, ...], ...]
+        self, task: Task, prefix: tuple[int, ...], options: tuple[tuple[int, ...], ...], top: int = 0
     ) -> Scored:
         self._check_room(len(prefix), max(map(len, options)), sum(map(len, options)))
-        request = ScoreRequest(prefix, options, task.namespace, task.priority)
+        request = ScoreRequest(prefix, options, task.namespace, task.priority, top)
         done, _ = await self._request(request, _ignore)
         assert isinstance(done, Scored)
         return done

@@ -73,6 +73,7 @@ def describe(settings: ModelSettings, loaded: LoadedModel) -> worker_pb2.EngineI
             context_length=info.context_length,
             tokenizer=loaded.tokenizer.fingerprint,
             chat_template=loaded.chat.to_json() if loaded.chat else "",
+            control_tokens=sorted(loaded.tokenizer.control_tokens),
             kv_slots=info.total_slots,
             profile=_encode_profile(loaded.profile) if loaded.profile else None,
         ),

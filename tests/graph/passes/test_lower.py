@@ -13,8 +13,8 @@ from weft.graph.live import LiveGraph
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Const, Embed, Format, Gather, Input, Parse, Search, TopK
 from weft.graph.ops.control import Map
-from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
-from weft.graph.ops.user import Generate, Ingest, Rerank, Select
+from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert, Weigh
+from weft.graph.ops.user import Generate, Ingest, Probe, Rerank, Select
 from weft.graph.prompt import Fixed, Message, Piece, Slot, merge_fixed
 from weft.graph.sampling import Sampling
 from weft.graph.types import INTEGER, JSON, PASSAGES, STRINGS
@@ -183,6 +183,22 @@ def test_prompts_that_a_model_cannot_take(messages: tuple[Message, ...], model: 
 def test_select_becomes_a_score() -> None:
     nodes = lowered(Node(0, Input("q")), Node(1, Select((USER,), ("a", "b"), "greedy"), {"q": Value(0)}))
     assert only(nodes, Score)[1] == Score("chat", ("a", "b"), "greedy")
+
+
+def test_probe_becomes_a_weighing_of_what_was_read_or_of_ids() -> None:
+    nodes = lowered(Node(0, Input("q")), Node(1, Probe((USER,), start=2, top=1), {"q": Value(0)}))
+    weigh, op = only(nodes, Weigh)
+    assert (op, weigh.args) == (Weigh("chat", (), 2, 1), {"kv": Value(only(nodes, Prefill)[0].id)})
+    nodes = lowered(Node(0, Probe(ids=(3, 4), start=0)))
+    assert [(node.op, node.args) for node in nodes] == [(Weigh("chat", (3, 4), 0), {})]
+
+
+def test_the_tokens_of_a_generation_are_those_of_its_decode() -> None:
+    node = Node(0, Generate((Message("raw", ("a",)),), logprobs=2))
+    nodes = lowered(node, Node(1, Gather("list"), {"0": Value(0, 2)}))
+    decode, op = only(nodes, Decode)
+    assert op.logprobs == 2
+    assert only(nodes, Gather)[0].args == {"0": Value(decode.id, 2)}
 
 
 def test_ingest_and_search_get_their_embeddings_and_keep_their_order() -> None:

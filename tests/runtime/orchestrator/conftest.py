@@ -41,6 +41,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         self.gate = asyncio.Event()
         self.gated: set[type] = set()
         self.faults: list[value_pb2.Fault] = []
+        self.step = 1
         self.commands: list[worker_pb2.Command] = []
         self.contexts: dict[tuple[str, str], str] = {}
         self._values: dict[tuple[str, str], Datum] = {}
@@ -120,9 +121,8 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
 
     def _release(self, release: worker_pb2.Release) -> None:
         for table in (self.contexts, self._values):
-            for run, key in list(table):
-                if run == release.run and (not release.keys or key in release.keys):
-                    del table[run, key]
+            for key in release.keys or [key for run, key in table if run == release.run]:
+                table.pop((release.run, key), None)
 
     async def _run(self, run: str, task: worker_pb2.Task) -> None:
         node = decode_node(task.node)
@@ -140,9 +140,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         results = self._compute(run, node.id, node.op, keys)
         if task.stream:
             assert isinstance(results[1], TextValue)
-            for character in results[1].text:
-                delta = worker_pb2.Delta(run=run, node=node.id, text=character, attempt=task.attempt)
-                self.reports.put_nowait(worker_pb2.Report(deltas=worker_pb2.Deltas(deltas=[delta])))
+            await self.write(run, task, results[1].text)
         for output, datum in enumerate(results):
             self._set(run, f"%{node.id}.{output}" if output else f"%{node.id}", datum)
         done = worker_pb2.TaskDone(
@@ -150,9 +148,25 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
             node=node.id,
             attempt=task.attempt,
             results=map(encode_datum, results),
-            timing=worker_pb2.Timing(queued=0.0, prefill=1e-6, decode=1e-6, generated_tokens=3),
+            timing=worker_pb2.Timing(
+                queued=0.0,
+                prefill=1e-6,
+                decode=1e-6,
+                generated_tokens=3 if isinstance(node.op, Decode) else 0,
+            ),
         )
         self.reports.put_nowait(worker_pb2.Report(done=done))
+
+    async def write(self, run: str, task: worker_pb2.Task, text: str) -> None:
+        """Stream a text, `step` characters a delta."""
+        for start in range(0, len(text), self.step):
+            piece = text[start : start + self.step]
+            delta = worker_pb2.Delta(run=run, node=task.node.id, text=piece, attempt=task.attempt)
+            self.reports.put_nowait(worker_pb2.Report(deltas=worker_pb2.Deltas(deltas=[delta])))
+
+    def text(self, read: str) -> str:
+        """What is written after a prompt."""
+        return f"<{read}>"
 
     def _compute(self, run: str, number: int, op: object, keys: dict[str, str]) -> tuple[Datum, ...]:
         values = {name: self._values[run, key] for name, key in keys.items()}
@@ -167,7 +181,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
                 self.contexts[run, f"%{number}"] = read
                 return (KvValue(f"{run}/%{number}"),)
             case Decode():
-                text = TextValue(f"<{read}>", (1, 2), "fingerprint", 1)
+                text = TextValue(self.text(read), (1, 2), "fingerprint", 1)
                 self.contexts[run, f"%{number}"] = read + text.text
                 return (KvValue(f"{run}/%{number}"), text)
             case Score(choices=choices):

@@ -138,3 +138,8 @@ async def test_a_hanging_tool_does_not_hold_the_process(
             process.kill()
             process.wait()
     assert (process.returncode, err) == (0, b"")
+
+
+def test_a_worker_without_a_model_does_not_load_torch() -> None:
+    code = "import sys, weft.runtime.worker.process; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0

@@ -1,0 +1,88 @@
+"""Completions as graphs: every prompt is read once, and each of its samples is a generation of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from weft.graph.ir import Graph, Node, Value
+from weft.graph.ops.common import Input
+from weft.graph.ops.user import Generate
+from weft.graph.sampling import Constraint, Sampling
+
+from .bodies import GenerationBody
+from .errors import ApiError
+from .prompts import Prompt
+
+__all__ = ["Generation", "generation", "sampling_of"]
+
+_SEEDS: Final = 2**64
+_MOST: Final = 1024  # texts
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A graph whose outputs are the texts of all samples, then their tokens if these were asked for."""
+
+    graph: Graph
+    inputs: dict[str, str]
+    samples: tuple[tuple[Value, ...], ...]
+    """The texts, those of one prompt together."""
+
+    @property
+    def texts(self) -> list[Value]:
+        """The texts in order."""
+        return [text for group in self.samples for text in group]
+
+
+def sampling_of(body: GenerationBody, max_tokens: int) -> Sampling:
+    """How the answers to a request are drawn; without a seed, differently each time."""
+    seed = random.getrandbits(63) if body.seed is None else body.seed
+    top_k = max(body.top_k, 0)  # others write -1 for "all"
+    return Sampling(max_tokens, body.temperature, body.top_p, top_k, seed, tuple(body.stop))
+
+
+def generation(
+    name: str,
+    model: str,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    *,
+    n: int = 1,
+    constraint: Constraint | None = None,
+    logprobs: int | None = None,
+) -> Generation:
+    """`n` samples for each prompt; `name` is what observers call the run. Raises ApiError for too many."""
+    if n * len(prompts) > _MOST:
+        raise ApiError(
+            400, f"{n * len(prompts)} texts are too many for one request; ask for {_MOST} at most", param="n"
+        )
+    nodes: list[Node] = []
+    inputs: dict[str, str] = {}
+    samples: list[tuple[Value, ...]] = []
+    for number, prompt in enumerate(prompts):
+        args: dict[str, Value] = {}
+        for slot, text in prompt.slots.items():
+            inputs[f"{slot}_of_{number}"] = text
+            args[slot] = Value(len(nodes))
+            nodes.append(Node(len(nodes), Input(f"{slot}_of_{number}")))
+        group = []
+        for sample in range(n):
+            drawn = _seeded(sampling, sample)
+            op = Generate(
+                (prompt.message,), sampling=drawn, constraint=constraint, model=model, logprobs=logprobs
+            )
+            group.append(Value(len(nodes)))
+            nodes.append(Node(len(nodes), op, args))
+        samples.append(tuple(group))
+    texts = [text for group in samples for text in group]
+    tokens = [Value(text.node, 2) for text in texts] if logprobs is not None else []
+    return Generation(Graph(tuple(nodes), (*texts, *tokens), name), inputs, tuple(samples))
+
+
+def _seeded(sampling: Sampling, sample: int) -> Sampling:
+    """Sample number `sample` of several."""
+    seed = (sampling.seed + sample + _SEEDS // 2) % _SEEDS - _SEEDS // 2
+    return replace(sampling, seed=seed)

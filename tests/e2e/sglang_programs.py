@@ -1,0 +1,90 @@
+"""Programs in SGLang's own language, for an interpreter that has its frontend (see `make sglang`).
+
+``python sglang_programs.py URL``: runs them on the server there and writes what they gave as JSON.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import types
+from typing import Any
+
+PROMPT = (
+    "<|bos|><|system|>Write three short search queries for the question. Reply with a JSON list of three "
+    "strings.<|end|><|user|>Question: Who leads Postos Partners?<|end|><|assistant|>"
+)
+CHOICES = ["1987", "2021", "not found"]
+ASKED = "<|bos|><|user|>Passage: Hipujas was founded in 1987.\nQuestion: When?<|end|><|assistant|>"
+
+
+def load_frontend() -> None:
+    """Make `sglang.lang` importable without `sglang` itself, which brings the whole server."""
+    spec = importlib.util.find_spec("sglang")
+    assert spec is not None, "SGLang's frontend is not installed here"
+    package = types.ModuleType("sglang")
+    package.__path__ = list(spec.submodule_search_locations or ())
+    sys.modules["sglang"] = package
+    notebook: Any = types.ModuleType("IPython.display")  # its utilities show things in notebooks
+    notebook.HTML = notebook.display = None
+    sys.modules["IPython"], sys.modules["IPython.display"] = types.ModuleType("IPython"), notebook
+
+
+def run(url: str) -> dict[str, Any]:
+    """What each program gives."""
+    from sglang.lang import api, choices
+    from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
+
+    sgl: Any = api
+    backend = RuntimeEndpoint(url)
+    sgl.set_default_backend(backend)
+
+    @sgl.function
+    def written(s: Any) -> None:
+        s += PROMPT + sgl.gen("text", max_tokens=40, temperature=0, stop="]")
+
+    @sgl.function
+    def forked(s: Any) -> None:
+        s += PROMPT
+        forks = s.fork(3)
+        for fork, letter in zip(forks, "PHG", strict=True):
+            fork += f'["{letter}' + sgl.gen("text", max_tokens=8, temperature=0)
+        s += " | ".join(fork["text"] for fork in forks)
+
+    @sgl.function
+    def constrained(s: Any) -> None:
+        s += "The year: " + sgl.gen("year", max_tokens=8, regex=r"(19|20)\d{2}", temperature=0)
+        s += ", the number: " + sgl.gen("number", max_tokens=6, dtype=int, temperature=0)
+
+    @sgl.function
+    def talk(s: Any) -> None:
+        s += sgl.system("Be brief.")
+        s += sgl.user("Who leads Hapo?")
+        s += sgl.assistant(sgl.gen("reply", max_tokens=6, temperature=0))
+
+    @sgl.function
+    def selected(s: Any, method: Any) -> None:
+        s += ASKED + sgl.select("choice", CHOICES, choices_method=method)
+
+    methods = {
+        "mean": choices.token_length_normalized,
+        "greedy": choices.greedy_token_selection,
+        "unconditional": choices.unconditional_likelihood_normalized,
+    }
+    found = {
+        "written": written.run()["text"],
+        "streamed": "".join(written.run(stream=True).text_iter("text")),
+        "batch": [state["text"] for state in written.run_batch([{}] * 8)],
+        "forked": forked.run().text().removeprefix(PROMPT),
+        "constrained": [constrained.run()[name] for name in ("year", "number")],
+        "roles": talk.run().text(),
+        "selected": {name: selected.run(method=method)["choice"] for name, method in methods.items()},
+    }
+    backend.flush_cache()
+    return found
+
+
+if __name__ == "__main__":
+    load_frontend()
+    print(json.dumps(run(sys.argv[1])))

@@ -1,0 +1,86 @@
+"""Completions and embeddings over the official client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+
+from weft.graph.codec import decode_node
+from weft.graph.ops.primitive import Prefill
+from weft.graph.prompt import Fixed
+
+from .conftest import Door, StartDoor, language_model
+
+
+async def test_a_text_goes_on_past_the_template(door: Door) -> None:
+    answer = await door.openai.completions.create(model="m", prompt="Once <|x|>")
+    (choice,) = answer.choices
+    assert (choice.text, choice.index, choice.finish_reason, choice.logprobs) == (
+        "<Once <|x|>>",
+        0,
+        "stop",
+        None,
+    )
+    assert answer.id.startswith("cmpl-r-")
+    assert answer.object == "text_completion"
+    (task, *_) = door.workers[0].fragments()[0].tasks
+    assert decode_node(task.node).op == Prefill("m", (Fixed("Once <|x|>", trusted=True),))
+
+
+async def test_several_prompts_and_samples(door: Door) -> None:
+    answer = await door.openai.completions.create(model="m", prompt=["a", "b"], n=2)
+    assert [(c.index, c.text) for c in answer.choices] == [(0, "<a>"), (1, "<a>"), (2, "<b>"), (3, "<b>")]
+    assert answer.usage
+    assert answer.usage.completion_tokens == 12
+
+
+async def test_a_stream_of_several(door: Door) -> None:
+    stream = await door.openai.completions.create(
+        model="m", prompt=["a", "b"], stream=True, stream_options={"include_usage": True}
+    )
+    texts, reasons = {0: "", 1: ""}, []
+    async for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+            reasons += [choice.finish_reason] if choice.finish_reason else []
+    assert (texts, reasons) == ({0: "<a>", 1: "<b>"}, ["stop", "stop"])
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        ({"prompt": [1, 2]}, "prompt", "token ids are not taken: send the text"),
+        ({"prompt": []}, "prompt", "must be a text or a list of texts"),
+        ({}, "prompt", "'prompt' is missing"),
+        ({"prompt": "a", "echo": True}, "echo", "put the prompt before the answer yourself"),
+        ({"prompt": "a", "best_of": 3}, "best_of", "pass `n`"),
+        ({"prompt": "a", "suffix": "z"}, "suffix", "continue a text"),
+        ({"prompt": "a", "logprobs": 99}, "logprobs", "less than or equal to 20"),
+    ],
+)
+async def test_what_is_refused(door: Door, body: dict[str, Any], param: str, said: str) -> None:
+    status, error = await door.refused("/v1/completions", {"model": "m", **body})
+    assert (status, error["param"]) == (400, param)
+    assert said in error["message"]
+
+
+async def test_embeddings_in_both_encodings(door: Door) -> None:
+    as_floats = await door.openai.embeddings.create(model="hash", input=["a"], encoding_format="float")
+    by_default = await door.openai.embeddings.create(model="hash", input="a")  # the client asks for base64
+    assert as_floats.data[0].embedding == by_default.data[0].embedding == [1.0, 1.0]
+    assert (by_default.object, by_default.model, by_default.data[0].index) == ("list", "hash", 0)
+
+
+async def test_what_embeddings_refuse(door: Door, start_door: StartDoor) -> None:
+    with pytest.raises(openai.NotFoundError, match="there is no model 'm'; there are: 'hash'"):
+        await door.openai.embeddings.create(model="m", input="a")
+    with pytest.raises(openai.BadRequestError, match="'dimensions' is not supported"):
+        await door.openai.embeddings.create(model="hash", input="a", dimensions=3)
+    with pytest.raises(openai.BadRequestError, match="token ids are not taken"):
+        await door.openai.embeddings.create(model="hash", input=[1, 2])
+    other = await start_door()
+    await other.worker("w", language_model("m"))
+    status, error = await other.refused("/v1/embeddings", {"model": "hash", "input": "a"})
+    assert (status, error["message"]) == (503, "no worker that embeds is there; try again later")
