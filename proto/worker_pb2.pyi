@@ -647,6 +647,7 @@ class Timing(google.protobuf.message.Message):
     BATCH_FIELD_NUMBER: builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     FINISH_FIELD_NUMBER: builtins.int
+    REUSED_FIELD_NUMBER: builtins.int
     queued: builtins.float
     prefill: builtins.float
     decode: builtins.float
@@ -661,6 +662,8 @@ class Timing(google.protobuf.message.Message):
     """of an LLM: what it had read before it wrote or weighed"""
     finish: builtins.str
     """of a decode: why it ended, stop or length"""
+    reused: builtins.bool
+    """the result of equal earlier work was taken"""
     def __init__(
         self,
         *,
@@ -674,8 +677,9 @@ class Timing(google.protobuf.message.Message):
         batch: builtins.int = ...,
         prompt_tokens: builtins.int = ...,
         finish: builtins.str = ...,
+        reused: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cached_tokens", b"cached_tokens", "compute", b"compute", "computed_tokens", b"computed_tokens", "decode", b"decode", "finish", b"finish", "generated_tokens", b"generated_tokens", "prefill", b"prefill", "prompt_tokens", b"prompt_tokens", "queued", b"queued"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cached_tokens", b"cached_tokens", "compute", b"compute", "computed_tokens", b"computed_tokens", "decode", b"decode", "finish", b"finish", "generated_tokens", b"generated_tokens", "prefill", b"prefill", "prompt_tokens", b"prompt_tokens", "queued", b"queued", "reused", b"reused"]) -> None: ...
 
 Global___Timing: typing_extensions.TypeAlias = Timing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
@@ -11,7 +12,7 @@ from weft.graph.codec import decode_type
 from weft.graph.deployment import Deployment, ModelSpec, ToolSpec, every_node
 from weft.graph.ir import Graph
 from weft.graph.ops.base import Op
-from weft.graph.ops.common import Embed, Search, Tool
+from weft.graph.ops.common import Embed, Neighbours, Search, Tool
 from weft.graph.ops.user import Generate, Ingest, Probe, Rerank, Select
 from weft.graph.prompt import ChatRenderer
 from weft.proto import worker_pb2
@@ -38,6 +39,7 @@ class Fleet:
         self._links: dict[str, WorkerLink] = {}
         self._lost: dict[str, tuple[WorkerLink, float]] = {}  # with the time until which it counts
         self._chats: dict[str, ChatRenderer] = {}
+        self._joins: Counter[tuple[str, str]] = Counter()  # by kind and name of a model
         self._deployment: Deployment | None = None
         self._profile: Deployment | None = None
 
@@ -55,6 +57,7 @@ class Fleet:
         """A worker has joined."""
         self._links[link.id] = link
         self._lost.pop(link.id, None)
+        self._joins.update((engine.kind, engine.model) for engine in link.info.engines)
         self._changed()
 
     def remove(self, link: WorkerLink) -> None:
@@ -81,6 +84,12 @@ class Fleet:
         if not link.indexes.issuperset(names):
             link.indexes.update(names)
             self._deployment = None
+
+    def origin(self, op: Op) -> str:
+        """What computes a primitive: its model, and how often a worker has joined that offers it."""
+        default = {"embed": self.deployment.embedder, "rerank": self.deployment.reranker}.get(op.kind, "")
+        name = getattr(op, "model", "") or default
+        return f"{name}@{self._joins[op.kind, name]}"
 
     def missing(self, graph: Graph) -> str:
         """A kind of engine that the graph needs and nobody offers; empty: none."""
@@ -169,6 +178,8 @@ def _kinds(op: Op, deployment: Deployment) -> tuple[str, ...]:
             return ("llm",)
         case Search() | Ingest():
             return ("index", "embed")
+        case Neighbours():
+            return ("index",)
         case Embed():
             return ("embed",)
         case Rerank():

@@ -23,6 +23,7 @@ from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler import actions as act
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.faults import Fault, blame
+from weft.runtime.scheduler.prefixes import Content
 from weft.runtime.scheduler.primitive import Primitive
 from weft.runtime.scheduler.scheduler import Scheduler
 
@@ -31,7 +32,7 @@ from .faults import decode_fault
 from .fleet import Fleet
 from .run import Run
 from .timer import Timer, now
-from .trace import CLIENT, ORCHESTRATOR
+from .trace import CLIENT, ORCHESTRATOR, PERSON
 from .workers import WorkerLink, engine_specs
 
 __all__ = ["Owner", "Shell"]
@@ -53,7 +54,7 @@ class Owner(Protocol):
         ...
 
     def ask_client(self, run: Run, node: Node, attempt: int) -> None:
-        """Have the client of a run call one of its tools."""
+        """Have the client of a run call one of its tools, or a person answer."""
         ...
 
 
@@ -168,8 +169,50 @@ class Shell:
         run.note(number, timing, at)
         self._observe(run, number, timing, at)
         self._guarded(run, number, partial(run.learn, number, results, at))
+        found = self._found(run)
+        if found:
+            self.handle(ev.ValuesKnown(run.id, found))
         contents = tuple(content_of(result) for result in results)
         self.handle(ev.TaskDone(run.id, number, attempt, contents, _usage(timing)))
+        self._hand_on(run, number, results)
+        self._advance(run)
+        self.settle(run)
+
+    # ---- results of equal work
+
+    def _found(self, run: Run) -> dict[Value, Content | None]:
+        """What need not be computed after what has become known, and the gates that open then."""
+        known: dict[Value, Content | None] = {}
+        while found := run.reuse.found():
+            for number, results in found.items():
+                at = now()
+                run.note_reused(number, at)
+                self._guarded(run, number, partial(run.learn, number, results, at))
+                known |= {Value(number, output): content_of(datum) for output, datum in enumerate(results)}
+        return known | dict.fromkeys(run.reuse.opened())
+
+    def _hand_on(self, run: Run, number: int, results: tuple[Datum, ...]) -> None:
+        """Keep the results of a node, and give them to the runs that wait for them."""
+        kept, askers = run.reuse.done(number, results)
+        for asker in askers:
+            other = self.runs.get(asker.run)
+            if other is not None:
+                other.reuse.hand(asker.node, kept)
+                self._stir(other)
+
+    def pass_on(self, run: Run) -> None:
+        """A run is over: what others waited for it to compute, they compute themselves."""
+        for asker in run.reuse.end():
+            other = self.runs.get(asker.run)
+            if other is not None:
+                other.reuse.ask_again(asker.node)
+                self._stir(other)
+
+    def _stir(self, run: Run) -> None:
+        """Let a run take what other runs have done for it."""
+        found = self._found(run)
+        if found:
+            self.handle(ev.ValuesKnown(run.id, found))
         self._advance(run)
         self.settle(run)
 
@@ -203,12 +246,13 @@ class Shell:
             primitives = run.foresight.of_growth(growth)
         else:
             run.foresight.remember(primitives)
+        primitives = run.reuse.gated(primitives)
         if growth.replaces:
             control = growth.nodes[-1].id
             del run.attempts[control]
-            self.handle(ev.Expanded(run.id, control, primitives))
+            self.handle(ev.Expanded(run.id, control, primitives, self._found(run)))
         else:
-            self.handle(ev.NodesAdded(run.id, primitives))
+            self.handle(ev.NodesAdded(run.id, primitives, self._found(run)))
         known, grown = run.graph.catch_up(growth.nodes)
         self._take_in(run, grown, known)
 
@@ -224,7 +268,7 @@ class Shell:
             run.learn(value.node, (datum,), now())
         if values:
             contents = {value: content_of(datum) for value, datum in values.items()}
-            self.handle(ev.ValuesKnown(run.id, contents))
+            self.handle(ev.ValuesKnown(run.id, contents | self._found(run)))
             self._advance(run)
 
     def _advance(self, run: Run) -> None:
@@ -278,7 +322,7 @@ class Shell:
             case act.Expand(node=node, attempt=attempt):
                 self._compute(run, node, attempt, lambda: self._expand(run, node))
             case act.AskClient(node=node, attempt=attempt):
-                run.begin(node, attempt, CLIENT, now())
+                run.begin(node, attempt, PERSON if run.is_question(node) else CLIENT, now())
                 self._owner.ask_client(run, run.node(node), attempt)
             case act.FailRun(fault=fault):
                 self._owner.run_failed(run, fault)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from weft.graph.costs import ModelCosts
 from weft.graph.ir import Value
@@ -71,15 +71,19 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class NodesAdded:
-    """The live graph of a run has grown: primitives in topological order."""
+    """The live graph of a run has grown: primitives in topological order.
+
+    `known`: values, of these nodes or earlier ones, that nobody needs to compute any more.
+    """
 
     run: str
     nodes: tuple[Primitive, ...]
+    known: Mapping[Value, Content | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ValuesKnown:
-    """Values that no task makes are known: the inputs of a run, and parts of texts that are being written."""
+    """Values that no task makes are known: inputs, parts of texts that are being written, earlier results."""
 
     run: str
     values: Mapping[Value, Content | None]  # None: it has no textual form
@@ -117,11 +121,12 @@ class TaskFailed:
 
 @dataclass(frozen=True, slots=True)
 class Expanded:
-    """A control node became `nodes`; the last of them has its id and takes its place."""
+    """A control node became `nodes`; the last of them has its id and takes its place. `known`: see above."""
 
     run: str
     node: int
     nodes: tuple[Primitive, ...]
+    known: Mapping[Value, Content | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

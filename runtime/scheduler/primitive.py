@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from weft.graph.analyses.forecast import UNKNOWN, Forecast
 from weft.graph.ir import Node, Value
 from weft.graph.ops.base import Op
-from weft.graph.ops.common import Embed, Input, Tool
+from weft.graph.ops.common import Embed, Input, Interrupt, Tool
 from weft.graph.ops.primitive import Decode, Prefill, Score, Weigh
 from weft.graph.prompt import Fixed
 
@@ -36,7 +36,7 @@ class Role(Enum):
     INPUT = auto()  # nobody: it is known from outside
     HOST = auto()  # the orchestrator
     CONTROL = auto()  # nobody: it turns into other nodes
-    CLIENT = auto()  # a tool in the client's process
+    CLIENT = auto()  # a tool in the client's process, or a person
     ENGINE = auto()  # an engine of a worker
 
 
@@ -92,7 +92,7 @@ _ROLES: Final = {"host": Role.HOST, "control": Role.CONTROL}
 def _role(op: Op) -> Role:
     if isinstance(op, Input):
         return Role.INPUT
-    if isinstance(op, Tool) and op.where == "client":
+    if isinstance(op, Interrupt) or (isinstance(op, Tool) and op.where == "client"):
         return Role.CLIENT
     return _ROLES.get(op.kind, Role.ENGINE)
 

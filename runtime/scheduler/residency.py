@@ -165,6 +165,12 @@ class Residency:
         live.prefix = Boundary(prefixes[-1].key if prefixes else base.key, live.tokens)
         self.directory.note(engine, (live.prefix,))
 
+    def known(self, live: LiveNode) -> None:
+        """A context is known although no engine has made it: it is the prompt that it would have read."""
+        base, prefixes = _chain(live)
+        live.prefix = prefixes[-1] if prefixes else base
+        live.tokens = live.prefix.tokens
+
     def drop(self, live: LiveNode) -> None:
         """Nobody will take the context of a task any more, or the task was not done."""
         if live.kv and live.engine is not None:

@@ -7,7 +7,7 @@ fragments on workers. The same events at the same times give the same actions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from weft.graph.ir import Value
@@ -38,6 +38,7 @@ from .events import (
 )
 from .faults import Fault, after_failure, after_loss, blame, nobody_offers, repeatable, timed_out
 from .policies import Policies
+from .prefixes import Content
 from .primitive import EngineKey, Role
 from .state import LiveNode, LiveRun, Phase
 from .timers import Timers
@@ -96,7 +97,9 @@ class Scheduler:
     def _nodes_added(self, event: NodesAdded | Expanded) -> None:
         run = self._runs.get(event.run)
         if run is not None:
-            self._start_ready(run.add(event.nodes))
+            added = run.add(event.nodes)
+            self._learn(run, event.known)
+            self._start_ready(added)
 
     def _run_ended(self, event: RunEnded) -> None:
         run = self._runs.get(event.run)
@@ -156,14 +159,19 @@ class Scheduler:
 
     def _values_known(self, event: ValuesKnown) -> None:
         run = self._runs.get(event.run)
-        if run is None:
-            return
-        for value, content in event.values.items():
+        if run is not None:
+            self._learn(run, event.values)
+
+    def _learn(self, run: LiveRun, values: Mapping[Value, Content | None]) -> None:
+        for value, content in values.items():
             if content is not None:
                 run.contents[value] = content
-        for node in {value.node: None for value in event.values}:
-            if run.nodes[node].phase is not Phase.DONE:
-                self._complete(run.nodes[node])
+        lives = [run.nodes[node] for node in {value.node: None for value in values}]
+        known = [live for live in lives if live.phase is not Phase.DONE]
+        for live in known:
+            if live.primitive.makes_context:
+                self._residency.known(live)
+        self._complete(known)
 
     def _task_done(self, event: TaskDone) -> None:
         live = self._current(event)
@@ -176,16 +184,18 @@ class Scheduler:
                 self._residency.done(live, event.usage)
             elif kind == "tool":
                 self._residency.patience.note(live.primitive.key.model, self._now - live.since)
-            self._complete(live)
+            self._complete([live])
             self._residency.end_turn(live, self._now)
 
-    def _complete(self, live: LiveNode) -> None:
-        consumers = live.run.complete(live)
+    def _complete(self, lives: Sequence[LiveNode]) -> None:
+        """Nodes are done, all at once: none of them is started on account of another."""
+        consumers = [consumer for live in lives for consumer in live.run.complete(live)]
         for consumer in consumers:
             if consumer.waiting == 0 and consumer.phase is Phase.RUNNING:
                 self._dispatcher.activate(consumer, self._now)
         self._start_ready(consumers)
-        self._release_dead(live)
+        for live in lives:
+            self._release_dead(live)
 
     def _release_dead(self, live: LiveNode) -> None:
         dead: dict[str, list[Value]] = {}

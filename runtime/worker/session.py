@@ -233,4 +233,5 @@ def _encode_timing(timing: Timing) -> worker_pb2.Timing:
         batch=timing.batch,
         prompt_tokens=timing.prompt_tokens,
         finish=timing.finish,
+        reused=timing.reused,
     )

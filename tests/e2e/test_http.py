@@ -14,12 +14,12 @@ import openai
 import pytest
 
 from weft import embed, gen, program
-from weft.apps import rag
+from weft.apps import instructions, rag
 
 from .conftest import Server, eventually, serving
 
 EXPAND: list[Any] = [
-    {"role": "system", "content": rag.program.EXPAND},
+    {"role": "system", "content": instructions.EXPAND},
     {"role": "user", "content": "Question: Who leads Postos Partners?"},
 ]
 QUESTION = "Where is Sahus' main office?"

@@ -271,7 +271,13 @@ def program(path: Path) -> Path:
 
 
 @pytest.fixture
-async def bare(tmp_path: Path) -> AsyncIterator[Stage]:
+def overrides() -> dict[str, Any]:
+    """Settings that a test wants otherwise."""
+    return {}
+
+
+@pytest.fixture
+async def bare(tmp_path: Path, overrides: dict[str, Any]) -> AsyncIterator[Stage]:
     """An orchestrator without workers."""
     settings = Settings(
         listen="127.0.0.1:0",
@@ -279,6 +285,7 @@ async def bare(tmp_path: Path) -> AsyncIterator[Stage]:
         models=[ModelSettings(name="m", path="none")],
         programs={"registered": program(tmp_path / "p.json"), "gone": tmp_path / "gone.json"},
         max_message_mb=1,
+        **overrides,
     )
     async with AsyncExitStack() as stack:
         server = Server(settings, Scheduler(grace_s=GRACE_S))

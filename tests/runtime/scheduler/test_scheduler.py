@@ -100,6 +100,23 @@ def test_host_nodes_inputs_and_the_clients_tools() -> None:
     assert driver.send(ev.ValuesKnown("r", {Value(0): None})) == [act.Evaluate("r", 2, 1)]
 
 
+def test_what_is_known_is_not_computed_and_contexts_go_on_from_it() -> None:
+    driver = Driver(("w", LLM))
+    nodes = (
+        node(0, PREFILL),
+        node(1, DECODE, kv=0),
+        node(2, Format(()), x=(1, 1)),
+        node(3, PREFILL, kv=1, x=2),
+        node(4, DECODE, kv=3),
+    )
+    known = {Value(0): None, Value(1): None, Value(1, 1): None}
+    driver.send(ev.RunStarted("r"))
+    assert driver.send(ev.NodesAdded("r", describe(nodes), known)) == [act.Evaluate("r", 2, 1)]
+    assert driver.done(2) == [sent("w", 3, 4)]
+    driver.done(3)
+    assert driver.done(4) == [act.Release("w", "r", (Value(3), Value(4)))]
+
+
 def test_control_node_is_replaced_and_its_consumers_wait_on() -> None:
     driver = Driver()
     loop = Loop.__new__(Loop)

@@ -27,7 +27,7 @@ from weft.runtime.scheduler.fairness import FAIRNESS
 from weft.runtime.scheduler.faults import Fault, repeatable
 from weft.runtime.scheduler.placement import PLACEMENT
 from weft.runtime.scheduler.policies import Policies
-from weft.runtime.scheduler.prefixes import FixedContent, blocks_of
+from weft.runtime.scheduler.prefixes import Content, FixedContent, blocks_of
 from weft.runtime.scheduler.primitive import EngineKey, describe, engine_of
 from weft.runtime.scheduler.priority import PRIORITY
 from weft.runtime.scheduler.scheduler import Scheduler
@@ -284,7 +284,7 @@ class Chaos:
         world.runs[run].nodes[0] = given
         nodes = (given, *self.nodes(run))
         world.send(ev.RunStarted(run, choose.randint(-1, 1), grows, choose.choice("ab")))
-        world.send(ev.NodesAdded(run, describe(nodes, self.forecasts(nodes))))
+        world.send(ev.NodesAdded(run, describe(nodes, self.forecasts(nodes)), self.known(run, nodes[1:])))
         world.runs[run].done.add(0)
         world.send(ev.ValuesKnown(run, {Value(0): None}))
 
@@ -293,7 +293,9 @@ class Chaos:
         if growing:
             run = self.choose.choice(growing)
             nodes = self.nodes(run)
-            self.world.send(ev.NodesAdded(run, describe(nodes, self.forecasts(nodes))))
+            self.world.send(
+                ev.NodesAdded(run, describe(nodes, self.forecasts(nodes)), self.known(run, nodes))
+            )
 
     def come(self) -> None:
         absent = [name for name in ("w1", "w2", "w3") if name not in self.world.workers]
@@ -372,6 +374,14 @@ class Chaos:
                 args = {"kv": args["kv"]}
         timeout_s = choose.choice((None, None, 3.0)) if kind not in ("format", "map") else None
         return self.world.make(kind, args, Policy(timeout_s, choose.choice((3, 3, 3, 1)), 0.5), model)
+
+    def known(self, run: str, nodes: Iterable[Node]) -> dict[Value, Content | None]:
+        """New nodes whose results are those of earlier work."""
+        kinds = (Prefill, Decode, Score, Embed, Format)
+        found = [n.id for n in nodes if isinstance(n.op, kinds) and self.choose.random() < 0.1]
+        self.world.runs[run].done.update(found)
+        written = FixedContent(blocks_of(run))
+        return {Value(node, output): (None, written)[output] for node in found for output in (0, 1)}
 
     def forecasts(self, nodes: Iterable[Node]) -> dict[int, Forecast]:
         choose = self.choose
