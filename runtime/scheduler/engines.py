@@ -19,6 +19,7 @@ __all__ = ["Charge", "EngineState", "Pool", "WorkerState"]
 
 _AHEAD_MS: Final = 25.0  # work handed out beyond the batch that is being computed, so that the next is there
 _BACKLOG_MS: Final = 200.0  # of prompts to read, beyond which a model is given only what is bound to it
+_SMALL: Final = 64  # entries that are not worth tidying
 
 
 class Charge(NamedTuple):
@@ -156,6 +157,8 @@ class WorkerState:
 
 Load = Callable[[EngineState], float]
 
+_Idle = tuple[float, int, float, EngineState, "LiveRun"]  # due, number, idle since
+
 
 class Pool:
     """The engines that can run the primitives of one key, indexed by `load`: no choice looks at all of them.
@@ -171,8 +174,9 @@ class Pool:
         self._touched: dict[EngineState, None] = {}  # since the heap was last used
         self._heap: list[tuple[float, int, int, EngineState]] = []  # load, number, version; may be stale
         self._turn: Iterator[EngineState] = iter(())
-        self._idle: list[tuple[float, int, float, EngineState, LiveRun]] = []  # due, number, since
+        self._idle: list[_Idle] = []  # a heap; entries may be stale
         self._waits = 0
+        self._tidy_at = _SMALL
         self.load_ms = 0.0
         """Of all engines."""
         self.active = 0
@@ -226,15 +230,23 @@ class Pool:
         """A run that holds contexts on an engine has begun to wait for something else."""
         self._waits += 1
         heapq.heappush(self._idle, (now, self._waits, now, engine, run))
+        if len(self._idle) > self._tidy_at:
+            self._idle = [entry for entry in self._idle if self._is_idle(entry)]
+            heapq.heapify(self._idle)
+            self._tidy_at = 2 * len(self._idle) + _SMALL
 
     def longest_idle(self) -> tuple[float, EngineState, LiveRun] | None:
         """The run that is due first to lose its place, when, and where."""
         while self._idle:
-            due, _, since, engine, run = self._idle[0]
-            if engine.idle.get(run) == since and engine in self._engines:
+            due, _, _, engine, run = self._idle[0]
+            if self._is_idle(self._idle[0]):
                 return due, engine, run
             heapq.heappop(self._idle)
         return None
+
+    def _is_idle(self, entry: _Idle) -> bool:
+        _, _, since, engine, run = entry
+        return engine.idle.get(run) == since and engine in self._engines
 
     def postpone(self, due: float) -> None:
         """The run that was due first is due later."""

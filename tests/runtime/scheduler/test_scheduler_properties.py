@@ -433,9 +433,11 @@ class Chaos:
         for worker in self.world.scheduler._dispatcher.workers.values():
             assert not worker.tasks
             for engine in worker.engines:
-                assert (engine.active, engine.writers, engine.in_use) == (0, 0, {})
+                assert (engine.active, engine.writers, engine.in_use, engine.idle) == (0, 0, {}, {})
                 books = (engine.load_ms, engine.prefill_ms, engine.context_tokens, engine.kv)
                 assert books == pytest.approx((0, 0, 0, 0), abs=1e-6)
+        for pool in self.world.scheduler._dispatcher._pools.values():
+            assert (pool.load_ms, pool.active, pool.kv) == pytest.approx((0, 0, 0), abs=1e-6)
 
     def check_that_it_can_be_repeated(self) -> None:
         """The same events at the same times give the same actions."""
