@@ -13,8 +13,8 @@ class Alarm:
 
     __slots__ = ("action",)
 
-    def __init__(self, action: Callable[[], None]) -> None:
-        self.action: Callable[[], None] | None = action
+    def __init__(self, action: Callable[[], object]) -> None:
+        self.action: Callable[[], object] | None = action
 
     def call_off(self) -> None:
         """It will not happen."""
@@ -30,14 +30,14 @@ class Clock:
         self._coming: list[tuple[float, int, Alarm]] = []
         self._set = 0
 
-    def at(self, time: float, action: Callable[[], None]) -> Alarm:
+    def at(self, time: float, action: Callable[[], object]) -> Alarm:
         """Let something happen at `time`, after what was set for that time before."""
         self._set += 1
         alarm = Alarm(action)
         heapq.heappush(self._coming, (time, self._set, alarm))
         return alarm
 
-    def after(self, seconds: float, action: Callable[[], None]) -> Alarm:
+    def after(self, seconds: float, action: Callable[[], object]) -> Alarm:
         """Let something happen in so many seconds."""
         return self.at(self.now + seconds, action)
 

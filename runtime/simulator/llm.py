@@ -181,7 +181,6 @@ class LlmModel:
             return
         first_ms, growth_ms = self._step_ms(decodes, chunks)
         steps = 1 if chunks else self._steps_alike(decodes)
-        self._allot(decodes, steps)
         now = self._clock.now
         span = self._span = _Span(now, steps, first_ms, growth_ms, decodes, chunks)
         span.alarm = self._clock.at(now + span.seconds(steps), self._end_span)
@@ -196,9 +195,10 @@ class LlmModel:
     def _steps_alike(self, decodes: list[Job]) -> int:
         """Until one ends, or the pool might run dry."""
         until_end = min(job.writes - job.written for job in decodes)
-        until_dry = int(self.cache.available // len(decodes))
+        until_dry = 1 + int(self.cache.available // len(decodes))
         steps = max(min(until_end, until_dry), 1)
-        self.cache.make_room(steps * len(decodes))
+        self.cache.make_room((steps - 1) * len(decodes))
+        self._allot(decodes, steps - 1)
         return steps
 
     def _step_ms(self, decodes: list[Job], chunks: list[tuple[Job, float]]) -> tuple[float, float]:
@@ -216,11 +216,13 @@ class LlmModel:
         return ms, growth
 
     def _room_for_decodes(self) -> list[Job]:
+        """Who decodes in the next step; each has been given the KV for it."""
         decodes = [job for job in self.running if job.written]
         while len(decodes) > self.cache.available and len(self.running) > 1:
             self._set_back()
             decodes = [job for job in self.running if job.written]
         self.cache.make_room(len(decodes))
+        self._allot(decodes, 1)
         return decodes
 
     def _chunk(self, job: Job, budget: float, chunks: list[tuple[Job, float]]) -> float:

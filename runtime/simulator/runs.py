@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from weft.graph.ir import Value
 from weft.runtime.scheduler.prefixes import Block, Content, extend, start
@@ -24,6 +24,7 @@ class LiveProgram:
         self.pending = 0  # nodes that are not done
         self.nodes: dict[int, Primitive] = {}
         self.done: set[int] = set()
+        self.current: dict[int, tuple[int, str]] = {}  # attempts under way, and the workers that have them
         self.paths: dict[int, Path] = {}  # contexts, by the node that makes them
         self._truths: dict[int, Truth] = {}
         self._made: dict[str, set[int]] = {}
@@ -37,6 +38,12 @@ class LiveProgram:
         self._truths.update(increment.truths)
         self.pending += len(increment.primitives)
         return increment.primitives
+
+    def call_off(self, worker: str, nodes: Collection[int]) -> None:
+        """What a worker has of these nodes, or of all, will not be heard of."""
+        for node, (_, where) in list(self.current.items()):
+            if where == worker and (not nodes or node in nodes):
+                del self.current[node]
 
     def truth(self, node: int) -> Truth:
         """What a node really takes."""

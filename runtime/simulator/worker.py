@@ -8,9 +8,11 @@ from functools import partial
 
 from weft.graph.ops.primitive import Prefill
 from weft.runtime.scheduler.events import EngineSpec, Usage
+from weft.runtime.scheduler.faults import Fault
 from weft.runtime.scheduler.primitive import Primitive
 
 from .batches import BatchModel, Call, DelayModel
+from .cache import Path
 from .clock import Clock
 from .llm import Job, LlmModel
 from .profiles import BatchProfile, LlmProfile
@@ -26,6 +28,8 @@ class Stat:
     started: float
     finished: float
     first_token: float = -1.0
+    path: Path = ()  # of the prompt
+    written_path: Path = ()  # of the prompt with what was written
     cached: float = 0.0
     computed: float = 0.0
     written: int = 0
@@ -47,7 +51,7 @@ class Task:
         return self.primitive.node.id
 
 
-Report = Callable[["Task", Stat, Usage | None], None]
+Report = Callable[["Task", Stat | Fault, Usage | None], None]
 
 
 class SimWorker:
@@ -151,6 +155,13 @@ class SimWorker:
             if self._is_continued(task):
                 self._finish(task, Stat(self._clock.now, self._clock.now), None)
                 return
+        model = self.llms[primitive.key.model]
+        longest = path[-1].tokens + truth.options + truth.writes
+        if longest > model.profile.kv_slots:
+            self._drop(task)
+            message = f"the request needs {longest:.0f} tokens of KV, the pool has {model.profile.kv_slots}"
+            self._report(task, Fault("too_large", message), None)
+            return
         job = task.work = Job(
             path=path,
             done=partial(self._job_done, task),
@@ -160,7 +171,7 @@ class SimWorker:
             options=truth.options,
             priority=program.program.priority,
         )
-        self.llms[primitive.key.model].submit(job)
+        model.submit(job)
 
     def _is_continued(self, task: Task) -> bool:
         """Whether what continues this prefill waits for nothing else: it computes these tokens too."""
@@ -170,7 +181,8 @@ class SimWorker:
     def _job_done(self, task: Task, job: Job) -> None:
         if job.writes:
             task.program.paths[task.number] = job.written_path
-        stat = Stat(job.arrived, job.finished, job.first_token, job.cached, job.computed, job.writes)
+        times = (job.arrived, job.finished, job.first_token)
+        stat = Stat(*times, job.path, job.written_path, job.cached, job.computed, job.writes)
         self._finish(task, stat, Usage(round(job.cached), round(job.computed), job.writes))
 
     def _call_done(self, task: Task, call: Call) -> None:
