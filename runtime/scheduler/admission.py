@@ -26,6 +26,10 @@ class Admission(Protocol):
         """Whether a ready primitive may queue now; if not, it is kept."""
         ...
 
+    def holds_back(self, pool: Pool) -> bool:
+        """Whether anybody may be waiting here."""
+        ...
+
     def admitted(self, pool: Pool, now: float) -> Iterator[LiveNode]:
         """Those kept that may queue now; each is to be queued before the next is asked for."""
         ...
@@ -48,6 +52,10 @@ class Everybody:
     def admits(self, live: LiveNode, pool: Pool, now: float) -> bool:
         """Always."""
         return True
+
+    def holds_back(self, pool: Pool) -> bool:
+        """Never."""
+        return False
 
     def admitted(self, pool: Pool, now: float) -> Iterator[LiveNode]:
         """None."""
@@ -87,6 +95,10 @@ class WorkingSet(Everybody):
         heapq.heappush(gate, (live.run.started, self._tickets, live))
         return False
 
+    def holds_back(self, pool: Pool) -> bool:
+        """If somebody found no place."""
+        return bool(self._gates.get(pool))
+
     def admitted(self, pool: Pool, now: float) -> Iterator[LiveNode]:
         """As many as find a place, oldest run first."""
         gate = self._gates.get(pool)
@@ -106,7 +118,7 @@ class WorkingSet(Everybody):
 
     def next_chance(self, pool: Pool) -> float | None:
         """When the next idle run loses its place, if anybody waits for one."""
-        return self._overdue.get(pool) if self._gates.get(pool) else None
+        return self._overdue.get(pool) if self.holds_back(pool) else None
 
     def _finds_place(self, live: LiveNode, pool: Pool, now: float) -> bool:
         need = self._residency.need(live)

@@ -116,14 +116,15 @@ class Dispatcher:
                 pool.add(engine)
 
     def _drain(self, queue: ReadyQueue, pool: Pool, now: float) -> None:
-        choose = self._tools.placement.choose
-        for admitted in self._tools.admission.admitted(pool, now):
-            self.residency.begin_turn(admitted)
-            queue.push(admitted, now)
-        chance = self._tools.admission.next_chance(pool)
-        if chance is not None and chance > now:
-            self._timers.set(chance, pool.key)
-        live = queue.peek(now)
+        admission, choose = self._tools.admission, self._tools.placement.choose
+        if admission.holds_back(pool):
+            for admitted in admission.admitted(pool, now):
+                self.residency.begin_turn(admitted)
+                queue.push(admitted, now)
+            chance = admission.next_chance(pool)
+            if chance is not None and chance > now:
+                self._timers.set(chance, pool.key)
+        live = queue.peek(now) if queue else None
         if live is not None and not len(pool):
             self._orphan(pool.key, now)
             return

@@ -108,16 +108,18 @@ class Scheduler:
 
     def _forget(self, run: LiveRun) -> None:
         del self._runs[run.id]
-        running = (live.engine for live in run.nodes.values() if live.phase is Phase.RUNNING)
+        unfinished = [live for live in run.nodes.values() if live.phase is not Phase.DONE]
+        running = (live.engine for live in unfinished if live.phase is Phase.RUNNING)
         busy = {engine.worker for engine in running if engine}
         for worker in run.workers.values():
             if worker.alive:
                 if worker in busy:
                     self._actions.append(CancelTasks(worker.id, run.id))
                 self._actions.append(Release(worker.id, run.id))
-        for live in run.nodes.values():
+        for live in unfinished:
             live.leave(Phase.DONE)
         self._residency.forget(run)
+        run.nodes.clear()  # run and nodes name each other: so they need not wait for the collector
 
     # ---- nodes that become ready, and nodes that are done
 
@@ -198,8 +200,11 @@ class Scheduler:
             self._release_dead(live)
 
     def _release_dead(self, live: LiveNode) -> None:
+        makers = live.run.dead_contexts(live)
+        if not makers:
+            return
         dead: dict[str, list[Value]] = {}
-        for maker in live.run.dead_contexts(live):
+        for maker in makers:
             engine = maker.engine
             self._residency.drop(maker)
             if engine and engine.worker.alive and maker.phase is Phase.DONE:

@@ -165,14 +165,15 @@ class LiveRun:
 
     def dead_contexts(self, live: LiveNode) -> Sequence[LiveNode]:
         """The makers of the KV values that nobody takes any more now that `live` is done."""
-        ended = []
-        context = live.primitive.context
+        context, makes_context = live.primitive.context, live.primitive.makes_context
         if context is not None:
             self._continuations[context] -= 1
-            ended.append(self.nodes[context])
-        if live.primitive.makes_context:
+        if self.grows or (context is None and not makes_context):
+            return ()
+        ended = [] if context is None else [self.nodes[context]]
+        if makes_context:
             ended.append(live)
-        return [maker for maker in ended if not self.grows and not self._continuations.get(maker.node.id)]
+        return [maker for maker in ended if not self._continuations.get(maker.primitive.node.id)]
 
     def consumers(self, live: LiveNode) -> Iterable[LiveNode]:
         """The nodes that wait for a result of `live`."""

@@ -23,6 +23,8 @@ class LiveProgram:
         self.started = started
         self.pending = 0  # nodes that are not done
         self.nodes: dict[int, Primitive] = {}
+        self.answering = 0  # tools of the client that run
+        self.answering_since = 0.0
         self.done: set[int] = set()
         self.current: dict[int, tuple[int, str]] = {}  # attempts under way, and the workers that have them
         self.paths: dict[int, Path] = {}  # contexts, by the node that makes them

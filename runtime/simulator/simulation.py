@@ -38,11 +38,12 @@ class RunStat:
     started: float
     finished: float = -1.0
     fault: str = ""
+    client_s: float = 0.0  # in which the client's own tools ran, or its user thought
 
     @property
     def seconds(self) -> float:
-        """From beginning to end (job completion time)."""
-        return self.finished - self.started
+        """From beginning to end (job completion time), less what the client itself took."""
+        return self.finished - self.started - self.client_s
 
 
 @dataclass
@@ -180,7 +181,16 @@ class Simulation:
         live = self._runs[run]
         live.current[node] = attempt, ""
         seconds = live.truth(node).ms / 1e3 + delay_s
-        self.clock.after(seconds, lambda: self._done(live, node, attempt, None))
+        live.answering += 1
+        if live.answering == 1:
+            live.answering_since = self.clock.now
+        self.clock.after(seconds, partial(self._answered, live, node, attempt))
+
+    def _answered(self, live: LiveProgram, node: int, attempt: int) -> None:
+        live.answering -= 1
+        if not live.answering:
+            self._stats[live.id].client_s += self.clock.now - live.answering_since
+        self._done(live, node, attempt, None)
 
     # ---- what happens
 
