@@ -73,8 +73,15 @@ class Dispatcher:
         key = live.primitive.key
         if key not in self._queues:
             self._open(key)
-        self._queues[key].push(live, now)
         self._stirred[key] = None
+        if key.kind == "llm":
+            self.residency.begin_turn(live)
+            if not self._tools.admission.admits(live, self._pools[key], now):
+                self.residency.end_turn(live, now)  # who is held back must not hold others back
+                return
+        elif key.kind == "tool":
+            live.run.waits_for = key.model
+        self._queues[key].push(live, now)
 
     def attach(self, live: LiveNode, engine: EngineState, now: float) -> None:
         """Let a primitive follow on the context that an engine is making, if it should not go elsewhere."""
@@ -95,6 +102,7 @@ class Dispatcher:
     def activate(self, live: LiveNode, now: float) -> None:
         """All operands of a task are known: from now on the attempt's time counts."""
         live.activate()
+        live.since = now
         timeout_s = live.node.policy.timeout_s
         if timeout_s is not None:
             self._timers.set(now + timeout_s, (live, live.attempt))
@@ -108,8 +116,15 @@ class Dispatcher:
                 pool.add(engine)
 
     def _drain(self, queue: ReadyQueue, pool: Pool, now: float) -> None:
-        choose = self._tools.placement.choose
-        live = queue.peek(now)
+        admission, choose = self._tools.admission, self._tools.placement.choose
+        if admission.holds_back(pool):
+            for admitted in admission.admitted(pool, now):
+                self.residency.begin_turn(admitted)
+                queue.push(admitted, now)
+            chance = admission.next_chance(pool)
+            if chance is not None and chance > now:
+                self._timers.set(chance, pool.key)
+        live = queue.peek(now) if queue else None
         if live is not None and not len(pool):
             self._orphan(pool.key, now)
             return
@@ -144,10 +159,11 @@ class Dispatcher:
 
     def abandoned(self, key: EngineKey, now: float) -> list[LiveNode]:
         """What waits for a worker although patience is at an end: nobody came."""
+        self._stirred[key] = None
         if self._orphaned.get(key, now + 1) > now:
             return []
         del self._orphaned[key]
-        return self._queues[key].waiting()
+        return [*self._tools.admission.kept(self._pools[key]), *self._queues[key].waiting()]
 
     def last_lost(self, key: EngineKey) -> tuple[str, str] | None:
         """The worker with such an engine that was lost last, and how."""

@@ -13,12 +13,13 @@ from .events import EngineSpec
 from .primitive import EngineKey
 
 if TYPE_CHECKING:
-    from .state import LiveNode
+    from .state import LiveNode, LiveRun
 
 __all__ = ["Charge", "EngineState", "Pool", "WorkerState"]
 
 _AHEAD_MS: Final = 25.0  # work handed out beyond the batch that is being computed, so that the next is there
 _BACKLOG_MS: Final = 200.0  # of prompts to read, beyond which a model is given only what is bound to it
+_SMALL: Final = 64  # entries that are not worth tidying
 
 
 class Charge(NamedTuple):
@@ -41,9 +42,10 @@ class EngineState:
     prefill_ms: float = 0.0
     writers: int = 0
     context_tokens: float = 0.0
-    kv: float = 0.0  # tokens that the runs it works for hold or are going to
+    kv: int = 0  # tokens that the runs it works for hold or are going to
     written: float = 0.0  # tokens whose KV it has computed since it joined
     in_use: dict[int, int] = field(default_factory=dict)  # runs by prefix
+    idle: dict[LiveRun, float] = field(default_factory=dict)  # that hold contexts here, and since when
     pools: list[Pool] = field(default_factory=list)
     version: int = 0  # rises whenever anything above changes
     reading: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the terms of `ModelCosts`
@@ -106,6 +108,13 @@ class EngineState:
             self._add_load(ms)
             self.prefill_ms += ms
 
+    def hold(self, tokens: int) -> None:
+        """Reckon with so many tokens of KV more."""
+        self.kv += tokens
+        for pool in self.pools:
+            pool.kv += tokens
+        self.changed()
+
     def activate(self, count: int) -> None:
         """Work on so many tasks more."""
         self.active += count
@@ -158,6 +167,8 @@ class WorkerState:
 
 Load = Callable[[EngineState], float]
 
+_Idle = tuple[float, int, float, EngineState, "LiveRun"]  # due, number, idle since
+
 
 class Pool:
     """The engines that can run the primitives of one key, indexed by `load`: no choice looks at all of them.
@@ -173,10 +184,17 @@ class Pool:
         self._touched: dict[EngineState, None] = {}  # since the heap was last used
         self._heap: list[tuple[float, int, int, EngineState]] = []  # load, number, version; may be stale
         self._turn: Iterator[EngineState] = iter(())
+        self._idle: list[_Idle] = []  # a heap; entries may be stale
+        self._waits = 0
+        self._tidy_at = _SMALL
         self.load_ms = 0.0
         """Of all engines."""
         self.active = 0
         """Of all engines."""
+        self.kv = 0
+        """Of all engines, and of runs that have a place but nothing on an engine yet."""
+        self.kv_slots = 0
+        """Of all engines; 0: unknown."""
 
     @property
     def mean_load(self) -> float:
@@ -204,6 +222,8 @@ class Pool:
         engine.pools.append(self)
         self.load_ms += engine.load_ms
         self.active += engine.active
+        self.kv += engine.kv
+        self.kv_slots += engine.spec.kv_slots
         self.touch(engine)
 
     def remove(self, engine: EngineState) -> None:
@@ -213,6 +233,35 @@ class Pool:
         engine.pools.remove(self)
         self.load_ms -= engine.load_ms
         self.active -= engine.active
+        self.kv -= engine.kv
+        self.kv_slots -= engine.spec.kv_slots
+
+    def idle_now(self, engine: EngineState, run: LiveRun, now: float) -> None:
+        """A run that holds contexts on an engine has begun to wait for something else."""
+        self._waits += 1
+        heapq.heappush(self._idle, (now, self._waits, now, engine, run))
+        if len(self._idle) > self._tidy_at:
+            self._idle = [entry for entry in self._idle if self._is_idle(entry)]
+            heapq.heapify(self._idle)
+            self._tidy_at = 2 * len(self._idle) + _SMALL
+
+    def longest_idle(self) -> tuple[float, EngineState, LiveRun] | None:
+        """The run that is due first to lose its place, when, and where."""
+        while self._idle:
+            due, _, _, engine, run = self._idle[0]
+            if self._is_idle(self._idle[0]):
+                return due, engine, run
+            heapq.heappop(self._idle)
+        return None
+
+    def _is_idle(self, entry: _Idle) -> bool:
+        _, _, since, engine, run = entry
+        return engine.idle.get(run) == since and engine in self._engines
+
+    def postpone(self, due: float) -> None:
+        """The run that was due first is due later."""
+        _, number, since, engine, run = self._idle[0]
+        heapq.heapreplace(self._idle, (due, number, since, engine, run))
 
     def touch(self, engine: EngineState) -> None:
         """Something about an engine is another."""

@@ -131,7 +131,14 @@ class Affinity(RoundRobin):
         step = a + each * (engine.writers + 1) + per_token * (engine.context_tokens + tokens)
         mine = engine.prefill_ms + reading + demand.writes * step
         others = engine.writers * (reading + demand.writes * (each + per_token * tokens))
-        return mine + _OTHERS * others
+        return mine + _OTHERS * others + self._crowding(demand, engine, cached)
+
+    def _crowding(self, demand: Demand, engine: EngineState, cached: float) -> float:
+        """What others will have to read again because this takes their place."""
+        slots = engine.spec.kv_slots
+        more = demand.context + demand.reads + demand.writes - cached
+        over = min(engine.kv + more - slots, more) if slots else 0.0
+        return engine.prefill_cost(0.0, over)
 
 
 PLACEMENT: Final[Mapping[str, Callable[[Residency], Placement]]] = {

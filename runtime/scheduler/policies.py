@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from .admission import ADMISSION
 from .batching import BATCHING
 from .engines import Pool
 from .fairness import FAIRNESS
@@ -32,6 +33,8 @@ class Policies:
     """none, virtual_time: between namespaces."""
     placement: str = "affinity"
     """round_robin, least_loaded, sticky, affinity."""
+    admission: str = "working_set"
+    """everybody, working_set."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """The shares of namespaces under `fairness`; 1 unless given."""
     longest_wait_s: float = 30.0
@@ -42,6 +45,7 @@ class Policies:
         _find("priority", self.priority, PRIORITY)
         _find("fairness", self.fairness, FAIRNESS)
         _find("placement", self.placement, PLACEMENT)
+        _find("admission", self.admission, ADMISSION)
 
 
 class Toolbox:
@@ -51,6 +55,7 @@ class Toolbox:
         self._policies = policies
         self._priority = PRIORITY[policies.priority]()
         self.placement = PLACEMENT[policies.placement](residency)
+        self.admission = ADMISSION[policies.admission](residency)
 
     def queue(self) -> ReadyQueue:
         """A queue for one kind of engine."""

@@ -37,6 +37,10 @@ class ReadyQueue:
         self._oldest: deque[tuple[float, int, LiveNode]] = deque()
         self._tidy_at = _SMALL
 
+    def __bool__(self) -> bool:
+        """Whether anything may wait."""
+        return bool(self._turns)
+
     def push(self, live: LiveNode, now: float) -> None:
         """Queue a primitive."""
         self._tickets += 1

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from weft.graph.ir import Value
 
 from .directory import NOWHERE, Directory, Found
-from .engines import Charge, EngineState
+from .engines import Charge, EngineState, Pool
 from .events import Usage
+from .patience import Patience
 from .prefixes import Block, Boundary, extend, start
-from .state import Chain, Holding, LiveNode, LiveRun
+from .state import Chain, Holding, LiveNode, LiveRun, Phase
 
 __all__ = ["Demand", "Residency"]
 
@@ -32,6 +33,7 @@ class Residency:
 
     def __init__(self) -> None:
         self.directory = Directory()
+        self.patience = Patience()
 
     def demand(self, live: LiveNode) -> Demand:
         """What a ready primitive asks for."""
@@ -54,8 +56,84 @@ class Residency:
         held = self.directory.held(engine, demand.prefixes) if demand.prefixes else 0.0
         return max(held, demand.context) if engine is demand.home else held
 
+    def need(self, live: LiveNode) -> int:
+        """The tokens of KV that a run is known to need on a kind of engine, from a ready primitive on."""
+        run, key = live.run, live.primitive.key
+        base = _chain(live).base.tokens
+        known = (node.primitive for node in run.nodes.values() if node.phase is not Phase.DONE)
+        return int(base + sum(p.forecast.reads + p.forecast.writes for p in known if p.key == key))
+
+    # ---- turns
+
+    def begin_turn(self, live: LiveNode) -> None:
+        """A primitive wants a language model: its run is not idle where its context is."""
+        if not live.turn:
+            live.turn = True
+            live.run.turns += 1
+            maker = _maker(live)
+            if maker is not None and maker.engine is not None:
+                self._use(live.run, maker.engine)
+
+    def end_turn(self, live: LiveNode, now: float) -> None:
+        """It wants none any more."""
+        if not live.turn:
+            return
+        live.turn = False
+        run = live.run
+        run.turns -= 1
+        if run.turns:
+            return
+        for pool, reserved in run.places.items():
+            pool.kv -= reserved
+            run.places[pool] = 0
+        for engine in run.used:
+            holding = run.holdings.get(engine)
+            if holding is not None and not holding.expired:
+                engine.idle[run] = now
+                for pool in engine.pools:
+                    pool.idle_now(engine, run, now)
+                engine.changed()  # whoever waits for a place may have one when this run's time is over
+        run.used.clear()
+
+    def expire_overdue(self, pool: Pool, now: float, tokens: float) -> float | None:
+        """Free so many tokens of idle runs whose tools have taken too long.
+
+        If that is not enough: when the next run is overdue, or None if none will be.
+        """
+        before = pool.kv
+        while before - pool.kv < tokens:
+            entry = pool.longest_idle()
+            if entry is None:
+                return None
+            due, engine, run = entry
+            expiry = engine.idle[run] + self.patience.seconds(run.waits_for)
+            if expiry > max(due, now):
+                pool.postpone(expiry)
+            elif due > now:
+                return due
+            else:
+                self.expire(run, engine)
+        return now
+
+    def expire(self, run: LiveRun, engine: EngineState) -> None:
+        """Reckon with what an engine holds for a run no longer: others may take its place."""
+        holding = run.holdings[engine]
+        holding.expired = True
+        engine.idle.pop(run, None)
+        engine.hold(-holding.tokens)
+        for pool in engine.pools:
+            self.leave(run, pool)
+
+    def leave(self, run: LiveRun, pool: Pool) -> None:
+        """A run has no place any more."""
+        pool.kv -= run.places.pop(pool, 0)
+
+    # ---- tasks
+
     def hand_out(self, live: LiveNode, engine: EngineState) -> None:
         """Reckon with a task on an engine."""
+        self.begin_turn(live)
+        self._use(live.run, engine)
         base, prefixes = _chain(live)
         maker = _maker(live)
         held = base.tokens if maker is not None and maker.engine is engine and maker.kv else 0.0
@@ -99,21 +177,28 @@ class Residency:
             holding = live.run.holdings.get(live.engine)
             if holding is not None:
                 holding.tokens -= live.kv
-                live.engine.kv -= live.kv
-                live.engine.changed()
-            live.kv = 0.0
+                if not holding.expired:
+                    live.engine.hold(-live.kv)
+            live.kv = 0
 
     def forget(self, run: LiveRun) -> None:
         """A run is over."""
+        for pool in list(run.places):
+            self.leave(run, pool)
         for engine, holding in run.holdings.items():
-            engine.kv -= holding.tokens
+            engine.idle.pop(run, None)
+            if not holding.expired:
+                engine.hold(-holding.tokens)
             in_use = engine.in_use
             for key in holding.shared:
                 in_use[key] -= 1
                 if not in_use[key]:
                     del in_use[key]
-            engine.changed()
         run.holdings.clear()
+
+    def _use(self, run: LiveRun, engine: EngineState) -> None:
+        engine.idle.pop(run, None)
+        run.used[engine] = None
 
     def _pass_on(self, live: LiveNode, engine: EngineState) -> None:
         """An engine that reports nothing for a prefill is going to compute it with what follows on it."""
@@ -123,9 +208,23 @@ class Residency:
                 return
 
     def _hold(self, live: LiveNode, engine: EngineState, tokens: float) -> None:
-        live.kv = max(tokens, 1.0)
-        _holding(live.run, engine).tokens += live.kv
-        engine.kv += live.kv
+        live.kv = max(int(tokens), 1)
+        run = live.run
+        holding = _holding(run, engine)
+        if holding.expired:
+            holding.expired = False
+            engine.hold(holding.tokens)
+        holding.tokens += live.kv
+        engine.hold(live.kv)
+        for pool in engine.pools:
+            reserved = run.places.get(pool)
+            if reserved:
+                taken = min(reserved, live.kv)
+                run.places[pool] = reserved - taken
+                pool.kv -= taken
+        slots = engine.spec.kv_slots
+        while slots and engine.kv > slots and engine.idle:
+            self.expire(next(iter(engine.idle)), engine)
 
     def _share(self, run: LiveRun, engine: EngineState, prefixes: Sequence[Boundary]) -> float:
         """Count a prompt that begins here as a user of its prefixes; the tokens that others use already."""

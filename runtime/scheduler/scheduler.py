@@ -110,16 +110,18 @@ class Scheduler:
 
     def _forget(self, run: LiveRun) -> None:
         del self._runs[run.id]
-        running = (live.engine for live in run.nodes.values() if live.phase is Phase.RUNNING)
+        unfinished = [live for live in run.nodes.values() if live.phase is not Phase.DONE]
+        running = (live.engine for live in unfinished if live.phase is Phase.RUNNING)
         busy = {engine.worker for engine in running if engine}
         for worker in run.workers.values():
             if worker.alive:
                 if worker in busy:
                     self._actions.append(CancelTasks(worker.id, run.id))
                 self._actions.append(Release(worker.id, run.id))
-        for live in run.nodes.values():
+        for live in unfinished:
             live.leave(Phase.DONE)
         self._residency.forget(run)
+        run.nodes.clear()  # run and nodes name each other: so they need not wait for the collector
 
     # ---- nodes that become ready, and nodes that are done
 
@@ -144,6 +146,7 @@ class Scheduler:
                 self._actions.append(Expand(run, node, live.attempt))
             case Role.CLIENT:
                 live.begin()
+                live.run.waits_for = live.primitive.key.model
                 self._dispatcher.activate(live, self._now)
                 self._actions.append(AskClient(run, node, live.attempt))
             case Role.INPUT:
@@ -185,9 +188,13 @@ class Scheduler:
             for output, content in enumerate(event.contents):
                 if content is not None:
                     live.run.contents[Value(event.node, output)] = content
-            if live.primitive.key.kind == "llm":
+            kind = live.primitive.key.kind
+            if kind == "llm":
                 self._residency.done(live, event.usage)
+            elif kind == "tool":
+                self._residency.patience.note(live.primitive.key.model, self._now - live.since)
             self._complete([live])
+            self._residency.end_turn(live, self._now)
 
     def _complete(self, lives: Sequence[LiveNode]) -> None:
         """Nodes are done, all at once: none of them is started on account of another."""
@@ -200,8 +207,11 @@ class Scheduler:
             self._release_dead(live)
 
     def _release_dead(self, live: LiveNode) -> None:
+        makers = live.run.dead_contexts(live)
+        if not makers:
+            return
         dead: dict[str, list[Value]] = {}
-        for maker in live.run.dead_contexts(live):
+        for maker in makers:
             engine = maker.engine
             self._residency.drop(maker)
             if engine and engine.worker.alive and maker.phase is Phase.DONE:

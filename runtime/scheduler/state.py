@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from weft.graph.ir import Node, Value
 
-from .engines import Charge, EngineState, WorkerState
+from .engines import Charge, EngineState, Pool, WorkerState
 from .prefixes import Boundary, Content
 from .primitive import EngineKey, Primitive
 
@@ -39,7 +39,8 @@ class Chain(NamedTuple):
 class Holding:
     """What an engine is reckoned to hold for a run."""
 
-    tokens: float = 0.0
+    tokens: int = 0
+    expired: bool = False  # whether the engine no longer counts them: others may have taken their place
     shared: list[int] = field(default_factory=list)  # prefixes that it counts the run as a user of
 
 
@@ -55,14 +56,16 @@ class LiveNode:
     failures: int = 0
     losses: int = 0
     ticket: int = 0  # of its latest place in a queue
+    since: float = 0.0  # when the latest attempt had all its operands
     rank: float = 0.0  # there
     engine: EngineState | None = None  # that runs it, or ran it last
     charge: Charge | None = None  # what its engine reckons with on its account
     cached: float = 0.0  # tokens that its engine was expected to find in its cache
     tokens: float = 0.0  # of the context that it makes, as expected or as found
-    kv: float = 0.0  # tokens of KV that its engine reckons to hold on its account
+    kv: int = 0  # tokens of KV that its engine reckons to hold on its account
     chain: Chain | None = None  # once all that it adds to its context is known
     prefix: Boundary | None = None  # the context that it has made
+    turn: bool = False  # whether its run counts it as wanting a language model
     counted: bool = False  # whether all its operands are known and its engine counts it as active
 
     @property
@@ -127,6 +130,10 @@ class LiveRun:
     nodes: dict[int, LiveNode] = field(default_factory=dict)
     workers: dict[str, WorkerState] = field(default_factory=dict)
     holdings: dict[EngineState, Holding] = field(default_factory=dict)
+    turns: int = 0  # primitives that want a language model now
+    used: dict[EngineState, None] = field(default_factory=dict)  # in the present turn
+    waits_for: str = ""  # the tool that was called last
+    places: dict[Pool, int] = field(default_factory=dict)  # admitted where, with tokens on no engine yet
     contents: dict[Value, Content] = field(default_factory=dict)
     _consumers: dict[int, dict[int, LiveNode]] = field(default_factory=dict)
     _continuations: dict[int, int] = field(default_factory=dict)  # unfinished consumers of each KV value
@@ -158,14 +165,15 @@ class LiveRun:
 
     def dead_contexts(self, live: LiveNode) -> Sequence[LiveNode]:
         """The makers of the KV values that nobody takes any more now that `live` is done."""
-        ended = []
-        context = live.primitive.context
+        context, makes_context = live.primitive.context, live.primitive.makes_context
         if context is not None:
             self._continuations[context] -= 1
-            ended.append(self.nodes[context])
-        if live.primitive.makes_context:
+        if self.grows or (context is None and not makes_context):
+            return ()
+        ended = [] if context is None else [self.nodes[context]]
+        if makes_context:
             ended.append(live)
-        return [maker for maker in ended if not self.grows and not self._continuations.get(maker.node.id)]
+        return [maker for maker in ended if not self._continuations.get(maker.primitive.node.id)]
 
     def consumers(self, live: LiveNode) -> Iterable[LiveNode]:
         """The nodes that wait for a result of `live`."""

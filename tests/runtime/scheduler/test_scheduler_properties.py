@@ -21,6 +21,7 @@ from weft.graph.prompt import Fixed
 from weft.graph.types import TEXT
 from weft.runtime.scheduler import actions as act
 from weft.runtime.scheduler import events as ev
+from weft.runtime.scheduler.admission import ADMISSION
 from weft.runtime.scheduler.batching import BATCHING
 from weft.runtime.scheduler.fairness import FAIRNESS
 from weft.runtime.scheduler.faults import Fault, repeatable
@@ -79,6 +80,7 @@ class World:
         self.workers: dict[str, ModelWorker] = {}
         self.outstanding: dict[tuple[str, int], tuple[int, str]] = {}  # attempt, worker ("" for here)
         self.bound: set[tuple[str, int]] = set()  # tasks that were placed on account of others
+        self.called_back: set[tuple[str, int]] = set()  # tasks that were cancelled before they could begin
         self.history: list[tuple[ev.Event, float, list[act.Action]]] = []
         self.next_node = 0
 
@@ -164,6 +166,8 @@ class World:
                 assert worker in self.workers
                 for key, (_, where) in list(self.outstanding.items()):
                     if key[0] == run and where == worker and (not nodes or key[1] in nodes):
+                        if not self.has_operands(key):
+                            self.called_back.add(key)
                         del self.outstanding[key]
             case act.Release(worker, run, values):
                 self.release(live, worker, run, values)
@@ -200,7 +204,8 @@ class World:
         assert node not in live.done
         assert (run, node) not in self.outstanding, "dispatched twice at the same time"
         assert attempt == live.attempts.get(node, 0) + 1
-        assert attempt == 1 or repeatable(live.nodes[node]) or live.nodes[node].policy.attempts > 1
+        may_again = repeatable(live.nodes[node]) or live.nodes[node].policy.attempts > 1
+        assert attempt == 1 or may_again or (run, node) in self.called_back
         live.attempts[node] = attempt
         self.outstanding[run, node] = (attempt, worker)
 
@@ -244,6 +249,7 @@ class Chaos:
             priority=choose.choice(sorted(PRIORITY)),
             fairness=choose.choice(sorted(FAIRNESS)),
             placement=choose.choice(sorted(PLACEMENT)),
+            admission=choose.choice(sorted(ADMISSION)),
         )
         self.world = World(policies)
         self.count = 0
@@ -427,9 +433,11 @@ class Chaos:
         for worker in self.world.scheduler._dispatcher.workers.values():
             assert not worker.tasks
             for engine in worker.engines:
-                assert (engine.active, engine.writers, engine.in_use) == (0, 0, {})
+                assert (engine.active, engine.writers, engine.in_use, engine.idle) == (0, 0, {}, {})
                 books = (engine.load_ms, engine.prefill_ms, engine.context_tokens, engine.kv)
                 assert books == pytest.approx((0, 0, 0, 0), abs=1e-6)
+        for pool in self.world.scheduler._dispatcher._pools.values():
+            assert (pool.load_ms, pool.active, pool.kv) == pytest.approx((0, 0, 0), abs=1e-6)
 
     def check_that_it_can_be_repeated(self) -> None:
         """The same events at the same times give the same actions."""

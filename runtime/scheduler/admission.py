@@ -1,0 +1,138 @@
+"""Admission policies: which runs may use the language models now, so that their contexts fit together.
+
+A run is held back before a turn, never in one: when it comes to a model for the first time, or comes back
+from a tool after its context has lost its place. What waits there keeps nobody else waiting.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Protocol
+
+from .engines import Pool
+from .residency import Residency
+from .state import LiveNode, Phase
+
+__all__ = ["ADMISSION", "Admission", "Everybody", "WorkingSet"]
+
+_FILL: Final = 0.95  # of the KV, that the contexts of admitted runs may be expected to take
+
+
+class Admission(Protocol):
+    """Who may queue for an engine."""
+
+    def admits(self, live: LiveNode, pool: Pool, now: float) -> bool:
+        """Whether a ready primitive may queue now; if not, it is kept."""
+        ...
+
+    def holds_back(self, pool: Pool) -> bool:
+        """Whether anybody may be waiting here."""
+        ...
+
+    def admitted(self, pool: Pool, now: float) -> Iterator[LiveNode]:
+        """Those kept that may queue now; each is to be queued before the next is asked for."""
+        ...
+
+    def kept(self, pool: Pool) -> list[LiveNode]:
+        """All that wait here."""
+        ...
+
+    def next_chance(self, pool: Pool) -> float | None:
+        """When to ask again although nothing has happened."""
+        ...
+
+
+class Everybody:
+    """Nobody waits here."""
+
+    def __init__(self, residency: Residency) -> None:
+        pass
+
+    def admits(self, live: LiveNode, pool: Pool, now: float) -> bool:
+        """Always."""
+        return True
+
+    def holds_back(self, pool: Pool) -> bool:
+        """Never."""
+        return False
+
+    def admitted(self, pool: Pool, now: float) -> Iterator[LiveNode]:
+        """None."""
+        return iter(())
+
+    def kept(self, pool: Pool) -> list[LiveNode]:
+        """None."""
+        return []
+
+    def next_chance(self, pool: Pool) -> float | None:
+        """Never."""
+        return None
+
+
+class WorkingSet(Everybody):
+    """As many runs as have room for their contexts, first come, first served.
+
+    Runs that wait for a tool count for as long as the tool usually takes (ThunderAgent, arXiv:2602.13692, and
+    Continuum, arXiv:2511.02230, hold programs back at the same places).
+    """
+
+    def __init__(self, residency: Residency) -> None:
+        self._residency = residency
+        self._gates: dict[Pool, list[tuple[float, int, LiveNode]]] = {}
+        self._tickets = 0
+        self._overdue: dict[Pool, float | None] = {}  # when the next idle run loses its place
+
+    def admits(self, live: LiveNode, pool: Pool, now: float) -> bool:
+        """If its run has its place, or finds one and nobody waits for one."""
+        if pool in live.run.places or not pool.kv_slots:
+            return True
+        gate = self._gates.setdefault(pool, [])
+        if not gate and self._finds_place(live, pool, now):
+            return True
+        self._tickets += 1
+        live.phase, live.ticket = Phase.QUEUED, self._tickets
+        heapq.heappush(gate, (live.run.started, self._tickets, live))
+        return False
+
+    def holds_back(self, pool: Pool) -> bool:
+        """If somebody found no place."""
+        return bool(self._gates.get(pool))
+
+    def admitted(self, pool: Pool, now: float) -> Iterator[LiveNode]:
+        """As many as find a place, oldest run first."""
+        gate = self._gates.get(pool)
+        while gate:
+            _, ticket, live = gate[0]
+            waits = live.phase is Phase.QUEUED and live.ticket == ticket
+            if waits and not (pool in live.run.places or self._finds_place(live, pool, now)):
+                return
+            heapq.heappop(gate)
+            if waits:
+                yield live
+
+    def kept(self, pool: Pool) -> list[LiveNode]:
+        """All that wait, oldest run first."""
+        entries = sorted(self._gates.get(pool, ()), key=lambda entry: entry[:2])
+        return [live for _, ticket, live in entries if live.phase is Phase.QUEUED and live.ticket == ticket]
+
+    def next_chance(self, pool: Pool) -> float | None:
+        """When the next idle run loses its place, if anybody waits for one."""
+        return self._overdue.get(pool) if self.holds_back(pool) else None
+
+    def _finds_place(self, live: LiveNode, pool: Pool, now: float) -> bool:
+        need = self._residency.need(live)
+        lacking = pool.kv + need - _FILL * pool.kv_slots
+        if pool.kv and lacking > 0:
+            self._overdue[pool] = self._residency.expire_overdue(pool, now, lacking)
+            if pool.kv and pool.kv + need > _FILL * pool.kv_slots:
+                return False
+        live.run.places[pool] = need
+        pool.kv += need
+        return True
+
+
+ADMISSION: Final[Mapping[str, Callable[[Residency], Admission]]] = {
+    "everybody": Everybody,
+    "working_set": WorkingSet,
+}

@@ -1,0 +1,43 @@
+"""How long tools take, and so for how long a context is worth keeping while one runs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from weft.graph.sketch import Quantiles
+
+__all__ = ["Patience"]
+
+_QUANTILE: Final = 0.9
+_ENOUGH: Final = 8  # calls from which a tool's own times count
+_TOOLS: Final = 1024
+_DEFAULT_S: Final = 5.0
+
+
+class Patience:
+    """Observed times by tool. A tool that has not been seen often is taken for an average one.
+
+    A context is kept until 9 of 10 calls would be over. The rest take so much longer (the slowest tenth of
+    calls is half of all waiting or more, says Continuum, arXiv:2511.02230) that waiting on is wasted.
+    """
+
+    def __init__(self) -> None:
+        self._times: OrderedDict[str, Quantiles] = OrderedDict()
+        self._all = Quantiles()
+
+    def note(self, tool: str, seconds: float) -> None:
+        """A call of a tool took so long."""
+        times = self._times.setdefault(tool, Quantiles())
+        self._times.move_to_end(tool)
+        if len(self._times) > _TOOLS:
+            self._times.popitem(last=False)
+        times.add(seconds)
+        self._all.add(seconds)
+
+    def seconds(self, tool: str) -> float:
+        """How long to wait for a call."""
+        times = self._times.get(tool)
+        if times is None or times.count < _ENOUGH:
+            times = self._all
+        return times.quantile(_QUANTILE) if times.count >= _ENOUGH else _DEFAULT_S

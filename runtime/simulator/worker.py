@@ -1,0 +1,197 @@
+"""A model of a worker: tasks start when their operands are there, on models of its engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from weft.graph.ops.primitive import Prefill
+from weft.runtime.scheduler.events import EngineSpec, Usage
+from weft.runtime.scheduler.faults import Fault
+from weft.runtime.scheduler.primitive import Primitive
+
+from .batches import BatchModel, Call, DelayModel
+from .cache import Path
+from .clock import Clock
+from .llm import Job, LlmModel
+from .profiles import BatchProfile, LlmProfile
+from .runs import LiveProgram
+
+__all__ = ["Report", "SimWorker", "Stat", "Task"]
+
+
+@dataclass(slots=True)
+class Stat:
+    """How a task was carried out, in seconds and tokens."""
+
+    started: float
+    finished: float
+    first_token: float = -1.0
+    path: Path = ()  # of the prompt
+    written_path: Path = ()  # of the prompt with what was written
+    cached: float = 0.0
+    computed: float = 0.0
+    written: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """One attempt of one primitive."""
+
+    program: LiveProgram
+    primitive: Primitive
+    attempt: int
+    missing: set[int] = field(default_factory=set)  # nodes whose results are still to come
+    work: Job | Call | None = None
+
+    @property
+    def number(self) -> int:
+        """The node's id."""
+        return self.primitive.node.id
+
+
+Report = Callable[["Task", Stat | Fault, Usage | None], None]
+
+
+class SimWorker:
+    """A worker with the engines that its profiles say."""
+
+    def __init__(
+        self,
+        name: str,
+        clock: Clock,
+        report: Report,
+        *,
+        llms: Sequence[LlmProfile] = (),
+        batches: Sequence[BatchProfile] = (),
+        tools: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.specs = (
+            *(profile.spec for profile in llms),
+            *(profile.spec for profile in batches),
+            *(EngineSpec("tool", tool) for tool in tools),
+        )
+        self.llms = {profile.name: LlmModel(profile, clock) for profile in llms}
+        self.others: dict[str, BatchModel | DelayModel] = {
+            profile.kind: BatchModel(profile, clock) for profile in batches
+        }
+        if tools:
+            self.others["tool"] = DelayModel(clock)
+        self._clock = clock
+        self._report = report
+        self._tasks: dict[str, dict[int, Task]] = {}  # by run and node
+        self._waiting: dict[str, list[Task]] = {}  # by run
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that its engines have computed."""
+        return sum(model.busy_s for model in (*self.llms.values(), *self.others.values()))
+
+    @property
+    def retractions(self) -> int:
+        """Requests that its language models had to set back."""
+        return sum(model.retractions for model in self.llms.values())
+
+    # ---- what the orchestrator sends
+
+    def take(self, program: LiveProgram, tasks: Sequence[tuple[Primitive, int]], known: set[int]) -> None:
+        """Take a fragment. `known`: nodes of the run whose results came with it."""
+        here = program.made_at(self.name)
+        mine = self._tasks.setdefault(program.id, {})
+        for primitive, attempt in tasks:
+            missing = {node for node in primitive.producers if node not in known and node not in here}
+            task = mine[primitive.node.id] = Task(program, primitive, attempt, missing)
+            self._waiting.setdefault(program.id, []).append(task)
+        self._start_ready(program)
+
+    def cancel(self, run: str, nodes: Sequence[int]) -> None:
+        """Stop tasks of a run: these, or all."""
+        mine = self._tasks.get(run, {})
+        for task in [task for number, task in mine.items() if not nodes or number in nodes]:
+            self._drop(task)
+            match task.work:
+                case Job() as job:
+                    self.llms[task.primitive.key.model].cancel(job)
+                case Call() as call:
+                    self.others[task.primitive.key.kind].cancel(call)
+
+    def _drop(self, task: Task) -> None:
+        mine = self._tasks[task.program.id]
+        del mine[task.number]
+        if not mine:
+            del self._tasks[task.program.id]
+        waiting = self._waiting.get(task.program.id)
+        if waiting is not None and task in waiting:
+            waiting.remove(task)
+            if not waiting:
+                del self._waiting[task.program.id]
+
+    # ---- tasks
+
+    def _start_ready(self, program: LiveProgram) -> None:
+        waiting = self._waiting.get(program.id, [])
+        while (task := next((task for task in waiting if not task.missing), None)) is not None:
+            waiting.remove(task)  # before it starts, as it may end at once and let others start
+            self._start(task)
+        if not waiting:
+            self._waiting.pop(program.id, None)
+
+    def _start(self, task: Task) -> None:
+        if task.primitive.key.kind == "llm":
+            self._start_llm(task)
+            return
+        truth = task.program.truth(task.number)
+        call = task.work = Call(partial(self._call_done, task), truth.items, truth.ms)
+        self.others[task.primitive.key.kind].submit(call)
+
+    def _start_llm(self, task: Task) -> None:
+        program, primitive = task.program, task.primitive
+        truth = program.truth(task.number)
+        path = program.path(primitive)
+        if isinstance(primitive.node.op, Prefill):
+            program.paths[task.number] = path
+            if self._is_continued(task):
+                self._finish(task, Stat(self._clock.now, self._clock.now), None)
+                return
+        model = self.llms[primitive.key.model]
+        longest = path[-1].tokens + truth.options + truth.writes
+        if longest > model.profile.kv_slots:
+            self._drop(task)
+            message = f"the request needs {longest:.0f} tokens of KV, the pool has {model.profile.kv_slots}"
+            self._report(task, Fault("too_large", message), None)
+            return
+        job = task.work = Job(
+            path=path,
+            done=partial(self._job_done, task),
+            writes=truth.writes,
+            expected=primitive.forecast.writes,
+            written_path=program.path(primitive, written=True) if truth.writes else (),
+            options=truth.options,
+            priority=program.program.priority,
+        )
+        model.submit(job)
+
+    def _is_continued(self, task: Task) -> bool:
+        """Whether what continues this prefill waits for nothing else: it computes these tokens too."""
+        waiting = self._waiting.get(task.program.id, ())
+        return any(t.missing == {task.number} and t.primitive.context == task.number for t in waiting)
+
+    def _job_done(self, task: Task, job: Job) -> None:
+        if job.writes:
+            task.program.paths[task.number] = job.written_path
+        times = (job.arrived, job.finished, job.first_token)
+        stat = Stat(*times, job.path, job.written_path, job.cached, job.computed, job.writes)
+        self._finish(task, stat, Usage(round(job.cached), round(job.computed), job.writes))
+
+    def _call_done(self, task: Task, call: Call) -> None:
+        self._finish(task, Stat(call.started, self._clock.now), None)
+
+    def _finish(self, task: Task, stat: Stat, usage: Usage | None) -> None:
+        self._drop(task)
+        task.program.made_at(self.name).add(task.number)
+        self._report(task, stat, usage)
+        for waiting in self._waiting.get(task.program.id, ()):
+            waiting.missing.discard(task.number)
+        self._start_ready(task.program)

@@ -1,0 +1,152 @@
+"""Whole programs on modelled workers: they take what their critical path takes, and all of them end."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import pytest
+
+from weft.graph.ops.primitive import Decode, Prefill
+from weft.runtime.scheduler.policies import Policies
+from weft.runtime.simulator.builder import Form, Text
+from weft.runtime.simulator.programs import Arrival
+from weft.runtime.simulator.report import report
+from weft.runtime.simulator.simulation import RunStat
+from weft.runtime.simulator.workloads import WORKLOADS, Mix, arrivals, one
+
+from .conftest import COSTS, LLM, builder, small, worker, world
+
+NOTHING = Policies("fifo", "arrival", "none", "least_loaded", "everybody")
+
+
+def test_a_chain_takes_as_long_as_its_parts() -> None:
+    p = builder()
+    first = p.write([Text("question", 100)], 11)
+    found = p.tool("t", 500.0, [first], tokens=50)
+    p.write([Text("question", 100), first, found], 21)
+    outcome = world().run([Arrival(1.0, p.build())])
+    (run,) = outcome.runs
+    assert run.started == 1.0
+    assert run.seconds == pytest.approx(0.2 + 0.05 + 0.2, abs=0.005)
+    assert run.client_s == pytest.approx(0.5)
+    assert (outcome.computed_tokens, outcome.written_tokens) == (150, 32)
+
+
+def test_what_is_independent_runs_at_the_same_time_and_a_join_waits_for_all() -> None:
+    p = builder()
+    parts = [p.tool("t", ms, tokens=5) for ms in (100.0, 900.0, 300.0)]
+    p.write([Text("head", 100), *parts], 2)
+    (run,) = world().run([Arrival(0.0, p.build())]).runs
+    assert run.seconds == pytest.approx(0.01 + 0.01, abs=0.005), "the head was read meanwhile"
+    calls = builder(form="calls")
+    parts = [calls.tool("t", ms, tokens=5) for ms in (100.0, 900.0, 300.0)]
+    calls.write([Text("head", 100), *parts], 2)
+    (run,) = world().run([Arrival(0.0, calls.build())]).runs
+    assert run.seconds == pytest.approx(0.115 + 0.01, abs=0.005), "a call reads all of it"
+
+
+def test_a_graph_forks_what_calls_read_again_and_again() -> None:
+    def prompts(form: Form) -> tuple[list[int], int]:
+        p = builder(form=form)
+        for name in "abc":
+            p.write([Text("head", 100), Text(name, 10)], 5)
+        nodes = [primitive.node for primitive in p.build().increments[None].primitives]
+        reads = [len(n.args) for n in nodes if isinstance(n.op, Prefill)]
+        return reads, sum(isinstance(n.op, Decode) for n in nodes)
+
+    assert prompts("graph") == ([0, 1, 1, 1], 3)
+    assert prompts("calls") == ([0, 0, 0], 3)
+
+
+def test_increments_begin_when_their_trigger_is_known() -> None:
+    p = builder()
+    said = p.write([Text("q", 10)], 2)
+    reply = p.tool("user", 2000.0, [said], tokens=10)
+    p.after(reply)
+    p.write([Text("q", 10), said, reply], 2)
+    program = p.build()
+    assert program.grows
+    (run,) = world().run([Arrival(0.0, program)]).runs
+    assert run.finished == pytest.approx(2.0 + 4 * 0.01, abs=0.03)
+
+
+@pytest.mark.parametrize("name", sorted(WORKLOADS))
+@pytest.mark.parametrize("form", ["graph", "calls"])
+def test_every_workload_ends_under_either_form_and_extreme_policies(name: str, form: Form) -> None:
+    for policies in (Policies(), NOTHING):
+        simulation = world(2, llm=small(150_000), policies=policies)
+        programs = [one(name, random.Random(n), COSTS, form, f"{n}") for n in range(2)]
+        outcome = simulation.run(Arrival(n * 0.5, program) for n, program in enumerate(programs))
+        assert [run.fault for run in outcome.runs] == ["", ""]
+        assert sum(outcome.loads.values()) > 0
+
+
+def test_the_same_seed_gives_the_same_runs() -> None:
+    def once() -> list[RunStat]:
+        simulation = world(3, llm=small(60_000))
+        return simulation.run(arrivals(Mix({"rag": 0.5, "debate": 0.3}), 30, 7, COSTS, "graph")).runs
+
+    assert once() == once()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_workers_come_and_go_and_every_run_ends(seed: int) -> None:
+    rng = random.Random(seed)
+    simulation = world(3, llm=small(60_000))
+    for number in range(6):
+        name, time = f"w{rng.randrange(3)}", 3.0 + 5 * number
+        simulation.clock.at(time, partial(simulation.lose, name))
+        simulation.clock.at(time + 2.0, partial(simulation.join, worker(name)))
+    mix = Mix({"rag": 0.4, "coding": 0.1, "chat": 0.2})
+    runs = simulation.run(arrivals(mix, 30, seed, COSTS, "graph")).runs
+    assert len(runs) > 5
+    assert {run.fault for run in runs} <= {""} or all("lost" in run.fault for run in runs if run.fault)
+
+
+def test_a_cancelled_run_ends_at_once_and_leaves_its_engines_to_others() -> None:
+    simulation = world()
+    p = builder()
+    p.write([Text("q", 10)], 1000)
+    q = builder("q")
+    q.write([Text("other", 10)], 5)
+    simulation.clock.at(0.0, lambda: None)
+    run = simulation.start(p.build())
+    simulation.clock.at(0.5, lambda: simulation.cancel(run))
+    outcome = simulation.run([Arrival(1.0, q.build())])
+    assert [(r.name, r.fault) for r in outcome.runs] == [("p", "cancelled"), ("q", "")]
+    assert outcome.runs[0].finished == 0.5
+    assert sum(outcome.loads.values()) < 0.7
+
+
+def test_a_call_that_no_pool_can_hold_fails_instead_of_waiting_for_ever() -> None:
+    p = builder()
+    p.write([Text("q", 9000)], 1100)
+    (run,) = world().run([Arrival(0.0, p.build())]).runs
+    assert "needs 10100 tokens of KV" in run.fault
+
+
+def test_a_program_without_a_worker_for_it_fails() -> None:
+    simulation = world(0)
+    p = builder()
+    p.write([Text("q", 10)], 2)
+    (run,) = simulation.run([Arrival(0.0, p.build())]).runs
+    assert "no worker offers" in run.fault
+
+
+def test_a_report_counts_what_was_read_twice() -> None:
+    simulation = world(
+        2, policies=Policies("fifo", "arrival", "none", "round_robin", "everybody"), keep_calls=True
+    )
+    programs = []
+    for number in range(2):
+        p = builder(f"p{number}", form="calls")
+        p.write([Text("head", 90), Text(f"own {number}", 10)], 2)
+        programs.append(Arrival(0.0, p.build()))
+    found = report(simulation.run(programs))
+    assert found.computed_tokens == 200
+    assert found.recomputed_tokens == 90
+    assert found.hit_rate == 0.0
+    assert found.imbalance == pytest.approx(1.0)
+    assert (found.failed, found.latency["all"].runs) == (0, 2)
+    assert LLM.spec.capacity == LLM.max_running
