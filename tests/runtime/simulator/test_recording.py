@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from weft.proto import orchestrator_pb2 as pb
 from weft.proto import graph_pb2, worker_pb2
+from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.simulator.recording import (
     RecordingError,
     arrivals_of,
