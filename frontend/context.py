@@ -80,11 +80,17 @@ class Context(Conversation):
         return written
 
     def select(
-        self, choices: Sequence[str], *, method: ScoreMethod = "mean", model: str = "", name: str = ""
+        self,
+        choices: Sequence[str],
+        *,
+        method: ScoreMethod = "mean",
+        model: str = "",
+        cache: bool = False,
+        name: str = "",
     ) -> Var[str]:
         """Let the assistant say the likeliest of `choices`; see `weft.select`."""
         self._expect_turn("select()", {})
-        chosen = select(self, choices, method=method, model=model, name=name)
+        chosen = select(self, choices, method=method, model=model, cache=cache, name=name)
         self._answer(chosen)
         return chosen
 

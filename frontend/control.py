@@ -1,4 +1,4 @@
-"""`map`, `cond` and `loop`: control flow over values that only the run will know."""
+"""`map`, `fold`, `cond` and `loop`: control flow over values that only the run will know."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from weft.graph import schema as json_schema
 from weft.graph.ir import Graph, Value
 from weft.graph.ops.common import Input
-from weft.graph.ops.control import Cond, Loop, Map
+from weft.graph.ops.control import Cond, Fold, Loop, Map
 from weft.graph.types import BOOLEAN, JSON, TEXT, Data, Text, Type
 
 from .errors import TraceError
@@ -21,7 +21,7 @@ from .pytypes import ANYTHING, PyType, py_type
 from .trace import BodyTrace, Trace, current
 from .var import Var
 
-__all__ = ["cond", "loop", "map"]
+__all__ = ["cond", "fold", "loop", "map"]
 
 
 S = TypeVar("S")
@@ -60,12 +60,32 @@ def map(
         _expect_positive("concurrency of map()", concurrency)
     whole = lifted(xs if isinstance(xs, Var) else list(xs), trace)
     items = whole.value(trace)
-    item_type, item_pytype = _item(trace, items, xs)
+    item_type, item_pytype = _item("map", trace, items, xs)
     body = _trace_body(trace, {Map.ITEM: (item_type, Leaf(item_pytype))}, lambda item: (fn(item),))
     op = Map(body.graph, concurrency or 0)
     value = trace.add(op, {"items": items, **body.captured}, name=name)
     leaf = body.shape.pytype if isinstance(body.shape, Leaf) else ANYTHING
     return trace.var(value, leaf.list_of())
+
+
+def fold(fn: Callable[[S, Any], S], xs: Sequence[Any] | Var[Any], start: S, *, name: str = "") -> S:
+    """Replace the state, at first `start`, by `fn(state, item)` for each item of a list; the last state.
+
+    `fn` is called once, with `Var`s for the state and the item. The state may be a tuple, a dict or another
+    structure of values; the next state must have the same structure. Raises TraceError.
+    """
+    trace = current("fold()")
+    _expect_plain("fold", fn)
+    whole = lifted(xs if isinstance(xs, Var) else list(xs), trace)
+    items = whole.value(trace)
+    item_type, item_pytype = _item("fold", trace, items, xs)
+    first = lifted(start, trace, apart=True)
+    state = first.value(trace)
+    taken: dict[str, tuple[Type, Shape]] = {Fold.ITEM: (item_type, Leaf(item_pytype))}
+    traced = _next_state("fold", trace, lambda *given: (fn(*given),), first, trace.types[state], taken)
+    value = trace.add(Fold(traced.graph), {"items": items, "state": state, **traced.captured}, name=name)
+    viewed: S = traced.shape.view(trace.var(value))
+    return viewed
 
 
 def cond(pred: Var[Any] | bool, then: Any, otherwise: Any, *, name: str = "") -> Var[Any]:
@@ -106,27 +126,35 @@ def loop(
     _expect_positive("limit of loop()", limit)
     first = lifted(state, trace, apart=True)
     start = first.value(trace)
-    traced = _loop_body(trace, body, until, first, trace.types[start])
-    value = trace.add(Loop(traced.graph, limit), {"state": start, **traced.captured}, name=name)
-    viewed: Var[Any] = traced.shape.view(trace.var(value))
-    return viewed
-
-
-def _loop_body(
-    trace: Trace, body: Callable[[Any], Any], until: Callable[[Any], Any] | None, first: Lifted, kind: Type
-) -> _Body:
-    """The body, traced for states of the first one's type, or of any type if the next one's differs."""
 
     def turn(state: Any) -> tuple[Any, Any]:
         after = body(state)
         return after, (until(after) if until is not None else False)
 
-    traced = _trace_body(trace, {Loop.STATE: (kind, first.shape)}, turn, apart=True)
-    if type(traced.shape) is not type(first.shape):
-        raise TraceError(located("the body of loop() must give a state of the same structure as it takes"))
-    if traced.type != kind and not isinstance(kind, Text) and kind != JSON:
-        traced = _trace_body(trace, {Loop.STATE: (JSON, first.shape)}, turn, apart=True)
+    traced = _next_state("loop", trace, turn, first, trace.types[start], {})
     _expect_stop(traced)
+    value = trace.add(Loop(traced.graph, limit), {"state": start, **traced.captured}, name=name)
+    viewed: Var[Any] = traced.shape.view(trace.var(value))
+    return viewed
+
+
+def _next_state(
+    what: str,
+    trace: Trace,
+    turn: Callable[..., tuple[Any, ...]],
+    first: Lifted,
+    kind: Type,
+    others: dict[str, tuple[Type, Shape]],
+) -> _Body:
+    """A body that takes a state and `others`, and gives the next state first.
+
+    It is traced for states of the first one's type, or of any type if the next one's differs.
+    """
+    traced = _trace_body(trace, {Loop.STATE: (kind, first.shape), **others}, turn, apart=True)
+    if type(traced.shape) is not type(first.shape):
+        raise TraceError(located(f"the body of {what}() must give a state of the same structure as it takes"))
+    if traced.type != kind and not isinstance(kind, Text) and kind != JSON:
+        traced = _trace_body(trace, {Loop.STATE: (JSON, first.shape), **others}, turn, apart=True)
     return traced
 
 
@@ -158,11 +186,11 @@ def _trace_body(
     return _Body(inner.graph(outputs), inner.captured, results[0].shape)
 
 
-def _item(trace: Trace, items: Value, xs: object) -> tuple[Type, PyType]:
+def _item(what: str, trace: Trace, items: Value, xs: object) -> tuple[Type, PyType]:
     """The types of the items of a list. Raises TraceError for what is no list."""
     kind = trace.types[items]
     if not isinstance(kind, Data):
-        raise TraceError(located(f"map() needs a list, not {kind}"))
+        raise TraceError(located(f"{what}() needs a list, not {kind}"))
     known = json_schema.item(kind.schema)
     pytype = xs._pytype.item() if isinstance(xs, Var) else ANYTHING
     if json.loads(known).get("type") == "string":

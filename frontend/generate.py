@@ -35,6 +35,7 @@ class TurnOptions(TypedDict, total=False):
     choices: Sequence[str] | None
     seed: int | None
     model: str
+    cache: bool
     name: str
     timeout: Timeout
     retry: RetryPolicy | None
@@ -72,6 +73,7 @@ def gen(
     n: int = 1,
     seed: int | None = None,
     model: str = "",
+    cache: bool = False,
     name: str = "",
     timeout: Timeout = None,
     retry: RetryPolicy | None = None,
@@ -94,6 +96,7 @@ def gen(
         n: So many samples, as a list.
         seed: Equal seeds draw equal texts. Without one, every run of a program draws a new seed.
         model: The name of a model of the server; its default model if empty.
+        cache: Later runs may take the same text for the same prompt; only where the temperature is 0.
         name: What errors, traces and graphs call this operation.
         timeout: Seconds, or a `TimeoutPolicy`, for one attempt.
         retry: How often to try again.
@@ -104,7 +107,7 @@ def gen(
     want = wanted(type, regex, choices)
     sampling = _sampling(max_tokens, temperature, top_p, top_k, seed, stop)
     messages, args = messages_of(turns_of(prompt, system, raw), trace)
-    op = Generate(messages, want.kind, sampling, want.constraint, n, model)
+    op = Generate(messages, want.kind, sampling, want.constraint, n, model, cache=cache)
     if seed is None and temperature > 0:
         trace.unseeded.append(op)
     value = trace.add(op, args, name=name, policy=_policy(timeout, retry))
@@ -124,6 +127,7 @@ def select(
     system: str | None = None,
     raw: bool = False,
     model: str = "",
+    cache: bool = False,
     name: str = "",
     timeout: Timeout = None,
     retry: RetryPolicy | None = None,
@@ -131,7 +135,8 @@ def select(
     """The one of `choices` that the model finds likeliest after the prompt.
 
     `method` says how choices are compared: by the mean log-probability of their tokens (`mean`), token by
-    token (`greedy`), or by how much likelier the prompt makes them (`unconditional`). Raises TraceError.
+    token (`greedy`), or by how much likelier the prompt makes them (`unconditional`). `cache`: later runs may
+    take the same choice for the same prompt. Raises TraceError.
     """
     trace = current("select()")
     options = check_choices(choices)
@@ -139,7 +144,7 @@ def select(
         known = ", ".join(map(repr, get_args(ScoreMethod)))
         raise TraceError(located(f"unknown method {method!r} of select(); known: {known}"))
     messages, args = messages_of(turns_of(prompt, system, raw), trace)
-    op = Select(messages, options, method, model)
+    op = Select(messages, options, method, model, cache=cache)
     value = trace.add(op, args, name=name, policy=_policy(timeout, retry))
     return trace.var(value, py_type(Literal[options]))
 

@@ -27,6 +27,7 @@ class Options:
     deadline_s: float = 0.0  # of a run; 0: none
     namespace: str = ""
     priority: int = 0
+    batch: str = ""  # the batch that the run belongs to
 
 
 class Job(Protocol):
@@ -61,6 +62,7 @@ class StaticJob:
             deadline_s=self.options.deadline_s,
             namespace=self.options.namespace,
             priority=self.options.priority,
+            batch=self.options.batch,
         )
 
     async def result(self, session: WatchSession) -> Any:
@@ -100,6 +102,7 @@ class DynamicJob:
             deadline_s=self._options.deadline_s,
             namespace=self._options.namespace,
             priority=self._options.priority,
+            batch=self._options.batch,
         )
 
     async def result(self, session: Session) -> Any:

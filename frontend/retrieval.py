@@ -1,4 +1,4 @@
-"""`ingest`, `search`, `rerank` and `embed`."""
+"""`ingest`, `search`, `rerank`, `neighbours` and `embed`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, get_args
 
 from weft.graph.ir import Value
-from weft.graph.ops.common import Embed, Search, SearchMode
+from weft.graph.ops.common import Embed, Neighbours, Search, SearchMode
 from weft.graph.ops.user import Chunking, Ingest, Rerank
 
 from .errors import TraceError
@@ -17,7 +17,7 @@ from .pytypes import py_type
 from .trace import BodyTrace, Trace, current
 from .var import Var
 
-__all__ = ["Documents", "embed", "ingest", "rerank", "search"]
+__all__ = ["Documents", "embed", "ingest", "neighbours", "rerank", "search"]
 
 Documents = Sequence[str | Document | Mapping[str, Any]] | Var[Any]
 """Texts, `Document`s, or objects with the fields of one."""
@@ -39,8 +39,9 @@ def ingest(
 ) -> Var[dict[str, Any]]:
     """Cut documents into passages, embed them and put them into an index.
 
-    A document that is there already is replaced. Searches of the index that the program makes later come
-    after it. Gives a report {passages_added, passages_replaced, version}. Raises TraceError.
+    A document of an id that is there replaces it; one that has not changed costs nothing. Searches of the
+    index that the program makes later come after it. Gives a report {passages_added, passages_replaced,
+    version}. Raises TraceError.
     """
     trace = current("ingest()")
     _expect_name("ingest", index)
@@ -95,6 +96,30 @@ def rerank(
         "k": _count("rerank", k, trace),
     }
     return trace.var(trace.add(Rerank(), operands, name=name), FOUND)
+
+
+def neighbours(
+    index: str,
+    passages: Sequence[Passage] | Var[Any],
+    *,
+    preceding: int = 1,
+    following: int = 1,
+    name: str = "",
+) -> Var[list[Passage]]:
+    """Each passage between those that stand before and after it in its document, each passage once.
+
+    A passage that begins with "It" or "The firm" says little without the one before it: put what a search or
+    `rerank` found between its neighbours before a model reads it. Those of one document that touch come in
+    the order of the document; otherwise the best stay first. Raises TraceError.
+    """
+    trace = current("neighbours()")
+    _expect_name("neighbours", index)
+    for what, count in (("preceding", preceding), ("following", following)):
+        if type(count) is not int or count < 0:
+            raise TraceError(located(f"{what} of neighbours() must be a whole number from 0, not {count!r}"))
+    found = trace.lift(passages if isinstance(passages, Var) else list(passages))
+    operands = {"passages": found, **trace.effect(index)}
+    return trace.var(trace.add(Neighbours(index, preceding, following), operands, name=name), FOUND)
 
 
 def _listed(documents: Documents) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Input
-from weft.graph.ops.control import Cond, Loop, Map
+from weft.graph.ops.control import Cond, Fold, Loop, Map
 from weft.graph.ops.user import Generate
 from weft.graph.types import TEXT
 
@@ -107,7 +107,7 @@ def _seeded(op: Op, unseeded: frozenset[int]) -> Op:
     match op:
         case Generate() if id(op) in unseeded:
             return replace(op, sampling=replace(op.sampling, seed=secrets.randbits(62)))
-        case Map(body=body) | Loop(body=body):
+        case Map(body=body) | Loop(body=body) | Fold(body=body):
             return replace(op, body=seeded(body, unseeded))
         case Cond(then=then, otherwise=otherwise):
             return replace(op, then=seeded(then, unseeded), otherwise=seeded(otherwise, unseeded))

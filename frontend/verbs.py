@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncGenerator,
@@ -16,6 +17,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from dataclasses import replace
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
 
 from weft.graph.codec import encode_graph
@@ -138,6 +140,7 @@ class Program(ABC, Generic[P, R]):
     ) -> list[Any]:
         """The results of many calls, in their order, at most `concurrency` of them at a time.
 
+        What calls have in common (equal greedy texts, embeddings, rerankings) is computed once.
         The first failure cancels the rest and is raised; with `return_exceptions` it stands in its place.
         """
         return wait(self._batch(self._jobs(calls), concurrency, return_exceptions))
@@ -198,9 +201,10 @@ class Program(ABC, Generic[P, R]):
         """Start a run that belongs to nobody."""
 
     def _jobs(self, calls: Iterable[Call]) -> list[Job]:
-        return [
-            self._job((), call) if isinstance(call, Mapping) else self._job(tuple(call), {}) for call in calls
-        ]
+        together = copy.copy(self)
+        together._options = replace(self._options, batch=secrets.token_hex(8))
+        job = together._job
+        return [job((), call) if isinstance(call, Mapping) else job(tuple(call), {}) for call in calls]
 
     async def _open(self, job: Job, *, stream: bool) -> Session:
         """Start a run from the loop that it is to use."""

@@ -49,21 +49,23 @@ class ModelCosts:
         """Computing `new` tokens behind `cached` ones; nothing for none."""
         if new <= 0:
             return 0.0
-        a, b, c = self._prefill_terms
+        a, b, c = self.prefill_terms
         return a + b * new + c * new * (cached + new / 2)
 
     def decode_ms(self, batch: float, context: float) -> float:
         """One step of `batch` decodes with `context` tokens each."""
-        a, b, c = self._decode_terms
+        a, b, c = self.decode_terms
         return a + b * batch + c * batch * context
 
     @cached_property
-    def _prefill_terms(self) -> tuple[float, float, float]:
+    def prefill_terms(self) -> tuple[float, float, float]:
+        """The `a`, `b` and `c` of prefills."""
         rows = [(1.0, p.new, p.new * (p.cached + p.new / 2)) for p in self.prefill]
         return _fit(rows, [p.ms for p in self.prefill])
 
     @cached_property
-    def _decode_terms(self) -> tuple[float, float, float]:
+    def decode_terms(self) -> tuple[float, float, float]:
+        """The `a`, `b` and `c` of decodes."""
         rows = [(1.0, p.batch, p.batch * p.context) for p in self.decode]
         return _fit(rows, [p.ms for p in self.decode])
 

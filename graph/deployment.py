@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from .costs import ModelCosts
 from .errors import GraphError
 from .ir import Graph, Node
-from .ops.common import Search, Tool
-from .ops.control import Cond, Loop, Map
+from .ops.common import Neighbours, Search, Tool
+from .ops.control import Cond, Fold, Loop, Map
 from .ops.user import Generate, Ingest, Probe, Select
 from .prompt import ChatRenderer
 from .types import JSON, Type
@@ -78,7 +78,7 @@ class Deployment:
         match node.op:
             case Generate(model=model) | Select(model=model) | Probe(model=model):
                 self.model(model)
-            case Search(index=index) if index not in indexes:
+            case Search(index=index) | Neighbours(index=index) if index not in indexes:
                 raise UnknownNameError(_unknown("index", index, indexes) + "; fill it with ingest()")
             case Tool(tool=tool, where="server") if tool not in self.tools:
                 raise UnknownNameError(_unknown("tool of the server", tool, self.tools))
@@ -96,7 +96,7 @@ def every_node(graph: Graph) -> Iterator[Node]:
     for node in graph:
         yield node
         match node.op:
-            case Map(body=body) | Loop(body=body):
+            case Map(body=body) | Loop(body=body) | Fold(body=body):
                 yield from every_node(body)
             case Cond(then=then, otherwise=otherwise):
                 yield from every_node(then)

@@ -36,11 +36,8 @@ class Estimator:
                 return self.costs(model).prefill_ms(0, self.tokens(node))
             case Decode(model=model):
                 return self.length(node) * self.costs(model).decode_ms(1, _CONTEXT_TOKENS)
-            case Score(model=model, choices=choices):
-                characters = sum(map(len, choices))
-                return self.costs(model).prefill_ms(_CONTEXT_TOKENS, max(1, characters / CHARS_PER_TOKEN))
-            case Weigh(model=model, ids=ids):
-                return self.costs(model).prefill_ms(_CONTEXT_TOKENS, max(1, len(ids)))
+            case Score(model=model) | Weigh(model=model):
+                return self.costs(model).prefill_ms(_CONTEXT_TOKENS, self.options(node))
             case Input() | Const():
                 return 0.0
         if node.op.kind == "host":
@@ -55,6 +52,13 @@ class Estimator:
         assert isinstance(node.op, Prefill)
         pieces = node.op.pieces
         return sum(len(p.text) / CHARS_PER_TOKEN if isinstance(p, Fixed) else _SLOT_TOKENS for p in pieces)
+
+    def options(self, node: Node) -> float:
+        """The tokens of all choices that are scored, or of the text that is weighed."""
+        if isinstance(node.op, Weigh):
+            return max(1.0, len(node.op.ids))
+        assert isinstance(node.op, Score)
+        return max(1.0, sum(map(len, node.op.choices)) / CHARS_PER_TOKEN)
 
     def length(self, node: Node) -> float:
         """The tokens that a decode writes."""

@@ -10,7 +10,7 @@ from typing import Any
 from .errors import EvaluationError
 from .ir import Graph, Node, Value, infer
 from .ops.base import Op
-from .ops.common import Embed, Forward, Input, Search
+from .ops.common import Embed, Forward, Input, Neighbours, Search
 from .ops.optimized import Merge, Slice, Stage
 from .ops.primitive import Partial, Upsert
 from .ops.user import Rerank
@@ -36,7 +36,7 @@ class Expansion:
     def body(self, body: Graph, given: Mapping[str, Value]) -> tuple[Value, ...]:
         """A copy of a body with its inputs replaced by values; its results.
 
-        If an effect is `given` as `after`, searches of its index come after it.
+        If an effect is `given` as `after`, reads of its index come after it.
         """
         names: dict[Value, Value] = {}
         for node in body:
@@ -44,14 +44,14 @@ class Expansion:
                 names[Value(node.id)] = self._as(given[node.op.name], node.op.type)
                 continue
             args = {name: names[value] for name, value in node.args.items()}
-            if isinstance(node.op, Search) and self._orders(given.get("after"), node.op):
+            if isinstance(node.op, Search | Neighbours) and self._orders(given.get("after"), node.op):
                 args.setdefault("after", given["after"])
             made = self._append(replace(node, id=self._new_id(), args=args))
             for output in range(len(infer(node, body.types))):
                 names[Value(node.id, output)] = Value(made.node, output)
         return tuple(names[value] for value in body.outputs)
 
-    def _orders(self, effect: Value | None, op: Search) -> bool:
+    def _orders(self, effect: Value | None, op: Search | Neighbours) -> bool:
         kind = self.types.get(effect) if effect is not None else None
         return isinstance(kind, Effect) and kind.resource == op.index
 

@@ -23,7 +23,7 @@ from .observed import Observed
 from .open_maps import OpenMaps
 from .ops.base import Op
 from .ops.common import Forward, Gather, Input, Project
-from .ops.control import Cond, Loop, Map
+from .ops.control import Cond, Fold, Loop, Map
 from .ops.optimized import Element, Merge, Stage
 from .passes import Context, PassReport, Pipeline
 from .passes.base import follow
@@ -83,7 +83,7 @@ class LiveGraph:
             self._aliases,
             self.nodes,
             self._known,
-            self._new_id,
+            self.new_id,
         )
 
     def fork(self) -> Self:
@@ -130,7 +130,8 @@ class LiveGraph:
         """The type of a value of the run."""
         return self._types[value]
 
-    def _new_id(self) -> int:
+    def new_id(self) -> int:
+        """An id that no node of the run has."""
         self._next_id += 1
         return self._next_id - 1
 
@@ -145,7 +146,7 @@ class LiveGraph:
         made: dict[Value, Value] = {}
         nodes: list[Node] = []
         for node in increment:
-            fresh = self._new_id()
+            fresh = self.new_id()
             args = {name: names[value] for name, value in node.args.items()}
             nodes.append(replace(node, id=fresh, args=args))
             for output in range(len(infer(node, increment.types))):
@@ -277,6 +278,8 @@ class LiveGraph:
             case Loop():
                 done = plain(args["done"]) if "done" in args else False
                 return self._expand_loop(control, control.op, done)
+            case Fold():
+                return self._expand_fold(control, control.op, plain(args["items"]))
             case Stage():
                 expansion = self._expansion(control)
                 op, names = expand_stage(expansion, control.op, control.args, args)
@@ -285,7 +288,7 @@ class LiveGraph:
                 raise TypeError(f"{control.where()} is not control flow")
 
     def _expansion(self, control: Node) -> Expansion:
-        return Expansion(control, self._types, self._new_id)
+        return Expansion(control, self._types, self.new_id)
 
     def _expand_map(self, node: Node, op: Map, items: object) -> Growth:
         if not isinstance(items, list):
@@ -357,6 +360,18 @@ class LiveGraph:
         state, stop = expansion.body(op.body, captured)
         turn = {**captured, "state": state, "done": stop}
         return self._replace(node, expansion, replace(op, limit=op.limit - 1), turn)
+
+    def _expand_fold(self, node: Node, op: Fold, items: object) -> Growth:
+        """All bodies at once, so that what does not depend on the state need not wait for it."""
+        if not isinstance(items, list):
+            raise EvaluationError(f"fold needs a list, not {type(items).__name__}")
+        expansion = self._expansion(node)
+        captured = {name: value for name, value in node.args.items() if name not in ("items", "state")}
+        state = node.args["state"]
+        for index in range(len(items)):
+            item = expansion.add(Project(index), {"value": node.args["items"]})
+            (state,) = expansion.body(op.body, {**captured, op.STATE: state, op.ITEM: item})
+        return self._replace(node, expansion, Forward(self._types[Value(node.id)]), {"value": state})
 
     def _replace(self, node: Node, expansion: Expansion, op: Op, args: Mapping[str, Value]) -> Growth:
         """Run the passes over an expansion, and let `op` take the control node's place."""

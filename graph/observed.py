@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .ir import Node
-from .ops.common import Embed, Search, Tool
+from .ops.common import Embed, Neighbours, Search, Tool
 from .ops.primitive import Decode, Upsert
 from .sketch import Quantiles
 
@@ -65,7 +65,9 @@ def length_key(node: Node) -> str:
 def duration_key(node: Node) -> str:
     """Under which the milliseconds of any other primitive are counted."""
     match node.op:
-        case Search(index=what) | Upsert(index=what) | Tool(tool=what) | Embed(model=what):
+        case Search(index=what) | Neighbours(index=what) | Upsert(index=what):
+            pass
+        case Tool(tool=what) | Embed(model=what):
             pass
         case _:
             what = ""

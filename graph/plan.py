@@ -14,7 +14,7 @@ from .observed import Observed
 __all__ = ["Plan", "Plans"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A static program after all passes, for one deployment. A run takes a fork of `live`."""
 

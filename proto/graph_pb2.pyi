@@ -176,6 +176,8 @@ class Node(google.protobuf.message.Message):
     EMBED_FIELD_NUMBER: builtins.int
     SEARCH_FIELD_NUMBER: builtins.int
     TOOL_FIELD_NUMBER: builtins.int
+    NEIGHBOURS_FIELD_NUMBER: builtins.int
+    INTERRUPT_FIELD_NUMBER: builtins.int
     GENERATE_FIELD_NUMBER: builtins.int
     SELECT_FIELD_NUMBER: builtins.int
     INGEST_FIELD_NUMBER: builtins.int
@@ -184,6 +186,7 @@ class Node(google.protobuf.message.Message):
     COND_FIELD_NUMBER: builtins.int
     LOOP_FIELD_NUMBER: builtins.int
     PROBE_FIELD_NUMBER: builtins.int
+    FOLD_FIELD_NUMBER: builtins.int
     PREFILL_FIELD_NUMBER: builtins.int
     DECODE_FIELD_NUMBER: builtins.int
     SCORE_FIELD_NUMBER: builtins.int
@@ -227,6 +230,10 @@ class Node(google.protobuf.message.Message):
     @property
     def tool(self) -> Global___Tool: ...
     @property
+    def neighbours(self) -> Global___Neighbours: ...
+    @property
+    def interrupt(self) -> Global___Interrupt: ...
+    @property
     def generate(self) -> Global___Generate:
         """What users write."""
 
@@ -244,6 +251,8 @@ class Node(google.protobuf.message.Message):
     def loop(self) -> Global___Loop: ...
     @property
     def probe(self) -> Global___Probe: ...
+    @property
+    def fold(self) -> Global___Fold: ...
     @property
     def prefill(self) -> Global___Prefill:
         """What lowering makes."""
@@ -293,6 +302,8 @@ class Node(google.protobuf.message.Message):
         embed: Global___Embed | None = ...,
         search: Global___Search | None = ...,
         tool: Global___Tool | None = ...,
+        neighbours: Global___Neighbours | None = ...,
+        interrupt: Global___Interrupt | None = ...,
         generate: Global___Generate | None = ...,
         select: Global___Select | None = ...,
         ingest: Global___Ingest | None = ...,
@@ -301,6 +312,7 @@ class Node(google.protobuf.message.Message):
         cond: Global___Cond | None = ...,
         loop: Global___Loop | None = ...,
         probe: Global___Probe | None = ...,
+        fold: Global___Fold | None = ...,
         prefill: Global___Prefill | None = ...,
         decode: Global___Decode | None = ...,
         score: Global___Score | None = ...,
@@ -316,9 +328,9 @@ class Node(google.protobuf.message.Message):
         slice: Global___Slice | None = ...,
         stage: Global___Stage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "loop", b"loop", "map", b"map", "merge", b"merge", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert", "weigh", b"weigh"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert", "weigh", b"weigh"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "probe", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k", "weigh", "element", "merge", "slice", "stage"] | None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "interrupt", b"interrupt", "loop", b"loop", "map", b"map", "merge", b"merge", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert", "weigh", b"weigh"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "interrupt", b"interrupt", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert", "weigh", b"weigh"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "neighbours", "interrupt", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "probe", "fold", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k", "weigh", "element", "merge", "slice", "stage"] | None: ...
 
 Global___Node: typing_extensions.TypeAlias = Node
 
@@ -484,17 +496,20 @@ class Chunking(google.protobuf.message.Message):
     STRATEGY_FIELD_NUMBER: builtins.int
     MAX_CHARS_FIELD_NUMBER: builtins.int
     OVERLAP_FIELD_NUMBER: builtins.int
+    TITLES_FIELD_NUMBER: builtins.int
     strategy: builtins.str
     max_chars: builtins.int
     overlap: builtins.int
+    titles: builtins.bool
     def __init__(
         self,
         *,
         strategy: builtins.str = ...,
         max_chars: builtins.int = ...,
         overlap: builtins.int = ...,
+        titles: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_chars", b"max_chars", "overlap", b"overlap", "strategy", b"strategy"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_chars", b"max_chars", "overlap", b"overlap", "strategy", b"strategy", "titles", b"titles"]) -> None: ...
 
 Global___Chunking: typing_extensions.TypeAlias = Chunking
 
@@ -643,6 +658,53 @@ class Search(google.protobuf.message.Message):
 Global___Search: typing_extensions.TypeAlias = Search
 
 @typing.final
+class Neighbours(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    PRECEDING_FIELD_NUMBER: builtins.int
+    FOLLOWING_FIELD_NUMBER: builtins.int
+    index: builtins.str
+    preceding: builtins.int
+    """absent: 1"""
+    following: builtins.int
+    """absent: 1"""
+    def __init__(
+        self,
+        *,
+        index: builtins.str = ...,
+        preceding: builtins.int | None = ...,
+        following: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_following", b"_following", "_preceding", b"_preceding", "following", b"following", "preceding", b"preceding"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_following", b"_following", "_preceding", b"_preceding", "following", b"following", "index", b"index", "preceding", b"preceding"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_following", b"_following"]) -> typing.Literal["following"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_preceding", b"_preceding"]) -> typing.Literal["preceding"] | None: ...
+
+Global___Neighbours: typing_extensions.TypeAlias = Neighbours
+
+@typing.final
+class Interrupt(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: builtins.int
+    @property
+    def type(self) -> Global___Type:
+        """of the answer"""
+
+    def __init__(
+        self,
+        *,
+        type: Global___Type | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["type", b"type"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["type", b"type"]) -> None: ...
+
+Global___Interrupt: typing_extensions.TypeAlias = Interrupt
+
+@typing.final
 class Tool(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -683,11 +745,13 @@ class Generate(google.protobuf.message.Message):
     N_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     n: builtins.int
     """0 counts as 1"""
     model: builtins.str
     logprobs: builtins.int
     """of each token, with so many of the likeliest"""
+    cache: builtins.bool
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     @property
@@ -706,9 +770,10 @@ class Generate(google.protobuf.message.Message):
         n: builtins.int = ...,
         model: builtins.str = ...,
         logprobs: builtins.int | None = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "sampling", b"sampling", "type", b"type"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "cache", b"cache", "constraint", b"constraint", "logprobs", b"logprobs", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
 
 Global___Generate: typing_extensions.TypeAlias = Generate
@@ -721,9 +786,11 @@ class Select(google.protobuf.message.Message):
     CHOICES_FIELD_NUMBER: builtins.int
     METHOD_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     method: builtins.str
     """mean, greedy or unconditional"""
     model: builtins.str
+    cache: builtins.bool
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     @property
@@ -735,8 +802,9 @@ class Select(google.protobuf.message.Message):
         choices: collections.abc.Iterable[builtins.str] | None = ...,
         method: builtins.str = ...,
         model: builtins.str = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["choices", b"choices", "messages", b"messages", "method", b"method", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "choices", b"choices", "messages", b"messages", "method", b"method", "model", b"model"]) -> None: ...
 
 Global___Select: typing_extensions.TypeAlias = Select
 
@@ -851,6 +919,23 @@ class Cond(google.protobuf.message.Message):
 Global___Cond: typing_extensions.TypeAlias = Cond
 
 @typing.final
+class Fold(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BODY_FIELD_NUMBER: builtins.int
+    @property
+    def body(self) -> Global___Graph: ...
+    def __init__(
+        self,
+        *,
+        body: Global___Graph | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["body", b"body"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["body", b"body"]) -> None: ...
+
+Global___Fold: typing_extensions.TypeAlias = Fold
+
+@typing.final
 class Loop(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -897,8 +982,10 @@ class Decode(google.protobuf.message.Message):
     SAMPLING_FIELD_NUMBER: builtins.int
     CONSTRAINT_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
     logprobs: builtins.int
+    cache: builtins.bool
     @property
     def sampling(self) -> Global___Sampling: ...
     @property
@@ -910,9 +997,10 @@ class Decode(google.protobuf.message.Message):
         sampling: Global___Sampling | None = ...,
         constraint: Global___Constraint | None = ...,
         logprobs: builtins.int | None = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "model", b"model", "sampling", b"sampling"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "cache", b"cache", "constraint", b"constraint", "logprobs", b"logprobs", "model", b"model", "sampling", b"sampling"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
 
 Global___Decode: typing_extensions.TypeAlias = Decode
@@ -951,8 +1039,10 @@ class Score(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     CHOICES_FIELD_NUMBER: builtins.int
     METHOD_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
     method: builtins.str
+    cache: builtins.bool
     @property
     def choices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
@@ -961,8 +1051,9 @@ class Score(google.protobuf.message.Message):
         model: builtins.str = ...,
         choices: collections.abc.Iterable[builtins.str] | None = ...,
         method: builtins.str = ...,
+        cache: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["choices", b"choices", "method", b"method", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache", b"cache", "choices", b"choices", "method", b"method", "model", b"model"]) -> None: ...
 
 Global___Score: typing_extensions.TypeAlias = Score
 
@@ -988,15 +1079,18 @@ class Chunk(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CHUNKING_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
+    index: builtins.str
     @property
     def chunking(self) -> Global___Chunking: ...
     def __init__(
         self,
         *,
         chunking: Global___Chunking | None = ...,
+        index: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["chunking", b"chunking"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chunking", b"chunking"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunking", b"chunking", "index", b"index"]) -> None: ...
 
 Global___Chunk: typing_extensions.TypeAlias = Chunk
 

@@ -48,6 +48,7 @@ class SubmitRequest(google.protobuf.message.Message):
     DEADLINE_S_FIELD_NUMBER: builtins.int
     NAMESPACE_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
     graph_json: builtins.str
     """the JSON form, for callers without protobuf"""
     program: builtins.str
@@ -58,6 +59,8 @@ class SubmitRequest(google.protobuf.message.Message):
     """runs of different namespaces never share KV"""
     priority: builtins.int
     """higher first"""
+    batch: builtins.str
+    """The batch that the run belongs to, if any: what its runs have in common is computed once."""
     @property
     def graph(self) -> weft.proto.graph_pb2.Graph: ...
     @property
@@ -74,9 +77,10 @@ class SubmitRequest(google.protobuf.message.Message):
         deadline_s: builtins.float = ...,
         namespace: builtins.str = ...,
         priority: builtins.int = ...,
+        batch: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["graph", b"graph", "graph_json", b"graph_json", "program", b"program", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["deadline_s", b"deadline_s", "graph", b"graph", "graph_json", b"graph_json", "inputs", b"inputs", "namespace", b"namespace", "priority", b"priority", "program", b"program", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "deadline_s", b"deadline_s", "graph", b"graph", "graph_json", b"graph_json", "inputs", b"inputs", "namespace", b"namespace", "priority", b"priority", "program", b"program", "source", b"source"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["source", b"source"]) -> typing.Literal["graph", "graph_json", "program"] | None: ...
 
 Global___SubmitRequest: typing_extensions.TypeAlias = SubmitRequest
@@ -244,6 +248,7 @@ class RunEvent(google.protobuf.message.Message):
     KNOWN_FIELD_NUMBER: builtins.int
     TOOL_FIELD_NUMBER: builtins.int
     FINISHED_FIELD_NUMBER: builtins.int
+    INTERRUPTED_FIELD_NUMBER: builtins.int
     run: builtins.str
     at_s: builtins.float
     """seconds since the run began"""
@@ -259,6 +264,8 @@ class RunEvent(google.protobuf.message.Message):
     def tool(self) -> Global___ToolCall: ...
     @property
     def finished(self) -> Global___RunResult: ...
+    @property
+    def interrupted(self) -> Global___Interrupted: ...
     def __init__(
         self,
         *,
@@ -270,10 +277,11 @@ class RunEvent(google.protobuf.message.Message):
         known: Global___Known | None = ...,
         tool: Global___ToolCall | None = ...,
         finished: Global___RunResult | None = ...,
+        interrupted: Global___Interrupted | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "known", b"known", "node", b"node", "started", b"started", "tool", b"tool"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["at_s", b"at_s", "delta", b"delta", "event", b"event", "finished", b"finished", "known", b"known", "node", b"node", "run", b"run", "started", b"started", "tool", b"tool"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "node", "delta", "known", "tool", "finished"] | None: ...
+    def HasField(self, field_name: typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "interrupted", b"interrupted", "known", b"known", "node", b"node", "started", b"started", "tool", b"tool"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["at_s", b"at_s", "delta", b"delta", "event", b"event", "finished", b"finished", "interrupted", b"interrupted", "known", b"known", "node", b"node", "run", b"run", "started", b"started", "tool", b"tool"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "node", "delta", "known", "tool", "finished", "interrupted"] | None: ...
 
 Global___RunEvent: typing_extensions.TypeAlias = RunEvent
 
@@ -353,6 +361,34 @@ class Known(google.protobuf.message.Message):
 Global___Known: typing_extensions.TypeAlias = Known
 
 @typing.final
+class Interrupted(google.protobuf.message.Message):
+    """A run asks a person, and waits for the answer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    LABEL_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    TYPE_FIELD_NUMBER: builtins.int
+    node: builtins.int
+    label: builtins.str
+    value: builtins.str
+    """what the person is to see, as JSON text"""
+    type: builtins.str
+    """of the answer, as JSON Schema"""
+    def __init__(
+        self,
+        *,
+        node: builtins.int = ...,
+        label: builtins.str = ...,
+        value: builtins.str = ...,
+        type: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["label", b"label", "node", b"node", "type", b"type", "value", b"value"]) -> None: ...
+
+Global___Interrupted: typing_extensions.TypeAlias = Interrupted
+
+@typing.final
 class ToolCall(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -420,10 +456,11 @@ class RunInfo(google.protobuf.message.Message):
     NODES_FIELD_NUMBER: builtins.int
     NODES_DONE_FIELD_NUMBER: builtins.int
     STATS_FIELD_NUMBER: builtins.int
+    WAITING_FIELD_NUMBER: builtins.int
     run: builtins.str
     program: builtins.str
     state: builtins.str
-    """running, done, failed or cancelled"""
+    """running, waiting (for a person), done, failed or cancelled"""
     started_unix_s: builtins.float
     seconds: builtins.float
     nodes: builtins.int
@@ -431,6 +468,10 @@ class RunInfo(google.protobuf.message.Message):
     @property
     def stats(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NodeStat]:
         """of finished runs: one a primitive"""
+
+    @property
+    def waiting(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Interrupted]:
+        """what people have been asked and have not answered yet"""
 
     def __init__(
         self,
@@ -443,8 +484,9 @@ class RunInfo(google.protobuf.message.Message):
         nodes: builtins.int = ...,
         nodes_done: builtins.int = ...,
         stats: collections.abc.Iterable[Global___NodeStat] | None = ...,
+        waiting: collections.abc.Iterable[Global___Interrupted] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["nodes", b"nodes", "nodes_done", b"nodes_done", "program", b"program", "run", b"run", "seconds", b"seconds", "started_unix_s", b"started_unix_s", "state", b"state", "stats", b"stats"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["nodes", b"nodes", "nodes_done", b"nodes_done", "program", b"program", "run", b"run", "seconds", b"seconds", "started_unix_s", b"started_unix_s", "state", b"state", "stats", b"stats", "waiting", b"waiting"]) -> None: ...
 
 Global___RunInfo: typing_extensions.TypeAlias = RunInfo
 
@@ -515,6 +557,31 @@ class WatchRequest(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["run", b"run"]) -> None: ...
 
 Global___WatchRequest: typing_extensions.TypeAlias = WatchRequest
+
+@typing.final
+class ResumeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    node: builtins.int
+    """may be absent if the run waits for one answer only"""
+    value: builtins.str
+    """the answer, as JSON text"""
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        node: builtins.int | None = ...,
+        value: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_node", b"_node", "node", b"node"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_node", b"_node", "node", b"node", "run", b"run", "value", b"value"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_node", b"_node"]) -> typing.Literal["node"] | None: ...
+
+Global___ResumeRequest: typing_extensions.TypeAlias = ResumeRequest
 
 @typing.final
 class CancelRunRequest(google.protobuf.message.Message):
@@ -792,6 +859,7 @@ class ServerInfo(google.protobuf.message.Message):
     UPTIME_S_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
     PROGRAMS_FIELD_NUMBER: builtins.int
+    RESULTS_FIELD_NUMBER: builtins.int
     version: builtins.str
     default_model: builtins.str
     uptime_s: builtins.float
@@ -805,6 +873,8 @@ class ServerInfo(google.protobuf.message.Message):
     def programs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """registered by name"""
 
+    @property
+    def results(self) -> Global___ResultCache: ...
     def __init__(
         self,
         *,
@@ -814,10 +884,41 @@ class ServerInfo(google.protobuf.message.Message):
         uptime_s: builtins.float = ...,
         status: collections.abc.Mapping[builtins.str, weft.proto.worker_pb2.Status] | None = ...,
         programs: collections.abc.Iterable[builtins.str] | None = ...,
+        results: Global___ResultCache | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["default_model", b"default_model", "programs", b"programs", "status", b"status", "uptime_s", b"uptime_s", "version", b"version", "workers", b"workers"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["results", b"results"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["default_model", b"default_model", "programs", b"programs", "results", b"results", "status", b"status", "uptime_s", b"uptime_s", "version", b"version", "workers", b"workers"]) -> None: ...
 
 Global___ServerInfo: typing_extensions.TypeAlias = ServerInfo
+
+@typing.final
+class ResultCache(google.protobuf.message.Message):
+    """The results of deterministic primitives that are kept for equal ones to come."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HITS_FIELD_NUMBER: builtins.int
+    MISSES_FIELD_NUMBER: builtins.int
+    EVICTIONS_FIELD_NUMBER: builtins.int
+    ENTRIES_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    hits: builtins.int
+    misses: builtins.int
+    evictions: builtins.int
+    entries: builtins.int
+    bytes: builtins.int
+    def __init__(
+        self,
+        *,
+        hits: builtins.int = ...,
+        misses: builtins.int = ...,
+        evictions: builtins.int = ...,
+        entries: builtins.int = ...,
+        bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "entries", b"entries", "evictions", b"evictions", "hits", b"hits", "misses", b"misses"]) -> None: ...
+
+Global___ResultCache: typing_extensions.TypeAlias = ResultCache
 
 @typing.final
 class JoinEvent(google.protobuf.message.Message):

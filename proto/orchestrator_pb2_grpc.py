@@ -55,6 +55,11 @@ class OrchestratorStub(object):
                 request_serializer=weft_dot_proto_dot_orchestrator__pb2.WatchRequest.SerializeToString,
                 response_deserializer=weft_dot_proto_dot_orchestrator__pb2.RunEvent.FromString,
                 _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/weft.v1.Orchestrator/Resume',
+                request_serializer=weft_dot_proto_dot_orchestrator__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=weft_dot_proto_dot_orchestrator__pb2.RunInfo.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/weft.v1.Orchestrator/Cancel',
                 request_serializer=weft_dot_proto_dot_orchestrator__pb2.CancelRunRequest.SerializeToString,
@@ -114,6 +119,13 @@ class OrchestratorServicer(object):
 
     def Watch(self, request, context):
         """The events of a run from its beginning.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Answers what a run has asked a person. The run goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,6 +193,11 @@ def add_OrchestratorServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=weft_dot_proto_dot_orchestrator__pb2.WatchRequest.FromString,
                     response_serializer=weft_dot_proto_dot_orchestrator__pb2.RunEvent.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=weft_dot_proto_dot_orchestrator__pb2.ResumeRequest.FromString,
+                    response_serializer=weft_dot_proto_dot_orchestrator__pb2.RunInfo.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -321,6 +338,33 @@ class Orchestrator(object):
             '/weft.v1.Orchestrator/Watch',
             weft_dot_proto_dot_orchestrator__pb2.WatchRequest.SerializeToString,
             weft_dot_proto_dot_orchestrator__pb2.RunEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/weft.v1.Orchestrator/Resume',
+            weft_dot_proto_dot_orchestrator__pb2.ResumeRequest.SerializeToString,
+            weft_dot_proto_dot_orchestrator__pb2.RunInfo.FromString,
             options,
             channel_credentials,
             insecure,

@@ -90,6 +90,22 @@ _OrchestratorWatchType = typing_extensions.TypeVar(
     ],
 )
 
+_OrchestratorResumeType = typing_extensions.TypeVar(
+    '_OrchestratorResumeType',
+    grpc.UnaryUnaryMultiCallable[
+        weft.proto.orchestrator_pb2.ResumeRequest,
+        weft.proto.orchestrator_pb2.RunInfo,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        weft.proto.orchestrator_pb2.ResumeRequest,
+        weft.proto.orchestrator_pb2.RunInfo,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        weft.proto.orchestrator_pb2.ResumeRequest,
+        weft.proto.orchestrator_pb2.RunInfo,
+    ],
+)
+
 _OrchestratorCancelType = typing_extensions.TypeVar(
     '_OrchestratorCancelType',
     grpc.UnaryUnaryMultiCallable[
@@ -186,7 +202,7 @@ _OrchestratorJoinType = typing_extensions.TypeVar(
     ],
 )
 
-class OrchestratorStub(typing.Generic[_OrchestratorInvokeType, _OrchestratorSubmitType, _OrchestratorRunType, _OrchestratorWatchType, _OrchestratorCancelType, _OrchestratorListRunsType, _OrchestratorTraceType, _OrchestratorExplainType, _OrchestratorDescribeType, _OrchestratorJoinType]):
+class OrchestratorStub(typing.Generic[_OrchestratorInvokeType, _OrchestratorSubmitType, _OrchestratorRunType, _OrchestratorWatchType, _OrchestratorResumeType, _OrchestratorCancelType, _OrchestratorListRunsType, _OrchestratorTraceType, _OrchestratorExplainType, _OrchestratorDescribeType, _OrchestratorJoinType]):
     @typing.overload
     def __init__(self: OrchestratorStub[
         grpc.UnaryUnaryMultiCallable[
@@ -204,6 +220,10 @@ class OrchestratorStub(typing.Generic[_OrchestratorInvokeType, _OrchestratorSubm
         grpc.UnaryStreamMultiCallable[
             weft.proto.orchestrator_pb2.WatchRequest,
             weft.proto.orchestrator_pb2.RunEvent,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            weft.proto.orchestrator_pb2.ResumeRequest,
+            weft.proto.orchestrator_pb2.RunInfo,
         ],
         grpc.UnaryUnaryMultiCallable[
             weft.proto.orchestrator_pb2.CancelRunRequest,
@@ -250,6 +270,10 @@ class OrchestratorStub(typing.Generic[_OrchestratorInvokeType, _OrchestratorSubm
             weft.proto.orchestrator_pb2.RunEvent,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            weft.proto.orchestrator_pb2.ResumeRequest,
+            weft.proto.orchestrator_pb2.RunInfo,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             weft.proto.orchestrator_pb2.CancelRunRequest,
             weft.proto.orchestrator_pb2.RunInfo,
         ],
@@ -289,6 +313,9 @@ class OrchestratorStub(typing.Generic[_OrchestratorInvokeType, _OrchestratorSubm
     Watch: _OrchestratorWatchType
     """The events of a run from its beginning."""
 
+    Resume: _OrchestratorResumeType
+    """Answers what a run has asked a person. The run goes on."""
+
     Cancel: _OrchestratorCancelType
 
     ListRuns: _OrchestratorListRunsType
@@ -321,6 +348,10 @@ OrchestratorAsyncStub: typing_extensions.TypeAlias = OrchestratorStub[
     grpc.aio.UnaryStreamMultiCallable[
         weft.proto.orchestrator_pb2.WatchRequest,
         weft.proto.orchestrator_pb2.RunEvent,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        weft.proto.orchestrator_pb2.ResumeRequest,
+        weft.proto.orchestrator_pb2.RunInfo,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         weft.proto.orchestrator_pb2.CancelRunRequest,
@@ -382,6 +413,14 @@ class OrchestratorServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[weft.proto.orchestrator_pb2.RunEvent], collections.abc.AsyncIterator[weft.proto.orchestrator_pb2.RunEvent]]:
         """The events of a run from its beginning."""
+
+    @abc.abstractmethod
+    def Resume(
+        self,
+        request: weft.proto.orchestrator_pb2.ResumeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[weft.proto.orchestrator_pb2.RunInfo, collections.abc.Awaitable[weft.proto.orchestrator_pb2.RunInfo]]:
+        """Answers what a run has asked a person. The run goes on."""
 
     @abc.abstractmethod
     def Cancel(

@@ -277,13 +277,13 @@ Global___ToolInfo: typing_extensions.TypeAlias = ToolInfo
 class Command(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    FRAGMENT_FIELD_NUMBER: builtins.int
+    BATCH_FIELD_NUMBER: builtins.int
     PUSH_FIELD_NUMBER: builtins.int
     CANCEL_FIELD_NUMBER: builtins.int
     RELEASE_FIELD_NUMBER: builtins.int
     FLUSH_FIELD_NUMBER: builtins.int
     @property
-    def fragment(self) -> Global___Fragment: ...
+    def batch(self) -> Global___Batch: ...
     @property
     def push(self) -> Global___Push: ...
     @property
@@ -295,17 +295,35 @@ class Command(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        fragment: Global___Fragment | None = ...,
+        batch: Global___Batch | None = ...,
         push: Global___Push | None = ...,
         cancel: Global___Cancel | None = ...,
         release: Global___Release | None = ...,
         flush: Global___Flush | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["cancel", b"cancel", "command", b"command", "flush", b"flush", "fragment", b"fragment", "push", b"push", "release", b"release"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "command", b"command", "flush", b"flush", "fragment", b"fragment", "push", b"push", "release", b"release"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["fragment", "push", "cancel", "release", "flush"] | None: ...
+    def HasField(self, field_name: typing.Literal["batch", b"batch", "cancel", b"cancel", "command", b"command", "flush", b"flush", "push", b"push", "release", b"release"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cancel", b"cancel", "command", b"command", "flush", b"flush", "push", b"push", "release", b"release"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["batch", "push", "cancel", "release", "flush"] | None: ...
 
 Global___Command: typing_extensions.TypeAlias = Command
+
+@typing.final
+class Batch(google.protobuf.message.Message):
+    """What is to be computed together, as far as the engines can."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FRAGMENTS_FIELD_NUMBER: builtins.int
+    @property
+    def fragments(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Fragment]: ...
+    def __init__(
+        self,
+        *,
+        fragments: collections.abc.Iterable[Global___Fragment] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["fragments", b"fragments"]) -> None: ...
+
+Global___Batch: typing_extensions.TypeAlias = Batch
 
 @typing.final
 class Fragment(google.protobuf.message.Message):
@@ -542,6 +560,7 @@ class Delta(google.protobuf.message.Message):
     run: builtins.str
     node: builtins.int
     text: builtins.str
+    """empty: the prompt of a decode has been read, and it begins to write"""
     attempt: builtins.int
     def __init__(
         self,
@@ -629,6 +648,7 @@ class Timing(google.protobuf.message.Message):
     BATCH_FIELD_NUMBER: builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     FINISH_FIELD_NUMBER: builtins.int
+    REUSED_FIELD_NUMBER: builtins.int
     queued: builtins.float
     prefill: builtins.float
     decode: builtins.float
@@ -643,6 +663,8 @@ class Timing(google.protobuf.message.Message):
     """of an LLM: what it had read before it wrote or weighed"""
     finish: builtins.str
     """of a decode: why it ended, stop or length"""
+    reused: builtins.bool
+    """the result of equal earlier work was taken"""
     def __init__(
         self,
         *,
@@ -656,8 +678,9 @@ class Timing(google.protobuf.message.Message):
         batch: builtins.int = ...,
         prompt_tokens: builtins.int = ...,
         finish: builtins.str = ...,
+        reused: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cached_tokens", b"cached_tokens", "compute", b"compute", "computed_tokens", b"computed_tokens", "decode", b"decode", "finish", b"finish", "generated_tokens", b"generated_tokens", "prefill", b"prefill", "prompt_tokens", b"prompt_tokens", "queued", b"queued"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cached_tokens", b"cached_tokens", "compute", b"compute", "computed_tokens", b"computed_tokens", "decode", b"decode", "finish", b"finish", "generated_tokens", b"generated_tokens", "prefill", b"prefill", "prompt_tokens", b"prompt_tokens", "queued", b"queued", "reused", b"reused"]) -> None: ...
 
 Global___Timing: typing_extensions.TypeAlias = Timing
 

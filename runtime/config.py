@@ -150,6 +150,8 @@ class Settings(BaseSettings):
     """Workflow graphs (JSON files) that clients may run by name."""
     passes_off: list[str] = Field(default_factory=list)
     """Optimizer passes that are switched off."""
+    result_cache_mb: int = Field(default=64, ge=0)
+    """MiB for results of deterministic work that is not done again; the indexes have as much. 0: none."""
     profile_s: float = Field(default=1.0, ge=0)
     """Seconds that a worker spends on measuring each model's speed at its start; 0: it does not."""
     max_message_mb: int = Field(default=16, gt=0, le=1024)
@@ -200,6 +202,7 @@ class WorkerConfig(BaseModel):
     reranker: str | None = None
     tools: list[EntryPoint] = Field(default_factory=list)
     profile_s: float = Field(default=1.0, ge=0)
+    result_cache_mb: int = Field(default=64, ge=0)
     log_level: LogLevel = "warning"
 
     @model_validator(mode="after")
@@ -211,7 +214,7 @@ class WorkerConfig(BaseModel):
     @classmethod
     def of(cls, settings: Settings, kinds: tuple[EngineKind, ...], **own: Any) -> Self:
         """The part of `settings` that a worker with these engines needs, and its `own` fields."""
-        shared = ("embedder", "reranker", "tools", "profile_s", "log_level")
+        shared = ("embedder", "reranker", "tools", "profile_s", "result_cache_mb", "log_level")
         values = {key: getattr(settings, key) for key in shared}
         return cls(kinds=kinds, data=settings.data.absolute(), **values, **own)
 

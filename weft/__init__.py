@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weft.frontend.client import Client, Run, connect
     from weft.frontend.context import Context
-    from weft.frontend.control import cond, loop, map
+    from weft.frontend.control import cond, fold, loop, map
     from weft.frontend.errors import ProgramError, TraceError, WeftError
     from weft.frontend.generate import gen, select
+    from weft.frontend.interrupt import interrupt
     from weft.frontend.passages import Document, Passage
     from weft.frontend.policy import RetryPolicy, TimeoutPolicy
     from weft.frontend.program import program
-    from weft.frontend.retrieval import embed, ingest, rerank, search
+    from weft.frontend.retrieval import embed, ingest, neighbours, rerank, search
     from weft.frontend.signature import Static
     from weft.frontend.tools import server_tool, tool
     from weft.frontend.var import Var
@@ -41,10 +42,13 @@ __all__ = [
     "cond",
     "connect",
     "embed",
+    "fold",
     "gen",
     "ingest",
+    "interrupt",
     "loop",
     "map",
+    "neighbours",
     "program",
     "rerank",
     "search",
@@ -56,13 +60,14 @@ __all__ = [
 _HOMES = {
     "frontend.client": ("Client", "Run", "connect"),
     "frontend.context": ("Context",),
-    "frontend.control": ("cond", "loop", "map"),
+    "frontend.control": ("cond", "fold", "loop", "map"),
     "frontend.errors": ("ProgramError", "TraceError", "WeftError"),
     "frontend.generate": ("gen", "select"),
+    "frontend.interrupt": ("interrupt",),
     "frontend.passages": ("Document", "Passage"),
     "frontend.policy": ("RetryPolicy", "TimeoutPolicy"),
     "frontend.program": ("program",),
-    "frontend.retrieval": ("embed", "ingest", "rerank", "search"),
+    "frontend.retrieval": ("embed", "ingest", "neighbours", "rerank", "search"),
     "frontend.signature": ("Static",),
     "frontend.tools": ("server_tool", "tool"),
     "frontend.var": ("Var",),

@@ -1,4 +1,4 @@
-"""``weft demo``: ten questions to the RAG and the agent app."""
+"""``weft demo``: ten questions to the apps `rag` and `react`."""
 
 from .demo import main
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from weft import Client, Run
-from weft.apps.agent import agent
-from weft.apps.rag import Cited, cited_answer
+from weft.apps.citations import Cited
+from weft.apps.instructions import NOT_FOUND
+from weft.apps.rag import cited_answer
+from weft.apps.react import agent
 from weft.apps.reference_model import corpus
-from weft.apps.reference_model.corpus import Kind, Question
+from weft.apps.reference_model.world import Kind, Question
 from weft.frontend.client import embedded
 from weft.graph.ir import Graph
 from weft.runtime.config import Settings
@@ -30,7 +31,6 @@ __all__ = ["main"]
 _RAG: Final[dict[Kind, int]] = {"single": 4, "absent": 2}
 _AGENT: Final[dict[Kind, int]] = {"two_hop": 2, "arithmetic": 2}
 _NEEDED: Final = 9  # of the ten questions; the model is a very small one
-_NOT_FOUND: Final = "not found"
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def main(console: Console, settings: Settings) -> int:
     asked = corpus.questions()
     traces = settings.data / "traces"
     traces.mkdir(parents=True, exist_ok=True)
-    console.print("\n[bold]RAG[/] (apps/rag): expand the question, search, rerank, answer with citations")
+    console.print("\n[bold]RAG[/] (apps/rag): search, look at what stands around, answer with citations")
     console.print(f"  {_outline(cited_answer.graph())}", highlight=False)
     replies = [_ask_rag(console, client, question, traces) for question in _first(asked, _RAG)]
-    console.print("\n[bold]Agent[/] (apps/agent): search and calculate, step by step, until it is finished")
+    console.print("\n[bold]Agent[/] (apps/react): search and calculate, step by step, until it is finished")
     replies += [_ask_agent(console, client, question, traces) for question in _first(asked, _AGENT)]
     right = sum(reply.right for reply in replies)
     console.print(f"\n[bold]{right} of {len(replies)} answers are right, citations included.[/]")
@@ -100,11 +100,10 @@ def _ask_rag(console: Console, client: Client, question: Question, traces: Path)
 
 
 def _judge(cited: Cited, question: Question) -> Reply:
-    text = re.sub(r"\s*(\[\d+\])+$", "", cited.answer)
-    numbers = [int(number) for number in re.findall(r"\[(\d+)\]", cited.answer)]
-    ids = tuple(cited.passages[n - 1].id for n in numbers if 0 < n <= len(cited.passages))
-    grounded = not ids if text == _NOT_FOUND else bool(ids) and set(ids) <= set(question.passages)
-    return Reply(cited.answer, ids, text == question.answer and grounded and len(ids) == len(numbers))
+    ids = tuple(passage.id for passage in cited.sources)
+    grounded = not ids if cited.text == NOT_FOUND else bool(ids) and set(ids) <= set(question.passages)
+    complete = len(ids) == cited.answer.count("[")
+    return Reply(cited.answer, ids, cited.text == question.answer and grounded and complete)
 
 
 def _ask_agent(console: Console, client: Client, question: Question, traces: Path) -> Reply:

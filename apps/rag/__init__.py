@@ -1,11 +1,11 @@
-"""Retrieval-augmented generation: expand, search, rerank, answer with citations."""
+"""Retrieval-augmented generation: search, answer with citations."""
 
 from __future__ import annotations
 
 from weft.apps.reference_model.corpus import prepare
 
-from .program import Cited, answer, cited_answer
+from .program import answer, cited_answer
 
-__all__ = ["PROGRAM", "Cited", "answer", "cited_answer", "prepare"]
+__all__ = ["PROGRAM", "answer", "cited_answer", "prepare"]
 
 PROGRAM = answer

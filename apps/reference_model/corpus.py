@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from weft import Client, Document, Static, ingest, program
 from weft.runtime.retrieval.folders import read_folder
 
-__all__ = ["CORPUS", "HANDBOOK", "Question", "documents", "fill", "has_index", "prepare", "questions"]
+from .world import Question
+
+__all__ = ["CORPUS", "HANDBOOK", "documents", "fill", "has_index", "prepare", "questions"]
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 HANDBOOK: Final = "handbook"
 """The index of the demo corpus."""
-
-Kind = Literal["single", "two_hop", "absent", "arithmetic"]
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question about the corpus, with the right answer and the passages that hold it."""
-
-    id: str
-    kind: Kind
-    text: str
-    answer: str
-    passages: tuple[str, ...]  # ids as in the index: companies.md#3
 
 
 @program

@@ -1,24 +1,28 @@
-"""`weft index`: documents from a folder into an index."""
+"""`weft index`: the files of a folder into an index."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from weft.frontend.client import Client
+from weft.frontend.errors import TooLarge
 from weft.graph.codec import encode_graph
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.ops.common import Input
-from weft.graph.ops.user import Ingest
+from weft.graph.ops.user import Chunking, Ingest
 from weft.graph.types import JSON, list_type
 from weft.proto import orchestrator_pb2 as pb
+from weft.runtime.retrieval.chunking import chunk
 from weft.runtime.retrieval.documents import Document
-from weft.runtime.retrieval.folders import read_folder
+from weft.runtime.retrieval.errors import CorpusError
+from weft.runtime.retrieval.folders import files_of, read_file
 
 from .output import ERRORS, OUTPUT, print_json
 from .server import ConfigOption, JsonOption, ServerOption, client_for
@@ -31,12 +35,13 @@ _BATCH_BYTES: Final = 1 << 20
 
 
 @dataclass
-class _Total:
-    """What the reports of all batches say together."""
+class _Report:
+    """What has been done."""
 
     documents: int = 0
     passages_added: int = 0
     passages_replaced: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)  # the file, and what is wrong with it
 
     def add(self, documents: int, report: dict[str, Any]) -> None:
         self.documents += documents
@@ -46,40 +51,94 @@ class _Total:
 
 def command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The index; it is made if it is not there.")],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Its .md and .txt files are read.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Its .md, .txt, .html and .pdf files are read.")
+    ],
+    titles: Annotated[
+        bool, typer.Option("--titles", help="Let each passage begin with the headings above it.")
+    ] = False,
     server: ServerOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Put the text files of a folder into an index; what is there already is replaced."""
-    documents = read_folder(folder)
-    client = client_for(server, config)
-    graph = encode_graph(ingest_graph(name))
-    total = _Total()
+    """Put the files of a folder into an index. Files that have not changed since cost nothing.
+
+    A file that cannot be read is named and skipped.
+    """
+    files = files_of(folder)
+    filler = _Filler(client_for(server, config), name, Chunking(titles=titles))
     with _progress() as progress:
-        bar = progress.add_task(f"indexing {folder}", total=len(documents))
-        for batch in batches(documents):
-            inputs = {"documents": json.dumps([_plain(document) for document in batch])}
-            _, report = invoke(client, pb.SubmitRequest(graph=graph, inputs=inputs))
-            total.add(len(batch), report)
+        bar = progress.add_task(f"indexing {folder}", total=len(files))
+        for batch in batches(filler.read(files.items(), lambda: progress.advance(bar))):
+            filler.ingest(batch)
             progress.advance(bar, len(batch))
-    if as_json:
-        print_json({"index": name, **vars(total)})
-    else:
-        added = f"{total.passages_added} passages added, {total.passages_replaced} replaced"
-        OUTPUT.out(f"index {name!r}: {total.documents} documents, {added}")
+    filler.tell(as_json)
 
 
-def ingest_graph(index: str) -> Graph:
+class _Filler:
+    """Fills one index."""
+
+    def __init__(self, client: Client, index: str, chunking: Chunking) -> None:
+        self._client = client
+        self._index = index
+        self._chunking = chunking
+        self._graph = encode_graph(ingest_graph(index, chunking))
+        self._done = _Report()
+
+    def read(self, files: Iterable[tuple[str, Path]], skip: Callable[[], object]) -> Iterator[Document]:
+        """The documents that can be read; `skip` is called for each of the others."""
+        for name, file in files:
+            try:
+                document = read_file(name, file)
+                if not chunk(document, self._chunking):
+                    raise CorpusError(f"file {name!r} holds no text")
+            except CorpusError as problem:
+                self._skip(name, problem)
+                skip()
+            else:
+                yield document
+
+    def ingest(self, batch: list[Document]) -> None:
+        """Put documents into the index. What is too large for a message is skipped."""
+        try:
+            self._put(batch)
+        except TooLarge as problem:
+            if len(batch) == 1:
+                self._skip(batch[0].id, CorpusError(f"file {batch[0].id!r} is too large: {problem.message}"))
+            else:
+                for document in batch:
+                    self.ingest([document])
+
+    def tell(self, as_json: bool) -> None:
+        """Write what has been done."""
+        done = self._done
+        if as_json:
+            print_json({"index": self._index, **vars(done)})
+            return
+        added = f"{done.passages_added} passages added, {done.passages_replaced} replaced"
+        skipped = f", {len(done.skipped)} files skipped" if done.skipped else ""
+        OUTPUT.out(f"index {self._index!r}: {done.documents} documents, {added}{skipped}")
+
+    def _put(self, batch: list[Document]) -> None:
+        inputs = {"documents": json.dumps([_plain(document) for document in batch])}
+        _, report = invoke(self._client, pb.SubmitRequest(graph=self._graph, inputs=inputs))
+        self._done.add(len(batch), report)
+
+    def _skip(self, name: str, problem: CorpusError) -> None:
+        self._done.skipped[name] = str(problem)
+        ERRORS.print(f"skipped: {problem}", markup=False)
+
+
+def ingest_graph(index: str, chunking: Chunking) -> Graph:
     """The graph that puts its input `documents` into an index and returns a report."""
     nodes = (
         Node(0, Input("documents", list_type(JSON))),
-        Node(1, Ingest(index), {"documents": Value(0)}),
+        Node(1, Ingest(index, chunking), {"documents": Value(0)}),
     )
     return Graph(nodes, (Value(1),), name=f"index {index}")
 
 
-def batches(documents: Sequence[Document]) -> Iterator[list[Document]]:
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Consecutive documents, at most 16 and at most about 1 MiB at a time, but always one."""
     batch: list[Document] = []
     size = 0

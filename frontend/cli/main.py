@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, demo, explain, index, models, run, runs, serve, submit, worker
+from . import bench, demo, explain, index, models, new, run, runs, serve, submit, worker
 from .output import OUTPUT
 from .problems import CommandGroup
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 
 app.command("demo")(demo.command)
+app.command("new")(new.command)
 app.command("run")(run.command)
 app.command("explain")(explain.command)
 app.command("serve")(serve.command)

@@ -1,19 +1,21 @@
-"""Reports as commands write them: text, JSON, Mermaid, or a page for a browser."""
+"""Reports as commands write them: text, JSON, Mermaid, a page for a browser, or a trace."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from weft.frontend.client import Run
 from weft.frontend.explanation import Explanation
 from weft.frontend.report import RunReport
 
 from .output import ERRORS, OUTPUT, print_json
 from .problems import UsageProblem
 
-__all__ = ["HtmlOption", "MermaidOption", "write_page", "write_report"]
+__all__ = ["HtmlOption", "MermaidOption", "write_page", "write_report", "write_trace"]
 
 HtmlOption = Annotated[
     Path | None,
@@ -39,3 +41,12 @@ def write_page(report: Explanation | RunReport, file: Path) -> None:
     except OSError as problem:
         raise UsageProblem(f"the page cannot be written to {str(file)!r}: {problem.strerror}") from None
     ERRORS.print(f"page: {file} (open it in a browser)", markup=False)
+
+
+def write_trace(run: Run[Any], file: Path) -> None:
+    """Write the trace of a run that is over. Raises UsageProblem if the file cannot be written."""
+    try:
+        file.write_text(json.dumps(run.trace()), encoding="utf-8")
+    except OSError as problem:
+        raise UsageProblem(f"the trace cannot be written to {str(file)!r}: {problem.strerror}") from None
+    ERRORS.print(f"trace: {file} (open it at https://ui.perfetto.dev)", markup=False)

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from weft.frontend.client import Run
+from weft.frontend.client.events import TextAdded
+from weft.frontend.client.run import rest_of
 from weft.frontend.verbs import Program
+from weft.runtime.config import Settings, load_settings
 
+from .answers import answered
 from .inputs import parse_inputs
-from .output import ERRORS, OUTPUT, print_json, print_value
+from .output import OUTPUT, print_json, print_value
 from .preparation import prepare
 from .problems import UsageProblem
-from .reports import write_page
+from .reports import write_page, write_trace
+from .serve import ModelOption, model_settings
 from .server import ConfigOption, InputOption, JsonOption, ServerOption, TargetArgument, client_for
-from .target import load_program
+from .target import conversation_of, load_program
 
-__all__ = ["command", "text_parameters", "write_trace"]
+__all__ = ["command", "text_parameters"]
+
+_MESSAGE: Final = "message"
+"""The input without which a program that holds conversations asks for one in the terminal."""
 
 
 def command(
     target: TargetArgument,
     inputs: InputOption = None,
     server: ServerOption = None,
+    model: ModelOption = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write the text as the model writes it.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Write the id of the run and end; the run goes on.")
+    ] = False,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE", help="Write a trace for ui.perfetto.dev.")
     ] = None,
@@ -38,14 +49,22 @@ def command(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Run a program and write its result."""
+    """Run a program and write its result. If it asks you something, answer in the terminal."""
     program = load_program(target)
     arguments = parse_inputs(inputs or (), text_parameters(program))
-    prepare(target, client_for(server, config), quiet=as_json)
-    run = program.submit(**arguments, stream=stream)
-    if stream:
-        _write_stream(run.pieces(), as_json)
-    result = run.result()
+    settings = load_settings(config, server=server)
+    if detach:
+        _expect_detachable(settings, stream or trace or explain)
+    prepare(target, client_for(server, config, model_settings(model)), quiet=as_json)
+    talk = conversation_of(target)
+    if talk is not None and _MESSAGE not in arguments:
+        talk(OUTPUT, **arguments)
+        return
+    run = program.submit(**arguments, stream=stream, detached=detach)
+    if detach:
+        print_json({"run": run.id}) if as_json else OUTPUT.print(run.id)
+        return
+    result = _follow(run, stream, as_json, alone=settings.server is None)
     if trace:
         write_trace(run, trace)
     if explain:
@@ -64,23 +83,38 @@ def text_parameters(program: Program[..., Any]) -> dict[str, bool]:
     return {name: schema.get("type") == "string" for name, schema in schemas.items()}
 
 
-def write_trace(run: Run[Any], file: Path) -> None:
-    """Write the trace of a run that is over. Raises UsageProblem if the file cannot be written."""
+def _expect_detachable(settings: Settings, follows: object) -> None:
+    if settings.server is None:
+        raise UsageProblem("--detach needs a --server: an embedded one would end with this command")
+    if follows:
+        raise UsageProblem("--detach cannot be used with --stream, --trace or --explain: the run is not over")
+
+
+def _follow(run: Run[Any], stream: bool, as_json: bool, *, alone: bool) -> Any:
+    """Wait for the result of a run, and meanwhile write its text and ask what it asks. Ctrl-C cancels it."""
+    streamed = ""
     try:
-        file.write_text(json.dumps(run.trace()), encoding="utf-8")
-    except OSError as problem:
-        raise UsageProblem(f"the trace cannot be written to {str(file)!r}: {problem.strerror}") from None
-    ERRORS.print(f"trace: {file} (open it at https://ui.perfetto.dev)", markup=False)
+        for event in answered(run, alone=alone):
+            if stream and isinstance(event, TextAdded):
+                streamed += event.text
+                _write_piece(event.text, as_json)
+    except KeyboardInterrupt:
+        run.cancel()
+        raise
+    result = run.result()
+    if stream:
+        for piece in rest_of(result, streamed):
+            _write_piece(piece, as_json)
+        if not as_json:
+            OUTPUT.out("")
+    return result
 
 
-def _write_stream(pieces: Iterable[Any], as_json: bool) -> None:
-    for piece in pieces:
-        if as_json:
-            print_json({"piece": piece})
-        elif isinstance(piece, str):
-            OUTPUT.out(piece, end="", highlight=False)
-            OUTPUT.file.flush()
-        else:
-            print_value(piece)
-    if not as_json:
-        OUTPUT.out("")
+def _write_piece(piece: Any, as_json: bool) -> None:
+    if as_json:
+        print_json({"piece": piece})
+    elif isinstance(piece, str):
+        OUTPUT.out(piece, end="", highlight=False)
+        OUTPUT.file.flush()
+    else:
+        print_value(piece)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,10 +15,10 @@ from weft.frontend.errors import NotFound
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import load_settings
 
-from .output import OUTPUT, print_json, print_table, seconds
+from .answers import answer
+from .output import OUTPUT, print_json, print_table, print_value, seconds
 from .problems import UsageProblem
-from .reports import HtmlOption, MermaidOption, write_report
-from .run import write_trace
+from .reports import HtmlOption, MermaidOption, write_report, write_trace
 from .server import ConfigOption, JsonOption, ServerOption
 
 __all__ = ["command"]
@@ -29,7 +30,8 @@ def command(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[[explain] RUN]", help="One run, or where its time went; by default the latest runs."
+            metavar="[[explain|resume] RUN]",
+            help="One run, where its time went, or an answer to it; by default the latest runs.",
         ),
     ] = None,
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the run.")] = False,
@@ -39,18 +41,27 @@ def command(
     ] = None,
     html: HtmlOption = None,
     mermaid: MermaidOption = False,
-    state: Annotated[str, typer.Option(help="Only running, done, failed or cancelled ones.")] = "",
+    value: Annotated[
+        str | None, typer.Option("--value", help="The answer for `weft runs resume RUN`: JSON or text.")
+    ] = None,
+    node: Annotated[int | None, typer.Option("--node", help="Which question, if a run asks several.")] = None,
+    state: Annotated[str, typer.Option(help="Only running, waiting, done, failed or cancelled ones.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     server: ServerOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """List the runs of a server; show, trace, explain or cancel one of them."""
-    run, explained = _subject(words or [])
+    """List the runs of a server; show, trace, explain, answer or cancel one of them."""
+    verb, run = _subject(words or [])
+    explained = verb == "explain"
+    if (value is not None) is not (verb == "resume"):
+        raise UsageProblem("`weft runs resume RUN` and --value go together")
+    if node is not None and verb != "resume":
+        raise UsageProblem("--node is for `weft runs resume RUN`")
     if (cancel or trace) and not run:
         raise UsageProblem("--cancel and --trace need a RUN")
-    if (cancel or trace) and explained:
-        raise UsageProblem("--cancel and --trace cannot be used with `weft runs explain`")
+    if (cancel or trace) and verb:
+        raise UsageProblem(f"--cancel and --trace cannot be used with `weft runs {verb}`")
     if (html or mermaid) and not explained:
         raise UsageProblem("--html and --mermaid are for `weft runs explain RUN`")
     if (html is not None) + mermaid + as_json > 1:
@@ -59,6 +70,9 @@ def command(
     client = connect(settings.server or settings.listen)
     if not run:
         _write_list([_plain(info) for info in client.runs(limit=limit, state=state)], as_json)
+        return
+    if value is not None:
+        answer(client.run(run), _find(client, run), value, node)
         return
     if explained:
         write_report(client.run(run).explain(), html=html, mermaid=mermaid, as_json=as_json)
@@ -72,17 +86,17 @@ def command(
     _write_one(info, as_json)
 
 
-def _subject(words: Sequence[str]) -> tuple[str, bool]:
-    """The run that the arguments name, if any, and whether it is to be explained."""
+def _subject(words: Sequence[str]) -> tuple[str, str]:
+    """What is to be done, if not just shown, and the run that the arguments name, if any."""
     match words:
         case []:
-            return "", False
-        case ["explain"]:
-            raise UsageProblem("which run? Write `weft runs explain RUN`; `weft runs` lists them")
-        case ["explain", run]:
-            return run, True
+            return "", ""
+        case ["explain" | "resume" as verb]:
+            raise UsageProblem(f"which run? Write `weft runs {verb} RUN`; `weft runs` lists them")
+        case ["explain" | "resume" as verb, run]:
+            return verb, run
         case [run]:
-            return run, False
+            return "", run
         case _:
             raise UsageProblem(f"one RUN at a time, not {' '.join(words)!r}")
 
@@ -103,6 +117,10 @@ def _plain(info: pb.RunInfo) -> dict[str, Any]:
         "seconds": info.seconds,
         "nodes": info.nodes,
         "nodes_done": info.nodes_done,
+        "waiting": [
+            {"node": asked.node, "label": asked.label, "value": json.loads(asked.value), "type": asked.type}
+            for asked in info.waiting
+        ],
     }
 
 
@@ -140,6 +158,9 @@ def _write_one(info: pb.RunInfo, as_json: bool) -> None:
         print_json({**_plain(info), "stats": stats})
         return
     _write_list([_plain(info)], as_json)
+    for asked in info.waiting:
+        OUTPUT.out(f"\nnode {asked.node} asks, and takes an answer of {asked.type}:")
+        print_value(json.loads(asked.value))
     if stats:
         shown = [
             {**stat, "ready_s": seconds(stat["ready_s"]), "seconds": seconds(stat["seconds"])}

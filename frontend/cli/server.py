@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,12 +12,15 @@ from weft.frontend.client import Client, connect, embedded
 from weft.runtime.config import Settings, load_settings
 
 from .output import ERRORS
+from .problems import UsageProblem
 
 __all__ = ["ConfigOption", "InputOption", "JsonOption", "ServerOption", "TargetArgument", "client_for"]
 
 TargetArgument = Annotated[
     str,
-    typer.Argument(metavar="TARGET", help="A bundled app (rag, agent), module:function or file.py:function."),
+    typer.Argument(
+        metavar="TARGET", help="A bundled app (rag, react, …), module:function or file.py:function."
+    ),
 ]
 ServerOption = Annotated[
     str | None,
@@ -37,12 +41,18 @@ InputOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON, for programs to read.")]
 
 
-def client_for(server: str | None, config: Path | None) -> Client:
-    """Connect to the server that is asked for; without one, start an embedded runtime.
+def client_for(
+    server: str | None, config: Path | None, models: Sequence[Mapping[str, Any]] | None = None
+) -> Client:
+    """Connect to the server that is asked for; without one, start an embedded runtime with these models.
 
-    Programs use it from now on. Raises ConfigError, StartupError and Unavailable.
+    Programs use it from now on. Raises UsageProblem, ConfigError, StartupError and Unavailable.
     """
-    settings = load_settings(config, server=server)
+    settings = load_settings(config, server=server, models=models)
+    if models and settings.server:
+        raise UsageProblem(
+            f"--model cannot be used with the server {settings.server}, which has models of its own"
+        )
     return connect(settings.server or _start_embedded(settings))
 
 

@@ -23,7 +23,7 @@ from weft.runtime.config import load_settings
 from .inputs import parse_inputs
 from .output import OUTPUT, print_json, print_value
 from .problems import UsageProblem
-from .run import write_trace
+from .reports import write_trace
 from .server import ConfigOption, InputOption, JsonOption, ServerOption, client_for
 
 __all__ = ["command", "invoke", "parse_graph", "read_graph"]

@@ -16,11 +16,12 @@ from weft.frontend.verbs import Program
 
 from .problems import UsageProblem
 
-__all__ = ["bundled_apps", "load_program", "preparation_of"]
+__all__ = ["bundled_apps", "conversation_of", "load_program", "preparation_of"]
 
 _APPS: Final = "weft.apps"
 _NAME: Final = "PROGRAM"
 _PREPARE: Final = "prepare"
+_TALK: Final = "talk"
 
 
 def load_program(target: str) -> Program[..., Any]:
@@ -43,6 +44,13 @@ def preparation_of(target: str) -> Callable[[Client], object] | None:
     if ":" in target:
         return None
     return getattr(importlib.import_module(f"{_APPS}.{target}"), _PREPARE, None)
+
+
+def conversation_of(target: str) -> Callable[..., object] | None:
+    """What holds a conversation in the terminal: `talk` of a bundled app."""
+    if ":" in target:
+        return None
+    return getattr(importlib.import_module(f"{_APPS}.{target}"), _TALK, None)
 
 
 def bundled_apps() -> Iterator[str]:

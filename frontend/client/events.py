@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from weft.proto import orchestrator_pb2 as pb
 
 __all__ = [
     "Event",
+    "Interrupted",
     "NodeChanged",
     "NodePhase",
     "RunFinished",
@@ -71,6 +73,17 @@ class ToolCalled:
 
 
 @dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The run asks a person; `Run.resume` answers."""
+
+    at: float
+    node: int
+    label: str
+    value: Any  # what the person is to see, as JSON data
+    type: str  # of the answer, as JSON Schema
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The run is over."""
 
@@ -80,7 +93,7 @@ class RunFinished:
     error: str  # empty if it is done
 
 
-Event = RunStarted | NodeChanged | TextAdded | ValueKnown | ToolCalled | RunFinished
+Event = RunStarted | NodeChanged | TextAdded | ValueKnown | ToolCalled | Interrupted | RunFinished
 
 
 def event_of(message: pb.RunEvent) -> Event | None:
@@ -100,6 +113,9 @@ def event_of(message: pb.RunEvent) -> Event | None:
             return ValueKnown(at, f"%{value.node}.{value.output}" if value.output else f"%{value.node}")
         case "tool":
             return ToolCalled(at, message.tool.tool, message.tool.arguments)
+        case "interrupted":
+            asked = message.interrupted
+            return Interrupted(at, asked.node, asked.label, json.loads(asked.value), asked.type)
         case "finished":
             info = message.finished.info
             error = message.finished.fault.message

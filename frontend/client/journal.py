@@ -11,7 +11,7 @@ from weft.graph.ir import Value
 from weft.graph.values import Datum
 from weft.proto import orchestrator_pb2 as pb
 
-from .events import Event, RunState, event_of
+from .events import Event, Interrupted, NodeChanged, RunState, event_of
 from .faults import error_of
 
 __all__ = ["Journal"]
@@ -75,6 +75,17 @@ class Journal:
             if not future.done():
                 future.set_exception(error)
         self._wake()
+
+    @property
+    def interrupts(self) -> list[Interrupted]:
+        """What the run has asked people and they have not answered yet."""
+        waiting: dict[int, Interrupted] = {}
+        for event in self._events:
+            if isinstance(event, Interrupted):
+                waiting[event.node] = event
+            elif isinstance(event, NodeChanged) and event.phase != "started":
+                waiting.pop(event.node, None)
+        return [] if self.over else list(waiting.values())
 
     async def since(self, position: int) -> list[Event]:
         """The events after the first `position` ones, as soon as there are any; empty when all is over."""

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pydantic_core import to_json
+
 from weft.frontend.errors import ProgramError
 from weft.frontend.report import RunReport
 from weft.proto import orchestrator_pb2 as pb
 
-from .events import Event, RunState, TextAdded
+from .events import Event, Interrupted, RunState, TextAdded
 from .portal import NETWORK
 from .session import WatchSession
 
@@ -60,6 +62,22 @@ class Run(Generic[R]):
         """As `result`, on any event loop; the run goes on if the waiting is cancelled."""
         return await asyncio.shield(asyncio.wrap_future(self._outcome))
 
+    def interrupts(self) -> list[Interrupted]:
+        """What the run has asked people by `interrupt`, and has no answer to yet."""
+        return NETWORK.call(self._interrupts())
+
+    def resume(self, value: Any, *, node: int | None = None) -> None:
+        """Answer what the run has asked; it goes on then.
+
+        Args:
+            value: The answer, of the type that `interrupt` names.
+            node: Which question, if the run has asked several.
+
+        Raises Rejected for an answer of another type, and if nothing was asked; the run waits on then.
+        """
+        request = pb.ResumeRequest(run=self.id, node=node, value=to_json(value).decode())
+        NETWORK.call(self._session.connection.call(lambda stub: stub.Resume(request)))
+
     def cancel(self) -> None:
         """Cancel the run; returns when the server has freed what it held. Nothing happens if it is over."""
         if not self._session.journal.over:
@@ -106,6 +124,9 @@ class Run(Generic[R]):
         """
         result, grows = NETWORK.call(self._session.connection.call(self._ending))
         return RunReport.of(result, grows=grows, plan=plan)
+
+    async def _interrupts(self) -> list[Interrupted]:
+        return self._session.journal.interrupts
 
     async def _ending(self, stub: OrchestratorAsyncStub) -> tuple[pb.RunResult, bool]:
         """How the run ended, and whether its program waited for values on the way."""

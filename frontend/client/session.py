@@ -56,6 +56,8 @@ class Submission:
     deadline_s: float = 0.0  # 0: none
     namespace: str = ""
     priority: int = 0
+    batch: str = ""
+    """Runs of one batch compute what they have in common once."""
 
     def request(self) -> pb.SubmitRequest:
         """The message."""
@@ -65,6 +67,7 @@ class Submission:
             deadline_s=self.deadline_s,
             namespace=self.namespace,
             priority=self.priority,
+            batch=self.batch,
         )
 
     def start(self) -> pb.RunRequest:

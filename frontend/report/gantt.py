@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .markup import Markup, tag
-from .tasks import CLIENT, ORCHESTRATOR, WAITING, Slice, Task
+from .tasks import CLIENT, ORCHESTRATOR, PERSON, WAITING, Slice, Task
 from .units import milliseconds
 
 __all__ = ["gantt"]
@@ -75,7 +75,7 @@ def _lanes(tasks: Iterable[Task], scale: _Scale) -> Iterator[Lane]:
     places: dict[str, list[Task]] = {}
     for task in tasks:
         places.setdefault(task.worker, []).append(task)
-    order = {ORCHESTRATOR: 0, CLIENT: 2}
+    order = {ORCHESTRATOR: 0, CLIENT: 2, PERSON: 3}
     for place in sorted(places, key=lambda place: (order.get(place, 1), place)):
         yield place, _rows(places[place], scale)
 

@@ -11,7 +11,7 @@ from weft.proto import orchestrator_pb2 as pb
 
 from .units import brief_location
 
-__all__ = ["CLIENT", "ORCHESTRATOR", "PHASES", "WAITING", "Phase", "Slice", "Task"]
+__all__ = ["CLIENT", "ORCHESTRATOR", "PERSON", "PHASES", "WAITING", "Phase", "Slice", "Task"]
 
 Phase = Literal["queue", "transfer", "prefill", "decode", "compute", "tool", "orchestrator", "client"]
 
@@ -21,7 +21,7 @@ PHASES: Final[dict[Phase, str]] = {
     "prefill": "a model reads",
     "decode": "a model writes",
     "compute": "embedding, indexing, searching, reranking",
-    "tool": "a tool runs",
+    "tool": "a tool runs, or a person is asked",
     "orchestrator": "scheduling, and what the orchestrator computes itself",
     "client": "the program's own code, and its connection",
 }
@@ -32,6 +32,7 @@ WAITING: Final[frozenset[Phase]] = frozenset({"queue", "transfer"})
 
 ORCHESTRATOR: Final = "orchestrator"
 CLIENT: Final = "client"
+PERSON: Final = "person"
 """The places that are no workers, as servers name them."""
 
 
@@ -145,6 +146,6 @@ def _rest(stat: pb.NodeStat) -> Phase:
     """What a task's time is spent on that its worker does not account for."""
     if stat.worker == ORCHESTRATOR:
         return "orchestrator"
-    if stat.worker == CLIENT:
+    if stat.worker in (CLIENT, PERSON):
         return "tool"
     return "transfer"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .path import Step
-from .tasks import CLIENT, WAITING, Phase, Slice, Task
+from .tasks import CLIENT, PERSON, WAITING, Phase, Slice, Task
 from .units import milliseconds
 
 __all__ = ["Wait", "begun_by", "waits"]
@@ -80,7 +80,8 @@ def _behind(task: Task, queue: Sequence[Slice], others: Iterable[Task]) -> str:
 
 
 def _place(task: Task) -> str:
-    return "the program's process" if task.worker == CLIENT else f"worker {task.worker!r}"
+    places = {CLIENT: "the program's process", PERSON: "a person"}
+    return places.get(task.worker, f"worker {task.worker!r}")
 
 
 def _overlap(queue: Sequence[Slice], other: Task) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..ir import Graph, Node
 
@@ -18,9 +18,14 @@ def depth(graph: Graph) -> dict[int, int]:
     return {node: round(length) - 1 for node, length in lengths.items()}
 
 
-def remaining_ms(graph: Graph, duration: Callable[[Node], float]) -> dict[int, float]:
-    """The time of the longest way from the beginning of each node to the end of the graph."""
-    behind: dict[int, float] = {}  # the longest way that begins where a node ends
+def remaining_ms(
+    graph: Graph, duration: Callable[[Node], float], after: Mapping[int, float] | None = None
+) -> dict[int, float]:
+    """The time of the longest way from the beginning of each node to the end of the graph.
+
+    `after`: what follows on some nodes outside the graph.
+    """
+    behind: dict[int, float] = dict(after or {})  # the longest way that begins where a node ends
     lengths: dict[int, float] = {}
     for node in reversed(graph.nodes):
         lengths[node.id] = duration(node) + behind.get(node.id, 0.0)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from ..ir import Graph, Node, Value
 from ..ops.control import Map
 from .depth import depth
 
-__all__ = ["Aim", "Objective", "objectives"]
+__all__ = ["LATENCY", "THROUGHPUT", "Aim", "Objective", "objectives"]
 
 Aim = Literal["latency", "throughput"]
 
@@ -29,21 +29,25 @@ class Objective:
     group: int | None = None
 
 
-_THROUGHPUT = Objective("throughput")
-_LATENCY = Objective("latency")
+THROUGHPUT: Final = Objective("throughput")
+LATENCY: Final = Objective("latency")
 
 
-def objectives(graph: Graph, wanted: Mapping[Value, Aim]) -> dict[int, Objective]:
+def objectives(
+    graph: Graph, wanted: Mapping[Value, Aim], given: Mapping[int, Objective] | None = None
+) -> dict[int, Objective]:
     """The objective of each node, for values that somebody waits for or merely wants at some time.
 
-    Deduced from nothing but its arguments: with a further consumer, ask again.
+    `given`: what some nodes are run for on account of consumers outside the graph. Deduced from nothing but
+    its arguments: with a further consumer, ask again.
     """
     found: dict[int, Objective] = {}
-    aims: dict[int, Objective] = {value.node: _LATENCY for value, aim in wanted.items() if aim == "latency"}
+    aims: dict[int, Objective] = {value.node: LATENCY for value, aim in wanted.items() if aim == "latency"}
+    aims |= given or {}
     depths = depth(graph)
     by_id = graph.by_id
     for node in reversed(graph.nodes):
-        found[node.id] = aims.get(node.id, _THROUGHPUT)
+        found[node.id] = aims.get(node.id, THROUGHPUT)
         if found[node.id].kind == "throughput":
             continue
         for maker, objective in _of_makers(node, found[node.id], by_id, depths).items():
@@ -70,5 +74,5 @@ def _of_makers(
             elif len(members) > 1 or isinstance(by_id[member].op, Map):
                 wanted[member] = Objective("group", node.id)
             else:
-                wanted[member] = _LATENCY
+                wanted[member] = LATENCY
     return wanted

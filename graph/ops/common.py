@@ -23,6 +23,8 @@ __all__ = [
     "Forward",
     "Gather",
     "Input",
+    "Interrupt",
+    "Neighbours",
     "Parse",
     "Project",
     "Search",
@@ -237,6 +239,35 @@ class Search(Op):
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbours(Op):
+    """Passages of an index, each between those that stand before and after it in its document.
+
+    No passage comes twice; those of one document that touch stand together, in the order of the document.
+    """
+
+    index: str
+    preceding: int = 1
+    following: int = 1
+    kind: ClassVar[EngineKind] = "index"
+
+    @property
+    def deterministic(self) -> bool:
+        """Never: somebody else may write to the index between two look-ups."""
+        return False
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """Passages."""
+        expect_operands(args, ("passages",), ("after",))
+        expect(args, "passages", Data)
+        expect(args, "after", Effect)
+        if self.preceding < 0 or self.following < 0:
+            raise OperandError(
+                f"counts of neighbours must not be negative, not {self.preceding} and {self.following}"
+            )
+        return (PASSAGES,)
+
+
+@dataclass(frozen=True, slots=True)
 class Tool(Op):
     """A call of a Python function, run by the client that submitted the graph or by a tool worker."""
 
@@ -265,6 +296,32 @@ class Tool(Op):
         if not isinstance(self.result, (Text, Data)):
             raise OperandError(f"a tool must return text or data, not {self.result}")
         return (self.result,)
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt(Op):
+    """The answer of a person to `value`; what takes it waits until it is given."""
+
+    type: Type = TEXT
+    kind: ClassVar[EngineKind] = "tool"
+
+    @property
+    def deterministic(self) -> bool:
+        """Never: people change their minds."""
+        return False
+
+    @property
+    def effectful(self) -> bool:
+        """Somebody is asked."""
+        return True
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """The answer."""
+        expect_operands(args, ("value",))
+        expect_renderable(args)
+        if not isinstance(self.type, (Text, Data)):
+            raise OperandError(f"a person can answer with text or data, not {self.type}")
+        return (self.type,)
 
 
 def expect_renderable(args: Mapping[str, Type]) -> None:

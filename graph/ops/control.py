@@ -12,7 +12,7 @@ from ..types import JSON, PASSAGES, VECTORS, Data, Effect, Kv, Type, list_type
 from .base import EngineKind, Op, expect, expect_operands
 from .common import Input
 
-__all__ = ["Cond", "Loop", "Map", "body_inputs"]
+__all__ = ["Cond", "Fold", "Loop", "Map", "body_inputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,35 @@ class Loop(Op):
             raise OperandError(f"limit must be at least 1, not {self.limit}")
         operands = {name: kind for name, kind in args.items() if name != "done"}
         _expect_body(self.body, operands, {"state": self.STATE}, outputs=2)
+        return (self.body.types[self.body.outputs[0]],)
+
+
+@dataclass(frozen=True, slots=True)
+class Fold(Op):
+    """`body` for one item of the list `items` after the other, on the `state` that the one before gave.
+
+    The last state is the result; without items, the first one. Other operands are the same for all.
+    """
+
+    body: Graph
+    kind: ClassVar[EngineKind] = "control"
+    ITEM: ClassVar[str] = "item"
+    STATE: ClassVar[str] = "state"
+
+    @property
+    def effectful(self) -> bool:
+        """As its body."""
+        return _effectful(self.body)
+
+    @property
+    def deterministic(self) -> bool:
+        """As its body."""
+        return _deterministic(self.body)
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """The last state."""
+        expect(args, "items", Data)
+        _expect_body(self.body, args, {"items": self.ITEM, "state": self.STATE}, outputs=1)
         return (self.body.types[self.body.outputs[0]],)
 
 

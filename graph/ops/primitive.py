@@ -44,6 +44,7 @@ class Decode(Op):
     sampling: Sampling = DEFAULT_SAMPLING
     constraint: Constraint | None = None
     logprobs: int | None = None  # of each token, with so many of the likeliest; None: not asked for
+    cache: bool = False
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "primitive"
     batchable: ClassVar[bool] = True
@@ -68,6 +69,7 @@ class Score(Op):
     model: str
     choices: tuple[str, ...]
     method: ScoreMethod = "mean"
+    cache: bool = False
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "primitive"
     batchable: ClassVar[bool] = True
@@ -101,16 +103,18 @@ class Weigh(Op):
 
 @dataclass(frozen=True, slots=True)
 class Chunk(Op):
-    """Cut documents into passages."""
+    """Cut documents into passages, and leave out the documents that `index` holds as they are."""
 
+    index: str
     chunking: Chunking = PARAGRAPHS
     kind: ClassVar[EngineKind] = "index"
     dialect: ClassVar[Dialect] = "primitive"
 
     def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
         """The chunks, and their texts for embedding."""
-        expect_operands(args, ("documents",))
+        expect_operands(args, ("documents",), ("after",))
         expect(args, "documents", Data)
+        expect(args, "after", Effect)
         return (JSON, Data('{"items":{"type":"string"},"type":"array"}'))
 
 

@@ -33,12 +33,16 @@ class Chunking:
     `fixed`: windows of at most `max_chars` over the whole text, cut at white space, each beginning up to
     `overlap` characters before the end of the one before it.
 
+    With `titles` each paragraph begins with a line of its headings, so that searches find it by them and
+    models know what it is about; the line does not count towards `max_chars`.
+
     Lengths are in characters (Unicode code points).
     """
 
     strategy: Literal["paragraph", "fixed"] = "paragraph"
     max_chars: int = 1000
     overlap: int = 0
+    titles: bool = False
 
     def __post_init__(self) -> None:
         if self.strategy not in ("paragraph", "fixed"):
@@ -49,6 +53,8 @@ class Chunking:
             raise ValueError(f"overlap must lie in [0, max_chars), not {self.overlap}")
         if self.overlap and self.strategy == "paragraph":
             raise ValueError("overlap is for strategy='fixed'; paragraphs do not overlap")
+        if self.titles and self.strategy == "fixed":
+            raise ValueError("titles is for strategy='paragraph'; windows know no headings")
 
 
 PARAGRAPHS = Chunking()
@@ -69,6 +75,7 @@ class Generate(Op):
     n: int = 1
     model: str = ""  # empty: the deployment's default
     logprobs: int | None = None
+    cache: bool = False  # whether later runs may take the same text for the same prompt; only if greedy
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "user"
 
@@ -87,6 +94,10 @@ class Generate(Op):
             raise OperandError(f"a model can write text or data, not {self.type}")
         if self.n < 1:
             raise OperandError(f"n must be at least 1, not {self.n}")
+        if self.cache and not self.deterministic:
+            raise OperandError(
+                "only greedy texts can be cached: leave out cache, or set the temperature to 0"
+            )
         if self.logprobs is None:
             return (self.type, TEXT) if self.n == 1 else (list_type(self.type), STRINGS)
         if self.n > 1:
@@ -102,6 +113,7 @@ class Select(Op):
     choices: tuple[str, ...]
     method: ScoreMethod = "mean"
     model: str = ""
+    cache: bool = False  # whether later runs may take the same scores for the same prompt
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "user"
 

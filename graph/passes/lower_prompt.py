@@ -58,7 +58,9 @@ class PromptLowering:
             sampling = op.sampling
             if not sampling.greedy:
                 sampling = replace(sampling, seed=sampling.seed + sample)
-            decoded = builder.add(Decode(spec.name, sampling, op.constraint, op.logprobs), {"kv": kv}, node)
+            decoded = builder.add(
+                Decode(spec.name, sampling, op.constraint, op.logprobs, op.cache), {"kv": kv}, node
+            )
             text = Value(decoded.node, 1)
             written = (key[0], (*key[1], (text, "")))
             self._written[written] = decoded
@@ -76,7 +78,7 @@ class PromptLowering:
         """`select` -> prefill, score."""
         spec = self._deployment.model(op.model)
         kv, _ = self._read(node, op.messages, spec, builder)
-        scored = builder.add(Score(spec.name, op.choices, op.method), {"kv": kv}, node)
+        scored = builder.add(Score(spec.name, op.choices, op.method, cache=op.cache), {"kv": kv}, node)
         builder.replace(Value(node.id, 0), scored)
         builder.replace(Value(node.id, 1), Value(scored.node, 1))
 

@@ -25,9 +25,9 @@ _LEVELS: Final = ("0", "1", "2", "3")
 def lower_ingest(node: Node, op: Ingest, builder: Builder) -> None:
     """`ingest` -> chunk, embed, upsert."""
     args = builder.renamed(node)
-    chunks = builder.add(Chunk(op.chunking), {"documents": args["documents"]}, node)
-    vectors = builder.add(Embed(), {"texts": Value(chunks.node, 1)}, node, name="")
     order = {"after": args["after"]} if "after" in args else {}
+    chunks = builder.add(Chunk(op.index, op.chunking), {"documents": args["documents"], **order}, node)
+    vectors = builder.add(Embed(), {"texts": Value(chunks.node, 1)}, node, name="")
     stored = builder.add(Upsert(op.index), {"chunks": chunks, "vectors": vectors, **order}, node)
     for output in (0, 1):
         builder.replace(Value(node.id, output), Value(stored.node, output))
@@ -67,7 +67,7 @@ def _rating(node: Node) -> Graph:
         part(0, Input(Map.ITEM, JSON)),
         part(1, Input("query", TEXT)),
         part(2, Project("text"), value=Value(0)),
-        part(3, Select(prompt, _LEVELS), text=Value(2), query=Value(1)),
+        part(3, Select(prompt, _LEVELS, cache=True), text=Value(2), query=Value(1)),
         part(4, Expected(tuple(float(level) for level in _LEVELS)), scores=Value(3, 1)),
     )
     return Graph(nodes, (Value(4),), "relevance")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from weakref import WeakKeyDictionary
 
 from weft.graph.errors import GraphError
 from weft.graph.ir import Graph
@@ -11,9 +12,11 @@ from weft.graph.observed import Observed
 from weft.graph.plan import Plan, Plans
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
+from weft.runtime.scheduler.primitive import Primitive
 
 from .door import invalid, program_text, read_graph
 from .fleet import Fleet
+from .foresight import of_plan
 
 __all__ = ["Compiler"]
 
@@ -33,6 +36,7 @@ class Compiler:
         self._fleet = fleet
         self._max_characters = max_characters
         self._plans = Plans()
+        self._primitives: WeakKeyDictionary[Plan, tuple[Primitive, ...]] = WeakKeyDictionary()
         self.live_graph()  # so that what is wrong with the settings is known before any run
 
     def live_graph(self) -> LiveGraph:
@@ -62,6 +66,13 @@ class Compiler:
             )
         except GraphError as problem:
             raise invalid(str(problem)) from None
+
+    def primitives(self, plan: Plan) -> tuple[Primitive, ...]:
+        """The primitives that every run of a plan begins with."""
+        found = self._primitives.get(plan)
+        if found is None:
+            found = self._primitives[plan] = of_plan(plan)
+        return found
 
     def _key(self, request: Source) -> Hashable:
         """The whole source, so that equal keys mean equal programs."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
 from weft.graph.codec import decode_type
-from weft.graph.costs import DecodePoint, ModelCosts, PrefillPoint
 from weft.graph.deployment import Deployment, ModelSpec, ToolSpec, every_node
 from weft.graph.ir import Graph
 from weft.graph.ops.base import Op
-from weft.graph.ops.common import Embed, Search, Tool
+from weft.graph.ops.common import Embed, Neighbours, Search, Tool
 from weft.graph.ops.user import Generate, Ingest, Probe, Rerank, Select
 from weft.graph.prompt import ChatRenderer
 from weft.proto import worker_pb2
 
 from .chat import TemplateRenderer
+from .profiles import costs_of
 from .workers import WorkerLink
 
 __all__ = ["Fleet"]
@@ -38,6 +39,7 @@ class Fleet:
         self._links: dict[str, WorkerLink] = {}
         self._lost: dict[str, tuple[WorkerLink, float]] = {}  # with the time until which it counts
         self._chats: dict[str, ChatRenderer] = {}
+        self._joins: Counter[tuple[str, str]] = Counter()  # by kind and name of a model
         self._deployment: Deployment | None = None
         self._profile: Deployment | None = None
 
@@ -55,6 +57,7 @@ class Fleet:
         """A worker has joined."""
         self._links[link.id] = link
         self._lost.pop(link.id, None)
+        self._joins.update((engine.kind, engine.model) for engine in link.info.engines)
         self._changed()
 
     def remove(self, link: WorkerLink) -> None:
@@ -81,6 +84,12 @@ class Fleet:
         if not link.indexes.issuperset(names):
             link.indexes.update(names)
             self._deployment = None
+
+    def origin(self, op: Op) -> str:
+        """What computes a primitive: its model, and how often a worker has joined that offers it."""
+        default = {"embed": self.deployment.embedder, "rerank": self.deployment.reranker}.get(op.kind, "")
+        name = getattr(op, "model", "") or default
+        return f"{name}@{self._joins[op.kind, name]}"
 
     def missing(self, graph: Graph) -> str:
         """A kind of engine that the graph needs and nobody offers; empty: none."""
@@ -144,7 +153,7 @@ class Fleet:
     def _model(self, engine: worker_pb2.EngineInfo) -> ModelSpec:
         llm = engine.llm
         chat = self._chat(llm.chat_template) if llm.chat_template else None
-        return ModelSpec(engine.model, llm.context_length, chat, llm.tokenizer, _costs(llm.profile))
+        return ModelSpec(engine.model, llm.context_length, chat, llm.tokenizer, costs_of(llm.profile))
 
     def _chat(self, template: str) -> ChatRenderer:
         if template not in self._chats:
@@ -158,15 +167,6 @@ def _first(engines: Iterable[worker_pb2.EngineInfo], kind: str) -> str:
     return next((engine.model for engine in engines if engine.kind == kind), "")
 
 
-def _costs(profile: worker_pb2.Profile) -> ModelCosts | None:
-    """What the model takes, if that was measured."""
-    if not (profile.prefill and profile.decode):
-        return None
-    prefill = tuple(PrefillPoint(p.cached, p.computed, p.milliseconds) for p in profile.prefill)
-    decode = tuple(DecodePoint(p.batch, p.context, p.milliseconds) for p in profile.decode)
-    return ModelCosts(prefill, decode, profile.efficient_batch or 1)
-
-
 def _tool(tool: worker_pb2.ToolInfo) -> ToolSpec:
     return ToolSpec(tool.name, decode_type(tool.result), tool.idempotent, tool.pure)
 
@@ -178,6 +178,8 @@ def _kinds(op: Op, deployment: Deployment) -> tuple[str, ...]:
             return ("llm",)
         case Search() | Ingest():
             return ("index", "embed")
+        case Neighbours():
+            return ("index",)
         case Embed():
             return ("embed",)
         case Rerank():

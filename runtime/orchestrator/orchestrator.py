@@ -16,17 +16,18 @@ from weft.graph.codec import decode_graph, decode_value
 from weft.graph.deployment import every_node
 from weft.graph.errors import GraphError
 from weft.graph.evaluate import lift
-from weft.graph.ir import Graph, Node
+from weft.graph.ir import Graph, Node, Value
 from weft.graph.live import Growth, LiveGraph
-from weft.graph.ops.common import Tool
+from weft.graph.ops.common import Interrupt, Tool
 from weft.graph.ops.user import Ingest
-from weft.graph.types import Data
+from weft.graph.types import Data, Type
 from weft.graph.values import Datum, plain
 from weft.proto import graph_pb2, value_pb2, worker_pb2
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.faults import Fault
+from weft.runtime.scheduler.primitive import Primitive
 from weft.runtime.scheduler.scheduler import Scheduler
 
 from .compiler import Compiler
@@ -35,6 +36,7 @@ from .faults import decode_fault
 from .fleet import Fleet
 from .record import RunRecord, State
 from .run import Run
+from .shared_results import Results
 from .shell import Shell
 from .timer import now
 
@@ -52,11 +54,12 @@ Check = Callable[[Graph], None]
 
 
 class Begun(NamedTuple):
-    """A program as written, its live graph, and the nodes to begin with."""
+    """A program as written, its live graph, and what to begin with."""
 
     source: Graph
     live: LiveGraph
     nodes: tuple[Node, ...]
+    primitives: tuple[Primitive, ...] | None = None  # of a plan
 
 
 class Orchestrator:
@@ -72,6 +75,7 @@ class Orchestrator:
         self.fleet = Fleet(preferred, grace_s=scheduler.grace_s)
         self.max_bytes = settings.max_message_mb * _BYTES_PER_MB
         self.compiler = Compiler(settings, self.fleet, self.max_bytes)
+        self.results = Results(self.fleet, settings.result_cache_mb * _BYTES_PER_MB)
         self.shell = Shell(
             scheduler, self.fleet, self, observed=self.compiler.observed, max_bytes=self.max_bytes
         )
@@ -107,12 +111,21 @@ class Orchestrator:
             check_names(graph, self.fleet, tools, ())
 
         if grows:
-            source, live, nodes = self._begin_growing(request, check)
+            source, live, nodes, primitives = self._begin_growing(request, check)
         else:
-            source, live, nodes = self._instantiate(request, check, once)
+            source, live, nodes, primitives = self._instantiate(request, check, once)
         inputs = read_inputs(source, request.inputs)
         record = RunRecord("r-" + secrets.token_hex(6), source.name, now(), time.time())
-        run = Run(record, live, grows, request.namespace, request.priority, frozenset(tools))
+        run = Run(
+            record,
+            live,
+            grows,
+            request.namespace,
+            request.priority,
+            self.results,
+            request.batch,
+            frozenset(tools),
+        )
         run.outputs = source.outputs
         try:
             run.stream(decode_value(value) for value in stream)
@@ -121,7 +134,7 @@ class Orchestrator:
         record.emit(pb.RunEvent(started=record.info(record.started_s)), record.started_s)
         self._register(run, request.deadline_s)
         run.indexes |= _filled(source)
-        self._launch(run, nodes, inputs)
+        self._launch(run, nodes, inputs, primitives)
         return run
 
     def _instantiate(self, request: pb.SubmitRequest, check: Check, once: bool) -> Begun:
@@ -130,7 +143,7 @@ class Orchestrator:
             plan = self.compiler.compile(request, check)
             return Begun(plan.source, plan.live, plan.nodes)
         plan = self.compiler.plan(request, check)
-        return Begun(plan.source, plan.instantiate(), plan.nodes)
+        return Begun(plan.source, plan.instantiate(), plan.nodes, self.compiler.primitives(plan))
 
     def _begin_growing(self, request: pb.SubmitRequest, check: Check) -> Begun:
         """A growing program, with its first increment if the request has one."""
@@ -147,16 +160,23 @@ class Orchestrator:
     def _register(self, run: Run, deadline_s: float) -> None:
         self.records[run.id] = run.record
         self.shell.runs[run.id] = run
-        self.shell.handle(ev.RunStarted(run.id, run.priority, run.grows))
+        deadline = run.record.started_s + deadline_s if deadline_s else None
+        self.shell.handle(ev.RunStarted(run.id, run.priority, run.grows, run.namespace, deadline))
         if deadline_s:
             fault = Fault("timeout", f"the run took longer than its deadline of {deadline_s:g} s")
             loop = asyncio.get_running_loop()
             run.deadline = loop.call_later(deadline_s, self.run_failed, run, fault)
 
-    def _launch(self, run: Run, nodes: tuple[Node, ...], inputs: Mapping[str, Datum]) -> None:
+    def _launch(
+        self,
+        run: Run,
+        nodes: tuple[Node, ...],
+        inputs: Mapping[str, Datum],
+        primitives: tuple[Primitive, ...] | None = None,
+    ) -> None:
         """Let nodes run, with the inputs among them bound."""
         known = run.bind(nodes, inputs)
-        self.shell.grown(run, Growth(nodes))
+        self.shell.grown(run, Growth(nodes), primitives)
         self.shell.known(run, known)
         self.shell.settle(run)
 
@@ -198,6 +218,27 @@ class Orchestrator:
             return
         self.shell.task_done(run, answer.node, answer.attempt, (result,), worker_pb2.Timing())
 
+    def resume(self, run_id: str, number: int | None, text: str) -> RunRecord:
+        """Give a run the answer of a person, as JSON text. Raises DoorError; the run waits on then."""
+        record = self.record(run_id)
+        run = self.shell.runs.get(run_id)
+        waiting = [question.node for question in run.questions()] if run else []
+        if run is None or not waiting:
+            raise invalid(f"run {run_id!r} does not wait for anybody; it is {record.state}")
+        if number is None and len(waiting) > 1:
+            raise invalid(f"run {run_id!r} waits for several answers; name a node: {_listed(waiting)}")
+        number = waiting[0] if number is None else number
+        if number not in waiting:
+            raise invalid(f"run {run_id!r} waits for no answer to node {number}, but to: {_listed(waiting)}")
+        try:
+            value = json.loads(text)
+            _check_type(value, run.graph.type_of(Value(number)), "the answer")
+        except (ValueError, RecursionError) as problem:
+            raise invalid(str(problem)) from None
+        attempt = run.attempts[number].number
+        self.shell.task_done(run, number, attempt, (lift(value),), worker_pb2.Timing())
+        return record
+
     def flush(self) -> None:
         """Have all models forget what they have read and no running primitive uses."""
         for link in self.fleet:
@@ -219,6 +260,15 @@ class Orchestrator:
                 f"unknown run {run_id!r}; the server keeps the last {_KEPT_RUNS} finished runs"
             )
         return self.records[run_id]
+
+    def info(self, record: RunRecord) -> pb.RunInfo:
+        """A run in short, with what it waits for people to answer."""
+        info = record.info(now())
+        run = self.shell.runs.get(record.id)
+        if run is not None and (questions := run.questions()):
+            info.state = "waiting"
+            info.waiting.extend(questions)
+        return info
 
     # ---- what the shell reports
 
@@ -244,7 +294,10 @@ class Orchestrator:
         self._end(run, "done", None, outputs)
 
     def ask_client(self, run: Run, node: Node, attempt: int) -> None:
-        """Have the client of a run call one of its tools."""
+        """Have the client of a run call one of its tools, or a person answer."""
+        if isinstance(node.op, Interrupt):
+            run.record.emit(pb.RunEvent(interrupted=run.question(node)), now())
+            return
         assert isinstance(node.op, Tool)
         arguments = {name: plain(datum) for name, datum in run.operands(node).items()}
         call = pb.ToolCall(
@@ -270,6 +323,7 @@ class Orchestrator:
         if fault:
             _log.info("run %s %s: %s", run.id, state, fault.message)
         self.shell.handle(ev.RunEnded(run.id))
+        self.shell.pass_on(run)
         self._forget_old(at)
 
     def _forget_old(self, at: float) -> None:
@@ -289,11 +343,20 @@ def _tool_result(op: Tool, answer: pb.ToolAnswer) -> Any:
     if answer.WhichOneof("outcome") != "json":
         raise ValueError("the answer has no result")
     value = json.loads(answer.json)
-    if isinstance(op.result, Data):
-        schema.check(value, op.result.schema, "the result")
-    elif not isinstance(value, str):
-        raise ValueError(f"the result must be a text, not {json.dumps(value)[:80]}")
+    _check_type(value, op.result, "the result")
     return value
+
+
+def _check_type(value: Any, kind: Type, what: str) -> None:
+    """Raise ValueError unless the JSON data is of the type."""
+    if isinstance(kind, Data):
+        schema.check(value, kind.schema, what)
+    elif not isinstance(value, str):
+        raise ValueError(f"{what} must be a text, not {json.dumps(value)[:80]}")
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _bad_result(op: Tool, problem: Exception) -> Fault:

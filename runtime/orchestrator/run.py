@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,17 +12,22 @@ from weft.graph.codec import encode_datum, encode_value
 from weft.graph.errors import GraphError
 from weft.graph.ir import Node, Value
 from weft.graph.live import LiveGraph
-from weft.graph.ops.common import Input
+from weft.graph.ops.common import Input, Interrupt
 from weft.graph.ops.primitive import Decode
 from weft.graph.sampling import JsonSchema
-from weft.graph.values import Datum, KvValue, TextValue, fits
+from weft.graph.types import Data
+from weft.graph.values import Datum, KvValue, TextValue, fits, plain
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler.faults import Fault
 
 from .faults import encode_fault
+from .foresight import Foresight
 from .recipe import context_key, recipe
 from .record import RunRecord
+from .reuse import Reuse
+from .shared_results import Results
+from .trace import ORCHESTRATOR
 
 __all__ = ["Attempt", "Run", "label"]
 
@@ -52,6 +58,8 @@ class Run:
     grows: bool
     namespace: str
     priority: int
+    shared: Results
+    batch: str = ""
     client_tools: Collection[str] = ()
     outputs: tuple[Value, ...] = ()  # of a run that does not grow, in the client's ids
     values: dict[Value, Datum] = field(default_factory=dict)
@@ -66,6 +74,14 @@ class Run:
     _wanted: dict[Value, list[Value]] = field(default_factory=dict)  # live value -> the client's names
     _streams: dict[int, list[Value]] = field(default_factory=dict)  # decode -> the client's names of its text
     unblocked: list[int] = field(default_factory=list)  # maps that may begin further bodies
+    foresight: Foresight = field(init=False)
+    reuse: Reuse = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.foresight = Foresight(self.graph)
+        self.reuse = Reuse(
+            self.shared, self.id, self.namespace, self.batch, self.graph, self.values, self.attempts
+        )
 
     @property
     def id(self) -> str:
@@ -83,7 +99,7 @@ class Run:
         """A node of the live graph."""
         return self.graph.nodes[number]
 
-    def add(self, nodes: Iterable[Node], now: float) -> None:
+    def add(self, nodes: Sequence[Node], now: float) -> None:
         """Count new nodes; a node with a known id is the successor of a control node."""
         for node in nodes:
             self.record.nodes += node.id not in self._added_s
@@ -93,6 +109,7 @@ class Run:
                 self.effects.add(node.id)
             else:
                 self.effects.discard(node.id)
+        self.reuse.add(nodes)
 
     def bind(self, nodes: Iterable[Node], inputs: Mapping[str, Datum]) -> dict[Value, Datum]:
         """The values of the input nodes among `nodes`."""
@@ -112,9 +129,9 @@ class Run:
         self.pending.discard(number)
         self.effects.discard(number)
         self.attempts.pop(number, None)
-        self.unblocked += self.graph.learned(
-            {Value(number, output): datum for output, datum in enumerate(results)}
-        )
+        values = {Value(number, output): datum for output, datum in enumerate(results)}
+        self.unblocked += self.graph.learned(values)
+        self.reuse.learned(values)
         self._finished_s[number] = now
         self.record.nodes_done += 1
         for written in results:
@@ -217,6 +234,11 @@ class Run:
         )
         self.record.emit(pb.RunEvent(node=event), now)
 
+    def note_reused(self, number: int, now: float) -> None:
+        """Record that a node need not run: equal work has given its results."""
+        self.attempts[number] = Attempt(0, ORCHESTRATOR, now)
+        self.note(number, worker_pb2.Timing(reused=True), now)
+
     def note(self, number: int, timing: worker_pb2.Timing, now: float) -> None:
         """Record when a node, which is about to be done, was ready, handed out and finished."""
         node, attempt = self.node(number), self.attempts[number]
@@ -238,6 +260,21 @@ class Run:
         self.observe(number, "done", now, worker=attempt.worker, timing=timing)
 
     # ---- values on their way to workers
+
+    def questions(self) -> list[pb.Interrupted]:
+        """What people have been asked and have not answered yet."""
+        return [self.question(self.node(number)) for number in self.attempts if self.is_question(number)]
+
+    def is_question(self, number: int) -> bool:
+        """Whether a node asks a person."""
+        return isinstance(self.node(number).op, Interrupt)
+
+    def question(self, node: Node) -> pb.Interrupted:
+        """What a person is asked."""
+        assert isinstance(node.op, Interrupt)
+        value = json.dumps(plain(self.operands(node)["value"]), ensure_ascii=False)
+        schema = node.op.type.schema if isinstance(node.op.type, Data) else '{"type":"string"}'
+        return pb.Interrupted(node=node.id, label=label(node), value=value, type=schema)
 
     def message_of(self, value: Value) -> value_pb2.Datum:
         """A known value for a worker that does not hold it; a KV value in full."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
+from itertools import islice
 from typing import Any, NoReturn
 
 import grpc
@@ -16,6 +17,7 @@ from weft.graph.ir import Graph
 from weft.graph.ops.common import Tool
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import orchestrator_pb2_grpc, worker_pb2
+from weft.runtime.results import CacheStats
 from weft.runtime.scheduler.faults import Fault
 
 from .door import DoorError, check_names, invalid
@@ -120,6 +122,15 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         async for event in record.log.follow():
             yield event
 
+    async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.RunInfo:
+        """Answer what a run has asked a person."""
+        node = request.node if request.HasField("node") else None
+        try:
+            record = self._orchestrator.resume(request.run, node, request.value)
+        except DoorError as problem:
+            await _refuse(context, problem)
+        return self._orchestrator.info(record)
+
     async def Cancel(self, request: pb.CancelRunRequest, context: Context) -> pb.RunInfo:
         """Cancel a run; one that is over stays as it is."""
         try:
@@ -130,13 +141,10 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """The latest runs, latest first."""
-        now = time.monotonic()
-        records = [
-            record
-            for record in reversed(self._orchestrator.records.values())
-            if request.state in ("", record.state)
-        ]
-        return pb.ListRunsResponse(runs=[record.info(now) for record in records[: request.limit or _LISTED]])
+        records = reversed(self._orchestrator.records.values())
+        infos = (self._orchestrator.info(record) for record in records)
+        wanted = (info for info in infos if request.state in ("", info.state))
+        return pb.ListRunsResponse(runs=islice(wanted, request.limit or _LISTED))
 
     async def Trace(self, request: pb.TraceRequest, context: Context) -> pb.TraceResponse:
         """A run's trace, so far as it has come."""
@@ -170,6 +178,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             uptime_s=time.monotonic() - self._started_s,
             status={link.id: link.status for link in fleet if link.status},
             programs=sorted(self._orchestrator.settings.programs),
+            results=_encode_stats(self._orchestrator.results.stats),
         )
 
     async def Join(self, request: worker_pb2.WorkerInfo, context: Context) -> AsyncIterator[pb.JoinEvent]:
@@ -194,6 +203,16 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         finally:
             shell.worker_lost(link, "it left or its process ended")
             await link.close()
+
+
+def _encode_stats(stats: CacheStats) -> pb.ResultCache:
+    return pb.ResultCache(
+        hits=stats.hits,
+        misses=stats.misses,
+        evictions=stats.evictions,
+        entries=stats.entries,
+        bytes=stats.size,
+    )
 
 
 async def _refuse(context: Context, problem: DoorError) -> NoReturn:

@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from weft.graph.codec import decode_datum, encode_node
 from weft.graph.errors import GraphError
@@ -23,18 +23,23 @@ from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler import actions as act
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.faults import Fault, blame
+from weft.runtime.scheduler.prefixes import Content
+from weft.runtime.scheduler.primitive import Primitive
 from weft.runtime.scheduler.scheduler import Scheduler
 
+from .contents import content_of
 from .faults import decode_fault
 from .fleet import Fleet
 from .run import Run
 from .timer import Timer, now
-from .trace import CLIENT, ORCHESTRATOR
+from .trace import CLIENT, ORCHESTRATOR, PERSON
 from .workers import WorkerLink, engine_specs
 
 __all__ = ["Owner", "Shell"]
 
 _log = logging.getLogger(__name__)
+
+_ENVELOPE: Final = 16  # bytes of a message around a fragment
 
 
 class Owner(Protocol):
@@ -49,7 +54,7 @@ class Owner(Protocol):
         ...
 
     def ask_client(self, run: Run, node: Node, attempt: int) -> None:
-        """Have the client of a run call one of its tools."""
+        """Have the client of a run call one of its tools, or a person answer."""
         ...
 
 
@@ -124,7 +129,11 @@ class Shell:
     def _deltas(self, deltas: worker_pb2.Deltas) -> None:
         for delta in deltas.deltas:
             run = self.runs.get(delta.run)
-            if run is not None and run.is_current(delta.node, delta.attempt):
+            if run is None or not run.is_current(delta.node, delta.attempt):
+                continue
+            if not delta.text:
+                self.handle(ev.PromptRead(delta.run, delta.node, delta.attempt))
+            else:
                 run.send_delta(delta.node, delta.text, now())
                 self._guarded(run, delta.node, partial(self._written, run, delta.node, delta.text))
 
@@ -164,7 +173,50 @@ class Shell:
         run.note(number, timing, at)
         self._observe(run, number, timing, at)
         self._guarded(run, number, partial(run.learn, number, results, at))
-        self.handle(ev.TaskDone(run.id, number, attempt))
+        found = self._found(run)
+        if found:
+            self.handle(ev.ValuesKnown(run.id, found))
+        contents = tuple(content_of(result) for result in results)
+        self.handle(ev.TaskDone(run.id, number, attempt, contents, _usage(timing)))
+        self._hand_on(run, number, results)
+        self._advance(run)
+        self.settle(run)
+
+    # ---- results of equal work
+
+    def _found(self, run: Run) -> dict[Value, Content | None]:
+        """What need not be computed after what has become known, and the gates that open then."""
+        known: dict[Value, Content | None] = {}
+        while found := run.reuse.found():
+            for number, results in found.items():
+                at = now()
+                run.note_reused(number, at)
+                self._guarded(run, number, partial(run.learn, number, results, at))
+                known |= {Value(number, output): content_of(datum) for output, datum in enumerate(results)}
+        return known | dict.fromkeys(run.reuse.opened())
+
+    def _hand_on(self, run: Run, number: int, results: tuple[Datum, ...]) -> None:
+        """Keep the results of a node, and give them to the runs that wait for them."""
+        kept, askers = run.reuse.done(number, results)
+        for asker in askers:
+            other = self.runs.get(asker.run)
+            if other is not None:
+                other.reuse.hand(asker.node, kept)
+                self._stir(other)
+
+    def pass_on(self, run: Run) -> None:
+        """A run is over: what others waited for it to compute, they compute themselves."""
+        for asker in run.reuse.end():
+            other = self.runs.get(asker.run)
+            if other is not None:
+                other.reuse.ask_again(asker.node)
+                self._stir(other)
+
+    def _stir(self, run: Run) -> None:
+        """Let a run take what other runs have done for it."""
+        found = self._found(run)
+        if found:
+            self.handle(ev.ValuesKnown(run.id, found))
         self._advance(run)
         self.settle(run)
 
@@ -188,15 +240,23 @@ class Shell:
 
     # ---- graphs that grow
 
-    def grown(self, run: Run, growth: Growth) -> None:
-        """Let new nodes run, and those that follow from what they take being known in part already."""
+    def grown(self, run: Run, growth: Growth, primitives: tuple[Primitive, ...] | None = None) -> None:
+        """Let new nodes run, and those that follow from what they take being known in part already.
+
+        `primitives`: the nodes as the scheduler sees them, if that is known.
+        """
         run.add(growth.nodes, now())
+        if primitives is None:
+            primitives = run.foresight.of_growth(growth)
+        else:
+            run.foresight.remember(primitives)
+        primitives = run.reuse.gated(primitives)
         if growth.replaces:
             control = growth.nodes[-1].id
             del run.attempts[control]
-            self.handle(ev.Expanded(run.id, control, growth.nodes))
+            self.handle(ev.Expanded(run.id, control, primitives, self._found(run)))
         else:
-            self.handle(ev.NodesAdded(run.id, growth.nodes))
+            self.handle(ev.NodesAdded(run.id, primitives, self._found(run)))
         known, grown = run.graph.catch_up(growth.nodes)
         self._take_in(run, grown, known)
 
@@ -211,7 +271,8 @@ class Shell:
         for value, datum in values.items():
             run.learn(value.node, (datum,), now())
         if values:
-            self.handle(ev.ValuesKnown(run.id, tuple(values)))
+            contents = {value: content_of(datum) for value, datum in values.items()}
+            self.handle(ev.ValuesKnown(run.id, contents | self._found(run)))
             self._advance(run)
 
     def _advance(self, run: Run) -> None:
@@ -243,6 +304,8 @@ class Shell:
         match action:
             case act.WakeAt(time=when):
                 self._timer.wake_at(when)
+            case act.Dispatch():
+                self._dispatch(action)
             case act.CancelTasks(worker=worker, run=run_id, nodes=nodes):
                 self._send(worker, worker_pb2.Command(cancel=worker_pb2.Cancel(run=run_id, nodes=nodes)))
             case act.Release(worker=worker, run=run_id, values=values):
@@ -255,19 +318,15 @@ class Shell:
     def _perform_for(
         self,
         run: Run,
-        action: act.Dispatch | act.Push | act.Evaluate | act.Expand | act.AskClient | act.FailRun,
+        action: act.Evaluate | act.Expand | act.AskClient | act.FailRun,
     ) -> None:
         match action:
-            case act.Dispatch():
-                self._dispatch(run, action)
-            case act.Push(worker=worker, values=values):
-                self._push(run, worker, values)
             case act.Evaluate(node=node, attempt=attempt):
                 self._compute(run, node, attempt, lambda: self._evaluate(run, node, attempt))
             case act.Expand(node=node, attempt=attempt):
                 self._compute(run, node, attempt, lambda: self._expand(run, node))
             case act.AskClient(node=node, attempt=attempt):
-                run.begin(node, attempt, CLIENT, now())
+                run.begin(node, attempt, PERSON if run.is_question(node) else CLIENT, now())
                 self._owner.ask_client(run, run.node(node), attempt)
             case act.FailRun(fault=fault):
                 self._owner.run_failed(run, fault)
@@ -293,23 +352,51 @@ class Shell:
         growth = run.graph.expand(number, run.operands(run.node(number)))
         self.grown(run, growth)
 
-    def _dispatch(self, run: Run, action: act.Dispatch) -> None:
+    def _dispatch(self, action: act.Dispatch) -> None:
+        """Send a batch of fragments in one message, or in several if one would be too large."""
         link = self._fleet.get(action.worker)
         if link is None:
             return  # the event that it was lost is queued
+        batch, size = worker_pb2.Batch(), 0
+        for run_id, tasks in action.fragments:
+            run = self.runs.get(run_id)
+            fragment = self._fragment(run, link, tasks) if run is not None else None
+            if fragment is None:
+                continue
+            more = fragment.ByteSize() + _ENVELOPE
+            if size + more > self._max_bytes:
+                link.send(worker_pb2.Command(batch=batch))
+                batch, size = worker_pb2.Batch(), 0
+            batch.fragments.append(fragment)
+            size += more
+        if batch.fragments:
+            link.send(worker_pb2.Command(batch=batch))
+
+    def _fragment(
+        self, run: Run, link: WorkerLink, tasks: tuple[tuple[int, int], ...]
+    ) -> worker_pb2.Fragment | None:
+        """The message of a fragment, unless it is so large that the connection would break."""
         at = now()
-        tasks = [self._task(run, number, attempt) for number, attempt in action.tasks]
-        wanted = {v: None for n, _ in action.tasks for v in run.node(n).args.values() if v in run.values}
+        wanted = {v: None for n, _ in tasks for v in run.node(n).args.values() if v in run.values}
         fragment = worker_pb2.Fragment(
             run=run.id,
-            tasks=tasks,
+            tasks=[self._task(run, number, attempt) for number, attempt in tasks],
             values=self._lacking(run, link, wanted),
             namespace=run.namespace,
             priority=run.priority,
         )
-        for number, attempt in action.tasks:
+        for number, attempt in tasks:
             run.begin(number, attempt, link.id, at)
-        self._send_checked(run, link, worker_pb2.Command(fragment=fragment), action.tasks[0])
+        size = fragment.ByteSize() + _ENVELOPE
+        if size <= self._max_bytes:
+            return fragment
+        number, attempt = tasks[0]
+        message = (
+            f"its operands take {size} bytes, more than the {self._max_bytes} of one message; "
+            "pass less, or raise max_message_mb in the settings"
+        )
+        self.task_failed(run.id, number, attempt, Fault("too_large", message, worker=link.id))
+        return None
 
     def _task(self, run: Run, number: int, attempt: int) -> worker_pb2.Task:
         node = run.node(number)
@@ -320,36 +407,12 @@ class Shell:
             timeout_s=node.policy.timeout_s or 0.0,
         )
 
-    def _push(self, run: Run, worker: str, values: Iterable[Value]) -> None:
-        link = self._fleet.get(worker)
-        if link is None:
-            return
-        waiting = next(n for n in run.attempts if any(v in values for v in run.node(n).args.values()))
-        message = worker_pb2.Push(run=run.id, values=self._lacking(run, link, values))
-        task = (waiting, run.attempts[waiting].number)
-        self._send_checked(run, link, worker_pb2.Command(push=message), task)
-
     def _lacking(self, run: Run, link: WorkerLink, values: Iterable[Value]) -> dict[str, value_pb2.Datum]:
         """The messages of those values that the worker does not hold; from now on it does."""
         holds = link.holds.setdefault(run.id, set())
         lacking = [value for value in values if value not in holds]
         holds.update(lacking)
         return {str(value): run.message_of(value) for value in lacking}
-
-    def _send_checked(
-        self, run: Run, link: WorkerLink, command: worker_pb2.Command, task: tuple[int, int]
-    ) -> None:
-        """Send a command, unless it is so large that the connection would break."""
-        size = command.ByteSize()
-        if size <= self._max_bytes:
-            link.send(command)
-            return
-        number, attempt = task
-        message = (
-            f"its operands take {size} bytes, more than the {self._max_bytes} of one message; "
-            "pass less, or raise max_message_mb in the settings"
-        )
-        self.task_failed(run.id, number, attempt, Fault("too_large", message, worker=link.id))
 
     def _release(self, worker: str, run_id: str, values: tuple[Value, ...]) -> None:
         link = self._fleet.get(worker)
@@ -366,3 +429,10 @@ class Shell:
         link = self._fleet.get(worker)
         if link is not None:
             link.send(command)
+
+
+def _usage(timing: worker_pb2.Timing) -> ev.Usage | None:
+    """What a language model did, if it was one."""
+    if not (timing.cached_tokens or timing.computed_tokens or timing.generated_tokens):
+        return None
+    return ev.Usage(timing.cached_tokens, timing.computed_tokens, timing.generated_tokens)

@@ -1,4 +1,4 @@
-"""A run in the Chrome/Perfetto trace format: a track for each worker, the orchestrator, the client's tools.
+"""A run in the Chrome/Perfetto trace format: tracks of workers, the orchestrator, client's tools, people.
 
 Format: "Trace Event Format" of the Chromium project; complete events ("X"), times in microseconds.
 """
@@ -15,10 +15,11 @@ from weft.proto import orchestrator_pb2 as pb
 
 from .record import RunRecord
 
-__all__ = ["CLIENT", "ORCHESTRATOR", "chrome_trace"]
+__all__ = ["CLIENT", "ORCHESTRATOR", "PERSON", "chrome_trace"]
 
 ORCHESTRATOR = "orchestrator"
 CLIENT = "client"
+PERSON = "person"
 """The names of the tracks that are no workers."""
 
 _PHASES = ("queued", "prefill", "decode", "compute")

@@ -13,6 +13,8 @@ from weft.proto import worker_pb2, worker_pb2_grpc
 from weft.runtime.channels import channel_options
 from weft.runtime.scheduler.events import EngineSpec
 
+from .profiles import costs_of
+
 __all__ = ["WorkerLink", "engine_specs"]
 
 _CONNECT_S: Final = 5.0
@@ -26,8 +28,20 @@ def engine_specs(info: worker_pb2.WorkerInfo) -> tuple[EngineSpec, ...]:
     specs = []
     for engine in info.engines:
         names = [tool.name for tool in engine.tools] if engine.kind == "tool" else [engine.model]
-        specs += [EngineSpec(engine.kind, name, engine.capacity) for name in names]
+        specs += [_spec(engine, name) for name in names]
     return tuple(specs)
+
+
+def _spec(engine: worker_pb2.EngineInfo, name: str) -> EngineSpec:
+    return EngineSpec(
+        engine.kind,
+        name,
+        engine.capacity,
+        engine.efficient_batch,
+        engine.item_ms,
+        engine.llm.kv_slots,
+        costs_of(engine.llm.profile),
+    )
 
 
 class WorkerLink:

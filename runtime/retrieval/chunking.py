@@ -1,7 +1,8 @@
 """Cutting documents into chunks.
 
 Nothing but white space (and, by paragraphs, the heading lines) is lost: the chunks of a document, in order,
-hold all its other characters.
+hold all its other characters. Where form feeds stand between the pages of a document, they separate
+paragraphs as well, whose metadata then say on which `page` they are.
 """
 
 from __future__ import annotations
@@ -46,15 +47,22 @@ _Piece = tuple[str, dict[str, JsonScalar]]  # a text and the metadata that it ad
 
 
 def _paragraph_pieces(text: str, chunking: Chunking) -> Iterator[_Piece]:
-    for paragraph, heading in _paragraphs(text):
-        extra: dict[str, JsonScalar] = {"heading": heading} if heading else {}
-        for piece in _sentences(paragraph, chunking.max_chars):
-            yield piece, extra
-
-
-def _paragraphs(text: str) -> Iterator[tuple[str, str]]:
-    """Each paragraph with the headings that it stands under. A fenced code block is never split."""
     headings: dict[int, str] = {}  # by level
+    pages = text.split("\f")
+    for number, page in enumerate(pages, start=1):
+        place: dict[str, JsonScalar] = {"page": number} if len(pages) > 1 else {}
+        for paragraph, heading in _paragraphs(page, headings):
+            extra = {"heading": heading, **place} if heading else place
+            title = f"{heading}\n" if heading and chunking.titles else ""
+            for piece in _sentences(paragraph, chunking.max_chars):
+                yield title + piece, extra
+
+
+def _paragraphs(text: str, headings: dict[int, str]) -> Iterator[tuple[str, str]]:
+    """Each paragraph with the headings that it stands under. A fenced code block is never split.
+
+    `headings` are those that the text begins under, by their levels, and then those that it ends under.
+    """
     lines: list[str] = []
     fence = ""
     for line in text.splitlines():
@@ -66,7 +74,8 @@ def _paragraphs(text: str) -> Iterator[tuple[str, str]]:
         lines = []
         if match := _HEADING.fullmatch(line):
             level = len(match[1])
-            headings = {other: title for other, title in headings.items() if other < level}
+            for lower in [other for other in headings if other >= level]:
+                del headings[lower]
             headings[level] = match[2] or ""
     yield from _joined(lines, headings)
 

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from .documents import Chunk, Passage
 from .errors import CorruptIndexError, IndexBusyError, IndexMismatchError, UnknownIndexError
 from .snapshot import Mode, Snapshot
-from .tables import Header, check_name, connect, header, load, quiet, rows, schema
+from .tables import Header, check_name, connect, header, load, quiet, quoted, rows, schema, stored_chunks
 from .vectors import checked, normalized
 
-__all__ = ["IndexInfo", "IndexStore", "IngestReport"]
+__all__ = ["IndexInfo", "IndexStore", "IndexVersion", "IngestReport"]
 
 _LOCK_SECONDS = 120.0  # a writer waits this long for the one before it
 _MAX_FRAGMENTS = 32  # files of one index; beyond, they are merged into one
@@ -142,12 +142,40 @@ class IndexStore:
         needed and missing; `IndexMismatchError` if they have another dimension than the index.
         """
         _check_search(queries, ks, mode)
+        return self.newest(name).search(queries, vectors, ks, mode)
+
+    def newest(self, name: str) -> IndexVersion:
+        """Index `name` as it is now."""
         table = self._open(name)
-        found = header(name, table)
-        unit = None if mode == "lexical" else _query_vectors(name, found, vectors, len(queries), mode)
-        if not queries:
-            return []
-        return self._snapshot(name, table, found).search(queries, unit, ks, mode)
+        return IndexVersion(self, name, table, header(name, table))
+
+    def neighbours(
+        self, name: str, passages: Sequence[Passage], preceding: int, following: int
+    ) -> list[Passage]:
+        """Those of `passages` that the index holds, each among its neighbours; see `Snapshot.neighbours`."""
+        table = self._open(name)
+        return self._snapshot(name, table, header(name, table)).neighbours(passages, preceding, following)
+
+    def changed(self, name: str, chunks: Sequence[Chunk], embedder: str) -> list[Chunk]:
+        """The chunks of those documents that index `name` does not hold exactly as they are.
+
+        Raises `ValueError` for no chunks or two of one id, and `IndexMismatchError` if the index holds
+        vectors of another embedder. An index that does not exist holds nothing.
+        """
+        check_name(name)
+        _check_chunks(chunks)
+        if not self._committed(name):
+            return list(chunks)
+        table = self._open(name)
+        existing = header(name, table)
+        _check_match(name, existing, embedder, existing.dimension)
+        documents: dict[str, set[Chunk]] = {}
+        for chunk in chunks:
+            documents.setdefault(chunk.document, set()).add(chunk)
+        with quiet():
+            stored = stored_chunks(table, documents)
+        same = {document for document, parts in documents.items() if parts == stored.get(document)}
+        return [chunk for chunk in chunks if chunk.document not in same]
 
     def drop(self, name: str) -> None:
         """Remove index `name` and its files."""
@@ -217,22 +245,47 @@ class IndexStore:
             lock.release()
 
 
+@dataclass(frozen=True, slots=True)
+class IndexVersion:
+    """An index at one version: what it gives for a search never changes."""
+
+    _store: IndexStore
+    _name: str
+    _table: Any
+    _header: Header
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The identity of the index, and its version: equal keys, equal passages."""
+        return self._header.identity, int(self._table.version)
+
+    def search(
+        self,
+        queries: Sequence[str],
+        vectors: NDArray[np.float32] | None,
+        ks: Sequence[int],
+        mode: Mode,
+    ) -> list[list[Passage]]:
+        """As `IndexStore.search`."""
+        name, found = self._name, self._header
+        unit = None if mode == "lexical" else _query_vectors(name, found, vectors, len(queries), mode)
+        if not queries:
+            return []
+        return self._store._snapshot(name, self._table, found).search(queries, unit, ks, mode)
+
+
 def _merge(table: Any, chunks: Sequence[Chunk], data: Any, partial: Mapping[str, int]) -> Any:
     """One commit: `data` in place of every row of its documents that no other upsert stores."""
     documents = {chunk.document for chunk in chunks}
-    whole = ", ".join(map(_quoted, sorted(documents - partial.keys())))
+    whole = ", ".join(map(quoted, sorted(documents - partial.keys())))
     stale = [f"document IN ({whole})"] if whole else []
     stale += [
-        f"(document = {_quoted(name)} AND position > {size})"
+        f"(document = {quoted(name)} AND position > {size})"
         for name, size in sorted(partial.items())
         if name in documents
     ]
     merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
     return merge.when_not_matched_by_source_delete(" OR ".join(stale)).execute(data)
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _compact(table: Any) -> None:

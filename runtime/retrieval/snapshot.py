@@ -8,8 +8,8 @@ scan of the files, and needs no index that would have to be kept up to date.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -39,6 +39,25 @@ class Snapshot:
     vectors: NDArray[np.float32]  # [passages, dimension], rows of length 1 (or 0)
     terms: TermIds
     bm25: Bm25
+    rows: Mapping[str, int]
+    """The row of each passage id."""
+
+    def neighbours(self, found: Sequence[Passage], preceding: int, following: int) -> list[Passage]:
+        """Those of `found` that are here, each between those that stand around it in its document.
+
+        None comes twice. Passages of one document that touch stand together in the order of the document,
+        where the first of them is in `found`. A neighbour has the score of the one it was taken for.
+        """
+        scores = {passage.id: passage.score for passage in reversed(found) if passage.id in self.rows}
+        taken: dict[tuple[str, int], float] = {}
+        for id, score in reversed(scores.items()):
+            document, position = _place(id)
+            for other in range(position - preceding, position + following + 1):
+                if _id(document, other) in self.rows:
+                    taken.setdefault((document, other), scores.get(_id(document, other), score))
+        return [
+            replace(self.passages[self.rows[_id(*place)]], score=taken[place]) for place in _in_runs(taken)
+        ]
 
     def search(
         self,
@@ -98,6 +117,29 @@ class Snapshot:
         blocks = [rows[i : i + _ROWS_AT_ONCE] for i in range(0, len(rows), _ROWS_AT_ONCE)]
         exact = [(self.vectors[block].astype(np.float64) * wide).sum(axis=1) for block in blocks]
         return _best(rows, np.concatenate([np.zeros(0), *exact]), k)
+
+
+def _place(id: str) -> tuple[str, int]:
+    """The document and the position of a passage."""
+    document, position = id.rsplit("#", 1)
+    return document, int(position)
+
+
+def _id(document: str, position: int) -> str:
+    return f"{document}#{position}"
+
+
+def _in_runs(places: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    """Places in their order, but each run of adjacent ones as a whole, where its first one comes."""
+    left = dict.fromkeys(places)
+    while left:
+        document, first = next(iter(left))
+        while (document, first - 1) in left:
+            first -= 1
+        while (document, first) in left:
+            yield document, first
+            del left[document, first]
+            first += 1
 
 
 _Ranking = list[tuple[int, float]]  # (row, score), best first

@@ -6,7 +6,7 @@ import importlib
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,18 @@ from .documents import Chunk, Passage
 from .errors import CorruptIndexError
 from .snapshot import Snapshot
 
-__all__ = ["Header", "check_name", "connect", "header", "load", "quiet", "rows", "schema"]
+__all__ = [
+    "Header",
+    "check_name",
+    "connect",
+    "header",
+    "load",
+    "quiet",
+    "quoted",
+    "rows",
+    "schema",
+    "stored_chunks",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _FORMAT = "1"
@@ -117,6 +128,23 @@ def rows(chunks: Sequence[Chunk], vectors: NDArray[np.float32], of: Header) -> A
     return pa.table(arrays, schema=fields)
 
 
+def quoted(text: str) -> str:
+    """A text as a literal of LanceDB's filters."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def stored_chunks(table: Any, documents: Iterable[str]) -> dict[str, set[Chunk]]:
+    """The chunks of those documents that `table` holds."""
+    columns = ["id", "document", "text", "source", "position", "metadata"]
+    names = ", ".join(map(quoted, documents))
+    found = table.search().where(f"document IN ({names})").select(columns).limit(None).to_list()
+    stored: dict[str, set[Chunk]] = {}
+    for row in found:
+        row["metadata"] = json.loads(row["metadata"])
+        stored.setdefault(row["document"], set()).add(Chunk(**row))
+    return stored
+
+
 def load(key: tuple[str, int], table: Any, dimension: int, known: TermIds | None) -> Snapshot:
     """The rows of `table` as a snapshot; texts that `known` holds are not analyzed again."""
     columns = table.to_arrow().sort_by("id")
@@ -127,4 +155,5 @@ def load(key: tuple[str, int], table: Any, dimension: int, known: TermIds | None
         for id, text, source, extra in zip(ids, texts, sources, metadata, strict=True)
     ]
     terms = TermIds.of(texts, known)
-    return Snapshot(key, passages, vectors, terms, Bm25.build(texts, terms))
+    places = {id: row for row, id in enumerate(ids)}
+    return Snapshot(key, passages, vectors, terms, Bm25.build(texts, terms), places)

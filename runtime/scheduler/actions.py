@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from weft.graph.ir import Value
 
@@ -16,28 +17,25 @@ __all__ = [
     "Evaluate",
     "Expand",
     "FailRun",
-    "Push",
+    "Fragment",
     "Release",
     "WakeAt",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """Send one fragment to a worker, with those of its operands that are known and that the worker lacks."""
+class Fragment(NamedTuple):
+    """Connected primitives of a run. Each takes only what is known, or what others before it give."""
 
-    worker: str
     run: str
     tasks: tuple[tuple[int, int], ...]  # (node, attempt)
 
 
 @dataclass(frozen=True, slots=True)
-class Push:
-    """Send values that have become known to a worker whose tasks wait for them."""
+class Dispatch:
+    """Send fragments to a worker in one message, with those of their operands that the worker lacks."""
 
     worker: str
-    run: str
-    values: tuple[Value, ...]
+    fragments: tuple[Fragment, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +98,4 @@ class WakeAt:
     time: float  # monotonic seconds
 
 
-Action = Dispatch | Push | Evaluate | Expand | AskClient | CancelTasks | Release | FailRun | WakeAt
+Action = Dispatch | Evaluate | Expand | AskClient | CancelTasks | Release | FailRun | WakeAt

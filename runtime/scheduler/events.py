@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from weft.graph.ir import Node, Value
+from weft.graph.costs import ModelCosts
+from weft.graph.ir import Value
 
 from .faults import Fault
+from .prefixes import Content
+from .primitive import Primitive
 
 __all__ = [
     "EngineSpec",
     "Event",
     "Expanded",
     "NodesAdded",
+    "PromptRead",
     "RunEnded",
     "RunStarted",
     "TaskDone",
     "TaskFailed",
     "Tick",
+    "Usage",
     "ValuesKnown",
     "WorkerJoined",
     "WorkerLost",
@@ -31,6 +37,10 @@ class EngineSpec:
     kind: str  # llm, embed, index, rerank or tool
     model: str = ""  # of a tool: its name
     capacity: int = 0  # primitives at the same time; 0: as many as there are
+    batch: int = 0  # primitives in one call beyond which a larger one gains nothing; 0: not measured
+    item_ms: float = 0.0  # of each primitive in a call of that size
+    kv_slots: int = 0  # of a language model: tokens whose KV it can hold; 0: unknown
+    costs: ModelCosts | None = None  # of a language model, as measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +64,48 @@ class RunStarted:
     """A run exists; its nodes follow. KV values of a run that `grows` are kept until its end."""
 
     run: str
-    priority: int = 0  # higher first
+    priority: int = 0  # higher first; below 0: background work, which nobody waits for
     grows: bool = False
+    namespace: str = ""  # whose work it is; runs of different namespaces never share KV
+    deadline: float | None = None  # monotonic seconds at which its client gives up
 
 
 @dataclass(frozen=True, slots=True)
 class NodesAdded:
-    """The live graph of a run has grown: primitives in topological order."""
+    """The live graph of a run has grown: primitives in topological order.
+
+    `known`: values, of these nodes or earlier ones, that nobody needs to compute any more.
+    """
 
     run: str
-    nodes: tuple[Node, ...]
+    nodes: tuple[Primitive, ...]
+    known: Mapping[Value, Content | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ValuesKnown:
-    """Values that no task makes are known: the inputs of a run."""
+    """Values that no task makes are known: inputs, parts of texts that are being written, earlier results."""
 
     run: str
-    values: tuple[Value, ...]
+    values: Mapping[Value, Content | None]  # None: it has no textual form
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRead:
+    """A language model has read the prompt of a task, and begins to write."""
+
+    run: str
+    node: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a language model did for a task, in tokens."""
+
+    cached: int = 0  # read before, and found in the cache
+    computed: int = 0  # read now
+    generated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +115,8 @@ class TaskDone:
     run: str
     node: int
     attempt: int
+    contents: tuple[Content | None, ...] = ()  # of its results, as far as they have a textual form
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +131,12 @@ class TaskFailed:
 
 @dataclass(frozen=True, slots=True)
 class Expanded:
-    """A control node became `nodes`; the last of them has its id and takes its place."""
+    """A control node became `nodes`; the last of them has its id and takes its place. `known`: see above."""
 
     run: str
     node: int
-    nodes: tuple[Node, ...]
+    nodes: tuple[Primitive, ...]
+    known: Mapping[Value, Content | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +157,7 @@ Event = (
     | RunStarted
     | NodesAdded
     | ValuesKnown
+    | PromptRead
     | TaskDone
     | TaskFailed
     | Expanded

@@ -2,21 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
+from .engines import EngineState
+from .faults import repeatable
+from .primitive import Role
 from .state import LiveNode, Phase
 
-__all__ = ["fragment"]
+__all__ = ["Member", "fragment"]
+
+Member = tuple[LiveNode, EngineState]
+"""A primitive of a fragment, and the engine that runs it."""
 
 
-def fragment(root: LiveNode) -> list[LiveNode]:
-    """A ready node and everything that continues its KV context and is not handed out yet.
+def fragment(root: LiveNode, engine: EngineState, follows: Callable[[EngineState], bool]) -> Iterator[Member]:
+    """A primitive, and what can follow it on the same worker without hearing from anybody else.
 
-    Each continuation goes along even if its other operands come later: the worker starts it when they do.
+    That is what takes nothing that is not known yet but results of the fragment itself. A language model's
+    work follows only on the context that it continues; of several continuations the first, and each further
+    one while it `follows` the engine. The caller hands out each member before it asks for the next.
     """
+    yield root, engine
     members = [root]
+    inside = {root.primitive.node.id}
     for member in members:
-        members += [
-            follower
-            for follower in root.run.continuations(member)
-            if follower.phase is Phase.WAITING and follower.key == root.key
-        ]
-    return members
+        first = True
+        for follower in member.run.consumers(member):
+            if follower.phase is Phase.WAITING and _is_free(follower, inside):
+                where = _engine(member, follower, engine)
+                if where is None or not (first or where is not engine or follows(engine)):
+                    continue
+                first = first and where is not engine
+                members.append(follower)
+                inside.add(follower.primitive.node.id)
+                yield follower, where
+
+
+def _is_free(follower: LiveNode, inside: set[int]) -> bool:
+    """Whether all that the follower still waits for is made inside."""
+    if follower.waiting == 1:
+        return True
+    return sum(producer in inside for producer in follower.primitive.producers) == follower.waiting
+
+
+def _engine(member: LiveNode, follower: LiveNode, engine: EngineState) -> EngineState | None:
+    """Where the follower can run beside `member`; None: nowhere, or it should not.
+
+    A tool that must not run twice goes along only behind another one, whose loss would end the run anyway:
+    when a worker is lost, nobody can tell which tasks of a fragment have run.
+    """
+    primitive = follower.primitive
+    if primitive.role is not Role.ENGINE:
+        return None
+    if primitive.key.kind == "llm":
+        return (
+            engine if primitive.context == member.primitive.node.id and follower.key == member.key else None
+        )
+    if not repeatable(primitive.node) and repeatable(member.primitive.node):
+        return None
+    return engine.worker.engine(primitive.key)

@@ -1,40 +1,142 @@
-"""Placement policies: which worker a fragment goes to when nothing binds it to one."""
+"""Placement policies: which engine a primitive goes to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
-from .state import EngineState, WorkerState
+from .engines import EngineState, Pool
+from .residency import Demand, Residency
+from .state import LiveNode
 
-__all__ = ["PLACEMENT", "Candidate", "LeastLoaded", "Placement"]
+__all__ = ["PLACEMENT", "Affinity", "LeastLoaded", "Placement", "RoundRobin", "Sticky"]
 
-
-class Candidate(NamedTuple):
-    """A worker with room, and its engine for the fragment."""
-
-    worker: WorkerState
-    engine: EngineState
+_OVERLOAD: Final = 2.0  # times the mean load: more than that at home drives work away
+_SLACK_MS: Final = 200.0  # of load beyond that, which is not worth a change of place
+_OTHERS: Final = 0.5  # a second of somebody else's, in one's own
 
 
 class Placement(Protocol):
-    """The choice of a worker."""
+    """The choice of an engine."""
 
-    def choose(self, candidates: Sequence[Candidate]) -> WorkerState:
-        """One of the candidates, of which there is at least one."""
+    def load(self, engine: EngineState) -> float:
+        """By what pools index their engines."""
+        ...
+
+    def choose(self, live: LiveNode, pool: Pool) -> EngineState | None:
+        """The engine for a primitive whose operands are known; None: it must wait."""
+        ...
+
+    def follows(self, engine: EngineState) -> bool:
+        """Whether what continues a context that an engine is making goes there at once."""
         ...
 
 
-class LeastLoaded:
-    """The worker whose engine works on the fewest primitives; among equals, that with the fewest tasks."""
+class RoundRobin:
+    """One engine after the other."""
 
-    def choose(self, candidates: Sequence[Candidate]) -> WorkerState:
-        """The least loaded; the longest-serving of several."""
-        return min(candidates, key=_load).worker
+    def __init__(self, residency: Residency) -> None:
+        pass
+
+    def load(self, engine: EngineState) -> float:
+        """It does not matter."""
+        return 0.0
+
+    def choose(self, live: LiveNode, pool: Pool) -> EngineState | None:
+        """The next with room."""
+        return pool.next_in_turn()
+
+    def follows(self, engine: EngineState) -> bool:
+        """Always: the context is nowhere else."""
+        return True
 
 
-def _load(candidate: Candidate) -> tuple[int, int, int]:
-    return candidate.engine.active, len(candidate.worker.tasks), candidate.worker.number
+class LeastLoaded(RoundRobin):
+    """The engine that works on the fewest primitives."""
+
+    def load(self, engine: EngineState) -> float:
+        """The primitives that it works on."""
+        return engine.active
+
+    def choose(self, live: LiveNode, pool: Pool) -> EngineState | None:
+        """The least loaded with room."""
+        return pool.least_loaded()
 
 
-PLACEMENT: Final[Mapping[str, Callable[[], Placement]]] = {"least_loaded": LeastLoaded}
+class Sticky(LeastLoaded):
+    """A run stays on the engine that it began on, unless that has more than twice the mean load.
+
+    What routers can do who know sessions but no programs.
+    """
+
+    def choose(self, live: LiveNode, pool: Pool) -> EngineState | None:
+        """The run's last engine, or the least loaded."""
+        for engine in reversed(live.run.holdings):
+            if engine in pool and engine.worker.alive:
+                if engine.active <= _OVERLOAD * max(pool.mean_active, 1.0):
+                    return engine
+                break
+        return pool.least_loaded()
+
+
+class Affinity(RoundRobin):
+    """Where a primitive is expected to cost least time: its own, and that of those whom it delays.
+
+    It is cheap to read on where the beginning of a prompt has been read. It is dear to wait there behind
+    others, to write in a large batch, and to make many wait for a long prompt. The candidates are the engine
+    that holds the context, some that hold the longest prefix, and the least loaded one.
+    """
+
+    def __init__(self, residency: Residency) -> None:
+        self._residency = residency
+
+    def load(self, engine: EngineState) -> float:
+        """The expected work; each task costs a little, whatever it is."""
+        return engine.load_ms + engine.active
+
+    def choose(self, live: LiveNode, pool: Pool) -> EngineState | None:
+        """The cheapest. An engine that holds something of the prompt need not have room.
+
+        If no engine has, a primitive waits rather than queue where others are expected to be done earlier.
+        """
+        spare = pool.least_loaded()
+        if live.primitive.key.kind != "llm":
+            return spare
+        demand = self._residency.demand(live)
+        best, least = None, float("inf")
+        for engine in dict.fromkeys((demand.home, spare, *demand.found.holders)):
+            if engine is not None and engine in pool:
+                cost = self._cost(demand, engine)
+                if cost < least:
+                    best, least = engine, cost
+        if spare is None and best is not None and self._is_better_elsewhere(demand, best, pool):
+            return None
+        return best
+
+    def _is_better_elsewhere(self, demand: Demand, engine: EngineState, pool: Pool) -> bool:
+        cached = self._residency.cached(demand, engine)
+        tokens = demand.context + demand.reads
+        here = engine.load_ms + engine.prefill_cost(cached, tokens - cached)
+        return pool.mean_load + engine.prefill_cost(0.0, tokens) < here
+
+    def follows(self, engine: EngineState) -> bool:
+        """Unless it has much more to do than others."""
+        return all(engine.load_ms <= _OVERLOAD * pool.mean_load + _SLACK_MS for pool in engine.pools)
+
+    def _cost(self, demand: Demand, engine: EngineState) -> float:
+        cached = self._residency.cached(demand, engine)
+        reading = engine.prefill_cost(cached, demand.context + demand.reads - cached)
+        a, each, per_token = engine.writing
+        tokens = demand.context + demand.reads + demand.writes
+        step = a + each * (engine.writers + 1) + per_token * (engine.context_tokens + tokens)
+        mine = engine.prefill_ms + reading + demand.writes * step
+        others = engine.writers * (reading + demand.writes * (each + per_token * tokens))
+        return mine + _OTHERS * others
+
+
+PLACEMENT: Final[Mapping[str, Callable[[Residency], Placement]]] = {
+    "round_robin": RoundRobin,
+    "least_loaded": LeastLoaded,
+    "sticky": Sticky,
+    "affinity": Affinity,
+}

@@ -29,7 +29,9 @@ def build_engines(config: WorkerConfig) -> list[Engine]:
     if "embed" in config.kinds:
         engines.append(EmbedEngine(config.embedder, profile_s=config.profile_s / 2))
     if "index" in config.kinds:
-        engines.append(IndexEngine(config.data / _INDEXES, _embedder_name(config.embedder)))
+        cache_bytes = config.result_cache_mb << 20
+        name = _embedder_name(config.embedder)
+        engines.append(IndexEngine(config.data / _INDEXES, name, cache_bytes=cache_bytes))
     if "rerank" in config.kinds and config.reranker is not None:
         engines.append(RerankEngine(config.reranker, profile_s=config.profile_s / 2))
     if "tool" in config.kinds:

@@ -78,8 +78,9 @@ class Session:
 
     def _obey(self, command: worker_pb2.Command) -> None:
         match command.WhichOneof("command"):
-            case "fragment":
-                self._take_fragment(command.fragment)
+            case "batch":
+                for fragment in command.batch.fragments:
+                    self._take_fragment(fragment)
             case "push":
                 self._take_push(command.push)
             case "cancel":
@@ -232,4 +233,5 @@ def _encode_timing(timing: Timing) -> worker_pb2.Timing:
         batch=timing.batch,
         prompt_tokens=timing.prompt_tokens,
         finish=timing.finish,
+        reused=timing.reused,
     )

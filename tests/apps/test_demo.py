@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from weft import Passage
+from weft.apps.citations import Cited
 from weft.apps.demo.demo import _judge
 from weft.apps.demo.timings import summary
-from weft.apps.rag import Cited
-from weft.apps.reference_model.corpus import Question, documents, questions
+from weft.apps.reference_model.corpus import documents, questions
+from weft.apps.reference_model.world import Question
 
 PASSAGES = [Passage("a.md#1", "A."), Passage("b.md#2", "B.")]
 ASKED = Question("q1", "single", "Who?", "Mira", ("b.md#2",))

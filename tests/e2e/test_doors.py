@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from weft import gen, program, search
 from weft.apps import rag
+from weft.apps.instructions import ANSWER
 from weft.graph.codec import from_json
 
 from .conftest import Server
@@ -29,7 +30,7 @@ GRAPH = Path(rag.__file__).parent / "answer.json"
 def ask(question: str) -> str:
     """A search and an answer."""
     found = search("handbook", question, k=3, mode="lexical")
-    return gen(f"Passages:\n{found}\n\nQuestion: {question}", system=rag.program.ANSWER, max_tokens=24)
+    return gen(f"Passages:\n{found}\n\nQuestion: {question}", system=ANSWER, max_tokens=24)
 
 
 def test_the_graph_file_of_the_rag_app_is_current() -> None:
@@ -113,7 +114,7 @@ def test_runs_of_eight_clients_at_once_equal_a_run_alone(server: Server) -> None
             assert answers == [alone[(number + i) % len(questions)] for i in range(50)]
 
 
-@pytest.mark.parametrize("target", ["rag", "agent"])
+@pytest.mark.parametrize("target", ["rag", "react"])
 def test_explain_shows_every_pass(server: Server, target: str) -> None:
     shown = server.weft("explain", target)
     if target == "rag":

@@ -14,12 +14,12 @@ import openai
 import pytest
 
 from weft import embed, gen, program
-from weft.apps import rag
+from weft.apps import instructions, rag
 
 from .conftest import Server, eventually, serving
 
 EXPAND: list[Any] = [
-    {"role": "system", "content": rag.program.EXPAND},
+    {"role": "system", "content": instructions.EXPAND},
     {"role": "user", "content": "Question: Who leads Postos Partners?"},
 ]
 QUESTION = "Where is Sahus' main office?"
@@ -178,10 +178,12 @@ def test_programs_are_models(server: Server, client: openai.OpenAI) -> None:
     assert answer.usage.prompt_tokens > 100
     stream = client.chat.completions.create(model="rag", messages=messages, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == expected
-    cited = client.chat.completions.create(model="cited", messages=messages, extra_body={"inputs": {"k": 2}})
+    cited = client.chat.completions.create(model="cited", messages=messages, extra_body={"inputs": {"k": 3}})
     result = json.loads(cited.choices[0].message.content or "")
     assert result["answer"].startswith("Hujudru [")
-    assert len(result["passages"]) == 2
+    by_grpc = rag.cited_answer.using(server.client)(QUESTION, k=3)
+    assert result["answer"] == by_grpc.answer
+    assert [passage["id"] for passage in result["passages"]] == [passage.id for passage in by_grpc.passages]
     run = answer._request_id
     shown = json.loads(server.weft("runs", "--json").stdout)
     assert any(found["run"] == run for found in shown)
@@ -224,7 +226,7 @@ def test_a_client_that_goes_away_frees_the_engine(server: Server, client: openai
         response_format=as_json(schema),
     )
     next(iter(stream))
-    assert server.status().running
+    eventually(lambda: server.status().running > 0)
     stream.close()
     eventually(lambda: not server.status().running)
     status = server.status()

@@ -323,6 +323,10 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
             else:
                 time.sleep(0.005)
 
+    def Resume(self, request: pb.ResumeRequest, context: Any) -> pb.RunInfo:
+        """Runs of this server ask nobody."""
+        raise NotImplementedError
+
     def Cancel(self, request: pb.CancelRunRequest, context: Any) -> pb.RunInfo:
         """Cancel a run and wait for its end."""
         run = self.runs[request.run]

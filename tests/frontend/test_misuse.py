@@ -32,7 +32,8 @@ gen, select, search, rerank, embed, ingest = (
     untyped.embed,
     untyped.ingest,
 )
-cond, loop, map, server_tool = untyped.cond, untyped.loop, untyped.map, untyped.server_tool
+cond, fold, loop, map = untyped.cond, untyped.fold, untyped.loop, untyped.map
+neighbours, server_tool = untyped.neighbours, untyped.server_tool
 
 
 class Step(BaseModel):
@@ -129,6 +130,7 @@ def test_what_needs_the_value(use: Callable[[Any, Any], Any], what: str) -> None
         (lambda x, xs: gen(x, top_p=0), "top_p must lie in"),
         (lambda x, xs: gen(x, stop=""), "stop must not hold an empty string"),
         (lambda x, xs: gen(x, n=0), "n must be at least 1"),
+        (lambda x, xs: gen(x, cache=True, temperature=0.5), "only greedy texts can be cached"),
         (lambda x, xs: gen(x, seed=-1), r"seed must lie in \[0, 2\*\*63\)"),
         (lambda x, xs: gen(x, timeout=0), "a timeout must be positive"),
         (lambda x, xs: gen(embed(x)), "no textual form"),
@@ -150,6 +152,13 @@ def test_what_needs_the_value(use: Callable[[Any, Any], Any], what: str) -> None
         (lambda x, xs: loop(gen, x, limit=0), r"limit of loop\(\) must be a positive whole number"),
         (lambda x, xs: loop(gen, x, until=lambda s: s), "until of loop.*true or false, not text"),
         (lambda x, xs: loop(lambda s: gen(s[0]), (x, x)), "a state of the same structure"),
+        (lambda x, xs: fold(lambda s, y: gen(s[0]), xs, (x, x)), r"fold\(\) must give a state of the same"),
+        (lambda x, xs: fold(lambda s, y: s, x, ""), r"fold\(\) needs a list, not text"),
+        (lambda x, xs: fold(None, xs, ""), r"fold\(\) needs a function, not a NoneType"),
+        (lambda x, xs: neighbours("a", xs, preceding=-1), "preceding of neighbours.*from 0, not -1"),
+        (lambda x, xs: untyped.interrupt(x, timeout=-1), r"interrupt\(\): a timeout must be positive"),
+        (lambda x, xs: untyped.interrupt(x, type=object()), r"interrupt\(\): "),
+        (lambda x, xs: neighbours(x, xs), r"the index of neighbours\(\) must be a constant name"),
         (lambda x, xs: {1: x}, "keys of an object must be strings, not 1"),
         (lambda x, xs: object(), "a value of type 'object' cannot go into a graph"),
         (lambda x, xs: float("nan"), "no NaN"),

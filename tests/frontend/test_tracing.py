@@ -23,8 +23,10 @@ from weft import (
     Var,
     cond,
     embed,
+    fold,
     gen,
     ingest,
+    interrupt,
     loop,
     map,
     program,
@@ -378,6 +380,31 @@ def test_loops_over_structures(state: Any) -> None:
 
 def _parts(structure: Any) -> list[Any]:
     return list(structure) if isinstance(structure, (list, tuple)) else list(vars(structure).values())
+
+
+def test_a_fold_is_a_body_over_a_state_and_an_item() -> None:
+    def chained(parts: list[str], question: str) -> Any:
+        def read(state: Any, part: Any) -> Any:
+            answer, seen = state
+            return gen(f"{question} {answer} {part}"), [seen[1], part]
+
+        return fold(read, parts, ("unknown", ["", ""]), name="chain")
+
+    text = text_of(chained)
+    assert "fold(items=%0, state=%2, v1=%1)" in text
+    assert "'chain'" in text
+    verify(program(chained).graph())
+
+
+def test_an_interrupt_asks_for_an_answer_of_a_type() -> None:
+    def asked(draft: str) -> Any:
+        verdict = interrupt({"draft": draft}, type=Literal["publish", "drop"], name="verdict", timeout=60)
+        return verdict, interrupt("Why?")
+
+    text = text_of(asked)
+    assert "= interrupt(value=%1, timeout_s=60) -> str" in text
+    assert "'verdict'" in text
+    assert "= interrupt(value=%3) -> text" in text
 
 
 def test_a_loop_until() -> None:

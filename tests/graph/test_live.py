@@ -8,7 +8,7 @@ from weft.graph.evaluate import EvaluationError
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.live import LiveGraph
 from weft.graph.ops.common import Const, Equals, Format, Forward, Gather, Input, Project
-from weft.graph.ops.control import Cond, Loop, Map
+from weft.graph.ops.control import Cond, Fold, Loop, Map
 from weft.graph.ops.user import Generate
 from weft.graph.prompt import Message, Slot
 from weft.graph.types import BOOLEAN, JSON, STRINGS, TEXT
@@ -102,6 +102,37 @@ def test_a_loop_stops_at_its_limit() -> None:
     assert turns(live, False, False) == [Loop, Loop, Forward]
 
 
+STEP = Graph(
+    (
+        Node(0, Input("state")),
+        Node(1, Input("item")),
+        Node(2, Format((Slot("s"), Slot("i"))), {"s": Value(0), "i": Value(1)}),
+    ),
+    (Value(2),),
+)
+
+
+def folding() -> LiveGraph:
+    return live_with(
+        Node(0, Input("xs", STRINGS)),
+        Node(1, Input("s")),
+        Node(2, Fold(STEP), {"items": Value(0), "state": Value(1)}),
+    )
+
+
+def test_a_fold_becomes_one_body_for_each_item_on_the_state_of_the_one_before() -> None:
+    nodes = folding().expand(2, {"items": Json(["a", "b"]), "state": TextValue("")}).nodes
+    assert [type(node.op) for node in nodes] == [Project, Format, Project, Format, Forward]
+    first, second, last = nodes[1], nodes[3], nodes[4]
+    assert (first.args["s"], second.args["s"]) == (Value(1), Value(first.id))
+    assert last == Node(2, Forward(TEXT), {"value": Value(second.id)})
+
+
+def test_a_fold_over_nothing_is_the_first_state() -> None:
+    (forward,) = folding().expand(2, {"items": Json([]), "state": TextValue("")}).nodes
+    assert forward == Node(2, Forward(TEXT), {"value": Value(1)})
+
+
 @pytest.mark.parametrize("predicate", ["yes", 1, None])
 def test_a_predicate_must_be_a_truth_value(predicate: object) -> None:
     constant = Graph((Node(0, Const("1")),), (Value(0),))
@@ -118,6 +149,16 @@ def test_a_map_needs_a_list() -> None:
     )
     with pytest.raises(EvaluationError, match="map needs a list, not dict"):
         live.expand(2, {"items": Json({"a": 1}), "mark": TextValue("!")})
+
+
+def test_a_fold_needs_a_list() -> None:
+    live = live_with(
+        Node(0, Input("xs", JSON)),
+        Node(1, Input("s")),
+        Node(2, Fold(STEP), {"items": Value(0), "state": Value(1)}),
+    )
+    with pytest.raises(EvaluationError, match="fold needs a list, not dict"):
+        live.expand(2, {"items": Json({"a": 1}), "state": TextValue("")})
 
 
 def test_an_increment_cannot_take_what_nobody_made() -> None:

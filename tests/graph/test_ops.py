@@ -20,13 +20,15 @@ from weft.graph.ops.common import (
     Forward,
     Gather,
     Input,
+    Interrupt,
+    Neighbours,
     Parse,
     Project,
     Search,
     Tool,
     TopK,
 )
-from weft.graph.ops.control import Cond, Loop, Map, body_inputs
+from weft.graph.ops.control import Cond, Fold, Loop, Map, body_inputs
 from weft.graph.ops.optimized import Element, Merge, Slice, Stage
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert, Weigh
 from weft.graph.ops.user import Chunking, Generate, Ingest, Probe, Rerank, Select
@@ -94,6 +96,8 @@ SIGNATURES: list[tuple[Op, Mapping[str, Type], tuple[Type, ...]]] = [
     (Generate(ASK, PLAN, n=2), {"x": INTEGER}, (list_type(PLAN), STRINGS)),
     (Generate(ASK, logprobs=0), {"x": INTEGER}, (TEXT, TEXT, TOKENS)),
     (Select(ASK, ("yes", "no")), {"x": INTEGER}, (TEXT, NUMBERS)),
+    (Interrupt(BOOLEAN), {"value": TEXT}, (BOOLEAN,)),
+    (Neighbours("i"), {"passages": PASSAGES, "after": Effect("i")}, (PASSAGES,)),
     (Probe(ASK, start=1), {"x": INTEGER}, (INTEGER, TOKENS)),
     (Probe(ids=(1, 2), start=0), {}, (INTEGER, TOKENS)),
     (Ingest("i"), {"documents": STRINGS}, (JSON, Effect("i"))),
@@ -115,13 +119,14 @@ SIGNATURES: list[tuple[Op, Mapping[str, Type], tuple[Type, ...]]] = [
     (Stage("embed", 8), {"texts": STRINGS}, (VECTORS,)),
     (Stage("rerank", 8), {"query": TEXT, "passages": PASSAGES, "k": INTEGER}, (PASSAGES,)),
     (Stage("ingest", 8, index="i"), {"chunks": JSON, "texts": STRINGS}, (JSON, Effect("i"))),
-    (Chunk(), {"documents": STRINGS}, (JSON, STRINGS)),
+    (Chunk("i"), {"documents": STRINGS, "after": Effect("i")}, (JSON, STRINGS)),
     (Upsert("i"), {"chunks": JSON, "vectors": VECTORS}, (JSON, Effect("i"))),
     (Map(body("item", "x")), {"items": STRINGS, "x": TEXT}, (list_type(BOOLEAN),)),
     (Map(body()), {"items": STRINGS}, (list_type(BOOLEAN),)),
     (Map(body(), merge="passages"), {"items": STRINGS, "after": Effect("i")}, (PASSAGES,)),
     (Cond(body("x"), body("y")), {"predicate": BOOLEAN, "x": TEXT, "y": JSON}, (BOOLEAN,)),
     (Cond(body(), Graph((Node(0, Const("1")),), (Value(0),))), {"predicate": BOOLEAN}, (JSON,)),
+    (Fold(body("item", "state", "x")), {"items": STRINGS, "state": TEXT, "x": TEXT}, (BOOLEAN,)),
     (Loop(body("state", "x", outputs=2)), {"state": TEXT, "x": TEXT}, (BOOLEAN,)),
 ]
 
@@ -157,6 +162,11 @@ def test_every_operation_has_a_signature_here() -> None:
         (Equals(), {"a": TEXT}, "lacks the operand 'b'"),
         (Embed(), {"texts": KV}, "operand 'texts' must be text or data, not kv"),
         (Search("i"), {"query": TEXT}, "lacks the operand 'k'"),
+        (
+            Neighbours("i", 1, -1),
+            {"passages": PASSAGES},
+            "counts of neighbours must not be negative, not 1 and -1",
+        ),
         (
             Search("i"),
             {"query": TEXT, "k": INTEGER, "vectors": JSON},
@@ -235,6 +245,8 @@ def test_an_operation_without_a_signature_is_abstract() -> None:
         (Decode("m"), True, False),
         (Decode("m", Sampling(temperature=1.0)), False, False),
         (Search("i"), False, False),
+        (Neighbours("i"), False, False),
+        (Interrupt(), False, True),
         (Ingest("i"), True, True),
         (Upsert("i"), True, True),
         (Tool("t"), False, True),

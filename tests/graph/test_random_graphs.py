@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,13 +27,15 @@ from weft.graph.ops.common import (
     Forward,
     Gather,
     Input,
+    Interrupt,
+    Neighbours,
     Parse,
     Project,
     Search,
     Tool,
     TopK,
 )
-from weft.graph.ops.control import Cond, Loop, Map
+from weft.graph.ops.control import Cond, Fold, Loop, Map
 from weft.graph.ops.optimized import Element, Merge, Slice, Stage
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert, Weigh
 from weft.graph.ops.user import Chunking, Generate, Ingest, Probe, Rerank, Select
@@ -90,7 +93,7 @@ POLICIES = st.just(Policy()) | st.builds(
     attempts=st.integers(1, 9),
     backoff_s=st.floats(0, 60),
 )
-CHUNKINGS = st.builds(Chunking, max_chars=st.integers(1, 2000)) | st.builds(
+CHUNKINGS = st.builds(Chunking, max_chars=st.integers(1, 2000), titles=st.booleans()) | st.builds(
     Chunking, strategy=st.just("fixed"), max_chars=st.just(500), overlap=st.integers(0, 499)
 )
 JSON_TEXTS = st.recursive(
@@ -99,7 +102,7 @@ JSON_TEXTS = st.recursive(
     max_leaves=5,
 ).map(json.dumps)
 
-CONTROL = {"map", "cond", "loop"}
+CONTROL = {"map", "cond", "loop", "fold"}
 
 
 class Builder:
@@ -117,6 +120,8 @@ class Builder:
         """A node with `op`, after a random gap in the ids."""
         self.next_id += self.draw(st.integers(0, 2))
         name, location, policy = self.draw(WORDS), self.draw(LONG), self.draw(POLICIES)
+        if isinstance(op, Generate | Select | Decode | Score) and op.deterministic:
+            op = replace(op, cache=self.draw(st.booleans()))
         node = Node(self.next_id, op, args, name, location, policy)
         for output, kind in enumerate(op.results({name: self.types[value] for name, value in args.items()})):
             self.types[Value(node.id, output)] = kind
@@ -205,6 +210,11 @@ class Builder:
         body = self.body({"state", *captured}, 2)
         return self.add(Loop(body, self.draw(st.integers(1, 99))), state=self.some(Text, Data), **captured)
 
+    def fold(self) -> Value:
+        captured = self.captured()
+        body = self.body({"item", "state", *captured}, 1)
+        return self.add(Fold(body), items=self.some(Data), state=self.some(Text, Data), **captured)
+
     def generate(self) -> Value:
         messages, args = self.messages()
         sampling, constraint = self.draw(SAMPLINGS), self.draw(CONSTRAINTS)
@@ -260,6 +270,13 @@ class Builder:
         mode = self.draw(st.sampled_from(["hybrid", "vector", "lexical"]))
         return self.add(Search(self.draw(WORDS), mode), **args)
 
+    def neighbours(self) -> Value:
+        counts = self.draw(st.integers(0, 3)), self.draw(st.integers(0, 3))
+        return self.add(Neighbours(self.draw(WORDS), *counts), passages=self.some(Data))
+
+    def interrupt(self) -> Value:
+        return self.add(Interrupt(self.draw(PLAIN)), value=self.some(Text, Data))
+
     def tool(self) -> Value:
         flags = self.draw(st.booleans()), self.draw(st.booleans())
         where = self.draw(st.sampled_from(["client", "server"]))
@@ -279,7 +296,9 @@ class Builder:
             "equals": lambda: self.add(Equals(), a=self.some(Text), b=self.some(Data)),
             "forward": lambda: self.add(Forward(self.draw(TYPES)), value=self.some(Text)),
             "parse": lambda: self.add(Parse(self.draw(DATA)), text=self.some(Text)),
-            "chunk": lambda: self.add(Chunk(self.draw(CHUNKINGS)), documents=self.some(Data)),
+            "chunk": lambda: self.add(
+                Chunk(self.draw(WORDS), self.draw(CHUNKINGS)), documents=self.some(Data)
+            ),
             "upsert": lambda: self.add(
                 Upsert(self.draw(WORDS)), chunks=self.some(Data), vectors=self.some(Vectors)
             ),

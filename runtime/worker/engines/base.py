@@ -78,6 +78,7 @@ class Timing:
     batch: int = 1
     prompt_tokens: int = 0
     finish: Literal["", "stop", "length"] = ""
+    reused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,43 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.graph.ops import user
 from weft.graph.ops.base import EngineKind
-from weft.graph.ops.common import Search, SearchMode
+from weft.graph.ops.common import Neighbours, Search, SearchMode
 from weft.graph.ops.primitive import Chunk, Upsert
 from weft.graph.values import EFFECT, Datum, Json
 from weft.proto import worker_pb2
+from weft.runtime.results import ResultCache
 from weft.runtime.retrieval.chunking import chunk
 from weft.runtime.retrieval.documents import Passage
 from weft.runtime.retrieval.errors import CorruptIndexError
-from weft.runtime.retrieval.index import IndexStore
+from weft.runtime.retrieval.index import IndexStore, IndexVersion, IngestReport
 from weft.runtime.retrieval.rerank import merge_queries
 
-from ..batcher import Batched, Batcher
+from ..batcher import Batcher
 from ..faults import TaskError, invalid_arguments
 from .base import Emit, Gauges, Operands, Outcome, Task
-from .operands import chunks_of, count_of, documents_of, texts_of, vectors_of
+from .operands import chunks_of, count_of, documents_of, passages_of, texts_of, vectors_of
 
 __all__ = ["IndexEngine"]
 
 _log = logging.getLogger(__name__)
 
 _BATCH = 64  # searches in one call
+_KEY_BYTES = 16
+_PASSAGE_BYTES = 1024  # of a passage besides its text, generously
 
 Results = tuple[Datum, ...]
+
+
+class _Found(NamedTuple):
+    """The results of one search primitive, and whether an equal search before gave them."""
+
+    results: Results
+    reused: bool
 
 
 class _Query(NamedTuple):
     """One search primitive: passages for each of its queries."""
 
+    tenant: str
     target: str  # the index
     mode: SearchMode
     queries: tuple[str, ...]
@@ -53,22 +65,34 @@ class _Query(NamedTuple):
         width = None if self.vectors is None else self.vectors.shape[1]
         return self.target, self.mode, width
 
+    def key(self, version: tuple[str, int]) -> bytes:
+        """All that its results depend on, at one version of the index."""
+        stated = repr((version, self.mode, self.k, self.queries)).encode()
+        vectors = b"" if self.vectors is None else np.ascontiguousarray(self.vectors).tobytes()
+        return blake2b(stated + vectors, digest_size=_KEY_BYTES).digest()
+
 
 class IndexEngine:
     """The indexes in one folder.
 
-    Searches that are queued together are one call for each index; writers take turns.
+    Searches that are queued together are one call for each index; writers take turns. A search that equals
+    an earlier one takes its results, unless the index has changed since.
     """
 
     kind: EngineKind = "index"
     model = ""
 
-    def __init__(self, folder: Path, embedder: str) -> None:
-        """`embedder`: the name of the vector space that stored vectors belong to."""
+    def __init__(self, folder: Path, embedder: str, *, cache_bytes: int = 0) -> None:
+        """`embedder`: the name of the vector space that stored vectors belong to.
+
+        `cache_bytes`: the room for results that are kept for equal searches.
+        """
+        self._results: ResultCache[Results] = ResultCache(cache_bytes)
         self._store = IndexStore(folder)
         self._embedder = embedder
         self._indexes: tuple[worker_pb2.IndexInfo, ...] = ()
-        self._searches: Batcher[_Query, Results] = Batcher(self._search, limit=_BATCH, name="search")
+        self._searches: Batcher[_Query, _Found] = Batcher(self._search, limit=_BATCH, name="search")
+        self._lookups: Batcher[Callable[[], Results], Results] = Batcher(_call, limit=1, name="neighbours")
         self._writes: Batcher[Callable[[], Results], Results] = Batcher(_call, limit=1, name="ingest")
 
     def info(self) -> worker_pb2.EngineInfo:
@@ -83,53 +107,74 @@ class IndexEngine:
         """Look what indexes there are."""
         self._indexes = await asyncio.to_thread(self._describe)
         self._searches.start()
+        self._lookups.start()
         self._writes.start()
 
     async def stop(self) -> None:
         """Cancel what is queued."""
         await self._searches.stop()
+        await self._lookups.stop()
         await self._writes.stop()
 
     async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
-        """Compute a chunk, an upsert or a search."""
+        """Compute a chunk, an upsert, a search or a look-up of neighbours."""
         match task.node.op:
-            case Chunk(chunking=chunking):
-                batched = await self._writes.submit(lambda: _chunk(chunking, operands))
+            case Chunk() as cut:
+                batched = await self._writes.submit(lambda: self._chunk(cut, operands))
+            case Neighbours() as around:
+                batched = await self._lookups.submit(lambda: self._neighbours(around, operands))
             case Upsert() as upsert:
                 batched = await self._writes.submit(lambda: self._upsert(upsert, operands))
             case Search() as op:
-                batched = await self._run_search(op, operands)
+                (results, reused), timing = await self._searches.submit(_query(op, task.namespace, operands))
+                return Outcome(results, replace(timing, reused=reused))
             case other:
                 raise TaskError("invalid", f"an index engine does not run {other.label()!r}")
         return Outcome(batched.result, batched.timing)
 
-    async def _run_search(self, op: Search, operands: Operands) -> Batched[Results]:
-        queries, k = texts_of(operands["query"]), count_of(operands, "k")
-        vectors = vectors_of(operands["vectors"]) if "vectors" in operands else None
-        if vectors is not None and len(vectors) != len(queries):
-            raise TaskError("invalid", f"{len(queries)} queries came with {len(vectors)} vectors")
-        return await self._searches.submit(_Query(op.index, op.mode, queries, vectors, k))
-
-    def _search(self, items: Sequence[_Query]) -> list[Results]:
+    def _search(self, items: Sequence[_Query]) -> list[_Found]:
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, item in enumerate(items):
             groups.setdefault(item.group, []).append(place)
-        found: dict[int, Results] = {}
+        found: dict[int, _Found] = {}
         for places in groups.values():
             found.update(zip(places, self._search_group([items[place] for place in places]), strict=True))
         return [found[place] for place in range(len(items))]
 
-    def _search_group(self, items: Sequence[_Query]) -> list[Results]:
-        queries = [query for item in items for query in item.queries]
-        ks = [item.k for item in items for _ in item.queries]
-        known = [item.vectors for item in items if item.vectors is not None]
-        vectors = np.concatenate(known) if known else None
+    def _search_group(self, items: Sequence[_Query]) -> list[_Found]:
         with invalid_arguments():
-            passages = iter(self._store.search(items[0].target, queries, vectors, ks, items[0].mode))
-        return [_merged([next(passages) for _ in item.queries]) for item in items]
+            index = self._store.newest(items[0].target)
+        keys = [item.key(index.key) for item in items]
+        known = [self._results.get(item.tenant, key) for item, key in zip(items, keys, strict=True)]
+        fresh = [item for item, results in zip(items, known, strict=True) if results is None]
+        computed = iter(_search_in(index, fresh) if fresh else ())
+        found: list[_Found] = []
+        for item, key, results in zip(items, keys, known, strict=True):
+            if results is not None:
+                found.append(_Found(results, reused=True))
+                continue
+            results, size = next(computed)
+            self._results.put(item.tenant, key, results, size)
+            found.append(_Found(results, reused=False))
+        return found
+
+    def _neighbours(self, op: Neighbours, operands: Operands) -> Results:
+        passages = passages_of(operands["passages"])
+        with invalid_arguments():
+            found = self._store.neighbours(op.index, passages, op.preceding, op.following)
+        return (Json([passage.to_json() for passage in found]),)
+
+    def _chunk(self, op: Chunk, operands: Operands) -> Results:
+        documents = documents_of(operands["documents"])
+        with invalid_arguments():
+            chunks = [part for document in documents for part in chunk(document, op.chunking)]
+            changed = self._store.changed(op.index, chunks, self._embedder)
+        return Json([part.to_json() for part in changed]), Json([part.text for part in changed])
 
     def _upsert(self, op: Upsert, operands: Operands) -> Results:
         chunks, vectors = chunks_of(operands["chunks"]), vectors_of(operands["vectors"])
+        if not chunks:  # the index holds all of them as they are
+            return Json(asdict(IngestReport(0, 0, self._store.describe(op.index).version))), EFFECT
         with invalid_arguments():
             partial = {part.document: part.passages for part in op.partial}
             report = self._store.upsert(op.index, chunks, vectors, self._embedder, partial)
@@ -152,15 +197,29 @@ class IndexEngine:
         return tuple(found)
 
 
-def _chunk(how: user.Chunking, operands: Operands) -> Results:
-    documents = documents_of(operands["documents"])
+def _query(op: Search, tenant: str, operands: Operands) -> _Query:
+    queries, k = texts_of(operands["query"]), count_of(operands, "k")
+    vectors = vectors_of(operands["vectors"]) if "vectors" in operands else None
+    if vectors is not None and len(vectors) != len(queries):
+        raise TaskError("invalid", f"{len(queries)} queries came with {len(vectors)} vectors")
+    return _Query(tenant, op.index, op.mode, queries, vectors, k)
+
+
+def _search_in(index: IndexVersion, items: Sequence[_Query]) -> list[tuple[Results, int]]:
+    """The passages that each of the items finds, and about how many bytes they take."""
+    queries = [query for item in items for query in item.queries]
+    ks = [item.k for item in items for _ in item.queries]
+    known = [item.vectors for item in items if item.vectors is not None]
+    vectors = np.concatenate(known) if known else None
     with invalid_arguments():
-        chunks = [part for document in documents for part in chunk(document, how)]
-    return Json([part.to_json() for part in chunks]), Json([part.text for part in chunks])
+        passages = iter(index.search(queries, vectors, ks, items[0].mode))
+    return [_merged([next(passages) for _ in item.queries]) for item in items]
 
 
-def _merged(results: Sequence[Sequence[Passage]]) -> Results:
-    return (Json([passage.to_json() for passage in merge_queries(results)]),)
+def _merged(results: Sequence[Sequence[Passage]]) -> tuple[Results, int]:
+    passages = merge_queries(results)
+    size = sum(_PASSAGE_BYTES + sys.getsizeof(passage.text) for passage in passages)
+    return (Json([passage.to_json() for passage in passages]),), size
 
 
 def _call(items: Sequence[Callable[[], Results]]) -> list[Results]:

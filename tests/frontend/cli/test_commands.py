@@ -211,6 +211,12 @@ def test_run_writes_the_result(weft: Weft, server: str) -> None:
     assert found["run"]
 
 
+def test_a_server_has_its_own_models(weft: Weft, server: str) -> None:
+    result = weft("run", "p.py:echo", "-i", "text=hi", "--model", "/models/other", "--server", server)
+    assert result.exit_code == 2
+    assert "--model cannot be used with the server" in result.stderr
+
+
 def test_run_streams(weft: Weft, server: str) -> None:
     result = weft("run", "p.py:echo", "-i", "text=a", "--stream", "--json", "--server", server)
     assert _json(result) == {"piece": {"text": "a", "times": 1}}
@@ -384,9 +390,15 @@ def test_a_status_line_tells_of_the_preparation(
 
 def test_a_folder_is_indexed_and_searched(weft: Weft, server: str) -> None:
     first = _json(weft("index", "pets", "notes", "--server", server, "--json"))
-    assert first == {"index": "pets", "documents": 2, "passages_added": 2, "passages_replaced": 0}
+    assert first == {
+        "index": "pets",
+        "documents": 2,
+        "passages_added": 2,
+        "passages_replaced": 0,
+        "skipped": {},
+    }
     again = weft("index", "pets", "notes", "--server", server)
-    assert again.stdout == "index 'pets': 2 documents, 0 passages added, 2 replaced\n"
+    assert again.stdout == "index 'pets': 2 documents, 0 passages added, 0 replaced\n"
     arguments = ("-i", "question=How long do cats sleep?", "-i", "index=pets", "--server", server)
     (passage,) = json.loads(weft("run", "p.py:find", *arguments).stdout)
     assert passage["text"].strip() == "Cats sleep for most of the day."

@@ -40,7 +40,7 @@ def test_a_program_is_found_in_modules_and_files_with_what_stands_beside(target:
 
 def test_bundled_apps_are_known_by_name() -> None:
     names = list(bundled_apps())
-    assert {"agent", "rag"} <= set(names)
+    assert {"rag", "rag_advanced", "react"} <= set(names)
     assert "reference_model" not in names
     assert load_program("rag").name == "answer"
 
@@ -48,7 +48,7 @@ def test_bundled_apps_are_known_by_name() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("nope", r"there is no bundled app 'nope' \(there are: agent, .*rag.*\)"),
+        ("nope", r"there is no bundled app 'nope' \(there are: .*rag, .*react.*\)"),
         ("nope:greet", r"there is no module 'nope' here"),
         ("hello.nope:greet", r"there is no module 'hello.nope' here"),
         ("nope.py:greet", r"there is no file 'nope.py'"),

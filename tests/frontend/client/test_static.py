@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 import weft
-from weft import Context, Passage, Static, cond, gen, loop, map, program, rerank, search, select
+from weft import Context, Passage, Static, cond, fold, gen, loop, map, program, rerank, search, select
 
 if TYPE_CHECKING:
     from ..conftest import MiniServer
@@ -61,7 +61,8 @@ def controlled(words: list[str]) -> dict[str, Any]:
     choice = select("Which?", ["no", "yes"])
     taken = cond(choice.equals("yes"), lambda: gen(f"Took {choice}"), "not taken")
     last, turns = loop(lambda s: (gen(f"More {s[0]}"), s[1]), ("go", 3), limit=2)
-    return {"marked": marked, "taken": taken, "last": last, "turns": turns}
+    whole = fold(lambda text, word: gen(f"{text} {word}"), words, "All:")
+    return {"marked": marked, "taken": taken, "last": last, "turns": turns, "whole": whole}
 
 
 @program
@@ -110,6 +111,7 @@ def test_control_flow(server: MiniServer) -> None:
     assert result["taken"] == "[<user>Took yes<assistant>]"
     assert result["last"] == "[<user>More [<user>More go<assistant>]<assistant>]"
     assert result["turns"] == 3
+    assert result["whole"] == "[<user>[<user>All: a<assistant>] b<assistant>]"
 
 
 def test_static_arguments_shape_the_graph(server: MiniServer) -> None:
@@ -140,6 +142,16 @@ def test_other_results_arrive_whole(server: MiniServer) -> None:
 def test_batch_keeps_the_order(server: MiniServer) -> None:
     calls: list[Any] = [{"text": "a"}, ("b",), ["c"]]
     assert echo.batch(calls, concurrency=2) == [echo("a"), echo("b"), echo("c")]
+
+
+def test_runs_of_one_batch_belong_together(server: MiniServer) -> None:
+    echo.batch([("a",), ("b",)])
+    echo.batch([("a",), ("b",)])
+    echo("a")
+    *batches, alone = [run.start.submit.batch for run in list(server.runs.values())[-5:]]
+    assert batches[0] == batches[1] != batches[2] == batches[3]
+    assert all(batches)
+    assert not alone
 
 
 async def test_abatch(server: MiniServer) -> None:

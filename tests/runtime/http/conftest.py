@@ -48,6 +48,8 @@ class Writer(EchoWorker):
         return self.reply or super().text(read)
 
     async def write(self, run: str, task: worker_pb2.Task, text: str) -> None:
+        begun = worker_pb2.Delta(run=run, node=task.node.id, attempt=task.attempt)
+        self.reports.put_nowait(worker_pb2.Report(deltas=worker_pb2.Deltas(deltas=[begun])))
         pause = len(text) if self.pause is None else self.pause
         await super().write(run, task, text[:pause])
         if self.pause is not None:

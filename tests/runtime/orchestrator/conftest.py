@@ -91,13 +91,12 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         async for command in commands:
             self.commands.append(command)
             match command.WhichOneof("command"):
-                case "fragment":
-                    self._learn(command.fragment.run, command.fragment.values)
-                    for task in command.fragment.tasks:
-                        running = asyncio.create_task(self._run(command.fragment.run, task))
-                        self._tasks[command.fragment.run, task.node.id] = running
-                case "push":
-                    self._learn(command.push.run, command.push.values)
+                case "batch":
+                    for fragment in command.batch.fragments:
+                        self._learn(fragment.run, fragment.values)
+                        for task in fragment.tasks:
+                            running = asyncio.create_task(self._run(fragment.run, task))
+                            self._tasks[fragment.run, task.node.id] = running
                 case "cancel":
                     self._cancel(command.cancel)
                 case "release":
@@ -201,7 +200,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
                 raise AssertionError(op)
 
     def fragments(self) -> list[worker_pb2.Fragment]:
-        return [c.fragment for c in self.commands if c.HasField("fragment")]
+        return [fragment for command in self.commands for fragment in command.batch.fragments]
 
     def cancelled(self, run: str) -> bool:
         return any(c.HasField("cancel") and c.cancel.run == run for c in self.commands)
@@ -272,7 +271,13 @@ def program(path: Path) -> Path:
 
 
 @pytest.fixture
-async def bare(tmp_path: Path) -> AsyncIterator[Stage]:
+def overrides() -> dict[str, Any]:
+    """Settings that a test wants otherwise."""
+    return {}
+
+
+@pytest.fixture
+async def bare(tmp_path: Path, overrides: dict[str, Any]) -> AsyncIterator[Stage]:
     """An orchestrator without workers."""
     settings = Settings(
         listen="127.0.0.1:0",
@@ -280,6 +285,7 @@ async def bare(tmp_path: Path) -> AsyncIterator[Stage]:
         models=[ModelSettings(name="m", path="none")],
         programs={"registered": program(tmp_path / "p.json"), "gone": tmp_path / "gone.json"},
         max_message_mb=1,
+        **overrides,
     )
     async with AsyncExitStack() as stack:
         server = Server(settings, Scheduler(grace_s=GRACE_S))

@@ -8,7 +8,7 @@ from weft.graph.ops.user import Chunking
 from weft.runtime.retrieval.chunking import chunk
 from weft.runtime.retrieval.documents import Chunk, Document
 
-texts = st.text(alphabet=st.sampled_from("ab é中🙂\u0301\u200d.!?。\n\t"), max_size=120)
+texts = st.text(alphabet=st.sampled_from("ab é中🙂\u0301\u200d.!?。\n\t\f"), max_size=120)
 
 
 def cut(text: str, chunking: Chunking) -> list[Chunk]:
@@ -64,6 +64,22 @@ def test_headings_become_metadata_of_what_follows() -> None:
         ("#hashtag", "Cities"),
     ]
     assert all(each.metadata["lang"] == "en" and each.source == "d.md" for each in chunks)
+
+
+def test_passages_may_begin_with_their_titles() -> None:
+    text = "Before.\n\n# Companies\n\n## Hipujas\n\nOne two. Three four."
+    chunks = cut(text, Chunking(max_chars=11, titles=True))
+    titled = "Companies > Hipujas\n"
+    assert [each.text for each in chunks] == ["Before.", f"{titled}One two.", f"{titled}Three four."]
+
+
+def test_pages_become_metadata_and_headings_go_on_over_them() -> None:
+    chunks = cut("# A\n\none\ftwo\n\n# B\f\fthree", Chunking())
+    assert [(each.text, each.metadata["heading"], each.metadata["page"]) for each in chunks] == [
+        ("one", "A", 1),
+        ("two", "A", 2),
+        ("three", "B", 4),
+    ]
 
 
 def test_code_blocks_stay_whole() -> None:

@@ -78,7 +78,7 @@ def test_a_folder_is_read_in_order_with_relative_ids(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("é", encoding="utf-8-sig")
     (tmp_path / "sub" / "a.MD").write_text("in the folder", encoding="utf-8")
     (tmp_path / ".git" / "x.md").write_text("hidden", encoding="utf-8")
-    (tmp_path / "c.pdf").write_bytes(b"\xff")
+    (tmp_path / "c.doc").write_bytes(b"\xff")
     found = read_folder(tmp_path)
     assert found == [Document("b.txt", "é", "b.txt"), Document("sub/a.MD", "in the folder", "sub/a.MD")]
 
@@ -86,7 +86,7 @@ def test_a_folder_is_read_in_order_with_relative_ids(tmp_path: Path) -> None:
 def test_folders_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="does not exist"):
         read_folder(tmp_path / "none")
-    with pytest.raises(CorpusError, match=r"holds no \.md or \.txt file"):
+    with pytest.raises(CorpusError, match=r"holds no \.md, \.txt, \.html, \.htm, \.pdf file"):
         read_folder(tmp_path)
     (tmp_path / "bad.md").write_bytes(b"ab\xff")
     with pytest.raises(CorpusError, match=r"bad\.md' is not UTF-8 \(byte 2"):

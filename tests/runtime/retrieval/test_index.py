@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from weft.graph.ops.user import Chunking
 from weft.runtime.retrieval.chunking import chunk
-from weft.runtime.retrieval.documents import Chunk, Document
+from weft.runtime.retrieval.documents import Chunk, Document, Passage
 from weft.runtime.retrieval.embedder import HashEmbedder
 from weft.runtime.retrieval.errors import CorruptIndexError, IndexMismatchError, UnknownIndexError
 from weft.runtime.retrieval.index import IndexInfo, IndexStore, IngestReport
@@ -69,6 +70,44 @@ def test_repeating_an_upsert_changes_nothing(store: IndexStore) -> None:
     assert (report.passages_added, report.passages_replaced) == (0, 3)
     assert store.search("demo", ["salt"], vectors_of(["salt"]), [9], "hybrid") == before
     assert store.describe("demo") == IndexInfo("demo", 3, "weft-hash-v1", EMBEDDER.dimension, report.version)
+
+
+def test_documents_have_changed_if_anything_of_a_chunk_has(store: IndexStore) -> None:
+    chunks = [*chunks_of("a.md"), *chunks_of("b.md")]
+    assert store.changed("demo", chunks, EMBEDDER.name) == chunks[3:]
+    put(store, "demo", chunks[3:])
+    assert store.changed("demo", chunks, EMBEDDER.name) == []
+    other = [replace(each, metadata={"n": 2}) for each in chunks_of("a.md")]
+    shorter = chunks_of("b.md")[:2]
+    assert store.changed("demo", [*other, *shorter], EMBEDDER.name) == [*other, *shorter]
+    assert store.changed("new", chunks, EMBEDDER.name) == chunks
+    with pytest.raises(IndexMismatchError):
+        store.changed("demo", chunks, "another")
+    with pytest.raises(ValueError, match="no passages to ingest"):
+        store.changed("demo", [], EMBEDDER.name)
+
+
+def test_neighbours_stand_around_what_was_found(store: IndexStore) -> None:
+    text = "\n\n".join(f"Line {number}." for number in range(1, 13))
+    put(store, "demo", chunks_of("#b#", text))
+
+    def around(ids: list[str], preceding: int = 1, following: int = 1) -> list[str]:
+        found = [Passage(id, "", 10.0 - place) for place, id in enumerate(ids)]
+        return [each.id.removeprefix("#b#") for each in store.neighbours("demo", found, preceding, following)]
+
+    assert around(["#b##10"]) == ["#9", "#10", "#11"]
+    assert around(["#b##12", "a.md#1", "#b##5"]) == ["#11", "#12", "a.md#1", "a.md#2", "#4", "#5", "#6"]
+    assert around(["#b##6", "#b##2", "#b##4"]) == ["#1", "#2", "#3", "#4", "#5", "#6", "#7"]
+    assert around(["#b##6", "#b##2"], 0, 2) == ["#6", "#7", "#8", "#2", "#3", "#4"]
+    assert around(["#b##6", "gone.md#1", "#b##6"], 0, 0) == ["#6"]
+    assert around([]) == []
+    scored = store.neighbours("demo", [Passage("#b##2", "", 2.0), Passage("#b##3", "", 1.0)], 1, 1)
+    assert [(each.text, each.score) for each in scored] == [
+        ("Line 1.", 2.0),
+        ("Line 2.", 2.0),
+        ("Line 3.", 1.0),
+        ("Line 4.", 1.0),
+    ]
 
 
 def test_a_new_edition_of_a_document_replaces_all_of_the_old(store: IndexStore) -> None:

@@ -56,13 +56,20 @@ class Link:
         stream: bool = False,
         timeout_s: float = 0.0,
         attempt: int = 1,
+        namespace: str = "",
     ) -> None:
         """Send a fragment."""
         tasks = [
             worker_pb2.Task(node=encode_node(node), stream=stream, timeout_s=timeout_s, attempt=attempt)
             for node in nodes
         ]
-        await self.send(fragment=worker_pb2.Fragment(run=run, tasks=tasks, values=_encoded(values or {})))
+        await self.send_fragment(
+            worker_pb2.Fragment(run=run, tasks=tasks, values=_encoded(values or {}), namespace=namespace)
+        )
+
+    async def send_fragment(self, fragment: worker_pb2.Fragment) -> None:
+        """Send a fragment as it is."""
+        await self.send(batch=worker_pb2.Batch(fragments=[fragment]))
 
     async def push(self, values: Mapping[str, Datum], run: str = "r") -> None:
         await self.send(push=worker_pb2.Push(run=run, values=_encoded(values)))

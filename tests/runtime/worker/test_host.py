@@ -174,13 +174,13 @@ async def test_a_port_in_use_is_one_clear_line() -> None:
 async def test_malformed_nodes_and_values_fail_their_tasks_only(start_worker: StartWorker) -> None:
     link = await start_worker(EmbedEngine(None))
     nothing = worker_pb2.Task(node=graph_pb2.Node(id=7), attempt=3)
-    await link.send(fragment=worker_pb2.Fragment(run="r", tasks=[nothing]))
+    await link.send_fragment(worker_pb2.Fragment(run="r", tasks=[nothing]))
     fault = await link.fault(7)
     assert (fault.code, fault.worker) == ("invalid", link.info.worker_id)
     assert "has no operation" in fault.message
     bad = value_pb2.Datum(json="{")
     task = worker_pb2.Task(node=encode_node(EMBED), attempt=1)
-    await link.send(fragment=worker_pb2.Fragment(run="s", tasks=[task], values={"%0": bad}))
+    await link.send_fragment(worker_pb2.Fragment(run="s", tasks=[task], values={"%0": bad}))
     assert (await link.fault(1, "s")).message.startswith("value %0: json: not a JSON text")
     await link.run(EMBED, run="t")
     await link.send(push=worker_pb2.Push(run="t", values={"%0": bad}))

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from weft.graph.ir import Node, Value
-from weft.graph.ops.common import Embed, Search, SearchMode
+from weft.graph.ops.common import Embed, Neighbours, Search, SearchMode
 from weft.graph.ops.primitive import Chunk, Upsert
 from weft.graph.ops.user import Chunking, Rerank
 from weft.graph.values import EFFECT, Datum, Json, TextValue, VectorsValue
@@ -40,7 +40,7 @@ def embed(number: int, texts: Value) -> Node:
 def ingest(index: str = "facts") -> tuple[Node, ...]:
     """Nodes 1 to 3: value %0 into an index."""
     return (
-        Node(1, Chunk(), {"documents": Value(0)}),
+        Node(1, Chunk(index), {"documents": Value(0)}),
         embed(2, Value(1, 1)),
         Node(3, Upsert(index), {"chunks": Value(1), "vectors": Value(2)}),
     )
@@ -102,6 +102,51 @@ async def test_searches_of_many_runs_each_get_their_own(worker: Link) -> None:
         assert await ids(worker, run=run) == [queries[query]]
 
 
+async def test_documents_that_have_not_changed_are_neither_embedded_nor_stored(worker: Link) -> None:
+    first, _ = await fill(worker)
+    again, effect = await fill(worker, run="again")
+    assert isinstance(first, Json)
+    assert again == Json({"passages_added": 0, "passages_replaced": 0, "version": first.value["version"]})
+    assert effect == EFFECT
+    changed = [DOCUMENTS[0], {"id": "b.md", "text": "Puven opened its doors in 1989."}]
+    report, _ = await fill(worker, changed, run="changed")
+    _, texts = await worker.results(1, "changed")
+    assert texts == Json(["Puven opened its doors in 1989."])
+    assert isinstance(report, Json)
+    assert (report.value["passages_added"], report.value["passages_replaced"]) == (0, 1)
+
+
+async def test_passages_come_with_their_neighbours(worker: Link) -> None:
+    await fill(worker)
+    found = Json(
+        [{"id": "b.md#1", "text": ""}, {"id": "a.md#2", "text": "", "score": 0.5}, {"id": "z", "text": ""}]
+    )
+    await worker.run(Node(12, Neighbours("facts"), {"passages": Value(0)}), values={"%0": found})
+    assert await ids(worker) == ["b.md#1", "a.md#1", "a.md#2"]
+
+
+async def test_an_equal_search_is_taken_until_the_index_changes(
+    start_worker: StartWorker, tmp_path: Path
+) -> None:
+    engine = IndexEngine(tmp_path / "indexes", HashEmbedder.name, cache_bytes=1 << 20)
+    worker = await start_worker(EmbedEngine(None), engine)
+    await fill(worker)
+
+    async def found(run: str, query: str, k: int, namespace: str = "") -> tuple[list[str], bool]:
+        values: dict[str, Datum] = {"%0": TextValue(query), "%9": Json(k)}
+        await worker.run(*search(Value(0), Value(9)), run=run, values=values, namespace=namespace)
+        return await ids(worker, run=run), (await worker.done(12, run)).timing.reused
+
+    assert await found("1", "wool", 2) == (["a.md#2", "a.md#1"], False)
+    assert await found("2", "wool", 2) == (["a.md#2", "a.md#1"], True)
+    assert await found("3", "wool", 1) == (["a.md#2"], False)
+    assert await found("4", "wool", 2, namespace="other") == (["a.md#2", "a.md#1"], False)
+    await fill(worker, [{"id": "a.md", "text": "Nothing about sheep."}], run="again")
+    after, reused = await found("5", "wool", 2)
+    assert "a.md#2" not in after
+    assert not reused
+
+
 async def test_texts_get_ids_by_their_place(worker: Link) -> None:
     await worker.run(ingest()[0], values={"%0": Json(["one", "two\n\nthree"])})
     chunks, texts = await worker.results(1)
@@ -111,7 +156,7 @@ async def test_texts_get_ids_by_their_place(worker: Link) -> None:
 
 
 async def test_documents_are_cut_as_asked(worker: Link) -> None:
-    node = Node(1, Chunk(Chunking("fixed", 10, 2)), {"documents": Value(0)})
+    node = Node(1, Chunk("facts", Chunking("fixed", 10, 2)), {"documents": Value(0)})
     await worker.run(node, values={"%0": Json(["aaa bbb ccc ddd"])})
     _, texts = await worker.results(1)
     assert isinstance(texts, Json)
@@ -171,7 +216,7 @@ async def test_bad_documents_are_refused(worker: Link, documents: object, words:
 
 async def test_documents_of_one_id_are_refused(worker: Link) -> None:
     await worker.run(*ingest(), values={"%0": Json([DOCUMENTS[1], DOCUMENTS[1]])})
-    fault = await worker.fault(3)
+    fault = await worker.fault(1)
     assert fault.code == "invalid"
     assert "'b.md#1'" in fault.message
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from weft.apps.reference_model.corpus import prepare
 
-from .program import Step, agent, calculator
+from .program import Step, agent
 
-__all__ = ["PROGRAM", "Step", "agent", "calculator", "prepare"]
+__all__ = ["PROGRAM", "Step", "agent", "prepare"]
 
 PROGRAM = agent

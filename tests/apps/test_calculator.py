@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.apps.agent import calculator
+from weft.apps.calculator import calculator
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""What a deterministic primitive's results depend on, as a digest: equal digests, equal results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import Final
+
+from weft.graph.ir import Value
+from weft.graph.ops.base import Op
+from weft.graph.values import Datum, Json, KvValue, TextValue, VectorsValue
+
+__all__ = ["Contents", "fingerprint"]
+
+_BYTES: Final = 16
+
+
+class Contents:
+    """Digests of the values of a run; each is worked out once."""
+
+    def __init__(self, values: Mapping[Value, Datum]) -> None:
+        self._values = values
+        self._digests: dict[Value, bytes] = {}
+
+    def of(self, value: Value) -> bytes:
+        """The digest of a known value."""
+        if value not in self._digests:
+            self._digests[value] = _digest(_content(self._values[value]))
+        return self._digests[value]
+
+
+def fingerprint(op: Op, model: str, operands: Mapping[str, bytes], context: KvValue | None = None) -> bytes:
+    """The digest of an operation of `model` on operands, given by their digests, after a context in full."""
+    parts = [repr(op).encode(), model.encode()]
+    for name in sorted(operands):
+        parts += [name.encode(), operands[name]]
+    for segment in context.segments if context is not None else ():
+        text = segment.text
+        parts.append(repr((text.text, text.ids, text.covered, segment.trusted, segment.strip)).encode())
+    return _digest(parts)
+
+
+def _content(datum: Datum) -> Iterable[bytes]:
+    match datum:
+        case TextValue(text=text):
+            return (b"text", text.encode(errors="surrogatepass"))
+        case Json(value=value):
+            return (b"json", json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode())
+        case VectorsValue(array=array):
+            return (b"vectors", repr(array.shape).encode(), array.tobytes())
+        case _:
+            raise TypeError(f"a {type(datum).__name__} has no content")
+
+
+def _digest(parts: Iterable[bytes]) -> bytes:
+    """One digest of all parts, each marked off by its length."""
+    whole = blake2b(digest_size=_BYTES)
+    for part in parts:
+        whole.update(len(part).to_bytes(8, "little"))
+        whole.update(part)
+    return whole.digest()

@@ -1,0 +1,155 @@
+"""From ready primitives to fragments on workers: queues, pools, and the choices between them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from .actions import Dispatch, Fragment
+from .engines import Charge, EngineState, Pool, WorkerState
+from .events import WorkerJoined
+from .fragments import fragment
+from .policies import Policies, Toolbox
+from .primitive import EngineKey
+from .queues import ReadyQueue
+from .residency import Residency
+from .state import LiveNode
+from .timers import Timers
+
+__all__ = ["Dispatcher", "Timer"]
+
+_REMEMBERED_LOSSES: Final = 32
+
+Timer = tuple[LiveNode, int] | EngineKey
+"""What comes due: an attempt's back-off or timeout, or the patience of a queue without workers."""
+
+
+class Dispatcher:
+    """Ready primitives in, fragments out. `grace_s`: how long a queue without workers waits for one."""
+
+    def __init__(self, policies: Policies, timers: Timers[Timer], grace_s: float) -> None:
+        self.workers: dict[str, WorkerState] = {}
+        self.residency = Residency()
+        self._tools = Toolbox(policies, self.residency)
+        self._timers = timers
+        self._grace_s = grace_s
+        self._joined = 0
+        self._lost: deque[tuple[WorkerState, str]] = deque(maxlen=_REMEMBERED_LOSSES)
+        self._queues: dict[EngineKey, ReadyQueue] = {}
+        self._pools: dict[EngineKey, Pool] = {}
+        self._stirred: dict[EngineKey, None] = {}  # queues where something may have become possible
+        self._orphaned: dict[EngineKey, float] = {}  # queues without workers, and how long they may be
+        self._outgoing: dict[WorkerState, list[Fragment]] = {}
+
+    # ---- workers
+
+    def join(self, event: WorkerJoined) -> None:
+        """A worker can be given work."""
+        self._joined += 1
+        worker = WorkerState(event.worker, self._joined)
+        worker.engines = tuple(EngineState(spec, worker) for spec in event.engines)
+        self.workers[worker.id] = worker
+        for key, pool in self._pools.items():
+            engine = worker.engine(key)
+            if engine is not None:
+                pool.add(engine)
+                self._orphaned.pop(key, None)
+
+    def lose(self, worker: WorkerState, reason: str) -> None:
+        """A worker is gone; what it was doing is the caller's concern."""
+        del self.workers[worker.id]
+        worker.alive = False
+        self._lost.append((worker, reason))
+        for engine in worker.engines:
+            for pool in list(engine.pools):
+                pool.remove(engine)
+                self._stirred[pool.key] = None
+
+    # ---- primitives
+
+    def submit(self, live: LiveNode, now: float) -> None:
+        """A primitive for an engine is ready."""
+        key = live.primitive.key
+        if key not in self._queues:
+            self._open(key)
+        self._queues[key].push(live, now)
+        self._stirred[key] = None
+
+    def attach(self, live: LiveNode, engine: EngineState, now: float) -> None:
+        """Let a primitive follow on the context that an engine is making, if it should not go elsewhere."""
+        if self._tools.placement.follows(engine):
+            self._hand_out(live, engine, now)
+
+    def drain(self, now: float) -> Iterator[Dispatch]:
+        """Hand out what can be handed out now."""
+        while self._stirred:
+            key = next(iter(self._stirred))
+            del self._stirred[key]
+            if key in self._queues:
+                self._drain(self._queues[key], self._pools[key], now)
+        for worker, fragments in self._outgoing.items():
+            yield Dispatch(worker.id, tuple(fragments))
+        self._outgoing.clear()
+
+    def activate(self, live: LiveNode, now: float) -> None:
+        """All operands of a task are known: from now on the attempt's time counts."""
+        live.activate()
+        timeout_s = live.node.policy.timeout_s
+        if timeout_s is not None:
+            self._timers.set(now + timeout_s, (live, live.attempt))
+
+    def _open(self, key: EngineKey) -> None:
+        self._queues[key] = self._tools.queue()
+        pool = self._pools[key] = self._tools.pool(key, self._stirred)
+        for worker in self.workers.values():
+            engine = worker.engine(key)
+            if engine is not None:
+                pool.add(engine)
+
+    def _drain(self, queue: ReadyQueue, pool: Pool, now: float) -> None:
+        choose = self._tools.placement.choose
+        live = queue.peek(now)
+        if live is not None and not len(pool):
+            self._orphan(pool.key, now)
+            return
+        while live is not None:
+            engine = choose(live, pool)
+            if engine is None:
+                return
+            for member in queue.batch(live, engine.batch_size, now):
+                self._hand_out(member, engine, now)
+            live = queue.peek(now)
+
+    def _hand_out(self, root: LiveNode, engine: EngineState, now: float) -> None:
+        tasks = []
+        for live, where in fragment(root, engine, self._tools.placement.follows):
+            live.begin(where)
+            if live.primitive.key.kind == "llm":
+                self.residency.hand_out(live, where)
+            else:
+                where.charge(live, Charge(where.spec.item_ms or live.primitive.forecast.ms))
+            tasks.append((live.primitive.node.id, live.attempt))
+            if live.waiting == 0:
+                self.activate(live, now)
+        fragments = self._outgoing.setdefault(engine.worker, [])
+        fragments.append(Fragment(root.run.id, tuple(tasks)))
+
+    # ---- queues without workers
+
+    def _orphan(self, key: EngineKey, now: float) -> None:
+        if key not in self._orphaned:
+            self._orphaned[key] = now + self._grace_s
+            self._timers.set(self._orphaned[key], key)
+
+    def abandoned(self, key: EngineKey, now: float) -> list[LiveNode]:
+        """What waits for a worker although patience is at an end: nobody came."""
+        if self._orphaned.get(key, now + 1) > now:
+            return []
+        del self._orphaned[key]
+        return self._queues[key].waiting()
+
+    def last_lost(self, key: EngineKey) -> tuple[str, str] | None:
+        """The worker with such an engine that was lost last, and how."""
+        lost = reversed(self._lost)
+        return next(((worker.id, reason) for worker, reason in lost if worker.engine(key)), None)

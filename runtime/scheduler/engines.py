@@ -1,0 +1,254 @@
+"""What the scheduler remembers of workers: their engines, and for each kind of work those that can do it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from weft.graph.costs import DEFAULT_COSTS
+
+from .events import EngineSpec
+from .primitive import EngineKey
+
+if TYPE_CHECKING:
+    from .state import LiveNode
+
+__all__ = ["Charge", "EngineState", "Pool", "WorkerState"]
+
+_AHEAD_MS: Final = 25.0  # work handed out beyond the batch that is being computed, so that the next is there
+_BACKLOG_MS: Final = 200.0  # of prompts to read, beyond which a model is given only what is bound to it
+
+
+class Charge(NamedTuple):
+    """What an engine reckons with on account of a task."""
+
+    load_ms: float  # of its time; of a language model, what the task adds to what it does anyway
+    prefill_ms: float = 0.0  # of that, reading
+    writes: float = 0.0  # tokens to write
+    context: float = 0.0  # tokens in the context of what is written
+
+
+@dataclass(eq=False, slots=True)
+class EngineState:
+    """An engine of a live worker."""
+
+    spec: EngineSpec
+    worker: WorkerState
+    active: int = 0  # tasks handed out whose operands are all known
+    load_ms: float = 0.0  # the charges of all tasks handed out
+    prefill_ms: float = 0.0
+    writers: int = 0
+    context_tokens: float = 0.0
+    kv: float = 0.0  # tokens that the runs it works for hold or are going to
+    written: float = 0.0  # tokens whose KV it has computed since it joined
+    in_use: dict[int, int] = field(default_factory=dict)  # runs by prefix
+    pools: list[Pool] = field(default_factory=list)
+    version: int = 0  # rises whenever anything above changes
+    reading: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the terms of `ModelCosts`
+    writing: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        costs = self.spec.costs or DEFAULT_COSTS
+        self.reading, self.writing = costs.prefill_terms, costs.decode_terms
+
+    def prefill_cost(self, cached: float, new: float) -> float:
+        """The milliseconds of reading `new` tokens behind `cached` ones."""
+        a, b, c = self.reading
+        return a + b * new + c * new * (cached + new / 2) if new > 0 else 0.0
+
+    def charge(self, live: LiveNode, charge: Charge) -> None:
+        """Reckon with a task."""
+        live.charge = charge
+        self._add_load(charge.load_ms)
+        if charge.prefill_ms or charge.writes:
+            self.prefill_ms += charge.prefill_ms
+            if charge.writes:
+                self.writers += 1
+                self.context_tokens += charge.context
+
+    def discharge(self, live: LiveNode) -> None:
+        """Reckon with it no longer."""
+        charge = live.charge
+        if charge is None:
+            return
+        live.charge = None
+        self._add_load(-charge.load_ms)
+        if charge.prefill_ms or charge.writes:
+            self.prefill_ms -= charge.prefill_ms
+            if charge.writes:
+                self.writers -= 1
+                self.context_tokens -= charge.context
+
+    def has_read(self, live: LiveNode) -> None:
+        """Reckon with the prompt of a task no longer; what is left of it is to write."""
+        charge = live.charge
+        if charge is not None and charge.prefill_ms:
+            live.charge = charge._replace(load_ms=charge.load_ms - charge.prefill_ms, prefill_ms=0.0)
+            live.run.served_ms += charge.prefill_ms
+            self._add_load(-charge.prefill_ms)
+            self.prefill_ms -= charge.prefill_ms
+            self.changed()
+
+    def changed(self) -> None:
+        """Note a change."""
+        self.version += 1
+        for pool in self.pools:
+            pool.touch(self)
+
+    def pass_on(self, live: LiveNode, heir: LiveNode) -> None:
+        """Reckon with what one task is to read on account of another."""
+        if live.charge is not None and heir.charge is not None:
+            ms = live.charge.prefill_ms
+            load_ms, prefill_ms, writes, context = heir.charge
+            heir.charge = Charge(load_ms + ms, prefill_ms + ms, writes, context)
+            self._add_load(ms)
+            self.prefill_ms += ms
+
+    def activate(self, count: int) -> None:
+        """Work on so many tasks more."""
+        self.active += count
+        for pool in self.pools:
+            pool.active += count
+
+    def _add_load(self, ms: float) -> None:
+        self.load_ms += ms
+        for pool in self.pools:
+            pool.load_ms += ms
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it should be given work that is not bound to it.
+
+        An engine that computes batches gets the next one when the last is done or about to be: the longer a
+        batch waits to be chosen, the better it can be chosen.
+        """
+        spec = self.spec
+        if spec.batch and self.active and self.load_ms >= _AHEAD_MS:
+            return False
+        if self.prefill_ms >= _BACKLOG_MS:
+            return False
+        return not spec.capacity or self.active < spec.capacity
+
+    @property
+    def batch_size(self) -> int:
+        """How many primitives it takes at once: a batch, or one."""
+        free = self.spec.capacity - self.active if self.spec.capacity else self.spec.batch
+        return max(min(self.spec.batch, free), 1)
+
+
+@dataclass(eq=False, slots=True)
+class WorkerState:
+    """One membership of a worker, from its joining to its loss; when it rejoins, it is another."""
+
+    id: str
+    number: int  # order of joining
+    engines: tuple[EngineState, ...] = ()
+    alive: bool = True
+    tasks: dict[LiveNode, None] = field(default_factory=dict)
+
+    def engine(self, key: EngineKey) -> EngineState | None:
+        """Its engine for such primitives."""
+        for engine in self.engines:
+            if engine.spec.kind == key.kind and key.model in ("", engine.spec.model):
+                return engine
+        return None
+
+
+Load = Callable[[EngineState], float]
+
+
+class Pool:
+    """The engines that can run the primitives of one key, indexed by `load`: no choice looks at all of them.
+
+    Whenever an engine changes, the pool enters itself into `stirred`.
+    """
+
+    def __init__(self, key: EngineKey, load: Load, stirred: dict[EngineKey, None]) -> None:
+        self.key = key
+        self._load = load
+        self._stirred = stirred
+        self._engines: dict[EngineState, None] = {}
+        self._touched: dict[EngineState, None] = {}  # since the heap was last used
+        self._heap: list[tuple[float, int, int, EngineState]] = []  # load, number, version; may be stale
+        self._turn: Iterator[EngineState] = iter(())
+        self.load_ms = 0.0
+        """Of all engines."""
+        self.active = 0
+        """Of all engines."""
+
+    @property
+    def mean_load(self) -> float:
+        """The expected work of an engine, in milliseconds."""
+        return self.load_ms / max(len(self._engines), 1)
+
+    @property
+    def mean_active(self) -> float:
+        """The primitives that an engine works on."""
+        return self.active / max(len(self._engines), 1)
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+    def __contains__(self, engine: EngineState) -> bool:
+        return engine in self._engines
+
+    def __iter__(self) -> Iterator[EngineState]:
+        return iter(self._engines)
+
+    def add(self, engine: EngineState) -> None:
+        """An engine has come."""
+        self._engines[engine] = None
+        self._turn = iter(())
+        engine.pools.append(self)
+        self.load_ms += engine.load_ms
+        self.active += engine.active
+        self.touch(engine)
+
+    def remove(self, engine: EngineState) -> None:
+        """An engine is gone."""
+        del self._engines[engine]
+        self._turn = iter(())
+        engine.pools.remove(self)
+        self.load_ms -= engine.load_ms
+        self.active -= engine.active
+
+    def touch(self, engine: EngineState) -> None:
+        """Something about an engine is another."""
+        self._touched[engine] = None
+        self._stirred[self.key] = None
+
+    def least_loaded(self) -> EngineState | None:
+        """The engine with room whose load is least; the longest-serving of several."""
+        self._index()
+        heap = self._heap
+        while heap:
+            if self._holds(heap[0]):
+                return heap[0][3]
+            heapq.heappop(heap)
+        return None
+
+    def next_in_turn(self) -> EngineState | None:
+        """The engine with room that follows on the last one that was taken in turn."""
+        for _ in range(len(self._engines) + 1):
+            engine = next(self._turn, None)
+            if engine is None:
+                self._turn = iter(list(self._engines))
+            elif engine.has_room:
+                return engine
+        return None
+
+    def _index(self) -> None:
+        for engine in self._touched:
+            if engine.has_room:
+                entry = (self._load(engine), engine.worker.number, engine.version, engine)
+                heapq.heappush(self._heap, entry)
+        self._touched.clear()
+        if len(self._heap) > 4 * len(self._engines) + 64:
+            self._heap = [entry for entry in self._heap if self._holds(entry)]
+            heapq.heapify(self._heap)
+
+    def _holds(self, entry: tuple[float, int, int, EngineState]) -> bool:
+        engine = entry[3]
+        return entry[2] == engine.version and engine in self._engines and engine.has_room

@@ -1,0 +1,69 @@
+"""The policies of a scheduler, by name, so that each can be exchanged or switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from .batching import BATCHING
+from .engines import Pool
+from .fairness import FAIRNESS
+from .placement import PLACEMENT
+from .primitive import EngineKey
+from .priority import PRIORITY
+from .queues import ReadyQueue
+from .residency import Residency
+
+__all__ = ["Policies", "Toolbox"]
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Policies:
+    """How a scheduler decides. Raises ValueError for an unknown name."""
+
+    batching: str = "topology"
+    """fifo, per_invocation, topology: docs/scheduling.md explains all of them."""
+    priority: str = "remaining"
+    """arrival, remaining, attained."""
+    fairness: str = "virtual_time"
+    """none, virtual_time: between namespaces."""
+    placement: str = "affinity"
+    """round_robin, least_loaded, sticky, affinity."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """The shares of namespaces under `fairness`; 1 unless given."""
+    longest_wait_s: float = 30.0
+    """What has waited so long goes first, whatever the policies say."""
+
+    def __post_init__(self) -> None:
+        _find("batching", self.batching, BATCHING)
+        _find("priority", self.priority, PRIORITY)
+        _find("fairness", self.fairness, FAIRNESS)
+        _find("placement", self.placement, PLACEMENT)
+
+
+class Toolbox:
+    """The objects that the names stand for."""
+
+    def __init__(self, policies: Policies, residency: Residency) -> None:
+        self._policies = policies
+        self._priority = PRIORITY[policies.priority]()
+        self.placement = PLACEMENT[policies.placement](residency)
+
+    def queue(self) -> ReadyQueue:
+        """A queue for one kind of engine."""
+        policies = self._policies
+        fairness = FAIRNESS[policies.fairness](policies.weights)
+        return ReadyQueue(BATCHING[policies.batching], self._priority, fairness, policies.longest_wait_s)
+
+    def pool(self, key: EngineKey, stirred: dict[EngineKey, None]) -> Pool:
+        """A pool of engines for it."""
+        return Pool(key, self.placement.load, stirred)
+
+
+def _find(what: str, name: str, known: Mapping[str, P]) -> P:
+    if name not in known:
+        raise ValueError(f"unknown {what} policy {name!r}; known: {', '.join(map(repr, sorted(known)))}")
+    return known[name]

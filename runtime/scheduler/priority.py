@@ -1,0 +1,63 @@
+"""Priority policies: whose turn it is, among primitives that wait for the same kind of engine.
+
+A rank is a time: a primitive goes before those that would have had to arrive later to be its equals. So
+whoever waits is overtaken only by what arrives within a bounded time, and nothing starves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from .state import LiveNode
+
+__all__ = ["PRIORITY", "Arrival", "Attained", "Priority", "Remaining"]
+
+_STEP_S: Final = 5.0  # that one step of a run's priority is worth
+_WEIGHT: Final = 1.0  # seconds of waiting that outweigh a second of work
+
+
+class Priority(Protocol):
+    """The order of primitives."""
+
+    def rank(self, live: LiveNode) -> float:
+        """Seconds; the smallest goes first."""
+        ...
+
+
+class Arrival:
+    """The run that began first (first come, first served by program)."""
+
+    def rank(self, live: LiveNode) -> float:
+        """When the run began, less what its priority is worth."""
+        return live.run.started - _STEP_S * live.run.priority
+
+
+class Remaining(Arrival):
+    """The run with the shortest critical path before it; one whose deadline is near goes first.
+
+    Of a run that grows, what follows is not known. What engines have spent on it stands for that: of work
+    whose amount is unknown and varies much, about as much is to be expected as has been seen.
+    """
+
+    def rank(self, live: LiveNode) -> float:
+        """When a run of no length would have had to begin to be its equal."""
+        run = live.run
+        work_ms = live.primitive.forecast.remaining_ms + (run.served_ms if run.grows else 0.0)
+        rank = super().rank(live) + _WEIGHT * work_ms / 1e3
+        return rank if run.deadline is None else min(rank, run.deadline - work_ms / 1e3)
+
+
+class Attained(Arrival):
+    """The run on which engines have spent least (PLAS of Autellix, arXiv:2502.13965, section 4.2)."""
+
+    def rank(self, live: LiveNode) -> float:
+        """When a run that has had nothing would have had to begin to be its equal."""
+        return super().rank(live) + _WEIGHT * live.run.served_ms / 1e3
+
+
+PRIORITY: Final[Mapping[str, Callable[[], Priority]]] = {
+    "arrival": Arrival,
+    "remaining": Remaining,
+    "attained": Attained,
+}

@@ -1,0 +1,128 @@
+"""The primitives that wait for one kind of engine: tenants in turn, each tenant's in the batching order."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from .batching import Batching
+from .fairness import Fairness, Tenant
+from .priority import Priority
+from .state import LiveNode, Phase
+
+__all__ = ["ReadyQueue"]
+
+_SMALL: Final = 64  # entries that are not worth tidying
+
+
+class ReadyQueue:
+    """A queue of primitives. Those that leave it early are skipped when their turn comes.
+
+    What has waited for `bound_s` goes before everything else, so that no policy can starve anybody. Work in
+    bulk stands apart from what somebody waits for, so that it may be passed over while it must wait.
+    """
+
+    def __init__(
+        self, batching: Callable[[], Batching], priority: Priority, fairness: Fairness, bound_s: float
+    ) -> None:
+        self._batching = batching
+        self._priority = priority
+        self._fairness = fairness
+        self._bound_s = bound_s
+        self._orders: dict[Tenant, tuple[Batching, Batching]] = {}  # of those who wait: urgent work, bulk
+        self._turns: list[tuple[float, int, Tenant]] = []  # by virtual time, which may have passed since
+        self._tickets = 0
+        self._oldest: deque[tuple[float, int, LiveNode]] = deque()
+        self._tidy_at = _SMALL
+
+    def push(self, live: LiveNode, now: float) -> None:
+        """Queue a primitive."""
+        self._tickets += 1
+        live.phase = Phase.QUEUED
+        live.ticket = self._tickets
+        live.rank = self._priority.rank(live)
+        tenant = self._fairness.tenant(live.run.namespace)
+        orders = self._orders.get(tenant)
+        if orders is None:
+            orders = self._orders[tenant] = (self._batching(), self._batching())
+            self._fairness.wants(tenant)
+            heapq.heappush(self._turns, (tenant.virtual_ms, self._tickets, tenant))
+        orders[live.bulk].push(live)
+        self._oldest.append((now, live.ticket, live))
+        if len(self._oldest) > self._tidy_at:
+            self._oldest = deque(entry for entry in self._oldest if _waits(entry))
+            self._tidy_at = 2 * len(self._oldest) + _SMALL
+
+    def peek(self, now: float, *, bulk: bool = True) -> LiveNode | None:
+        """The primitive whose turn it is; without `bulk`, of those that somebody waits for."""
+        overdue = self._overdue(now)
+        if overdue is not None and (bulk or not overdue.bulk):
+            return overdue
+        turns = self._turns
+        while turns:
+            due, ticket, tenant = turns[0]
+            if due != tenant.virtual_ms:
+                heapq.heapreplace(turns, (tenant.virtual_ms, ticket, tenant))
+                continue
+            urgent, rest = (order.peek() for order in self._orders[tenant])
+            if urgent is None and rest is None:
+                heapq.heappop(turns)
+                del self._orders[tenant]
+            elif bulk:
+                return _first(urgent, rest)
+            else:
+                return urgent
+        return None
+
+    def batch(self, first: LiveNode, size: int, now: float) -> list[LiveNode]:
+        """Take out what `peek` has shown, and up to `size` in all that may be computed with it."""
+        order = self._order_of(first)
+        taken: list[LiveNode] = []
+        live: LiveNode | None = first
+        if size == 1 or order.peek() is not first:
+            first.phase = Phase.WAITING
+            self._serve(first)
+            taken.append(first)
+            live = self.peek(now) if size > 1 and order.mixes else None
+        while live is not None and len(taken) < size:
+            order = self._order_of(live)
+            more = order.batch(size - len(taken))
+            for member in more:
+                self._serve(member)
+            taken += more
+            live = self.peek(now) if order.mixes else None
+        return taken
+
+    def _order_of(self, live: LiveNode) -> Batching:
+        return self._orders[self._fairness.tenant(live.run.namespace)][live.bulk]
+
+    def _serve(self, live: LiveNode) -> None:
+        self._fairness.serve(self._fairness.tenant(live.run.namespace), live.primitive.forecast.ms)
+
+    def waiting(self) -> list[LiveNode]:
+        """All that wait, oldest first."""
+        return [entry[2] for entry in self._oldest if _waits(entry)]
+
+    def _overdue(self, now: float) -> LiveNode | None:
+        oldest = self._oldest
+        while oldest:
+            if not _waits(oldest[0]):
+                oldest.popleft()
+            elif now - oldest[0][0] > self._bound_s:
+                return oldest[0][2]
+            else:
+                return None
+        return None
+
+
+def _waits(entry: tuple[float, int, LiveNode]) -> bool:
+    _, ticket, live = entry
+    return live.phase is Phase.QUEUED and live.ticket == ticket
+
+
+def _first(a: LiveNode | None, b: LiveNode | None) -> LiveNode | None:
+    if a is None or b is None:
+        return a or b
+    return a if (a.rank, a.ticket) <= (b.rank, b.ticket) else b

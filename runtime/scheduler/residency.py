@@ -1,0 +1,189 @@
+"""What language models hold and are expected to hold: contexts, their lengths, and the KV that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from weft.graph.ir import Value
+
+from .directory import NOWHERE, Directory, Found
+from .engines import Charge, EngineState
+from .events import Usage
+from .prefixes import Block, Boundary, extend, start
+from .state import Chain, Holding, LiveNode, LiveRun
+
+__all__ = ["Demand", "Residency"]
+
+
+class Demand(NamedTuple):
+    """What a primitive that is ready asks of a language model, with what follows on it at once."""
+
+    context: float  # tokens of the context that it continues
+    reads: float  # tokens on top of it
+    writes: float
+    home: EngineState | None  # that holds the context that it continues
+    prefixes: Sequence[Boundary]  # of all that it reads, shortest first
+    found: Found
+
+
+class Residency:
+    """Keeps the books of KV: of runs, of engines, and in the directory."""
+
+    def __init__(self) -> None:
+        self.directory = Directory()
+
+    def demand(self, live: LiveNode) -> Demand:
+        """What a ready primitive asks for."""
+        base, prefixes = _chain(live)
+        maker = _maker(live)
+        home = maker.engine if maker is not None and maker.engine and maker.engine.worker.alive else None
+        reads, writes = _reads(live, live.chain), live.primitive.forecast.writes
+        for follower in live.run.consumers(live):
+            if follower.primitive.context == live.primitive.node.id:
+                reads += follower.primitive.forecast.reads
+                writes += follower.primitive.forecast.writes
+        whole = (base, *prefixes) if base.tokens else prefixes
+        found = self.directory.longest(whole) if whole else NOWHERE
+        return Demand(base.tokens, reads, writes, home, whole, found)
+
+    def cached(self, demand: Demand, engine: EngineState) -> float:
+        """The tokens of a prompt that an engine holds, as far as is known."""
+        if engine in demand.found.holders:
+            return demand.found.tokens
+        held = self.directory.held(engine, demand.prefixes) if demand.prefixes else 0.0
+        return max(held, demand.context) if engine is demand.home else held
+
+    def hand_out(self, live: LiveNode, engine: EngineState) -> None:
+        """Reckon with a task on an engine."""
+        base, prefixes = _chain(live)
+        maker = _maker(live)
+        held = base.tokens if maker is not None and maker.engine is engine and maker.kv else 0.0
+        live.cached = max(held, self.directory.held(engine, prefixes) if prefixes else 0.0)
+        reads, writes = _reads(live, live.chain), live.primitive.forecast.writes
+        live.tokens = base.tokens + reads + writes
+        engine.charge(live, _charge(engine, live.tokens, base.tokens + reads - live.cached, writes))
+        shared = held if maker is not None else self._share(live.run, engine, prefixes)
+        self._hold(live, engine, live.tokens - shared)
+        if prefixes:
+            self.directory.note(engine, prefixes)
+
+    def done(self, live: LiveNode, usage: Usage | None) -> None:
+        """A task of a language model has given its result; it still counts on the engine that ran it."""
+        engine = live.engine
+        assert engine is not None
+        if usage is not None:
+            engine.written += usage.computed + usage.generated
+            live.tokens = float(usage.cached + usage.computed + usage.generated)
+            if usage.cached < live.cached / 2:
+                base, prefixes = _chain(live)
+                self.directory.missed(engine, (base, *prefixes), usage.cached)
+        else:
+            self._pass_on(live, engine)
+        if not live.primitive.makes_context:
+            self.drop(live)
+            return
+        base, prefixes = _chain(live)
+        live.prefix = Boundary(prefixes[-1].key if prefixes else base.key, live.tokens)
+        self.directory.note(engine, (live.prefix,))
+
+    def known(self, live: LiveNode) -> None:
+        """A context is known although no engine has made it: it is the prompt that it would have read."""
+        base, prefixes = _chain(live)
+        live.prefix = prefixes[-1] if prefixes else base
+        live.tokens = live.prefix.tokens
+
+    def drop(self, live: LiveNode) -> None:
+        """Nobody will take the context of a task any more, or the task was not done."""
+        if live.kv and live.engine is not None:
+            holding = live.run.holdings.get(live.engine)
+            if holding is not None:
+                holding.tokens -= live.kv
+                live.engine.kv -= live.kv
+                live.engine.changed()
+            live.kv = 0.0
+
+    def forget(self, run: LiveRun) -> None:
+        """A run is over."""
+        for engine, holding in run.holdings.items():
+            engine.kv -= holding.tokens
+            in_use = engine.in_use
+            for key in holding.shared:
+                in_use[key] -= 1
+                if not in_use[key]:
+                    del in_use[key]
+            engine.changed()
+        run.holdings.clear()
+
+    def _pass_on(self, live: LiveNode, engine: EngineState) -> None:
+        """An engine that reports nothing for a prefill is going to compute it with what follows on it."""
+        for follower in live.run.consumers(live):
+            if follower.engine is engine and follower.charge and follower.primitive.context == live.node.id:
+                engine.pass_on(live, follower)
+                return
+
+    def _hold(self, live: LiveNode, engine: EngineState, tokens: float) -> None:
+        live.kv = max(tokens, 1.0)
+        _holding(live.run, engine).tokens += live.kv
+        engine.kv += live.kv
+
+    def _share(self, run: LiveRun, engine: EngineState, prefixes: Sequence[Boundary]) -> float:
+        """Count a prompt that begins here as a user of its prefixes; the tokens that others use already."""
+        shared = 0.0
+        in_use, noted = engine.in_use, _holding(run, engine).shared
+        for key, tokens in prefixes:
+            users = in_use.get(key, 0)
+            if users:
+                shared = tokens
+            in_use[key] = users + 1
+            noted.append(key)
+        return shared
+
+
+def _holding(run: LiveRun, engine: EngineState) -> Holding:
+    holding = run.holdings.get(engine)
+    if holding is None:
+        holding = run.holdings[engine] = Holding()
+    return holding
+
+
+def _maker(live: LiveNode) -> LiveNode | None:
+    context = live.primitive.context
+    return None if context is None else live.run.nodes[context]
+
+
+def _chain(live: LiveNode) -> Chain:
+    """What a node adds to the context that it continues, as far as texts are known."""
+    if live.chain is not None:
+        return live.chain
+    maker = _maker(live)
+    run = live.run
+    if maker is None:
+        base = start(live.primitive.key.model, run.namespace)
+    elif maker.prefix is not None:
+        base = maker.prefix
+    else:
+        return Chain(Boundary(0, maker.tokens), ())  # it is being made
+    blocks: list[Block] = []
+    for part in live.primitive.adds:
+        content = run.contents.get(part) if isinstance(part, Value) else part
+        if content is None:
+            return Chain(base, ())
+        blocks += content.blocks
+    live.chain = Chain(base, extend(base, blocks))
+    return live.chain
+
+
+def _reads(live: LiveNode, chain: Chain | None) -> float:
+    """The tokens that a primitive reads: of its texts if they are known."""
+    if chain is not None and chain.prefixes and not live.primitive.forecast.writes:
+        return chain.prefixes[-1].tokens - chain.base.tokens
+    return live.primitive.forecast.reads
+
+
+def _charge(engine: EngineState, context: float, new: float, writes: float) -> Charge:
+    prefill_ms = engine.prefill_cost(context - new - writes, new)
+    if not writes:
+        return Charge(prefill_ms, prefill_ms)
+    _, each, per_token = engine.writing
+    return Charge(prefill_ms + writes * (each + per_token * context), prefill_ms, writes, context)

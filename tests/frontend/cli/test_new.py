@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Weft
+
+
+def test_a_new_project_runs_and_its_test_passes_offline(weft: Weft) -> None:
+    result = weft("new", "facts")
+    assert result.exit_code == 0, result.output
+    assert "cd facts" in result.stdout
+    folder = Path("facts")
+    assert {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} == {
+        ".gitignore",
+        "README.md",
+        "app.py",
+        "notes/tamrel.md",
+        "test_app.py",
+        "weft.toml",
+    }
+    assert (folder / "README.md").read_text("utf-8").startswith("# facts\n")
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q"],
+        cwd=folder,
+        env={**os.environ, "WEFT_PROFILE_S": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert "2 passed" in tested.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("taken", "'taken' exists already"),
+        ("../up", "'../up' cannot name a project"),
+        ("1st", "'1st' cannot name a project"),
+        ("", "'' cannot name a project"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(weft: Weft, name: str, problem: str) -> None:
+    Path("taken").mkdir()
+    result = weft("new", name)
+    assert result.exit_code == 2
+    assert problem in result.stderr
+    assert [file.name for file in Path().iterdir()] == ["taken"]
