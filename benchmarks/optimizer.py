@@ -52,7 +52,7 @@ BASELINES: Final = ("a modules", "b gathered", "c langgraph")
 WARM_UP: Final = 3  # questions
 PARTS: Final = 8  # passages that contextual retrieval indexes for each question
 REPORTS: Final = 5  # runs whose bounds and blame are averaged
-RATES: Final = {"low": 0.25, "high": 0.75}  # of what (b) can serve
+LOADS: Final = {"low": (0.25, 12), "high": (0.75, 24)}  # of what (b) can serve; questions
 
 Table = dict[str, dict[str, float]]
 
@@ -201,9 +201,9 @@ def measured(options: argparse.Namespace, root: Path, ablation: bool) -> dict[st
             result["bounds"] = vars(bounds) | {"closeness": bounds.closeness}
             if options.load:
                 del arms["none"]
-                for name, share in RATES.items():
+                for name, (share, asked) in LOADS.items():
                     per_s = share * 1e3 / table["b gathered"]["mean"]
-                    result[f"{name} load"] = under = loaded(arms, rest[REPORTS:], per_s)
+                    result[f"{name} load"] = under = loaded(arms, rest[REPORTS:][:asked], per_s)
                     show(f"{name} load, {per_s:.2f}/s", under)
     return found
 
