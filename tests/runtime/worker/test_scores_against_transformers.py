@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from weft.graph.ops.user import ScoreMethod
 from weft.graph.prompt import Fixed
 from weft.graph.values import Json, TextValue
 from weft.runtime.config import ModelSettings
+from weft.runtime.llm.engine import LLMEngine
+from weft.runtime.llm.requests import Request, ScoreRequest, Sink
 from weft.runtime.worker.engines.llm import LlmEngine
 
 from .conftest import MODEL_FOLDER, Link, StartWorker
@@ -49,12 +53,19 @@ async def llm(start_worker: StartWorker, model_settings: ModelSettings) -> Link:
     return await start_worker(LlmEngine(model_settings, profile_s=0))
 
 
-async def scores_of(llm: Link, method: ScoreMethod, prompt: str = PROMPT) -> tuple[str, list[float]]:
+async def scores_of(
+    llm: Link,
+    method: ScoreMethod,
+    prompt: str = PROMPT,
+    choices: tuple[str, ...] = CHOICES,
+    run: str = "r",
+) -> tuple[str, list[float]]:
     await llm.run(
         Node(1, Prefill("reference", (Fixed(prompt, trusted=True),))),
-        Node(2, Score("reference", CHOICES, method), {"kv": Value(1)}),
+        Node(2, Score("reference", choices, method), {"kv": Value(1)}),
+        run=run,
     )
-    choice, scores = await llm.results(2)
+    choice, scores = await llm.results(2, run=run)
     assert isinstance(choice, TextValue)
     assert isinstance(scores, Json)
     return choice.text, scores.value
@@ -65,12 +76,15 @@ def means(reference: Reference, prefix: list[int], options: list[list[int]]) -> 
     return [sum(row) / len(row) for row in rows]
 
 
-def split(reference: Reference, prompt: str) -> tuple[list[int], list[list[int]]]:
+def split(
+    reference: Reference, prompt: str, choices: Sequence[str] = CHOICES
+) -> tuple[list[int], list[list[int]]]:
     """The ids that all of prompt + choice share with the prompt, and the rest of each."""
-    wholes = [reference.ids(prompt + choice) for choice in CHOICES]
+    wholes = [reference.ids(prompt + choice) for choice in choices]
     alone = reference.ids(prompt)
     shared = 0
-    while shared < len(alone) and all(whole[shared] == alone[shared] for whole in wholes):
+    most = min(len(alone), *(len(whole) - 1 for whole in wholes))
+    while shared < most and all(whole[shared] == alone[shared] for whole in wholes):
         shared += 1
     return alone[:shared], [whole[shared:] for whole in wholes]
 
@@ -95,15 +109,20 @@ async def test_unconditional(llm: Link, reference: Reference) -> None:
 async def test_greedy(llm: Link, reference: Reference) -> None:
     prefix, options = split(reference, PROMPT)
     rows = [reference.logprobs(prefix, option) for option in options]
+    choice, scores = await scores_of(llm, "greedy")
+    assert choice == CHOICES[survivor(rows)]
+    assert scores == pytest.approx(means(reference, prefix, options), abs=1e-3)
+
+
+def survivor(rows: Sequence[Sequence[float]]) -> int:
+    """Which option is left when at each token those fall out that are less likely there than the best."""
     width = max(map(len, rows))
     padded = [[*row, *[sum(row) / len(row)] * (width - len(row))] for row in rows]
-    remaining = list(range(len(CHOICES)))
+    remaining = list(range(len(rows)))
     for column in range(width):
         top = max(padded[index][column] for index in remaining)
         remaining = [index for index in remaining if padded[index][column] > top - 1e-4]
-    choice, scores = await scores_of(llm, "greedy")
-    assert choice == CHOICES[remaining[0]]
-    assert scores == pytest.approx(means(reference, prefix, options), abs=1e-3)
+    return remaining[0]
 
 
 async def test_choices_that_join_the_last_word_of_the_prompt(llm: Link, reference: Reference) -> None:
@@ -113,3 +132,64 @@ async def test_choices_that_join_the_last_word_of_the_prompt(llm: Link, referenc
     assert len(prefix) < len(reference.ids(prompt))
     _, scores = await scores_of(llm, "mean", prompt)
     assert scores == pytest.approx(means(reference, prefix, options), abs=1e-3)
+
+
+_WORDS = (
+    "the",
+    " river",
+    " town",
+    " 19",
+    "87",
+    "88",
+    " or",
+    " not",
+    " found",
+    "ed",
+    " in",
+    ".",
+    "+",
+    " Hi",
+    "pujas",
+)
+
+
+def cases(count: int) -> list[tuple[str, tuple[str, ...]]]:
+    """Prompts that end anywhere, also within a word, with choices of which some begin others."""
+    chance = random.Random(0)
+    found = []
+    for _ in range(count):
+        prompt = PROMPT.removesuffix("19") + "".join(chance.choices(_WORDS, k=chance.randint(1, 6)))
+        prompt = prompt[: len(prompt) - chance.randint(0, 2)]
+        choices = [
+            "".join(chance.choices(_WORDS, k=chance.randint(1, 4))) for _ in range(chance.randint(2, 4))
+        ]
+        choices.append(choices[0] + chance.choice(_WORDS))
+        found.append((prompt, tuple(dict.fromkeys(choices))))
+    return found
+
+
+@pytest.mark.parametrize("method", ["mean", "greedy", "unconditional"])
+async def test_fifty_cases(
+    llm: Link, reference: Reference, method: ScoreMethod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[Request] = []
+    submit = LLMEngine.submit
+
+    def spy(engine: LLMEngine, request: Request, sink: Sink) -> int:
+        submitted.append(request)
+        return submit(engine, request, sink)
+
+    monkeypatch.setattr(LLMEngine, "submit", spy)
+    for number, (prompt, choices) in enumerate(cases(50)):
+        prefix, options = split(reference, prompt, choices)
+        rows = [reference.logprobs(prefix, option) for option in options]
+        expected = [sum(row) / len(row) for row in rows]
+        best = survivor(rows) if method == "greedy" else None
+        if method == "unconditional":
+            alone = means(reference, reference.ids("<|bos|>"), options)
+            expected = [given - without for given, without in zip(expected, alone, strict=True)]
+        choice, scores = await scores_of(llm, method, prompt, choices, run=str(number))
+        assert scores == pytest.approx(expected, abs=2e-3)
+        assert choice == choices[expected.index(max(expected)) if best is None else best]
+    scored = [request for request in submitted if isinstance(request, ScoreRequest)]
+    assert len(scored) == (100 if method == "unconditional" else 50)  # all choices of a case at once
