@@ -146,9 +146,9 @@ class Simulation:
                 for run, tasks in fragments:
                     self._dispatch(worker, self._runs[run], tasks)
             case act.Evaluate(run, node, attempt):
-                self._answer(run, node, attempt, 0.0)
+                self._evaluate(run, node, attempt)
             case act.AskClient(run, node, attempt):
-                self._answer(run, node, attempt, self._delays.client_s)
+                self._ask(run, node, attempt)
             case act.CancelTasks(worker, run, nodes):
                 if run in self._runs:
                     self._runs[run].call_off(worker, nodes)
@@ -176,11 +176,17 @@ class Simulation:
         if target is not None:
             self.clock.after(self._delays.hop_s, lambda: what(target))
 
-    def _answer(self, run: str, node: int, attempt: int, delay_s: float) -> None:
-        """Let a node that needs no worker be done after its time."""
+    def _evaluate(self, run: str, node: int, attempt: int) -> None:
+        """Let the orchestrator compute a node."""
         live = self._runs[run]
         live.current[node] = attempt, ""
-        seconds = live.truth(node).ms / 1e3 + delay_s
+        self.clock.after(live.truth(node).ms / 1e3, partial(self._done, live, node, attempt, None))
+
+    def _ask(self, run: str, node: int, attempt: int) -> None:
+        """Let the client compute a node, or its user think."""
+        live = self._runs[run]
+        live.current[node] = attempt, ""
+        seconds = live.truth(node).ms / 1e3 + self._delays.client_s
         live.answering += 1
         if live.answering == 1:
             live.answering_since = self.clock.now

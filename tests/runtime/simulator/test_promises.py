@@ -1,0 +1,73 @@
+"""What Parrot and Teola promise of placement and sharing, on the virtual clock, with an H200's profile."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import pytest
+
+from weft.runtime.scheduler.policies import Policies
+from weft.runtime.simulator.builder import Builder, Text
+from weft.runtime.simulator.profiles import LLAMA_8B_H200
+from weft.runtime.simulator.programs import Arrival, Program
+from weft.runtime.simulator.report import Report, report
+from weft.runtime.simulator.workloads import Mix, arrivals
+
+from .conftest import world
+
+COSTS = LLAMA_8B_H200.costs
+
+
+def call(number: int, head: Text, own: int = 100, writes: int = 50) -> Program:
+    builder = Builder("call", COSTS, "graph", f"call {number}")
+    builder.write([head, Text(f"own {number}", own)], writes)
+    return builder.build()
+
+
+def mixed(rates: Mapping[str, float], seconds: float = 20.0) -> Report:
+    simulation = world(4, llm=LLAMA_8B_H200)
+    return report(simulation.run(arrivals(Mix(rates), seconds, 3, COSTS, "graph")))
+
+
+def test_a_shared_prompt_is_computed_once_for_each_worker() -> None:
+    simulation = world(4, llm=LLAMA_8B_H200, keep_calls=True)
+    head = Text("system prompt", 6000)
+    found = report(simulation.run(Arrival(0.05 * n, call(n, head)) for n in range(64)))
+    assert found.computed_tokens <= 4 * 6000 + 64 * 101
+    assert found.failed == 0
+
+
+@pytest.mark.parametrize("placement", ["affinity", "least_loaded"])
+def test_families_of_prompts_are_read_about_once_and_a_skewed_mix_is_still_spread(placement: str) -> None:
+    simulation = world(4, llm=LLAMA_8B_H200, policies=Policies(placement=placement), keep_calls=True)
+    rng = random.Random(5)
+    heads = [Text(f"family {n}", 2000) for n in range(4)]
+    programs = [
+        Arrival(0.04 * n, call(n, rng.choices(heads, (8, 4, 2, 1))[0], writes=100)) for n in range(800)
+    ]
+    found = report(simulation.run(programs))
+    distinct = 4 * 2000 + 800 * 100
+    if placement == "affinity":
+        assert found.computed_tokens <= 1.15 * distinct
+        assert found.imbalance <= 1.5
+    else:
+        assert found.computed_tokens > 1.2 * distinct
+
+
+def test_what_an_architect_writes_is_read_by_coders_and_reviewers_where_it_is() -> None:
+    builder = Builder("coding", COSTS, "graph", "one")
+    api = builder.write([Text("architect", 700)], 1500)
+    for number in range(8):
+        code = builder.write([Text("coder", 500), api, Text(f"file {number}", 60)], 600)
+        builder.write([Text("reviewer", 400), api, code], 150)
+    simulation = world(1, llm=LLAMA_8B_H200)
+    outcome = simulation.run([Arrival(0.0, builder.build())])
+    assert outcome.computed_tokens <= 700 + (500 + 1500) + 8 * 60 + (400 + 1500) + 8 * 600 + 20
+
+
+def test_chats_and_bulk_work_on_the_same_workers_hardly_hurt_each_other() -> None:
+    chats, bulk = mixed({"chat": 2.0}), mixed({"map_reduce": 1.0})
+    both = mixed({"chat": 2.0, "map_reduce": 1.0})
+    assert both.latency["chat"].mean <= 1.3 * chats.latency["chat"].mean
+    assert both.latency["map_reduce"].mean <= 1.3 * bulk.latency["map_reduce"].mean
