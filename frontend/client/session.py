@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from grpc import aio
 
@@ -29,6 +29,8 @@ from .portal import NETWORK
 from .toolbox import ClientTool, Toolbox
 
 __all__ = ["Session", "Submission", "WatchSession", "open_session", "watch"]
+
+_TOGETHER: Final = 2**16  # bytes of requests that share a message
 
 T = TypeVar("T")
 
@@ -190,7 +192,8 @@ class Session(WatchSession):
     async def requests(self) -> AsyncIterator[pb.RunRequests]:
         """What goes to the server."""
         while requests := await self._requests.take():
-            yield pb.RunRequests(requests=requests)
+            for message in _messages(requests):
+                yield message
 
     def _send(self, request: pb.RunRequest) -> None:
         NETWORK.loop.call_soon_threadsafe(self._requests.put, request)
@@ -243,6 +246,18 @@ async def watch(connection: Connection, run: str, program: str) -> WatchSession:
     session = WatchSession(connection, Journal(program))
     await session.listen(connection.stub.Watch(pb.WatchRequest(run=run)))
     return session
+
+
+def _messages(requests: Iterable[pb.RunRequest]) -> Iterator[pb.RunRequests]:
+    """Requests together, but large ones alone: servers refuse messages beyond a size."""
+    together, size = pb.RunRequests(), 0
+    for request in requests:
+        size += request.ByteSize()
+        if together.requests and size > _TOGETHER:
+            yield together
+            together, size = pb.RunRequests(), request.ByteSize()
+        together.requests.append(request)
+    yield together
 
 
 async def _shielded(future: asyncio.Future[T]) -> T:

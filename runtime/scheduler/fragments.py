@@ -42,6 +42,8 @@ def _is_free(follower: LiveNode, inside: set[int]) -> bool:
     """Whether all that the follower still waits for is made inside."""
     if follower.waiting == 1:
         return True
+    if follower.waiting > len(inside):
+        return False  # without a look at each of what may be hundreds
     return sum(producer in inside for producer in follower.primitive.producers) == follower.waiting
 
 
