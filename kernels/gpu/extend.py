@@ -36,7 +36,9 @@ def extend_attention(
     sequences = len(batch.rows)
     usual = triton.next_power_of_2(triton.cdiv(queries, sequences) * group)
     wide = q.element_size() * head_dim > 256
-    most = 64 if wide else 128 if rotary is None else 256  # more rows share the rotation of their keys
+    most = 128 if rotary is None else 256  # more rows share the rotation of their keys
+    if wide or q.element_size() > 2:
+        most = 64
     block_m = max(16, min(usual, most), triton.next_power_of_2(group))
     tiles = triton.cdiv(queries, block_m // group) + sequences
     splits = _splits(q.device, tiles * kv_heads, table.capacity if window is None else window)

@@ -24,7 +24,7 @@ def draw(logits: torch.Tensor, draws: Draws) -> torch.Tensor:
     """See `weft.kernels.sampling.draw`."""
     rows, vocab = logits.shape
     tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
-    block = min(4096, triton.next_power_of_2(vocab))
+    block = min(8192, triton.next_power_of_2(vocab))
     _draw[(rows,)](
         logits,
         draws.temperature,
@@ -37,7 +37,7 @@ def draw(logits: torch.Tensor, draws: Draws) -> torch.Tensor:
         logits.stride(0),
         LOG2_E,
         BLOCK=block,
-        num_warps=8,
+        num_warps=16,
     )
     return tokens
 

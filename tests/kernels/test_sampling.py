@@ -144,11 +144,10 @@ def test_a_draw_inverts_the_distribution_that_the_filters_leave(dtype: torch.dty
 def kept_weights(logits: torch.Tensor, how: Draw) -> torch.Tensor:
     """By definition: the filtered distribution."""
     weights = ((logits - logits.max()) / how.temperature).exp()
-    order = sorted(range(len(logits)), key=lambda token: (-float(logits[token]), token))
-    kept = order[: how.top_k or None]
+    kept = logits.sort(descending=True, stable=True).indices[: how.top_k or None]
     before = weights[kept].cumsum(0) - weights[kept]
     if how.top_p < 1:
-        kept = [kept[rank] for rank in (before < how.top_p * weights[kept].sum()).nonzero()[:, 0]]
+        kept = kept[before < how.top_p * weights[kept].sum()]
     out = torch.zeros_like(weights)
     out[kept] = weights[kept]
     return out / out.sum()
