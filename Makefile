@@ -35,8 +35,9 @@ format: $(STAMP)  ## format the code and mend what can be mended
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: $(STAMP)  ## measure the runtime's own overhead
-	$(BIN)/python -P benchmarks/overhead.py $(ARGS)
+bench: $(STAMP)  ## measure what orchestration costs, beside other frameworks; ARGS=--steps is shorter
+	@$(BIN)/python -c 'import haystack, langgraph.graph, workflows' 2>/dev/null || $(BIN)/python -m pip install --editable '.[bench]'
+	PYTHONPATH=benchmarks $(BIN)/python -P benchmarks/overhead.py $(ARGS)
 
 .PHONY: optimizer
 optimizer: $(STAMP)  ## measure the graph optimizer against its baselines; ARGS=--quick

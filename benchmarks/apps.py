@@ -1,18 +1,21 @@
 """How many answers of the bundled apps are right, on the reference model, in a world of a fresh seed.
 
-    python -P benchmarks/apps.py [--questions 40] [--seed N] [--apps rag react …] [--show 3] [--json FILE]
+    python -P benchmarks/apps.py [--questions 40] [--seeds 1 2 3] [--apps rag …] [--show 3] [--json FILE]
 
 Each app gets as many questions about a world that nobody has seen before (or texts about it, to summarize, to
-extract from), on an embedded runtime. An answer is right if its text is exactly the value, and if what it
-cites holds the value. Retrieval is part of what is measured: the index has 120 passages, and every eighth
-says "the firm" or "it" of what the one before it names.
+extract from), in one world for each seed, on an embedded runtime. An answer is right if its text is exactly
+the value, and if what it cites holds the value. Retrieval is part of what is measured: the index has 120
+passages, and every eighth says "the firm" or "it" of what the one before it names.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -47,7 +50,6 @@ from weft.apps.reference_model.world.questions import ask
 from weft.apps.reference_model.world.schema import KINDS
 from weft.frontend.verbs import Program
 
-INDEX: Final = "evaluation"
 CONCURRENCY: Final = 4
 COMPANIES: Final = 11  # in a corpus of size 1
 
@@ -86,7 +88,9 @@ class World:
     """What the apps are asked about."""
 
     def __init__(self, seed: int, count: int) -> None:
+        self.seed = seed
         self.count = count  # of questions for each app
+        self.index = f"world-{seed}"
         self.rng = Random(seed)
         self.corpus = Corpus(seed, size=max(2, -(-count // 20)))
 
@@ -99,13 +103,18 @@ class World:
             chosen += of_kind[: round(self.count * share / total)]
         return chosen
 
+    def asked(self, question: Question, gold: Iterable[str] | None = None) -> Case:
+        """The case of a question; `gold` is what may be cited for it."""
+        call = {"question": question.text, "index": self.index}
+        return Case(call, question.answer, None if gold is None else frozenset(gold))
+
 
 # ---- cases
 
 
 def passages_of(world: World) -> Iterator[Case]:
     """Look-ups; what is cited are the passages that hold the answer."""
-    return (_asked(question, question.passages) for question in world.questions(LOOK_UPS))
+    return (world.asked(question, question.passages) for question in world.questions(LOOK_UPS))
 
 
 def surroundings_of(world: World) -> Iterator[Case]:
@@ -113,23 +122,23 @@ def surroundings_of(world: World) -> Iterator[Case]:
     for question in world.questions(LOOK_UPS):
         places = [id.rsplit("#", 1) for id in question.passages]
         near = (f"{document}#{int(number) + step}" for document, number in places for step in (-1, 0, 1))
-        yield _asked(question, near)
+        yield world.asked(question, near)
 
 
 def files_of(world: World) -> Iterator[Case]:
     """Look-ups; what is cited are the files that hold the answer."""
     for question in world.questions(LOOK_UPS):
-        yield _asked(question, (id.partition("#")[0] for id in question.passages))
+        yield world.asked(question, (id.partition("#")[0] for id in question.passages))
 
 
 def look_ups(world: World) -> Iterator[Case]:
     """Look-ups of which only the text of the answer counts."""
-    return (_asked(question) for question in world.questions(LOOK_UPS))
+    return (world.asked(question) for question in world.questions(LOOK_UPS))
 
 
 def tasks(world: World) -> Iterator[Case]:
     """Look-ups, two in a row, and arithmetic."""
-    return (_asked(question) for question in world.questions(AGENT))
+    return (world.asked(question) for question in world.questions(AGENT))
 
 
 def verdicts(world: World) -> Iterator[Case]:
@@ -140,7 +149,7 @@ def verdicts(world: World) -> Iterator[Case]:
         answers = [fact.value.text, world.rng.choice(sorted(same))]
         world.rng.shuffle(answers)
         question = ask(world.rng, fact.relation, fact.subject)
-        yield Case({"question": question, "answers": answers, "index": INDEX}, [fact.value.text])
+        yield Case({"question": question, "answers": answers, "index": world.index}, [fact.value.text])
 
 
 def companies(world: World) -> Iterator[Case]:
@@ -167,7 +176,7 @@ def topics(world: World) -> Iterator[Case]:
     for subject in world.corpus.subjects[: world.count]:
         facts = [fact for placed in world.corpus.about(subject) for fact in placed.passage.facts]
         said = {fact.relation.label: fact.value.text for fact in facts}
-        yield Case({"topic": subject.name, "index": INDEX}, said)
+        yield Case({"topic": subject.name, "index": world.index}, said)
 
 
 def follow_ups(world: World) -> Iterator[Case]:
@@ -181,12 +190,7 @@ def follow_ups(world: World) -> Iterator[Case]:
         history = [{"user": ask(world.rng, plain.relation, subject), "assistant": plain.value.text}]
         options = [template for template in asked.relation.questions if "{n}" not in template]
         message = world.rng.choice(options).format_map(PRONOUNS[subject.pronoun])
-        yield Case({"message": message, "history": history, "index": INDEX}, asked.value.text)
-
-
-def _asked(question: Question, gold: Iterable[str] | None = None) -> Case:
-    call = {"question": question.text, "index": INDEX}
-    return Case(call, question.answer, None if gold is None else frozenset(gold))
+        yield Case({"message": message, "history": history, "index": world.index}, asked.value.text)
 
 
 def _paragraphs(
@@ -253,25 +257,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--questions", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="by default another one each time")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[int(time.time())], help="default: a new one")
     parser.add_argument("--apps", nargs="+", choices=list(APPS), default=list(APPS))
     parser.add_argument("--show", type=int, default=0, metavar="N", help="so many wrong answers of each app")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     console = Console(soft_wrap=True)
-    world = World(arguments.seed, arguments.questions)
-    for document in world.corpus.documents():
-        fill([document], index=INDEX)
-    rows = [_measure(name, world, arguments.show, console) for name in arguments.apps]
-    table = Table("app", "right", "of", "seconds", title=f"seed {arguments.seed}")
-    for row in rows:
-        table.add_row(row["app"], *(str(row[key]) for key in ("right", "of", "seconds")))
-    console.print(table)
+    rows: list[dict[str, Any]] = []
+    for seed in arguments.seeds:
+        world = World(seed, arguments.questions)
+        fill(world.corpus.documents(), index=world.index)
+        rows += [_measure(name, world, arguments.show, console) for name in arguments.apps]
+    console.print(_table(rows))
     if arguments.json:
         about = {
-            "seed": arguments.seed,
+            "command": shlex.join(["python", "-P", *sys.argv]),
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": platform.processor() or platform.machine(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         }
         arguments.json.write_text(json.dumps({**about, "apps": rows}, indent=2) + "\n", encoding="utf-8")
 
@@ -279,16 +281,26 @@ def main() -> None:
 def _measure(name: str, world: World, show: int, console: Console) -> dict[str, Any]:
     app = APPS[name]
     cases = list(islice(app.cases(world), world.count))
-    began = time.monotonic()
     calls = [case.call for case in cases]
     results = app.program.batch(calls, concurrency=CONCURRENCY, return_exceptions=True)
-    seconds = round(time.monotonic() - began, 1)
     pairs = zip(cases, results, strict=True)
     wrong = [(case, result) for case, result in pairs if not app.is_right(case, result)]
-    console.print(f"{name}: {len(cases) - len(wrong)} of {len(cases)}", highlight=False)
+    right = len(cases) - len(wrong)
+    console.print(f"seed {world.seed}, {name}: {right} of {len(cases)}", highlight=False)
     for case, result in wrong[:show]:
         console.print(f"  {case.call}\n    right {case.answer} {case.gold}\n    got   {result}", markup=False)
-    return {"app": name, "right": len(cases) - len(wrong), "of": len(cases), "seconds": seconds}
+    return {"app": name, "seed": world.seed, "right": right, "of": len(cases)}
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    """A line for each app, with a column for each seed and one for all of them."""
+    seeds = dict.fromkeys(row["seed"] for row in rows)
+    table = Table("app", *(f"seed {seed}" for seed in seeds), "right")
+    for app in dict.fromkeys(row["app"] for row in rows):
+        own = [row for row in rows if row["app"] == app]
+        share = sum(row["right"] for row in own) / sum(row["of"] for row in own)
+        table.add_row(app, *(f"{row['right']} of {row['of']}" for row in own), f"{share:.1%}")
+    return table
 
 
 if __name__ == "__main__":

@@ -221,9 +221,10 @@ def gathered(question: str) -> str:
 
 async def recorded(stub: OrchestratorAsyncStub, run: str) -> pb.RunInfo:
     """What the server says of a run that is over."""
-    async for event in stub.Watch(pb.WatchRequest(run=run)):
-        if event.HasField("finished"):
-            return event.finished.info
+    async for batch in stub.Watch(pb.WatchRequest(run=run)):
+        for event in batch.events:
+            if event.HasField("finished"):
+                return event.finished.info
     raise AssertionError("the run has no end")
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from weft.graph.codec import encode_graph
 from weft.graph.ir import Graph
-from weft.graph.values import plain
+from weft.graph.values import Datum, plain
 
 from .client.session import Session, Submission, WatchSession
 from .dynamic import LiveTrace, drive, returned
@@ -54,6 +55,7 @@ class StaticJob:
     def submission(self, *, stream: bool) -> Submission:
         """The whole graph."""
         return Submission(
+            self.traced.graph.name,
             self.traced.instance(),
             self.inputs,
             stream=self.traced.streamed if stream else (),
@@ -66,8 +68,12 @@ class StaticJob:
         )
 
     async def result(self, session: WatchSession) -> Any:
+        """What the run returns, as the program would."""
+        return self.returned(await asyncio.wrap_future(session.outputs()))
+
+    def returned(self, outputs: tuple[Datum, ...]) -> Any:
         """The graph's only output, in the structure that the program returned."""
-        (output,) = await asyncio.wrap_future(session.outputs())
+        (output,) = outputs
         declared = self.signature.declares_result
         data = self.traced.shape.restore(plain(output), as_data if declared else as_typed)
         return returned(self.signature, data)
@@ -94,8 +100,10 @@ class DynamicJob:
         """An empty graph that grows. The run may call any tool that this process has defined."""
         self._trace = LiveTrace(self._fn.__name__)
         self._stream = stream
+        name = self._fn.__name__
         return Submission(
-            Graph((), (), self._fn.__name__),
+            name,
+            encode_graph(Graph((), (), name)),
             tools=self._trace.tools,
             announced=Tool.names(),
             grows=True,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+from weft.graph.codec import encode_graph
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Input
 from weft.graph.ops.control import Cond, Fold, Loop, Map
 from weft.graph.ops.user import Generate
 from weft.graph.types import TEXT
+from weft.proto import graph_pb2
 
 from .errors import TraceError
 from .lifting import Leaf, Shape, holds_var, lifted
@@ -40,9 +43,13 @@ class Traced:
         (output,) = self.graph.outputs
         return (output,) if is_written_text(self.graph.by_id.get(output.node)) else ()
 
-    def instance(self) -> Graph:
-        """The graph for one run: whatever samples without a seed has drawn one."""
-        return seeded(self.graph, self.unseeded)
+    def instance(self) -> graph_pb2.Graph:
+        """The graph for one run, as it travels: whatever samples without a seed has drawn one."""
+        return encode_graph(seeded(self.graph, self.unseeded)) if self.unseeded else self._message
+
+    @cached_property
+    def _message(self) -> graph_pb2.Graph:
+        return encode_graph(self.graph)
 
 
 def trace_program(fn: Callable[..., Any], signature: Signature, static: Mapping[str, Any]) -> Traced:

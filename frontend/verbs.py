@@ -30,7 +30,7 @@ from .client.run import rest_of
 from .client.session import Session
 from .errors import TraceError
 from .explanation import Explanation
-from .jobs import Job, Options
+from .jobs import Job, Options, StaticJob
 from .location import located
 from .signature import Signature
 from .trace import Trace, tracing
@@ -109,6 +109,10 @@ class Program(ABC, Generic[P, R]):
     def invoke(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the program and wait for its result. Ctrl-C cancels the run. Raises ProgramError."""
         job = self._job(args, kwargs)
+        if isinstance(job, StaticJob) and not job.traced.tools:
+            expect_no_loop()
+            alone: R = job.returned(self.client.invoke(job.submission(stream=False)))
+            return alone
         result: R = wait(self._run(job))
         return result
 
@@ -167,7 +171,7 @@ class Program(ABC, Generic[P, R]):
         job = self._job(args, kwargs)
         if detached:
             return self._detach(job)
-        session = wait(self._open(job, stream=stream))
+        session = wait(self._open(job, stream=stream, quiet=False))
         return Run(session, PROGRAMS.submit(job.result(session)))
 
     # ---- the graph
@@ -206,12 +210,14 @@ class Program(ABC, Generic[P, R]):
         job = together._job
         return [job((), call) if isinstance(call, Mapping) else job(tuple(call), {}) for call in calls]
 
-    async def _open(self, job: Job, *, stream: bool) -> Session:
+    async def _open(self, job: Job, *, stream: bool, quiet: bool = True) -> Session:
         """Start a run from the loop that it is to use."""
-        opening = self.client.open(job.submission(stream=stream), asyncio.get_running_loop())
-        return await asyncio.wrap_future(opening)
+        submission = replace(job.submission(stream=stream), quiet=quiet)
+        return await asyncio.wrap_future(self.client.open(submission, asyncio.get_running_loop()))
 
     async def _run(self, job: Job) -> Any:
+        if isinstance(job, StaticJob) and not job.traced.tools:
+            return job.returned(await self.client.ainvoke(job.submission(stream=False)))
         session = await self._open(job, stream=False)
         try:
             return await job.result(session)
@@ -262,12 +268,20 @@ async def _next(chunks: AsyncGenerator[Any]) -> Any:
 
 def wait(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine, run on the loop that sync callers share."""
-    if PROGRAMS.is_here:
+    try:
+        expect_no_loop()
+    except TraceError:
         coroutine.close()
+        raise
+    return PROGRAMS.call(coroutine)
+
+
+def expect_no_loop() -> None:
+    """Raises TraceError on the loop that sync callers share: waiting there would stop what is waited for."""
+    if PROGRAMS.is_here:
         raise TraceError(
             located(
                 "an async program cannot wait for another run; call the program to make it part of this "
                 "one, or await its ainvoke(), astream() or abatch()"
             )
         )
-    return PROGRAMS.call(coroutine)

@@ -62,13 +62,14 @@ class LiveGraph:
         self.nodes: dict[int, Node] = {}
         self.reports: list[PassReport] = []
         self.streams = Streams()
-        self._known: dict[Value, Datum] = {}
-        self._types: dict[Value, Type] = {}
+        self.known: dict[Value, Datum] = {}
+        self.types: dict[Value, Type] = {}
         self._next_id = 0
         self._client: dict[Value, Value] = {}  # values as the client calls them
         self._declared: dict[Value, Type] = {}  # their types, which passes may make less precise
         self._aliases: dict[Value, Value] = {}  # values that passes replaced
         self._maps = OpenMaps()
+        self.predicted_ms: dict[int, float] = {}  # by node, as expected when it was added
         self._consumers: dict[int, list[int]] = {}  # maps by the node that makes their list
         self._merged: dict[int, list[Value]] = {}  # by map: the parts of the list of passages that it gives
         self._sources: dict[Value, list[int]] = {}  # the maps that each such part belongs to
@@ -79,10 +80,10 @@ class LiveGraph:
         return Context(
             deployment,
             self.estimator,
-            self._types,
+            self.types,
             self._aliases,
             self.nodes,
-            self._known,
+            self.known,
             self.new_id,
         )
 
@@ -92,9 +93,10 @@ class LiveGraph:
         other.estimator, other._deployment = self.estimator, self._deployment
         other._start()
         other.nodes.update(self.nodes)
+        other.predicted_ms.update(self.predicted_ms)
         other.reports = list(self.reports)
         other.streams = self.streams.fork()
-        other._types.update(self._types)
+        other.types.update(self.types)
         other._next_id = self._next_id
         other._client.update(self._client)
         other._declared.update(self._declared)
@@ -126,10 +128,6 @@ class LiveGraph:
             raise GraphError(f"no increment made {value}")
         return follow(self._aliases, self._client[value])
 
-    def type_of(self, value: Value) -> Type:
-        """The type of a value of the run."""
-        return self._types[value]
-
     def new_id(self) -> int:
         """An id that no node of the run has."""
         self._next_id += 1
@@ -153,25 +151,26 @@ class LiveGraph:
                 made[Value(node.id, output)] = names[Value(node.id, output)] = Value(fresh, output)
         taken = self._outside(nodes, increment.outputs)
         outputs = tuple(names[value] for value in increment.outputs)
-        outside = {names[v]: self._types[names[v]] for v in increment.outside} | taken
+        outside = {names[v]: self.types[names[v]] for v in increment.outside} | taken
         return Graph(tuple(nodes), outputs, increment.name, outside), made
 
     def _outside(self, nodes: Iterable[Node], outputs: Iterable[Value]) -> dict[Value, Type]:
         taken = {value for node in nodes for value in node.args.values()} | set(outputs)
-        return {value: self._types[value] for value in sorted(taken) if value in self._types}
+        return {value: self.types[value] for value in sorted(taken) if value in self.types}
 
     def _optimize(
         self, graph: Graph, *, closed: bool, staged: bool = False
     ) -> tuple[Graph, list[PassReport]]:
         graph, aliases, reports = self._pipeline.run(graph, closed=closed, staged=staged)
         self._aliases.update(aliases)
-        self._types.update(graph.types)
+        self.types.update(graph.types)
         for node in graph:
             self._enter(node)
         return graph, reports
 
     def _enter(self, node: Node) -> None:
         self.nodes[node.id] = node
+        self.predicted_ms[node.id] = self.estimator.duration_ms(node)
         self.streams.add(node)
         if isinstance(node.op, Map):
             self._consumers.setdefault(node.args["items"].node, []).append(node.id)
@@ -180,7 +179,9 @@ class LiveGraph:
 
     def learned(self, values: Mapping[Value, Datum]) -> list[int]:
         """Take note of values that are known; the open maps that may `advance` now."""
-        self._known.update(values)
+        self.known.update(values)
+        if not (self._sources or self._maps.waited_for):
+            return []
         freed = self._maps.learned(values)
         for value in values:
             for source in self._sources.pop(value, ()):
@@ -211,7 +212,7 @@ class LiveGraph:
         return known, [*grown, *(self.advance(control) for control in opened)]
 
     def _release(self, elements: Iterable[int]) -> dict[Value, Datum]:
-        unknown = [element for element in elements if Value(element) not in self._known]
+        unknown = [element for element in elements if Value(element) not in self.known]
         return self.streams.release(unknown)
 
     def _feed(
@@ -221,7 +222,7 @@ class LiveGraph:
         grown: list[Growth] = []
         for element in lists:
             place = self.streams.place(element)
-            if place is None or Value(element) in self._known or Value(element) in known:
+            if place is None or Value(element) in self.known or Value(element) in known:
                 continue
             count = self.streams.count(*place)
             for node in self._consumers.get(element, ()) if count else ():
@@ -236,13 +237,13 @@ class LiveGraph:
 
     def _read_merged(self, source: int) -> list[int]:
         """The maps over a merged list that may begin bodies for the passages whose place in it is settled."""
-        if source not in self._merged or Value(source) in self._known:
+        if source not in self._merged or Value(source) in self.known:
             return []
         passages: list[object] = []
         for result in self._merged[source]:
-            if result not in self._known:
+            if result not in self.known:
                 break
-            passages += plain(self._known[result])
+            passages += plain(self.known[result])
         self._settled[source] = first_of_each(passages)
         freed: list[int] = []
         for node in self._consumers.get(source, ()):
@@ -259,7 +260,7 @@ class LiveGraph:
         body = control.op.body
         used = {value for node in body for value in node.args.values()} | set(body.outputs)
         idle = {n.op.name for n in body if isinstance(n.op, Input) and Value(n.id) not in used}
-        return all(value in self._known for name, value in control.args.items() if name in idle)
+        return all(value in self.known for name, value in control.args.items() if name in idle)
 
     # ---- control flow
 
@@ -288,7 +289,7 @@ class LiveGraph:
                 raise TypeError(f"{control.where()} is not control flow")
 
     def _expansion(self, control: Node) -> Expansion:
-        return Expansion(control, self._types, self.new_id)
+        return Expansion(control, self.types, self.new_id)
 
     def _expand_map(self, node: Node, op: Map, items: object) -> Growth:
         if not isinstance(items, list):
@@ -308,7 +309,7 @@ class LiveGraph:
         nodes = self._absorb(node, expansion, [result for _, result in bodies])
         for index, (item, made) in enumerate(bodies, begun):
             result = follow(self._aliases, made)
-            self._maps.began(node.id, result, finished=result in self._known)
+            self._maps.began(node.id, result, finished=result in self.known)
             self._note_body(node, op, index, item, result)
         if not opened.all_begun:
             return Growth(nodes)
@@ -320,7 +321,7 @@ class LiveGraph:
     def _note_body(self, node: Node, op: Map, index: int, item: Value, result: Value) -> None:
         """Remember what the lists that maps take or give are known to hold before they are complete."""
         source = node.args["items"]
-        if source not in self._known and source.node in self._settled:
+        if source not in self.known and source.node in self._settled:
             self._early[item.node] = lift(self._settled[source.node][index])
         if op.merge == "passages":
             self._merged.setdefault(node.id, []).append(result)
@@ -339,7 +340,7 @@ class LiveGraph:
         source = self.nodes.get(items.node)
         if source is None or not isinstance(source.op, Element):
             return expansion.add(Project(index), {"value": items})
-        kind = Project(index).results({"value": self._types[items]})[0]
+        kind = Project(index).results({"value": self.types[items]})[0]
         return expansion.add(Element((*source.op.path, index), kind), {"text": source.args["text"]})
 
     def _expand_cond(self, node: Node, op: Cond, predicate: object) -> Growth:
@@ -347,14 +348,14 @@ class LiveGraph:
             raise EvaluationError(f"cond needs true or false, not {predicate!r}; compare with .equals(...)")
         expansion = self._expansion(node)
         (result,) = expansion.body(op.then if predicate else op.otherwise, node.args)
-        return self._replace(node, expansion, Forward(self._types[Value(node.id)]), {"value": result})
+        return self._replace(node, expansion, Forward(self.types[Value(node.id)]), {"value": result})
 
     def _expand_loop(self, node: Node, op: Loop, done: object) -> Growth:
         if not isinstance(done, bool):
             raise EvaluationError(f"until must give true or false, not {done!r}; compare with .equals(...)")
         expansion = self._expansion(node)
         if done or op.limit == 0:
-            forward = Forward(self._types[Value(node.id)])
+            forward = Forward(self.types[Value(node.id)])
             return self._replace(node, expansion, forward, {"value": node.args["state"]})
         captured = {name: value for name, value in node.args.items() if name != "done"}
         state, stop = expansion.body(op.body, captured)
@@ -371,7 +372,7 @@ class LiveGraph:
         for index in range(len(items)):
             item = expansion.add(Project(index), {"value": node.args["items"]})
             (state,) = expansion.body(op.body, {**captured, op.STATE: state, op.ITEM: item})
-        return self._replace(node, expansion, Forward(self._types[Value(node.id)]), {"value": state})
+        return self._replace(node, expansion, Forward(self.types[Value(node.id)]), {"value": state})
 
     def _replace(self, node: Node, expansion: Expansion, op: Op, args: Mapping[str, Value]) -> Growth:
         """Run the passes over an expansion, and let `op` take the control node's place."""

@@ -60,6 +60,11 @@ class OpenMaps:
         """The map has become something else."""
         del self._maps[node]
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether any map waits for the result of a body."""
+        return bool(self._waiting)
+
     def learned(self, values: Iterable[Value]) -> list[int]:
         """The maps that may begin further bodies now that these values are known."""
         freed: dict[int, None] = {}

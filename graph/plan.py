@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from .deployment import Deployment
 from .ir import Graph, Node
@@ -12,6 +13,8 @@ from .live import LiveGraph
 from .observed import Observed
 
 __all__ = ["Plan", "Plans"]
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +44,16 @@ class Plan:
         return self.live.fork()
 
 
-class Plans:
-    """The plans compiled lately, at most `capacity`, all for one deployment and one state of predictions."""
+class Plans(Generic[Made]):
+    """What was compiled lately, at most `capacity`, all for one deployment and one state of predictions."""
 
     def __init__(self, capacity: int = 256) -> None:
         self._capacity = capacity
-        self._plans: OrderedDict[Hashable, Plan] = OrderedDict()
+        self._plans: OrderedDict[Hashable, Made] = OrderedDict()
         self._valid_for: tuple[Deployment, int] | None = None
 
-    def get(self, key: Hashable, deployment: Deployment, epoch: int) -> Plan | None:
-        """The plan of the program that `key` says in full, if it was compiled for the same."""
+    def get(self, key: Hashable, deployment: Deployment, epoch: int) -> Made | None:
+        """What was made of the program that `key` says in full, if it was compiled for the same."""
         if self._valid_for is None or self._valid_for[0] is not deployment or self._valid_for[1] != epoch:
             self._plans.clear()
             self._valid_for = (deployment, epoch)
@@ -59,7 +62,7 @@ class Plans:
             self._plans.move_to_end(key)
         return plan
 
-    def add(self, key: Hashable, plan: Plan) -> Plan:
+    def add(self, key: Hashable, plan: Made) -> Made:
         """Keep a plan; the one that was used least recently may go for it."""
         self._plans[key] = plan
         if len(self._plans) > self._capacity:

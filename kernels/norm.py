@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from .dispatch import kernel
+
 __all__ = ["add_rms_norm", "rms_norm"]
 
 
+@kernel
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Normalize `x` [..., dim] over its last dimension and scale it by `weight` (Zhang & Sennrich, 2019).
 
@@ -17,6 +20,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return functional.rms_norm(x, x.shape[-1:], None, eps) * weight
 
 
+@kernel
 def add_rms_norm(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:

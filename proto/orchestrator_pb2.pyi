@@ -49,6 +49,7 @@ class SubmitRequest(google.protobuf.message.Message):
     NAMESPACE_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
     BATCH_FIELD_NUMBER: builtins.int
+    QUIET_FIELD_NUMBER: builtins.int
     graph_json: builtins.str
     """the JSON form, for callers without protobuf"""
     program: builtins.str
@@ -61,6 +62,10 @@ class SubmitRequest(google.protobuf.message.Message):
     """higher first"""
     batch: builtins.str
     """The batch that the run belongs to, if any: what its runs have in common is computed once."""
+    quiet: builtins.bool
+    """Leave out what only observers look at: the events of primitives, and their times in the result. Watch and
+    Trace have them all the same.
+    """
     @property
     def graph(self) -> weft.proto.graph_pb2.Graph: ...
     @property
@@ -78,12 +83,31 @@ class SubmitRequest(google.protobuf.message.Message):
         namespace: builtins.str = ...,
         priority: builtins.int = ...,
         batch: builtins.str = ...,
+        quiet: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["graph", b"graph", "graph_json", b"graph_json", "program", b"program", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "deadline_s", b"deadline_s", "graph", b"graph", "graph_json", b"graph_json", "inputs", b"inputs", "namespace", b"namespace", "priority", b"priority", "program", b"program", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "deadline_s", b"deadline_s", "graph", b"graph", "graph_json", b"graph_json", "inputs", b"inputs", "namespace", b"namespace", "priority", b"priority", "program", b"program", "quiet", b"quiet", "source", b"source"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["source", b"source"]) -> typing.Literal["graph", "graph_json", "program"] | None: ...
 
 Global___SubmitRequest: typing_extensions.TypeAlias = SubmitRequest
+
+@typing.final
+class RunRequests(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: builtins.int
+    @property
+    def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RunRequest]:
+        """in order"""
+
+    def __init__(
+        self,
+        *,
+        requests: collections.abc.Iterable[Global___RunRequest] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["requests", b"requests"]) -> None: ...
+
+Global___RunRequests: typing_extensions.TypeAlias = RunRequests
 
 @typing.final
 class RunRequest(google.protobuf.message.Message):
@@ -235,6 +259,24 @@ class Finish(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["fault", b"fault", "result", b"result"]) -> None: ...
 
 Global___Finish: typing_extensions.TypeAlias = Finish
+
+@typing.final
+class RunEvents(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: builtins.int
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RunEvent]:
+        """in order"""
+
+    def __init__(
+        self,
+        *,
+        events: collections.abc.Iterable[Global___RunEvent] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events"]) -> None: ...
+
+Global___RunEvents: typing_extensions.TypeAlias = RunEvents
 
 @typing.final
 class RunEvent(google.protobuf.message.Message):

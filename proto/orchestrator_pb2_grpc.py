@@ -47,13 +47,13 @@ class OrchestratorStub(object):
                 _registered_method=True)
         self.Run = channel.stream_stream(
                 '/weft.v1.Orchestrator/Run',
-                request_serializer=weft_dot_proto_dot_orchestrator__pb2.RunRequest.SerializeToString,
-                response_deserializer=weft_dot_proto_dot_orchestrator__pb2.RunEvent.FromString,
+                request_serializer=weft_dot_proto_dot_orchestrator__pb2.RunRequests.SerializeToString,
+                response_deserializer=weft_dot_proto_dot_orchestrator__pb2.RunEvents.FromString,
                 _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/weft.v1.Orchestrator/Watch',
                 request_serializer=weft_dot_proto_dot_orchestrator__pb2.WatchRequest.SerializeToString,
-                response_deserializer=weft_dot_proto_dot_orchestrator__pb2.RunEvent.FromString,
+                response_deserializer=weft_dot_proto_dot_orchestrator__pb2.RunEvents.FromString,
                 _registered_method=True)
         self.Resume = channel.unary_unary(
                 '/weft.v1.Orchestrator/Resume',
@@ -111,7 +111,8 @@ class OrchestratorServicer(object):
 
     def Run(self, request_iterator, context):
         """One run over one stream: programs that grow, and tools in the client's process.
-        The run is cancelled when the client goes away.
+        The run is cancelled when the client goes away. What comes up at the same time on one side travels as one
+        message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,13 +187,13 @@ def add_OrchestratorServicer_to_server(servicer, server):
             ),
             'Run': grpc.stream_stream_rpc_method_handler(
                     servicer.Run,
-                    request_deserializer=weft_dot_proto_dot_orchestrator__pb2.RunRequest.FromString,
-                    response_serializer=weft_dot_proto_dot_orchestrator__pb2.RunEvent.SerializeToString,
+                    request_deserializer=weft_dot_proto_dot_orchestrator__pb2.RunRequests.FromString,
+                    response_serializer=weft_dot_proto_dot_orchestrator__pb2.RunEvents.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
                     request_deserializer=weft_dot_proto_dot_orchestrator__pb2.WatchRequest.FromString,
-                    response_serializer=weft_dot_proto_dot_orchestrator__pb2.RunEvent.SerializeToString,
+                    response_serializer=weft_dot_proto_dot_orchestrator__pb2.RunEvents.SerializeToString,
             ),
             'Resume': grpc.unary_unary_rpc_method_handler(
                     servicer.Resume,
@@ -309,8 +310,8 @@ class Orchestrator(object):
             request_iterator,
             target,
             '/weft.v1.Orchestrator/Run',
-            weft_dot_proto_dot_orchestrator__pb2.RunRequest.SerializeToString,
-            weft_dot_proto_dot_orchestrator__pb2.RunEvent.FromString,
+            weft_dot_proto_dot_orchestrator__pb2.RunRequests.SerializeToString,
+            weft_dot_proto_dot_orchestrator__pb2.RunEvents.FromString,
             options,
             channel_credentials,
             insecure,
@@ -337,7 +338,7 @@ class Orchestrator(object):
             target,
             '/weft.v1.Orchestrator/Watch',
             weft_dot_proto_dot_orchestrator__pb2.WatchRequest.SerializeToString,
-            weft_dot_proto_dot_orchestrator__pb2.RunEvent.FromString,
+            weft_dot_proto_dot_orchestrator__pb2.RunEvents.FromString,
             options,
             channel_credentials,
             insecure,

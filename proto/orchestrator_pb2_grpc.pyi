@@ -61,16 +61,16 @@ _OrchestratorSubmitType = typing_extensions.TypeVar(
 _OrchestratorRunType = typing_extensions.TypeVar(
     '_OrchestratorRunType',
     grpc.StreamStreamMultiCallable[
-        weft.proto.orchestrator_pb2.RunRequest,
-        weft.proto.orchestrator_pb2.RunEvent,
+        weft.proto.orchestrator_pb2.RunRequests,
+        weft.proto.orchestrator_pb2.RunEvents,
     ],
     grpc.aio.StreamStreamMultiCallable[
-        weft.proto.orchestrator_pb2.RunRequest,
-        weft.proto.orchestrator_pb2.RunEvent,
+        weft.proto.orchestrator_pb2.RunRequests,
+        weft.proto.orchestrator_pb2.RunEvents,
     ],
     default=grpc.StreamStreamMultiCallable[
-        weft.proto.orchestrator_pb2.RunRequest,
-        weft.proto.orchestrator_pb2.RunEvent,
+        weft.proto.orchestrator_pb2.RunRequests,
+        weft.proto.orchestrator_pb2.RunEvents,
     ],
 )
 
@@ -78,15 +78,15 @@ _OrchestratorWatchType = typing_extensions.TypeVar(
     '_OrchestratorWatchType',
     grpc.UnaryStreamMultiCallable[
         weft.proto.orchestrator_pb2.WatchRequest,
-        weft.proto.orchestrator_pb2.RunEvent,
+        weft.proto.orchestrator_pb2.RunEvents,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         weft.proto.orchestrator_pb2.WatchRequest,
-        weft.proto.orchestrator_pb2.RunEvent,
+        weft.proto.orchestrator_pb2.RunEvents,
     ],
     default=grpc.UnaryStreamMultiCallable[
         weft.proto.orchestrator_pb2.WatchRequest,
-        weft.proto.orchestrator_pb2.RunEvent,
+        weft.proto.orchestrator_pb2.RunEvents,
     ],
 )
 
@@ -214,12 +214,12 @@ class OrchestratorStub(typing.Generic[_OrchestratorInvokeType, _OrchestratorSubm
             weft.proto.orchestrator_pb2.RunInfo,
         ],
         grpc.StreamStreamMultiCallable[
-            weft.proto.orchestrator_pb2.RunRequest,
-            weft.proto.orchestrator_pb2.RunEvent,
+            weft.proto.orchestrator_pb2.RunRequests,
+            weft.proto.orchestrator_pb2.RunEvents,
         ],
         grpc.UnaryStreamMultiCallable[
             weft.proto.orchestrator_pb2.WatchRequest,
-            weft.proto.orchestrator_pb2.RunEvent,
+            weft.proto.orchestrator_pb2.RunEvents,
         ],
         grpc.UnaryUnaryMultiCallable[
             weft.proto.orchestrator_pb2.ResumeRequest,
@@ -262,12 +262,12 @@ class OrchestratorStub(typing.Generic[_OrchestratorInvokeType, _OrchestratorSubm
             weft.proto.orchestrator_pb2.RunInfo,
         ],
         grpc.aio.StreamStreamMultiCallable[
-            weft.proto.orchestrator_pb2.RunRequest,
-            weft.proto.orchestrator_pb2.RunEvent,
+            weft.proto.orchestrator_pb2.RunRequests,
+            weft.proto.orchestrator_pb2.RunEvents,
         ],
         grpc.aio.UnaryStreamMultiCallable[
             weft.proto.orchestrator_pb2.WatchRequest,
-            weft.proto.orchestrator_pb2.RunEvent,
+            weft.proto.orchestrator_pb2.RunEvents,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             weft.proto.orchestrator_pb2.ResumeRequest,
@@ -307,7 +307,8 @@ class OrchestratorStub(typing.Generic[_OrchestratorInvokeType, _OrchestratorSubm
 
     Run: _OrchestratorRunType
     """One run over one stream: programs that grow, and tools in the client's process.
-    The run is cancelled when the client goes away.
+    The run is cancelled when the client goes away. What comes up at the same time on one side travels as one
+    message.
     """
 
     Watch: _OrchestratorWatchType
@@ -342,12 +343,12 @@ OrchestratorAsyncStub: typing_extensions.TypeAlias = OrchestratorStub[
         weft.proto.orchestrator_pb2.RunInfo,
     ],
     grpc.aio.StreamStreamMultiCallable[
-        weft.proto.orchestrator_pb2.RunRequest,
-        weft.proto.orchestrator_pb2.RunEvent,
+        weft.proto.orchestrator_pb2.RunRequests,
+        weft.proto.orchestrator_pb2.RunEvents,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         weft.proto.orchestrator_pb2.WatchRequest,
-        weft.proto.orchestrator_pb2.RunEvent,
+        weft.proto.orchestrator_pb2.RunEvents,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         weft.proto.orchestrator_pb2.ResumeRequest,
@@ -399,11 +400,12 @@ class OrchestratorServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
     def Run(
         self,
-        request_iterator: _MaybeAsyncIterator[weft.proto.orchestrator_pb2.RunRequest],
+        request_iterator: _MaybeAsyncIterator[weft.proto.orchestrator_pb2.RunRequests],
         context: _ServicerContext,
-    ) -> typing.Union[collections.abc.Iterator[weft.proto.orchestrator_pb2.RunEvent], collections.abc.AsyncIterator[weft.proto.orchestrator_pb2.RunEvent]]:
+    ) -> typing.Union[collections.abc.Iterator[weft.proto.orchestrator_pb2.RunEvents], collections.abc.AsyncIterator[weft.proto.orchestrator_pb2.RunEvents]]:
         """One run over one stream: programs that grow, and tools in the client's process.
-        The run is cancelled when the client goes away.
+        The run is cancelled when the client goes away. What comes up at the same time on one side travels as one
+        message.
         """
 
     @abc.abstractmethod
@@ -411,7 +413,7 @@ class OrchestratorServicer(metaclass=abc.ABCMeta):
         self,
         request: weft.proto.orchestrator_pb2.WatchRequest,
         context: _ServicerContext,
-    ) -> typing.Union[collections.abc.Iterator[weft.proto.orchestrator_pb2.RunEvent], collections.abc.AsyncIterator[weft.proto.orchestrator_pb2.RunEvent]]:
+    ) -> typing.Union[collections.abc.Iterator[weft.proto.orchestrator_pb2.RunEvents], collections.abc.AsyncIterator[weft.proto.orchestrator_pb2.RunEvents]]:
         """The events of a run from its beginning."""
 
     @abc.abstractmethod

@@ -274,6 +274,24 @@ class ToolInfo(google.protobuf.message.Message):
 Global___ToolInfo: typing_extensions.TypeAlias = ToolInfo
 
 @typing.final
+class Commands(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COMMANDS_FIELD_NUMBER: builtins.int
+    @property
+    def commands(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Command]:
+        """in order"""
+
+    def __init__(
+        self,
+        *,
+        commands: collections.abc.Iterable[Global___Command] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["commands", b"commands"]) -> None: ...
+
+Global___Commands: typing_extensions.TypeAlias = Commands
+
+@typing.final
 class Command(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -388,23 +406,30 @@ class Task(google.protobuf.message.Message):
     STREAM_FIELD_NUMBER: builtins.int
     ATTEMPT_FIELD_NUMBER: builtins.int
     TIMEOUT_S_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    INTERNAL_FIELD_NUMBER: builtins.int
+    node: builtins.bytes
+    """a Node; a worker that has seen the bytes before need not decode them"""
     stream: builtins.bool
     """send deltas"""
     attempt: builtins.int
     timeout_s: builtins.float
     """0: none"""
-    @property
-    def node(self) -> weft.proto.graph_pb2.Node: ...
+    id: builtins.int
+    """of the node"""
+    internal: builtins.bool
+    """Only tasks of this fragment wait for the results, so the report may wait a few milliseconds for others."""
     def __init__(
         self,
         *,
-        node: weft.proto.graph_pb2.Node | None = ...,
+        node: builtins.bytes = ...,
         stream: builtins.bool = ...,
         attempt: builtins.int = ...,
         timeout_s: builtins.float = ...,
+        id: builtins.int = ...,
+        internal: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["node", b"node"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "node", b"node", "stream", b"stream", "timeout_s", b"timeout_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "id", b"id", "internal", b"internal", "node", b"node", "stream", b"stream", "timeout_s", b"timeout_s"]) -> None: ...
 
 Global___Task: typing_extensions.TypeAlias = Task
 
@@ -502,15 +527,36 @@ class Flush(google.protobuf.message.Message):
 Global___Flush: typing_extensions.TypeAlias = Flush
 
 @typing.final
+class Reports(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPORTS_FIELD_NUMBER: builtins.int
+    @property
+    def reports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Report]:
+        """in order"""
+
+    def __init__(
+        self,
+        *,
+        reports: collections.abc.Iterable[Global___Report] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["reports", b"reports"]) -> None: ...
+
+Global___Reports: typing_extensions.TypeAlias = Reports
+
+@typing.final
 class Report(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    DELTAS_FIELD_NUMBER: builtins.int
+    DELTA_FIELD_NUMBER: builtins.int
     DONE_FIELD_NUMBER: builtins.int
     FAILED_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
+    AGE_S_FIELD_NUMBER: builtins.int
+    age_s: builtins.float
+    """seconds since what it reports, when it was sent"""
     @property
-    def deltas(self) -> Global___Deltas: ...
+    def delta(self) -> Global___Delta: ...
     @property
     def done(self) -> Global___TaskDone: ...
     @property
@@ -520,37 +566,22 @@ class Report(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        deltas: Global___Deltas | None = ...,
+        delta: Global___Delta | None = ...,
         done: Global___TaskDone | None = ...,
         failed: Global___TaskFailed | None = ...,
         status: Global___Status | None = ...,
+        age_s: builtins.float = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["deltas", b"deltas", "done", b"done", "failed", b"failed", "report", b"report", "status", b"status"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["deltas", b"deltas", "done", b"done", "failed", b"failed", "report", b"report", "status", b"status"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["report", b"report"]) -> typing.Literal["deltas", "done", "failed", "status"] | None: ...
+    def HasField(self, field_name: typing.Literal["delta", b"delta", "done", b"done", "failed", b"failed", "report", b"report", "status", b"status"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["age_s", b"age_s", "delta", b"delta", "done", b"done", "failed", b"failed", "report", b"report", "status", b"status"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["report", b"report"]) -> typing.Literal["delta", "done", "failed", "status"] | None: ...
 
 Global___Report: typing_extensions.TypeAlias = Report
 
 @typing.final
-class Deltas(google.protobuf.message.Message):
+class Delta(google.protobuf.message.Message):
     """The text that one step of an engine added."""
 
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    DELTAS_FIELD_NUMBER: builtins.int
-    @property
-    def deltas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Delta]: ...
-    def __init__(
-        self,
-        *,
-        deltas: collections.abc.Iterable[Global___Delta] | None = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["deltas", b"deltas"]) -> None: ...
-
-Global___Deltas: typing_extensions.TypeAlias = Deltas
-
-@typing.final
-class Delta(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     RUN_FIELD_NUMBER: builtins.int
@@ -560,6 +591,7 @@ class Delta(google.protobuf.message.Message):
     run: builtins.str
     node: builtins.int
     text: builtins.str
+    """empty: the prompt of a decode has been read, and it begins to write"""
     attempt: builtins.int
     def __init__(
         self,

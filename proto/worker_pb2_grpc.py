@@ -41,8 +41,8 @@ class WorkerStub(object):
                 _registered_method=True)
         self.Execute = channel.stream_stream(
                 '/weft.v1.Worker/Execute',
-                request_serializer=weft_dot_proto_dot_worker__pb2.Command.SerializeToString,
-                response_deserializer=weft_dot_proto_dot_worker__pb2.Report.FromString,
+                request_serializer=weft_dot_proto_dot_worker__pb2.Commands.SerializeToString,
+                response_deserializer=weft_dot_proto_dot_worker__pb2.Reports.FromString,
                 _registered_method=True)
 
 
@@ -57,7 +57,8 @@ class WorkerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Execute(self, request_iterator, context):
-        """One stream per orchestrator: commands in, reports out, for as long as both live.
+        """One stream per orchestrator: commands in, reports out, for as long as both live. What comes up at the same
+        time on one side travels as one message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,8 +74,8 @@ def add_WorkerServicer_to_server(servicer, server):
             ),
             'Execute': grpc.stream_stream_rpc_method_handler(
                     servicer.Execute,
-                    request_deserializer=weft_dot_proto_dot_worker__pb2.Command.FromString,
-                    response_serializer=weft_dot_proto_dot_worker__pb2.Report.SerializeToString,
+                    request_deserializer=weft_dot_proto_dot_worker__pb2.Commands.FromString,
+                    response_serializer=weft_dot_proto_dot_worker__pb2.Reports.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -129,8 +130,8 @@ class Worker(object):
             request_iterator,
             target,
             '/weft.v1.Worker/Execute',
-            weft_dot_proto_dot_worker__pb2.Command.SerializeToString,
-            weft_dot_proto_dot_worker__pb2.Report.FromString,
+            weft_dot_proto_dot_worker__pb2.Commands.SerializeToString,
+            weft_dot_proto_dot_worker__pb2.Reports.FromString,
             options,
             channel_credentials,
             insecure,

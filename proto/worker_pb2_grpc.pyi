@@ -44,16 +44,16 @@ _WorkerDescribeType = typing_extensions.TypeVar(
 _WorkerExecuteType = typing_extensions.TypeVar(
     '_WorkerExecuteType',
     grpc.StreamStreamMultiCallable[
-        weft.proto.worker_pb2.Command,
-        weft.proto.worker_pb2.Report,
+        weft.proto.worker_pb2.Commands,
+        weft.proto.worker_pb2.Reports,
     ],
     grpc.aio.StreamStreamMultiCallable[
-        weft.proto.worker_pb2.Command,
-        weft.proto.worker_pb2.Report,
+        weft.proto.worker_pb2.Commands,
+        weft.proto.worker_pb2.Reports,
     ],
     default=grpc.StreamStreamMultiCallable[
-        weft.proto.worker_pb2.Command,
-        weft.proto.worker_pb2.Report,
+        weft.proto.worker_pb2.Commands,
+        weft.proto.worker_pb2.Reports,
     ],
 )
 
@@ -65,8 +65,8 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerExecuteType]):
             weft.proto.worker_pb2.WorkerInfo,
         ],
         grpc.StreamStreamMultiCallable[
-            weft.proto.worker_pb2.Command,
-            weft.proto.worker_pb2.Report,
+            weft.proto.worker_pb2.Commands,
+            weft.proto.worker_pb2.Reports,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -77,8 +77,8 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerExecuteType]):
             weft.proto.worker_pb2.WorkerInfo,
         ],
         grpc.aio.StreamStreamMultiCallable[
-            weft.proto.worker_pb2.Command,
-            weft.proto.worker_pb2.Report,
+            weft.proto.worker_pb2.Commands,
+            weft.proto.worker_pb2.Reports,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -86,7 +86,9 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerExecuteType]):
     """What the worker offers."""
 
     Execute: _WorkerExecuteType
-    """One stream per orchestrator: commands in, reports out, for as long as both live."""
+    """One stream per orchestrator: commands in, reports out, for as long as both live. What comes up at the same
+    time on one side travels as one message.
+    """
 
 WorkerAsyncStub: typing_extensions.TypeAlias = WorkerStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -94,8 +96,8 @@ WorkerAsyncStub: typing_extensions.TypeAlias = WorkerStub[
         weft.proto.worker_pb2.WorkerInfo,
     ],
     grpc.aio.StreamStreamMultiCallable[
-        weft.proto.worker_pb2.Command,
-        weft.proto.worker_pb2.Report,
+        weft.proto.worker_pb2.Commands,
+        weft.proto.worker_pb2.Reports,
     ],
 ]
 
@@ -111,9 +113,11 @@ class WorkerServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
     def Execute(
         self,
-        request_iterator: _MaybeAsyncIterator[weft.proto.worker_pb2.Command],
+        request_iterator: _MaybeAsyncIterator[weft.proto.worker_pb2.Commands],
         context: _ServicerContext,
-    ) -> typing.Union[collections.abc.Iterator[weft.proto.worker_pb2.Report], collections.abc.AsyncIterator[weft.proto.worker_pb2.Report]]:
-        """One stream per orchestrator: commands in, reports out, for as long as both live."""
+    ) -> typing.Union[collections.abc.Iterator[weft.proto.worker_pb2.Reports], collections.abc.AsyncIterator[weft.proto.worker_pb2.Reports]]:
+        """One stream per orchestrator: commands in, reports out, for as long as both live. What comes up at the same
+        time on one side travels as one message.
+        """
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

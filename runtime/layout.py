@@ -1,4 +1,4 @@
-"""Which processes make up a server: an orchestrator, a worker for each model, and one for all else."""
+"""Which processes make up a server: an orchestrator, a worker for each model, and light ones for all else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from .config import EngineKind, Settings, WorkerConfig
 from .processes import ProcessSpec
 
-__all__ = ["ServerLayout", "light_kinds", "worker_spec"]
+__all__ = ["ServerLayout", "worker_spec"]
 
 _ORCHESTRATOR: Final = "weft.runtime.orchestrator"
 _KEY: Final = "WEFT_API_KEY"  # not an argument, which everybody on the machine can read
@@ -37,7 +37,10 @@ class ServerLayout:
         return ProcessSpec("orchestrator", arguments, environment)
 
     def workers(self, folder: Path, address: str) -> Sequence[ProcessSpec]:
-        """A worker for each model, and one for the light engines."""
+        """A worker for each model, one for retrieval, and one for tools if there are any.
+
+        Tools have a process of their own, because nobody knows what they do to it.
+        """
         found = [
             worker_spec(
                 self.settings,
@@ -52,23 +55,20 @@ class ServerLayout:
             )
             for number, model in enumerate(self.settings.models)
         ]
-        light = WorkerConfig.of(
-            self.settings,
-            light_kinds(self.settings),
-            listen=f"unix:{folder / 'light'}",
-            orchestrator=address,
-        )
-        return [*found, worker_spec(self.settings, light, name="worker 'retrieval and tools'")]
+        for name, kinds in _light_kinds(self.settings).items():
+            config = WorkerConfig.of(
+                self.settings, kinds, listen=f"unix:{folder / name}", orchestrator=address
+            )
+            found.append(worker_spec(self.settings, config, name=f"worker {name!r}"))
+        return found
 
 
-def light_kinds(settings: Settings) -> tuple[EngineKind, ...]:
-    """The engines besides language models that the settings ask for."""
-    kinds: list[EngineKind] = ["embed", "index"]
+def _light_kinds(settings: Settings) -> dict[str, tuple[EngineKind, ...]]:
+    """The engines besides language models that the settings ask for, by worker."""
+    retrieval: tuple[EngineKind, ...] = ("embed", "index")
     if settings.reranker:
-        kinds.append("rerank")
-    if settings.tools:
-        kinds.append("tool")
-    return tuple(kinds)
+        retrieval = (*retrieval, "rerank")
+    return {"retrieval": retrieval} | ({"tools": ("tool",)} if settings.tools else {})
 
 
 def worker_spec(settings: Settings, config: WorkerConfig, *, name: str) -> ProcessSpec:

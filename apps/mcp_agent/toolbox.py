@@ -54,13 +54,17 @@ class Toolbox:
 
     async def __aenter__(self) -> Self:
         try:
-            from mcp import Client, StdioServerParameters
+            from mcp import Client, StdioServerParameters, stdio_client
         except ImportError as problem:
             raise ImportError(f"tools of MCP servers need {problem.name}; pip install 'weft[mcp]'") from None
-        command, *arguments = shlex.split(self._server)
-        url = self._server.startswith(("http://", "https://"))
-        where = self._server if url else StdioServerParameters(command=command, args=arguments)
-        self._client = await self._stack.enter_async_context(Client(where))
+        if self._server.startswith(("http://", "https://")):
+            client = Client(self._server)
+        else:
+            command, *arguments = shlex.split(self._server)
+            parameters = StdioServerParameters(command=command, args=arguments)
+            # The SDK would take what was sys.stderr at its import, which need not be a file any more.
+            client = Client(stdio_client(parameters, errlog=sys.__stderr__ or sys.stderr))
+        self._client = await self._stack.enter_async_context(client)
         for tool in (await self._client.list_tools()).tools:
             purpose = " ".join((tool.description or "").split())
             reads_only = bool(tool.annotations and tool.annotations.read_only_hint)

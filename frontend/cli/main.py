@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import demo, explain, index, models, new, run, runs, serve, submit, worker
+from . import bench, demo, explain, index, models, new, run, runs, serve, submit, worker
 from .output import OUTPUT
 from .problems import CommandGroup
 
@@ -32,6 +32,7 @@ app.command("submit")(submit.command)
 app.command("runs")(runs.command)
 app.command("models")(models.command)
 app.command("index")(index.command)
+app.command("bench", context_settings=bench.PASSES_OPTIONS_ON)(bench.command)
 
 
 def _write_version(wanted: bool) -> None:

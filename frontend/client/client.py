@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from weft.frontend.errors import WeftError
-from weft.graph.values import plain
+from weft.frontend.errors import Unavailable, WeftError
+from weft.graph.values import Datum, plain
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings, load_settings
 
@@ -74,6 +74,28 @@ class Client:
         """A graph as written and after each pass of the server's optimizer."""
         return self.call(lambda stub: stub.Explain(request))
 
+    def invoke(self, submission: Submission) -> tuple[Datum, ...]:
+        """Run a graph that needs nothing of this process; its outputs. Ctrl-C cancels the run."""
+        connection = self._answering()
+        if connection is None:
+            connection = NETWORK.call(self._ready())
+        try:
+            return connection.calls.invoke(submission.request(), submission.program)
+        except Unavailable:
+            NETWORK.call(connection.ready())  # says so if nobody answers there any more
+            raise
+
+    async def ainvoke(self, submission: Submission) -> tuple[Datum, ...]:
+        """As `invoke`, for event loops; cancelling it cancels the run."""
+        connection = self._answering()
+        if connection is None:
+            connection = await asyncio.wrap_future(NETWORK.submit(self._ready()))
+        try:
+            return await connection.calls.ainvoke(submission.request(), submission.program)
+        except Unavailable:
+            await asyncio.wrap_future(NETWORK.submit(connection.ready()))
+            raise
+
     def open(self, submission: Submission, home: asyncio.AbstractEventLoop) -> Future[Session]:
         """Start a run whose async tools run on the loop `home`; done when the server has accepted it."""
         return NETWORK.submit(self._open(submission, home, contextvars.copy_context()))
@@ -95,6 +117,16 @@ class Client:
                 self._connection = (os.getpid(), Connection(address))
         return self._connection[1]
 
+    def _answering(self) -> Connection | None:
+        """The connection of this process, if the server has answered over it."""
+        known = self._connection
+        return known[1] if known and known[0] == os.getpid() and known[1].answered else None
+
+    async def _ready(self) -> Connection:
+        connection = await self._connect()
+        await connection.ready()
+        return connection
+
     async def _call(self, method: Callable[[OrchestratorAsyncStub], Awaitable[T]]) -> T:
         return await (await self._connect()).call(method)
 
@@ -106,7 +138,7 @@ class Client:
     async def _detach(self, submission: Submission) -> WatchSession:
         connection = await self._connect()
         info = await connection.call(lambda stub: stub.Submit(submission.request()))
-        return await watch(connection, info.run, submission.graph.name)
+        return await watch(connection, info.run, submission.program)
 
     async def _watch(self, run: str) -> WatchSession:
         return await watch(await self._connect(), run, "")

@@ -13,6 +13,7 @@ from grpc import aio
 from weft.frontend.errors import Unavailable
 from weft.proto.orchestrator_pb2_grpc import OrchestratorStub
 
+from .calls import Calls
 from .faults import error_of_status
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _OPTIONS: Final = (
 
 
 class Connection:
-    """A channel and its stub; lives on the network loop."""
+    """A channel and its stub; lives on the network loop, but for the `calls`."""
 
     _owner: ClassVar[int | None] = None
     """The process that made the first connection."""
@@ -42,6 +43,9 @@ class Connection:
         self.address = address
         self._channel = aio.insecure_channel(address, options=_OPTIONS)
         self.stub: OrchestratorAsyncStub = OrchestratorStub(self._channel)
+        self.calls = Calls(address, _OPTIONS)
+        self.answered = False
+        """Whether the server has answered once."""
 
     @classmethod
     def _expect_no_fork(cls) -> None:
@@ -56,10 +60,10 @@ class Connection:
 
     async def ready(self) -> None:
         """Wait until the server answers. Raises Unavailable within seconds if it does not."""
-        if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
-            return
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), _PATIENCE_S)
+            if self._channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
+                await asyncio.wait_for(self._channel.channel_ready(), _PATIENCE_S)
+            self.answered = True
         except TimeoutError:
             raise Unavailable(
                 f"no weft server answers at {self.address!r}; start one there with `weft serve --listen "
@@ -76,5 +80,6 @@ class Connection:
             raise error_of_status(error, self.address) from None
 
     async def close(self) -> None:
-        """Close the channel and cancel what goes on over it."""
+        """Close the channels and cancel what goes on over them."""
+        self.calls.close()
         await self._channel.close()

@@ -58,7 +58,7 @@ def error_of(fault: value_pb2.Fault, program: str = "") -> ProgramError:
     )
 
 
-def error_of_status(error: aio.AioRpcError, address: str, program: str = "") -> ProgramError:
+def error_of_status(error: aio.AioRpcError | grpc.Call, address: str, program: str = "") -> ProgramError:
     """The exception for a call that the server, or the way to it, refused."""
     code = _BY_STATUS.get(error.code(), "internal")
     details = error.details() or error.code().name

@@ -131,10 +131,11 @@ class Run(Generic[R]):
     async def _ending(self, stub: OrchestratorAsyncStub) -> tuple[pb.RunResult, bool]:
         """How the run ended, and whether its program waited for values on the way."""
         grows = False
-        async for event in stub.Watch(pb.WatchRequest(run=self.id)):
-            grows = grows or event.HasField("known")
-            if event.HasField("finished"):
-                return event.finished, grows
+        async for message in stub.Watch(pb.WatchRequest(run=self.id)):
+            for event in message.events:
+                grows = grows or event.HasField("known")
+                if event.HasField("finished"):
+                    return event.finished, grows
         raise ProgramError("the server closed the stream of the run before its end")
 
     def _abandon(self) -> None:

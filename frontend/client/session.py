@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from grpc import aio
 
@@ -17,8 +17,9 @@ from weft.graph.codec import encode_graph, encode_value
 from weft.graph.errors import GraphError
 from weft.graph.ir import Graph, Value
 from weft.graph.values import Datum
+from weft.proto import graph_pb2, value_pb2
 from weft.proto import orchestrator_pb2 as pb
-from weft.proto import value_pb2
+from weft.runtime.outbox import Outbox
 
 from .connection import Connection
 from .events import TextAdded
@@ -35,7 +36,7 @@ T = TypeVar("T")
 class _Call(Protocol):
     """A call that answers with a stream of events."""
 
-    def __aiter__(self) -> AsyncIterator[pb.RunEvent]: ...
+    def read(self) -> Awaitable[Any]: ...
 
     def cancel(self) -> bool: ...
 
@@ -44,7 +45,8 @@ class _Call(Protocol):
 class Submission:
     """A graph to run, and how."""
 
-    graph: Graph
+    program: str
+    graph: graph_pb2.Graph
     inputs: Mapping[str, str] = field(default_factory=dict)  # JSON text by name
     stream: tuple[Value, ...] = ()
     """Texts whose pieces are wanted."""
@@ -56,17 +58,20 @@ class Submission:
     deadline_s: float = 0.0  # 0: none
     namespace: str = ""
     priority: int = 0
+    quiet: bool = True
+    """Whether nobody will look at what happens in the run."""
     batch: str = ""
     """Runs of one batch compute what they have in common once."""
 
     def request(self) -> pb.SubmitRequest:
         """The message."""
         return pb.SubmitRequest(
-            graph=encode_graph(self.graph),
+            graph=self.graph,
             inputs=self.inputs,
             deadline_s=self.deadline_s,
             namespace=self.namespace,
             priority=self.priority,
+            quiet=self.quiet,
             batch=self.batch,
         )
 
@@ -132,8 +137,9 @@ class WatchSession:
 
     async def _listen(self, call: _Call) -> None:
         try:
-            async for message in call:
-                self._take(message)
+            while isinstance(message := await call.read(), pb.RunEvents):
+                for event in message.events:
+                    self._take(event)
         except aio.AioRpcError as error:
             self._fail(error_of_status(error, self.connection.address, self.journal.program))
         except GraphError as error:
@@ -160,8 +166,8 @@ class Session(WatchSession):
     ) -> None:
         super().__init__(connection, journal)
         self._toolbox = toolbox
-        self._requests: asyncio.Queue[pb.RunRequest | None] = asyncio.Queue()
-        self._requests.put_nowait(start)
+        self._requests: Outbox[pb.RunRequest] = Outbox()
+        self._requests.put(start)
         self._answers: set[asyncio.Task[None]] = set()
 
     def extend(self, increment: Graph, wanted: Sequence[Value], stream: Sequence[Value] = ()) -> None:
@@ -181,13 +187,13 @@ class Session(WatchSession):
         """Say that a growing program has returned or raised."""
         self._send(pb.RunRequest(finish=pb.Finish(result=result, fault=fault)))
 
-    async def requests(self) -> AsyncIterator[pb.RunRequest]:
+    async def requests(self) -> AsyncIterator[pb.RunRequests]:
         """What goes to the server."""
-        while (request := await self._requests.get()) is not None:
-            yield request
+        while requests := await self._requests.take():
+            yield pb.RunRequests(requests=requests)
 
     def _send(self, request: pb.RunRequest) -> None:
-        NETWORK.loop.call_soon_threadsafe(self._requests.put_nowait, request)
+        NETWORK.loop.call_soon_threadsafe(self._requests.put, request)
 
     async def _value(self, value: Value) -> Datum:
         return await _shielded(self.journal.known(value))
@@ -209,12 +215,12 @@ class Session(WatchSession):
         error = self.journal.error
         if isinstance(error, ToolError) and error.__cause__ is None and self._toolbox.raised:
             error.__cause__ = self._toolbox.raised[-1]
-        self._requests.put_nowait(None)
+        self._requests.close()
         for task in self._answers:
             task.cancel()
 
     async def _answer(self, call: pb.ToolCall) -> None:
-        self._requests.put_nowait(pb.RunRequest(tool=await self._toolbox.answer(call)))
+        self._requests.put(pb.RunRequest(tool=await self._toolbox.answer(call)))
 
 
 async def open_session(
@@ -226,7 +232,7 @@ async def open_session(
     """Start a run; done when the server has accepted it. Raises ProgramError. On the network loop."""
     await connection.ready()
     toolbox = Toolbox(submission.tools, home, context)
-    session = Session(connection, Journal(submission.graph.name), toolbox, submission.start())
+    session = Session(connection, Journal(submission.program), toolbox, submission.start())
     await session.listen(connection.stub.Run(session.requests()))
     return session
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from typing import Any, Protocol
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, Protocol
 
 from weft.frontend.errors import TraceError
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2
+from weft.runtime.elsewhere import InThreads, OnLoop
+from weft.runtime.threads import Threads
 
 from .faults import fault_of
 
 __all__ = ["ClientTool", "Toolbox"]
 
-_MAX_CALLS = 64  # of one run at a time
+_MAX_CALLS: Final = 64  # of one run at a time
+_THREADS: Final = Threads("weft-tool")
 
 
 class ClientTool(Protocol):
@@ -57,7 +59,8 @@ class Toolbox:
         context: contextvars.Context,
     ) -> None:
         self._tools = tools
-        self._home = home
+        self._at_home = OnLoop(home)
+        self._in_threads = InThreads(_THREADS)
         self._context = context
         self._free = asyncio.Semaphore(_MAX_CALLS)
         self.raised: list[BaseException] = []
@@ -76,6 +79,12 @@ class Toolbox:
             async with self._free, limit:
                 limit.reschedule(_deadline(tool.timeout_s))
                 answer.json = await self._run(tool, call.arguments)
+        except asyncio.CancelledError:
+            if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # there is one
+                raise
+            answer.fault.CopyFrom(
+                fault_of(RuntimeError(f"tool {call.tool!r} cancelled itself"), "tool_failed")
+            )
         except Exception as problem:
             answer.fault.CopyFrom(self._fault(call.tool, tool, problem, late=limit.expired()))
         return answer
@@ -84,11 +93,10 @@ class Toolbox:
         arguments = tool.arguments(json.loads(text))
         context = self._context.copy()
         if tool.is_async:
-            coroutine = context.run(tool.invoke, arguments)
-            running = context.run(asyncio.run_coroutine_threadsafe, coroutine, self._home)
+            result = await self._at_home.run(partial(_invoked, tool, arguments), context)
         else:
-            running = _in_thread(lambda: context.run(tool.invoke, arguments))
-        return json.dumps(tool.dump(await asyncio.wrap_future(running)), ensure_ascii=False)
+            result = await self._in_threads.call(partial(context.run, tool.invoke, arguments))
+        return json.dumps(tool.dump(result), ensure_ascii=False)
 
     def _fault(self, name: str, tool: ClientTool, problem: Exception, *, late: bool) -> value_pb2.Fault:
         if late:
@@ -102,19 +110,5 @@ def _deadline(timeout_s: float | None) -> float | None:
     return None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
 
 
-def _in_thread(function: Callable[[], Any]) -> Future[Any]:
-    """Run a function in a thread that does not hold up the end of the process, should it hang."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            result = function()
-        except BaseException as problem:
-            future.set_exception(problem)
-        else:
-            future.set_result(result)
-
-    threading.Thread(target=run, name="weft-tool", daemon=True).start()
-    return future
+async def _invoked(tool: ClientTool, arguments: Mapping[str, Any]) -> Any:
+    return await tool.invoke(arguments)

@@ -13,6 +13,7 @@ from .graphs import (
     encode_graph,
     encode_node,
     encode_value,
+    node_bytes,
 )
 from .json_form import MAX_CHARACTERS, from_json, to_json
 from .parts import decode_type, encode_type
@@ -31,5 +32,6 @@ __all__ = [
     "encode_type",
     "encode_value",
     "from_json",
+    "node_bytes",
     "to_json",
 ]

@@ -17,6 +17,7 @@ from .records import Place, listed, wire_of
 
 __all__ = ["decode_datum", "encode_datum"]
 
+_TEXT: Final = Place(path="text")
 _IDS: Final = np.dtype("<u4")
 _VECTORS: Final = np.dtype("<f4")
 
@@ -43,7 +44,7 @@ def decode_datum(message: pb.Datum) -> Datum:
     """The value that the message says. Raises GraphError for malformed JSON, ids, vectors and segments."""
     match message.WhichOneof("kind"):
         case "text":
-            return _decode_text(message.text, Place(path="text"))
+            return _decode_text(message.text, _TEXT)
         case "json":
             return _decode_json(message.json)
         case "vectors":
@@ -58,11 +59,15 @@ def decode_datum(message: pb.Datum) -> Datum:
 
 
 def _encode_text(text: TextValue) -> pb.TextDatum:
+    if not text.ids:
+        return pb.TextDatum(text=text.text, tokenizer=text.tokenizer, covered=text.covered)
     ids = np.array(text.ids, dtype=_IDS).tobytes()
     return pb.TextDatum(text=text.text, ids=ids, tokenizer=text.tokenizer, covered=text.covered)
 
 
 def _decode_text(message: pb.TextDatum, place: Place) -> TextValue:
+    if not (message.ids or message.covered):
+        return TextValue(message.text, (), message.tokenizer)
     if len(message.ids) % _IDS.itemsize:
         raise place.field("ids").error(f"{len(message.ids)} bytes are no sequence of 4-byte token ids")
     if message.covered > len(message.text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 from weft.proto import graph_pb2 as pb
@@ -23,12 +24,15 @@ __all__ = [
     "encode_graph",
     "encode_node",
     "encode_value",
+    "node_bytes",
 ]
 
 VERSION: Final = 1
 """The version of the format that this code writes and reads."""
 
 _MAX_DEPTH: Final = 16  # bodies inside bodies
+_REMEMBERED: Final = 8192  # encoded nodes
+_SMALL: Final = 4096  # bytes of a node; larger ones are rare
 
 _MODULES: Final = (common, user, control, primitive, optimized)
 
@@ -39,6 +43,10 @@ OPERATIONS: Final[dict[str, type[Op]]] = {
     if isinstance(kind, type) and issubclass(kind, Op)
 }
 """Every operation by the name under which a node carries it."""
+
+
+_encoded: OrderedDict[int, tuple[Node, bytes]] = OrderedDict()
+"""The messages of nodes by their identity; a compiled program gives every run the same objects."""
 
 
 def encode_value(value: Value) -> pb.Value:
@@ -65,6 +73,20 @@ def encode_node(node: Node) -> pb.Node:
     except ValueError as problem:
         raise GraphError(f"{node.where()} cannot be encoded: {problem}") from None
     return message
+
+
+def node_bytes(node: Node) -> bytes:
+    """The node's message in bytes, which is remembered for objects seen lately. Raises GraphError."""
+    known = _encoded.get(id(node))
+    if known is not None and known[0] is node:
+        _encoded.move_to_end(id(node))
+        return known[1]
+    data = encode_node(node).SerializeToString(deterministic=True)
+    if len(data) <= _SMALL:
+        _encoded[id(node)] = (node, data)
+        if len(_encoded) > _REMEMBERED:
+            _encoded.popitem(last=False)
+    return data
 
 
 def decode_node(message: pb.Node, place: Place = TOP) -> Node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Literal
 
 from ..errors import OperandError
@@ -42,6 +43,7 @@ class Op:
         raise OperandError(f"{type(self).__name__} is abstract")
 
     @classmethod
+    @cache
     def label(cls) -> str:
         """The name of the operation in text forms of the graph."""
         name = cls.__name__

@@ -111,7 +111,7 @@ class Call:
         """The results, once there are all. Raises ApiError."""
         record = self._run.record
         await record.ended.wait()
-        result = record.result()
+        result = record.result(quiet=True)
         if result.HasField("fault"):
             raise ApiError.failed(result.fault)
         return [decode_datum(output) for output in result.outputs]
@@ -126,9 +126,9 @@ class Call:
         for value, place in places.items():
             makers[self._maker(value)].append(place)
         texts = [_Text() for _ in self._streamed]
-        async for events in self._run.record.log.batches():
+        async for events in self._run.record.log.follow():
             new: dict[int, list[str]] = defaultdict(list)
-            for event in events:
+            for event in events.events:
                 if event.HasField("delta"):
                     place = places[decode_value(event.delta.value)]
                     new[place].append(texts[place].take(event.delta.text))
@@ -144,8 +144,8 @@ class Call:
 
     def timing(self, value: Value) -> worker_pb2.Timing:
         """Of the primitive that made a value."""
-        stat = self._run.record.stats.get(self._maker(value))
-        return stat.timing if stat is not None else worker_pb2.Timing()
+        times = self._run.record.times.get(self._maker(value))
+        return times.timing if times is not None else worker_pb2.Timing()
 
     def usage(self, samples: Sequence[Sequence[Value]]) -> Usage:
         """The tokens of several prompts, by the values that were written after each."""
@@ -156,14 +156,14 @@ class Call:
 
     def usage_of_all(self) -> Usage:
         """The tokens of all prompts that models have read, and of all that they have written."""
-        timings = [stat.timing for stat in self._run.record.stats.values()]
+        timings = [times.timing for times in self._run.record.times.values()]
         return self._usage(
             sum(timing.prompt_tokens for timing in timings),
             sum(timing.generated_tokens for timing in timings),
         )
 
     def _usage(self, prompt: int, written: int) -> Usage:
-        computed = sum(stat.timing.computed_tokens for stat in self._run.record.stats.values())
+        computed = sum(times.timing.computed_tokens for times in self._run.record.times.values())
         return Usage(prompt, max(prompt - computed, 0), written)
 
     def _maker(self, value: Value) -> int:

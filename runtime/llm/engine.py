@@ -25,13 +25,15 @@ from weft.runtime.kv.cache import KVCache
 from .errors import CancelledError, EngineClosedError
 from .grammar import CompiledGrammar
 from .intake import Intake
+from .limits import Limits
 from .model import Model
 from .options import EngineInfo, EngineOptions, EngineStats, choose_slots
-from .planner import Limits, Planner, StepPlan
+from .planner import Planner, StepPlan
 from .profile import Profile, measure_profile
 from .requests import GenerateRequest, Request, Sink
 from .runner import ModelRunner
 from .sampler import draw_tokens, lay_out
+from .step_cost import StepCost
 from .tasks import GenerateTask, Task
 from .text import IdsOnly, TextBackend, TokenizerText
 from .tokenizer import Tokenizer
@@ -265,7 +267,9 @@ class LLMEngine:
         cache = self._planner.cache
         slots = cache.allocate(cache.free)
         try:
-            result.set_result(measure_profile(self._runner, slots, self._limits, seconds))
+            profile = measure_profile(self._runner, slots, self._limits, seconds)
+            self._planner.cost = StepCost.fit([(p.cached, p.new, p.ms) for p in profile.prefill])
+            result.set_result(profile)
         except Exception as error:
             result.set_exception(error)
         finally:

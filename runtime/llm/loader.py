@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .config import ModelConfig
+from .cpu.bfloat16 import bfloat16_pays
 from .errors import ModelError
 
 __all__ = ["LayerWeights", "Weights", "choose_device", "choose_dtype", "load_weights", "resolve_folder"]
@@ -45,7 +46,8 @@ class Weights:
     """A whole checkpoint on its device."""
 
     embedding: torch.Tensor  # [vocab, hidden]
-    layers: tuple[LayerWeights, ...]
+    layers: Iterator[LayerWeights]
+    """Each is read when it is asked for, so that a model may lay it out anew before the next one comes."""
     norm: torch.Tensor  # [hidden]
     head: torch.Tensor  # [vocab, hidden]; the embedding itself if tied
 
@@ -79,27 +81,31 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str, config: ModelConfig, device: torch.device) -> torch.dtype:
-    """`auto` is the checkpoint's dtype on CUDA and float32 on the CPU; raises `ModelError` for others."""
+    """`auto` is the checkpoint's dtype on CUDA; on a CPU bfloat16 if that is it and pays, else float32.
+
+    Raises `ModelError` for a dtype that is not known.
+    """
     name = dtype
     if dtype == "auto":
-        name = config.dtype if device.type == "cuda" else "float32"
+        halved = device.type == "cuda" or (config.dtype == "bfloat16" and bfloat16_pays(config))
+        name = config.dtype if halved else "float32"
     if name not in _DTYPES:
         raise ModelError(f"dtype {name!r} is not supported; choose one of {', '.join(_DTYPES)}")
     return _DTYPES[name]
 
 
 def load_weights(folder: Path, config: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> Weights:
-    """Read all tensors of the checkpoint, converted to `dtype` on `device`.
+    """Read the tensors of the checkpoint, converted to `dtype` on `device`.
 
-    Raises `ModelError` for missing, damaged or mis-shaped files and tensors; tensors that the
-    model does not need are left alone.
+    Raises `ModelError` for missing, damaged or mis-shaped files and tensors, and so do the `layers`; tensors
+    that the model does not need are left alone.
     """
     source = _Source(folder, dtype, device)
     hidden, vocab = config.hidden_size, config.vocab_size
     embedding = source.get("model.embed_tokens.weight", vocab, hidden)
     return Weights(
         embedding=embedding,
-        layers=tuple(_load_layer(source, config, f"model.layers.{i}.") for i in range(config.layers)),
+        layers=(_load_layer(source, config, f"model.layers.{i}.") for i in range(config.layers)),
         norm=source.get("model.norm.weight", hidden),
         head=embedding if config.tied else source.get("lm_head.weight", vocab, hidden),
     )

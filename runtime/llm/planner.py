@@ -2,9 +2,17 @@
 
 Pure: jobs and a clock value in, a plan out; it owns the bookkeeping of KV slots and touches no tensor. One
 step mixes all running decodes with chunks of prompts up to a token budget (chunked prefill: Agrawal et al.,
-"Sarathi-Serve", OSDI 2024). Admission reserves the output that a request is expected to produce, not the
-most it may; when the pool runs dry after all, the requests that have progressed least are retracted: they
-return to the queue and go on later from what the cache still holds.
+"Sarathi-Serve", OSDI 2024). While decodes wait for the step, chunks are also bounded in time: by that of a
+whole budget without context, so that they shrink as their context grows; and the more urgent a decode is than
+a prompt, the shorter is that prompt's chunk.
+
+Admission reserves the output that a request is expected to produce, not the most it may; when the pool runs
+dry after all, the least urgent requests are retracted: they return to the queue and go on later from what the
+cache still holds.
+
+One order decides on admission, chunks and retraction: the *rank*, the time of arrival less what the priority
+is worth. The first in that order always advances, and nobody who comes later by more than that overtakes; so
+nobody starves, however well the cache suits others.
 """
 
 from __future__ import annotations
@@ -18,33 +26,17 @@ from weft.runtime.kv.cache import KVCache
 from weft.runtime.kv.radix import Node
 
 from .errors import RequestError
+from .limits import Limits, Room
 from .sequence import Job, Sequence
+from .step_cost import StepCost
 
-__all__ = ["Chunk", "Limits", "Planner", "StepPlan"]
+__all__ = ["Chunk", "Planner", "StepPlan"]
 
 _SHARED_PREFIX = 16  # tokens: a shorter uncached prefix is not worth waiting for
 _MAX_DEFERRED = 32  # waiting jobs passed over in one step, because their prefix is being computed
-_PREFILL_SHARE = 4  # prompts may use at least 1/4 of the budget, however many decodes run
 _MIN_OUTPUT = 0.05  # least fraction of max_tokens that an output is expected to have
 _LEARNING_RATE = 0.1  # of the expected fraction, per finished request
 _RETRACTION_PENALTY = 0.2  # added to the expected fraction
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a step and the engine can bear."""
-
-    context_length: int  # tokens of prompt and output
-    token_budget: int = 512  # tokens a step
-    max_running: int = 64  # jobs admitted at once
-    aging_seconds: float = 5.0  # waiting this long weighs as much as one step of priority
-
-    def __post_init__(self) -> None:
-        for name in ("context_length", "token_budget", "max_running"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.aging_seconds <= 0:
-            raise ValueError(f"aging_seconds must be positive, not {self.aging_seconds}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +67,7 @@ class Planner:
     def __init__(self, cache: KVCache, limits: Limits) -> None:
         self.cache = cache
         self.limits = limits
+        self.cost = StepCost()
         self.waiting: list[Job] = []  # sorted by rank
         self.running: list[Job] = []  # sorted by rank
         self.retractions = 0
@@ -113,20 +106,20 @@ class Planner:
     def submit(self, job: Job) -> None:
         """Queue a job; raises `RequestError` if it could never run."""
         self.validate(job)
-        bisect.insort(self.waiting, job, key=self._rank)
+        job.rank = job.arrival - job.priority * self.limits.aging_seconds
+        bisect.insort(self.waiting, job, key=_rank)
 
     def plan(self, now: float) -> StepPlan:
         """Choose the next step's work and allocate its slots."""
         plan = StepPlan()
         self._plan_decodes(plan, now)
-        floor = max(self.limits.token_budget // _PREFILL_SHARE, 1)
-        budget = max(self.limits.token_budget - len(plan.chunks), floor)
-        budget = self._plan_prefills(plan, budget)
+        room = Room(self.limits, self.cost, plan.jobs(), now)
+        self._plan_prefills(plan, room)
         while self.running and not plan.chunks:
             self._retract_one(plan, now)
-            budget = self._plan_prefills(plan, budget)
+            self._plan_prefills(plan, room)
         if not plan.retracted:
-            self._admit(plan, budget, now)
+            self._admit(plan, room, now)
         return plan
 
     def commit(self, plan: StepPlan, now: float) -> None:
@@ -182,34 +175,35 @@ class Planner:
                 job.trunk.extend(slots[index : index + 1])
                 plan.chunks.append(Chunk(job, job.trunk, 1))
 
-    def _plan_prefills(self, plan: StepPlan, budget: int) -> int:
-        """Chunks of the running jobs' prompts and branches; returns what is left of the budget."""
+    def _plan_prefills(self, plan: StepPlan, room: Room) -> None:
+        """Chunks of the running jobs' prompts and branches."""
         for job in self.running:
             if not job.decoding:
-                budget -= self._plan_chunks(plan, job, budget)
-        return budget
+                self._plan_chunks(plan, job, room)
 
-    def _plan_chunks(self, plan: StepPlan, job: Job, budget: int) -> int:
-        """Chunks of one job within the budget and the pool; returns how many tokens they have."""
-        used = 0
+    def _plan_chunks(self, plan: StepPlan, job: Job, room: Room) -> None:
+        """Chunks of one job within the step's room and the pool."""
         for sequence in job.active():
-            count = min(sequence.remaining, budget - used, self.cache.available)
+            allowed = room.for_chunk(job, sequence.computed)
+            count = min(sequence.remaining, allowed, self.cache.available)
             if count <= 0:
-                break
+                return
             sequence.extend(self.cache.allocate(count))
             plan.chunks.append(Chunk(job, sequence, count))
-            used += count
-        return used
+            room.take(sequence.computed, count)
 
-    def _admit(self, plan: StepPlan, budget: int, now: float) -> None:
-        """Move waiting jobs into the batch, first come first served within a priority."""
+    def _admit(self, plan: StepPlan, room: Room, now: float) -> None:
+        """Move waiting jobs into the batch by rank; some wait for a prefix that is being computed."""
         deferred = 0
         for job in list(self.waiting):
-            if budget <= 0 or len(self.running) >= self.limits.max_running or deferred >= _MAX_DEFERRED:
+            if len(self.running) >= self.limits.max_running or deferred >= _MAX_DEFERRED:
                 return
             known = job.trunk.tokens[: job.trunk.length - job.needs_logits]
             match = self.cache.match(job.namespace, known, now)
-            if self._prefix_is_coming(job, len(match.slots)):
+            if room.for_chunk(job, len(match.slots)) <= 0:
+                return
+            if (other := self._computing_prefix(job, len(match.slots))) is not None:
+                self._hurry(other, job.rank)
                 deferred += 1
                 continue
             self.cache.lock(match.node)
@@ -219,7 +213,7 @@ class Planner:
             job.trunk.share(match.slots)
             self._start(job, match.node)
             plan.admitted.append(job)
-            budget -= self._plan_chunks(plan, job, budget)
+            self._plan_chunks(plan, job, room)
 
     def _start(self, job: Job, node: Node) -> None:
         job.node = node
@@ -228,10 +222,16 @@ class Planner:
             self.cached_tokens += job.trunk.shared
         job.admissions += 1
         self.waiting.remove(job)
-        bisect.insort(self.running, job, key=self._rank)
+        bisect.insort(self.running, job, key=_rank)
 
-    def _prefix_is_coming(self, job: Job, matched: int) -> bool:
-        """Whether a running job is about to compute a prefix that `job` would else compute again."""
+    def _hurry(self, job: Job, rank: float) -> None:
+        """Let a running job be as urgent as one that waits for it."""
+        if rank < job.rank:
+            job.rank = rank
+            self.running.sort(key=_rank)
+
+    def _computing_prefix(self, job: Job, matched: int) -> Job | None:
+        """A running job that is about to compute a prefix which `job` would else compute again."""
         for other in self.running:
             trunk = other.trunk
             if other.namespace != job.namespace or trunk.computed >= other.prompt:
@@ -240,8 +240,8 @@ class Planner:
             differing = np.flatnonzero(trunk.tokens[:length] != job.trunk.tokens[:length])
             shared = int(differing[0]) if differing.size else length
             if shared - max(matched, trunk.computed) >= _SHARED_PREFIX:
-                return True
-        return False
+                return other
+        return None
 
     def _fits(self, job: Job, matched: int) -> bool:
         """Whether the pool can be expected to hold `job` beside all that run; alone it always may."""
@@ -261,14 +261,13 @@ class Planner:
         self._output_fraction = max(moved, _MIN_OUTPUT)
 
     def _retract_one(self, plan: StepPlan, now: float) -> None:
-        """Send the running job with the lowest priority and the least progress back to the queue."""
+        """Send the least urgent of the running jobs back to the queue."""
         if len(self.running) < 2:
             raise AssertionError("a job that was admitted alone does not fit the pool")
-        job = min(self.running, key=lambda job: (job.priority, job.generated, job.trunk.computed, -job.id))
+        job = self.running.pop()
         self._publish(job, now)
         self._free(job)
-        self.running.remove(job)
-        bisect.insort(self.waiting, job, key=self._rank)
+        bisect.insort(self.waiting, job, key=_rank)
         plan.retracted.append(job)
         self.retractions += 1
         self._output_fraction = min(self._output_fraction + _RETRACTION_PENALTY, 1.0)
@@ -299,6 +298,6 @@ class Planner:
         job.branches.clear()
         job.trunk.reset()
 
-    def _rank(self, job: Job) -> float:
-        """The order of jobs: by priority, which waiting raises; constant, since all age alike."""
-        return job.arrival - job.priority * self.limits.aging_seconds
+
+def _rank(job: Job) -> float:
+    return job.rank

@@ -11,7 +11,7 @@ import numpy as np
 
 from weft.runtime.kv.radix import Tokens
 
-from .planner import Limits
+from .limits import Limits
 from .runner import ModelRunner, Work
 from .sequence import Sequence
 

@@ -8,7 +8,7 @@ import torch
 
 from .config import RopeConfig
 
-__all__ = ["inverse_frequencies", "rotation_tables"]
+__all__ = ["inverse_frequencies", "rotation_tables", "rotations"]
 
 
 def rotation_tables(
@@ -19,11 +19,16 @@ def rotation_tables(
     The angles of the first half of a head are repeated in the second; the first half of the sines is
     negated, as `weft.kernels.rope.apply_rotary` wants them.
     """
-    angles = torch.outer(torch.arange(positions, dtype=torch.float64), inverse_frequencies(rope, head_dim))
-    scale = attention_scale(rope)
-    cos, sin = angles.cos() * scale, angles.sin() * scale
+    table = rotations(rope, head_dim=head_dim, positions=positions)
+    cos, sin = table.real, table.imag
     tables = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
     return tables[0].float()[:, None].to(device), tables[1].float()[:, None].to(device)
+
+
+def rotations(rope: RopeConfig, *, head_dim: int, positions: int) -> torch.Tensor:
+    """The rotation of each pair at positions 0..positions-1: complex128 [positions, head_dim / 2]."""
+    angles = torch.outer(torch.arange(positions, dtype=torch.float64), inverse_frequencies(rope, head_dim))
+    return torch.polar(torch.full_like(angles, attention_scale(rope)), angles)
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> torch.Tensor:

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from weakref import WeakKeyDictionary
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property
 
+from weft.graph.deployment import Deployment, every_node
 from weft.graph.errors import GraphError
 from weft.graph.ir import Graph
 from weft.graph.live import LiveGraph
 from weft.graph.observed import Observed
+from weft.graph.ops.common import Tool
+from weft.graph.ops.user import Ingest
 from weft.graph.plan import Plan, Plans
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
 from weft.runtime.scheduler.primitive import Primitive
 
-from .door import invalid, program_text, read_graph
+from .door import check_names, invalid, program_text, read_graph
 from .fleet import Fleet
 from .foresight import of_plan
 
-__all__ = ["Compiler"]
+__all__ = ["Compiled", "Compiler", "filled_indexes"]
 
 Source = pb.SubmitRequest | pb.ExplainRequest
+
+
+@dataclass(eq=False)
+class Compiled:
+    """A program that runs can be made of."""
+
+    plan: Plan
+    indexes: frozenset[str]
+    """Those that it fills."""
+    checked: tuple[Deployment, frozenset[str] | None]
+    """For what workers offered, and for which tools of clients, its names were last found to be there."""
+
+    @cached_property
+    def primitives(self) -> tuple[Primitive, ...]:
+        """Those that every run begins with."""
+        return of_plan(self.plan)
 
 
 class Compiler:
@@ -35,8 +55,7 @@ class Compiler:
         self._settings = settings
         self._fleet = fleet
         self._max_characters = max_characters
-        self._plans = Plans()
-        self._primitives: WeakKeyDictionary[Plan, tuple[Primitive, ...]] = WeakKeyDictionary()
+        self._programs: Plans[Compiled] = Plans()
         self.live_graph()  # so that what is wrong with the settings is known before any run
 
     def live_graph(self) -> LiveGraph:
@@ -47,32 +66,37 @@ class Compiler:
         """The graph of a request as its author wrote it. Raises DoorError."""
         return read_graph(request, self._settings.programs, self._max_characters)
 
-    def plan(self, request: Source, check: Callable[[Graph], None]) -> Plan:
-        """The optimized program of a request, if it passes the `check`. Raises DoorError."""
-        key = self._key(request)
-        plan = self._plans.get(key, self._fleet.profile, self.observed.epoch)
-        if plan is not None:
-            check(plan.source)
-            return plan
-        return self._plans.add(key, self.compile(request, check))
+    def program(self, request: Source, client_tools: frozenset[str] | None) -> Compiled:
+        """The optimized program of a request. Raises DoorError, also if it names what is not there.
 
-    def compile(self, request: Source, check: Callable[[Graph], None]) -> Plan:
-        """The same for a program that will not come again. Raises DoorError."""
+        `client_tools`: the tools that the client answers for; None: whichever the program calls.
+        """
+        key = self._key(request)
+        known = self._programs.get(key, self._fleet.profile, self.observed.epoch)
+        if known is None:
+            return self._programs.add(key, self.compile(request, client_tools))
+        checked = (self._fleet.deployment, client_tools)
+        if known.checked[0] is not checked[0] or known.checked[1] != client_tools:
+            self._check(known.plan.source, client_tools)
+            known.checked = checked
+        return known
+
+    def compile(self, request: Source, client_tools: frozenset[str] | None) -> Compiled:
+        """The same for a program that will not come again."""
         graph = self.read(request)
-        check(graph)
+        self._check(graph, client_tools)
         try:
-            return Plan.compile(
+            plan = Plan.compile(
                 graph, self._fleet.profile, disabled=self._settings.passes_off, observed=self.observed
             )
         except GraphError as problem:
             raise invalid(str(problem)) from None
+        return Compiled(plan, filled_indexes(graph), (self._fleet.deployment, client_tools))
 
-    def primitives(self, plan: Plan) -> tuple[Primitive, ...]:
-        """The primitives that every run of a plan begins with."""
-        found = self._primitives.get(plan)
-        if found is None:
-            found = self._primitives[plan] = of_plan(plan)
-        return found
+    def _check(self, graph: Graph, client_tools: frozenset[str] | None) -> None:
+        if client_tools is None:
+            client_tools = frozenset(n.op.tool for n in every_node(graph) if isinstance(n.op, Tool))
+        check_names(graph, self._fleet, client_tools, ())
 
     def _key(self, request: Source) -> Hashable:
         """The whole source, so that equal keys mean equal programs."""
@@ -83,3 +107,8 @@ class Compiler:
                 return request.program, program_text(request.program, self._settings.programs)
             case _:
                 return request.graph_json
+
+
+def filled_indexes(graph: Graph) -> frozenset[str]:
+    """The indexes that a graph ingests into."""
+    return frozenset(node.op.index for node in every_node(graph) if isinstance(node.op, Ingest))

@@ -7,19 +7,20 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from weft.graph import schema
 from weft.graph.codec import decode_graph, decode_value
-from weft.graph.deployment import every_node
 from weft.graph.errors import GraphError
 from weft.graph.evaluate import lift
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.live import Growth, LiveGraph
+from weft.graph.observed import duration_key, length_key
 from weft.graph.ops.common import Interrupt, Tool
-from weft.graph.ops.user import Ingest
+from weft.graph.ops.primitive import Decode
 from weft.graph.types import Data, Type
 from weft.graph.values import Datum, plain
 from weft.proto import graph_pb2, value_pb2, worker_pb2
@@ -30,7 +31,7 @@ from weft.runtime.scheduler.faults import Fault
 from weft.runtime.scheduler.primitive import Primitive
 from weft.runtime.scheduler.scheduler import Scheduler
 
-from .compiler import Compiler
+from .compiler import Compiler, filled_indexes
 from .door import DoorError, check_names, invalid, read_inputs
 from .faults import decode_fault
 from .fleet import Fleet
@@ -50,15 +51,13 @@ _BYTES_PER_MB: Final = 2**20
 _ENVELOPE: Final = 4096  # bytes of a message besides the values
 
 
-Check = Callable[[Graph], None]
-
-
 class Begun(NamedTuple):
-    """A program as written, its live graph, and what to begin with."""
+    """A program as written, its live graph, what to begin with, and the indexes that are filled."""
 
     source: Graph
     live: LiveGraph
     nodes: tuple[Node, ...]
+    indexes: frozenset[str]
     primitives: tuple[Primitive, ...] | None = None  # of a plan
 
 
@@ -76,10 +75,9 @@ class Orchestrator:
         self.max_bytes = settings.max_message_mb * _BYTES_PER_MB
         self.compiler = Compiler(settings, self.fleet, self.max_bytes)
         self.results = Results(self.fleet, settings.result_cache_mb * _BYTES_PER_MB)
-        self.shell = Shell(
-            scheduler, self.fleet, self, observed=self.compiler.observed, max_bytes=self.max_bytes
-        )
+        self.shell = Shell(scheduler, self.fleet, self, max_bytes=self.max_bytes)
         self.records: dict[str, RunRecord] = {}  # oldest first
+        self._over: deque[RunRecord] = deque()  # those that have ended, in the order of their ends
 
     def close(self) -> None:
         """End all runs, then all memberships of workers."""
@@ -97,7 +95,7 @@ class Orchestrator:
         *,
         grows: bool = False,
         stream: Iterable[graph_pb2.Value] = (),
-        tools: Collection[str] = (),
+        tools: frozenset[str] = frozenset(),
         once: bool = False,
     ) -> Run:
         """Begin a run. Raises DoorError, and nothing has happened then.
@@ -106,14 +104,10 @@ class Orchestrator:
         """
         if request.deadline_s < 0:
             raise invalid(f"deadline_s must not be negative, not {request.deadline_s}")
-
-        def check(graph: Graph) -> None:
-            check_names(graph, self.fleet, tools, ())
-
         if grows:
-            source, live, nodes, primitives = self._begin_growing(request, check)
+            source, live, nodes, indexes, primitives = self._begin_growing(request, tools)
         else:
-            source, live, nodes, primitives = self._instantiate(request, check, once)
+            source, live, nodes, indexes, primitives = self._instantiate(request, tools, once)
         inputs = read_inputs(source, request.inputs)
         record = RunRecord("r-" + secrets.token_hex(6), source.name, now(), time.time())
         run = Run(
@@ -124,7 +118,7 @@ class Orchestrator:
             request.priority,
             self.results,
             request.batch,
-            frozenset(tools),
+            tools,
         )
         run.outputs = source.outputs
         try:
@@ -133,27 +127,26 @@ class Orchestrator:
             raise invalid(str(problem)) from None
         record.emit(pb.RunEvent(started=record.info(record.started_s)), record.started_s)
         self._register(run, request.deadline_s)
-        run.indexes |= _filled(source)
+        run.indexes |= indexes
         self._launch(run, nodes, inputs, primitives)
         return run
 
-    def _instantiate(self, request: pb.SubmitRequest, check: Check, once: bool) -> Begun:
+    def _instantiate(self, request: pb.SubmitRequest, tools: frozenset[str], once: bool) -> Begun:
         """A static program, compiled before or now."""
-        if once:
-            plan = self.compiler.compile(request, check)
-            return Begun(plan.source, plan.live, plan.nodes)
-        plan = self.compiler.plan(request, check)
-        return Begun(plan.source, plan.instantiate(), plan.nodes, self.compiler.primitives(plan))
+        program = self.compiler.compile(request, tools) if once else self.compiler.program(request, tools)
+        plan = program.plan
+        live = plan.live if once else plan.instantiate()
+        return Begun(plan.source, live, plan.nodes, program.indexes, program.primitives)
 
-    def _begin_growing(self, request: pb.SubmitRequest, check: Check) -> Begun:
+    def _begin_growing(self, request: pb.SubmitRequest, tools: frozenset[str]) -> Begun:
         """A growing program, with its first increment if the request has one."""
         live = self.compiler.live_graph()
         if request.WhichOneof("source") is None:
-            return Begun(Graph((), ()), live, ())
+            return Begun(Graph((), ()), live, (), frozenset())
         source = self.compiler.read(request)
-        check(source)
+        check_names(source, self.fleet, tools, ())
         try:
-            return Begun(source, live, live.extend(source, closed=False))
+            return Begun(source, live, live.extend(source, closed=False), filled_indexes(source))
         except GraphError as problem:
             raise invalid(str(problem)) from None
 
@@ -188,7 +181,7 @@ class Orchestrator:
         inputs = read_inputs(graph, {})
         check_names(graph, self.fleet, run.client_tools, run.indexes)
         nodes = run.graph.extend(graph, closed=False)
-        run.indexes |= _filled(graph)
+        run.indexes |= filled_indexes(graph)
         run.stream(decode_value(value) for value in request.stream)
         self._launch(run, nodes, inputs)
         run.want([decode_value(value) for value in request.wanted], now())
@@ -216,7 +209,7 @@ class Orchestrator:
             fault = decode_fault(answer.fault) if answer.HasField("fault") else _bad_result(node.op, problem)
             self.shell.task_failed(run.id, answer.node, answer.attempt, fault)
             return
-        self.shell.task_done(run, answer.node, answer.attempt, (result,), worker_pb2.Timing())
+        self.shell.task_done(run, node, (result,))
 
     def resume(self, run_id: str, number: int | None, text: str) -> RunRecord:
         """Give a run the answer of a person, as JSON text. Raises DoorError; the run waits on then."""
@@ -232,11 +225,10 @@ class Orchestrator:
             raise invalid(f"run {run_id!r} waits for no answer to node {number}, but to: {_listed(waiting)}")
         try:
             value = json.loads(text)
-            _check_type(value, run.graph.type_of(Value(number)), "the answer")
+            _check_type(value, run.graph.types[Value(number)], "the answer")
         except (ValueError, RecursionError) as problem:
             raise invalid(str(problem)) from None
-        attempt = run.attempts[number].number
-        self.shell.task_done(run, number, attempt, (lift(value),), worker_pb2.Timing())
+        self.shell.task_done(run, run.node(number), (lift(value),))
         return record
 
     def flush(self) -> None:
@@ -318,24 +310,29 @@ class Orchestrator:
         if run.deadline:
             run.deadline.cancel()
         for number, attempt in run.attempts.items():
-            run.observe(number, "cancelled", at, worker=attempt.worker)
+            run.observe(run.node(number), "cancelled", at, worker=attempt.worker)
         run.record.end(state, fault, outputs, at)
         if fault:
             _log.info("run %s %s: %s", run.id, state, fault.message)
         self.shell.handle(ev.RunEnded(run.id))
         self.shell.pass_on(run)
-        self._forget_old(at)
+        self._over.append(run.record)
+        asyncio.get_running_loop().call_soon(self._remember, run.record)  # once the client has been told
+
+    def _remember(self, record: RunRecord) -> None:
+        """Learn from a run what primitives take, and forget runs of long ago."""
+        for times in record.times.values():
+            if times.timing.reused:
+                continue
+            if isinstance(times.node.op, Decode):
+                self.compiler.observed.add(length_key(times.node), times.timing.generated_tokens)
+            elif times.node.op.kind in ("embed", "index", "rerank", "tool"):
+                self.compiler.observed.add(duration_key(times.node), times.seconds * 1e3)
+        self._forget_old(now())
 
     def _forget_old(self, at: float) -> None:
-        over = [record for record in self.records.values() if record.state != "running"]
-        excess = len(over) - _KEPT_RUNS
-        for position, record in enumerate(over):
-            if position < excess or at - record.started_s - record.seconds > _KEPT_S:
-                del self.records[record.id]
-
-
-def _filled(graph: Graph) -> set[str]:
-    return {node.op.index for node in every_node(graph) if isinstance(node.op, Ingest)}
+        while len(self._over) > _KEPT_RUNS or at - self._over[0].started_s - self._over[0].seconds > _KEPT_S:
+            del self.records[self._over.popleft().id]
 
 
 def _tool_result(op: Tool, answer: pb.ToolAnswer) -> Any:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+import uvloop
+
 from weft.runtime.config import Settings
 from weft.runtime.process import end_of_process, run_process
 
@@ -24,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until standard input closes or a signal asks to end; returns the exit status."""
     expected = (AddressError, ValueError)
     return run_process(
-        "orchestrator", Settings, lambda settings: asyncio.run(run(settings)), expected, arguments
+        "orchestrator", Settings, lambda settings: uvloop.run(run(settings)), expected, arguments
     )
 
 

@@ -1,37 +1,124 @@
-"""What is remembered of a run: its events, its outcome, and when each primitive ran."""
+"""What is remembered of a run: its events, its outcome, and when each primitive ran.
+
+Most of it nobody ever looks at, so it becomes messages only when somebody does.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple, Protocol
 
+from weft.graph.codec import encode_value
+from weft.graph.ir import Node
 from weft.proto import orchestrator_pb2 as pb
-from weft.proto import value_pb2
+from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler.faults import Fault
 
 from .faults import encode_fault
 
-__all__ = ["EventLog", "RunRecord", "State"]
+__all__ = ["EventLog", "NodeChange", "NodeTimes", "RunRecord", "State", "label"]
 
 State = Literal["running", "done", "failed", "cancelled"]
 
 _KEPT_EVENTS: Final = 10_000  # of a finished run
 
 
+def label(node: Node) -> str:
+    """How observers name a node: `%3 decode 'draft'`."""
+    return f"%{node.id} {node.op.label()}" + (f" {node.name!r}" if node.name else "")
+
+
+class Deferred(Protocol):
+    """An event that becomes a message when somebody follows the run."""
+
+    def message(self, *, quiet: bool) -> pb.RunEvent | None:
+        """As a follower sees it; None: a `quiet` one does not."""
+        ...
+
+
+class NodeChange(NamedTuple):
+    """A primitive has come into another phase."""
+
+    run: str
+    at_s: float  # since the run began
+    node: Node
+    phase: str
+    worker: str
+    timing: worker_pb2.Timing | None
+    fault: Fault | None
+
+    def message(self, *, quiet: bool) -> pb.RunEvent | None:
+        """As a follower sees it, unless it is quiet."""
+        if quiet:
+            return None
+        event = pb.NodeEvent(
+            node=self.node.id,
+            label=label(self.node),
+            phase=self.phase,
+            worker=self.worker,
+            timing=self.timing,
+            fault=encode_fault(self.fault) if self.fault else None,
+        )
+        return pb.RunEvent(run=self.run, at_s=self.at_s, node=event)
+
+
+class NodeTimes(NamedTuple):
+    """A primitive is done: when it was ready, handed out and finished, in seconds since the run began."""
+
+    run: str
+    node: Node
+    worker: str
+    ready_s: float
+    dispatched_s: float
+    finished_s: float
+    timing: worker_pb2.Timing
+    predicted_ms: float
+
+    @property
+    def seconds(self) -> float:
+        """It took, from when it could begin."""
+        return max(0.0, self.finished_s - max(self.ready_s, self.dispatched_s))
+
+    def message(self, *, quiet: bool) -> pb.RunEvent | None:
+        """That it is done, as a follower sees it."""
+        done = NodeChange(self.run, self.finished_s, self.node, "done", self.worker, self.timing, None)
+        return done.message(quiet=quiet)
+
+    def stat(self) -> pb.NodeStat:
+        """As results and traces have it."""
+        return pb.NodeStat(
+            node=self.node.id,
+            label=label(self.node),
+            worker=self.worker,
+            ready_s=self.ready_s,
+            dispatched_s=self.dispatched_s,
+            finished_s=self.finished_s,
+            timing=self.timing,
+            location=self.node.location,
+            operands=[encode_value(value) for value in self.node.args.values()],
+            predicted_ms=self.predicted_ms,
+            kind=self.node.op.kind,
+        )
+
+
+_Entry = pb.RunEvent | Deferred
+
+
 class EventLog:
     """The events of a run, for any number of followers, each from the beginning."""
 
     def __init__(self) -> None:
-        self._events: list[pb.RunEvent] = []
+        self._events: list[_Entry] = []
         self._closed = False
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Future[None] | None = None  # there while somebody waits
 
-    def append(self, event: pb.RunEvent) -> None:
+    def append(self, event: _Entry) -> None:
         """Add an event."""
         self._events.append(event)
-        self._wake()
+        if self._changed is not None:
+            self._wake()
 
     def close(self) -> None:
         """There are no more events. Those of the past are condensed; present followers still get each."""
@@ -39,44 +126,48 @@ class EventLog:
         self._wake()
         self._events = _condensed(self._events)
 
-    async def follow(self) -> AsyncIterator[pb.RunEvent]:
-        """Every event, past and to come, until the log is closed."""
-        async for events in self.batches():
-            for event in events:
-                yield event
+    async def follow(self, *, quiet: bool = False) -> AsyncIterator[pb.RunEvents]:
+        """Every event, past and to come, until the log is closed; as many at once as there are.
 
-    async def batches(self) -> AsyncIterator[Sequence[pb.RunEvent]]:
-        """The same events, as many at once as there are: a slow follower gets fewer and larger batches."""
+        To a `quiet` follower nobody says what only observers look at.
+        """
         events, position = self._events, 0
         while True:
             if position < len(events):
-                batch = events[position:]
-                position += len(batch)
-                yield batch
+                found, position = events[position:], len(events)
+                messages = [_message(event, quiet) for event in found]
+                if any(messages):
+                    yield pb.RunEvents(events=filter(None, messages))
             elif self._closed:
                 return
             else:
-                await self._changed.wait()
+                self._changed = self._changed or asyncio.get_running_loop().create_future()
+                await asyncio.shield(self._changed)
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if self._changed is not None:
+            self._changed.set_result(None)
+            self._changed = None
 
 
-def _condensed(events: Sequence[pb.RunEvent]) -> list[pb.RunEvent]:
+def _message(event: _Entry, quiet: bool) -> pb.RunEvent | None:
+    return event if isinstance(event, pb.RunEvent) else event.message(quiet=quiet)
+
+
+def _condensed(events: Sequence[_Entry]) -> list[_Entry]:
     """The same events with the deltas of each text as one, and only the last of very many."""
+    deltas = [event for event in events if isinstance(event, pb.RunEvent) and event.HasField("delta")]
     texts: dict[tuple[int, int], list[str]] = {}
-    for event in events:
-        if event.HasField("delta"):
-            texts.setdefault(_streamed(event), []).append(event.delta.text)
-    kept = []
-    for event in events:
-        if not event.HasField("delta"):
+    for delta in deltas:
+        texts.setdefault(_streamed(delta), []).append(delta.delta.text)
+    kept: list[_Entry] = []
+    for event in events if deltas else ():
+        if not (isinstance(event, pb.RunEvent) and event.HasField("delta")):
             kept.append(event)
         elif _streamed(event) in texts:
             whole = pb.TextDelta(value=event.delta.value, text="".join(texts.pop(_streamed(event))))
             kept.append(pb.RunEvent(run=event.run, at_s=event.at_s, delta=whole))
-    return kept[-_KEPT_EVENTS:]
+    return kept[-_KEPT_EVENTS:] if deltas else list(events[-_KEPT_EVENTS:])
 
 
 def _streamed(event: pb.RunEvent) -> tuple[int, int]:
@@ -91,8 +182,7 @@ class RunRecord:
     program: str
     started_s: float  # monotonic
     started_unix_s: float
-    log: EventLog = field(default_factory=EventLog)
-    stats: dict[int, pb.NodeStat] = field(default_factory=dict)  # of finished primitives, by node
+    times: dict[int, NodeTimes] = field(default_factory=dict)  # of finished primitives, by node
     nodes: int = 0
     nodes_done: int = 0
     state: State = "running"
@@ -100,6 +190,7 @@ class RunRecord:
     fault: Fault | None = None
     outputs: tuple[value_pb2.Datum, ...] = ()
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    log: EventLog = field(default_factory=EventLog)
 
     def emit(self, event: pb.RunEvent, now: float) -> None:
         """Tell the followers."""
@@ -111,7 +202,7 @@ class RunRecord:
         """Note the outcome and tell the followers; nothing follows it."""
         self.state, self.fault, self.outputs = state, fault, tuple(outputs)
         self.seconds = now - self.started_s
-        self.emit(pb.RunEvent(finished=self.result()), now)
+        self.log.append(_Ended(self))
         self.log.close()
         self.ended.set()
 
@@ -126,11 +217,21 @@ class RunRecord:
             seconds=self.seconds if over else now - self.started_s,
             nodes=self.nodes,
             nodes_done=self.nodes_done,
-            stats=self.stats.values() if over and stats else (),
+            stats=[times.stat() for times in self.times.values()] if over and stats else (),
         )
 
-    def result(self) -> pb.RunResult:
+    def result(self, *, quiet: bool = False) -> pb.RunResult:
         """The outcome of a run that is over."""
-        info = self.info(self.started_s + self.seconds, stats=True)
+        info = self.info(self.started_s + self.seconds, stats=not quiet)
         fault = encode_fault(self.fault) if self.fault else None
         return pb.RunResult(info=info, outputs=self.outputs, fault=fault)
+
+
+class _Ended(NamedTuple):
+    """A run is over."""
+
+    record: RunRecord
+
+    def message(self, *, quiet: bool) -> pb.RunEvent:
+        result = self.record.result(quiet=quiet)
+        return pb.RunEvent(run=self.record.id, at_s=self.record.seconds, finished=result)

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from weft.graph.codec import encode_datum, encode_value
 from weft.graph.errors import GraphError
@@ -21,27 +21,20 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler.faults import Fault
 
-from .faults import encode_fault
 from .foresight import Foresight
 from .recipe import context_key, recipe
-from .record import RunRecord
+from .record import NodeChange, NodeTimes, RunRecord, label
 from .reuse import Reuse
 from .shared_results import Results
 from .trace import ORCHESTRATOR
 
-__all__ = ["Attempt", "Run", "label"]
+__all__ = ["Attempt", "Run"]
 
 _OBSERVED: Final = frozenset({"llm", "embed", "index", "rerank", "tool"})
 """Kinds of nodes whose phases clients hear of; the rest takes microseconds."""
 
 
-def label(node: Node) -> str:
-    """How observers name a node: `%3 decode 'draft'`."""
-    return f"%{node.id} {node.op.label()}" + (f" {node.name!r}" if node.name else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """The current attempt of a node."""
 
     number: int
@@ -62,7 +55,7 @@ class Run:
     batch: str = ""
     client_tools: Collection[str] = ()
     outputs: tuple[Value, ...] = ()  # of a run that does not grow, in the client's ids
-    values: dict[Value, Datum] = field(default_factory=dict)
+    values: dict[Value, Datum] = field(init=False)  # that are known
     attempts: dict[int, Attempt] = field(default_factory=dict)  # of nodes that are handed out
     pending: set[int] = field(default_factory=set)  # nodes that are not done
     effects: set[int] = field(default_factory=set)  # those of them whose effects outlive the run
@@ -71,6 +64,7 @@ class Run:
     deadline: asyncio.TimerHandle | None = None
     _added_s: dict[int, float] = field(default_factory=dict)
     _finished_s: dict[int, float] = field(default_factory=dict)
+    _takers: dict[int, int] = field(default_factory=dict)  # by node: how many take its results
     _wanted: dict[Value, list[Value]] = field(default_factory=dict)  # live value -> the client's names
     _streams: dict[int, list[Value]] = field(default_factory=dict)  # decode -> the client's names of its text
     unblocked: list[int] = field(default_factory=list)  # maps that may begin further bodies
@@ -78,15 +72,12 @@ class Run:
     reuse: Reuse = field(init=False)
 
     def __post_init__(self) -> None:
+        self.id = self.record.id
+        self.values = self.graph.known
         self.foresight = Foresight(self.graph)
         self.reuse = Reuse(
             self.shared, self.id, self.namespace, self.batch, self.graph, self.values, self.attempts
         )
-
-    @property
-    def id(self) -> str:
-        """The run's name."""
-        return self.record.id
 
     @property
     def complete(self) -> bool:
@@ -105,6 +96,8 @@ class Run:
             self.record.nodes += node.id not in self._added_s
             self._added_s[node.id] = now
             self.pending.add(node.id)
+            for producer in {value.node for value in node.args.values()}:
+                self._takers[producer] = self._takers.get(producer, 0) + 1
             if node.op.effectful:
                 self.effects.add(node.id)
             else:
@@ -119,38 +112,71 @@ class Run:
         """The known operands of a node, all of them."""
         return {name: self.values[value] for name, value in node.args.items()}
 
-    def learn(self, number: int, results: Sequence[Datum], now: float) -> None:
-        """Take a node's results and tell the client those that it waits for."""
+    def promised(self, node: Node, results: Sequence[Datum]) -> dict[Value, Datum]:
+        """The results of a node by their names. Raises GraphError if they are not what it promised."""
+        values: dict[Value, Datum] = {}
         for output, datum in enumerate(results):
-            value = Value(number, output)
-            if isinstance(datum, KvValue):
-                datum = KvValue(context_key(self.id, value))
-            self.values[value] = datum
+            value = Value(node.id, output)
+            kind = self.graph.types.get(value)
+            if kind is None:
+                raise GraphError(f"{node.where()} gave {len(results)} results, more than it has")
+            if not fits(datum, kind):
+                made = type(datum).__name__
+                raise GraphError(f"{node.where()} promised {kind} as result {output}, not {made}")
+            values[value] = KvValue(context_key(self.id, value)) if isinstance(datum, KvValue) else datum
+        return values
+
+    def done(self, node: Node, values: Mapping[Value, Datum], timing: worker_pb2.Timing, at: float) -> None:
+        """An attempt of a node gave all its results, at that time. Raises as `learn`."""
+        attempt, finished, begin = self.attempts.pop(node.id), self._finished_s, self.record.started_s
+        ready = self._added_s[node.id]
+        for value in node.args.values():
+            ready = max(ready, finished.get(value.node, 0.0))
+        times = NodeTimes(
+            self.id,
+            node,
+            attempt.worker,
+            ready - begin,
+            attempt.since_s - begin,
+            at - begin,
+            timing,
+            self.graph.predicted_ms[node.id],
+        )
+        self.record.times[node.id] = times
+        if node.op.kind in _OBSERVED:
+            self.record.log.append(times)
+        self.learn(node.id, values, at)
+
+    def reused(self, node: Node, results: Sequence[Datum], at: float) -> None:
+        """A node need not run: equal work has given its results. Raises as `promised` and `learn`."""
+        self.attempts[node.id] = Attempt(0, ORCHESTRATOR, at)
+        self.done(node, self.promised(node, results), worker_pb2.Timing(reused=True), at)
+
+    def learn(self, number: int, values: Mapping[Value, Datum], at: float) -> None:
+        """All results of a node are known, since that time; tell the client those that it waits for.
+
+        Raises EvaluationError for what cannot be, and GraphError for what cannot be sent.
+        """
         self.pending.discard(number)
         self.effects.discard(number)
-        self.attempts.pop(number, None)
-        values = {Value(number, output): datum for output, datum in enumerate(results)}
+        self._finished_s[number] = at
+        self.record.nodes_done += 1
         self.unblocked += self.graph.learned(values)
         self.reuse.learned(values)
-        self._finished_s[number] = now
-        self.record.nodes_done += 1
-        for written in results:
-            if isinstance(written, TextValue):
-                self.graph.streams.ended(number, written.text)
-        for output in range(len(results)):
-            for name in self._wanted.pop(Value(number, output), ()):
-                self._send_known(name, Value(number, output), now)
+        for value, datum in values.items():
+            if isinstance(datum, TextValue):
+                self.graph.streams.ended(number, datum.text)
+            for name in self._wanted.pop(value, ()):
+                self._send_known(name, value, at)
 
-    def check(self, number: int, results: Sequence[Datum]) -> None:
-        """Refuse results that are not what the node promised. Raises GraphError."""
-        where = self.node(number).where()
-        for output, datum in enumerate(results):
-            try:
-                kind = self.graph.type_of(Value(number, output))
-            except KeyError:
-                raise GraphError(f"{where} gave {len(results)} results, more than it has") from None
-            if not fits(datum, kind):
-                raise GraphError(f"{where} promised {kind} as result {output}, not {type(datum).__name__}")
+    def internal(self, nodes: Collection[Node]) -> set[int]:
+        """Those among the nodes whose results nobody waits for but others of them."""
+        inside: dict[int, int] = dict.fromkeys((node.id for node in nodes), 0)
+        for node in nodes:
+            for producer in {value.node for value in node.args.values()} & inside.keys():
+                inside[producer] += 1
+        wanted = {value.node for value in self._wanted}
+        return {number for number, taken in inside.items() if taken == self._takers.get(number)} - wanted
 
     def is_current(self, number: int, attempt: int) -> bool:
         """Whether this attempt of a node is under way."""
@@ -208,11 +234,11 @@ class Run:
         self.attempts[number] = Attempt(attempt, track, now)
         if self._is_read(number):
             self.graph.streams.begin(number)
-        self.observe(number, "started", now, worker=track)
+        self.observe(self.node(number), "started", now, worker=track)
 
     def observe(
         self,
-        number: int,
+        node: Node,
         phase: str,
         now: float,
         *,
@@ -221,43 +247,9 @@ class Run:
         fault: Fault | None = None,
     ) -> None:
         """Tell the followers what happens to a primitive."""
-        node = self.node(number)
-        if node.op.kind not in _OBSERVED:
-            return
-        event = pb.NodeEvent(
-            node=number,
-            label=label(node),
-            phase=phase,
-            worker=worker,
-            timing=timing,
-            fault=encode_fault(fault) if fault else None,
-        )
-        self.record.emit(pb.RunEvent(node=event), now)
-
-    def note_reused(self, number: int, now: float) -> None:
-        """Record that a node need not run: equal work has given its results."""
-        self.attempts[number] = Attempt(0, ORCHESTRATOR, now)
-        self.note(number, worker_pb2.Timing(reused=True), now)
-
-    def note(self, number: int, timing: worker_pb2.Timing, now: float) -> None:
-        """Record when a node, which is about to be done, was ready, handed out and finished."""
-        node, attempt = self.node(number), self.attempts[number]
-        known = [self._finished_s.get(value.node, 0.0) for value in node.args.values()]
-        begin = self.record.started_s
-        self.record.stats[number] = pb.NodeStat(
-            node=number,
-            label=label(node),
-            worker=attempt.worker,
-            ready_s=max([self._added_s[number], *known]) - begin,
-            dispatched_s=attempt.since_s - begin,
-            finished_s=now - begin,
-            timing=timing,
-            location=node.location,
-            operands=[encode_value(value) for value in node.args.values()],
-            predicted_ms=self.graph.estimator.duration_ms(node),
-            kind=node.op.kind,
-        )
-        self.observe(number, "done", now, worker=attempt.worker, timing=timing)
+        if node.op.kind in _OBSERVED:
+            at_s = now - self.record.started_s
+            self.record.log.append(NodeChange(self.id, at_s, node, phase, worker, timing, fault))
 
     # ---- values on their way to workers
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from importlib.metadata import version
 from itertools import islice
 from typing import Any, NoReturn
 
 import grpc
 
-from weft.graph.deployment import every_node
 from weft.graph.errors import GraphError
-from weft.graph.ir import Graph
-from weft.graph.ops.common import Tool
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import orchestrator_pb2_grpc, worker_pb2
 from weft.runtime.results import CacheStats
 from weft.runtime.scheduler.faults import Fault
 
-from .door import DoorError, check_names, invalid
+from .door import DoorError, invalid
 from .explain import explained
 from .orchestrator import Orchestrator
 from .run import Run as LiveRun
@@ -51,7 +48,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             await run.record.ended.wait()
         finally:
             self._orchestrator.cancel(run.id, "its client went away")
-        return run.record.result()
+        return run.record.result(quiet=request.quiet)
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.RunInfo:
         """Start a graph that goes on without the caller."""
@@ -62,39 +59,46 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         return run.record.info(time.monotonic())
 
     async def Run(
-        self, request_iterator: AsyncIterator[pb.RunRequest], context: Context
-    ) -> AsyncIterator[pb.RunEvent]:
+        self, request_iterator: AsyncIterator[pb.RunRequests], context: Context
+    ) -> AsyncIterator[pb.RunEvents]:
         """One run over one stream."""
-        requests = aiter(request_iterator)
+        first = await context.read()
+        requests = list(first.requests) if isinstance(first, pb.RunRequests) else []
         try:
-            run = self._start(await anext(requests, pb.RunRequest()))
+            run, quiet = self._start(requests)
         except DoorError as problem:
             await _refuse(context, problem)
-        reader = asyncio.create_task(self._read(run, requests), name=f"requests of {run.id}")
+        reader = asyncio.create_task(self._read(run, requests[1:], context), name=f"requests of {run.id}")
         try:
-            async for event in run.record.log.follow():
-                yield event
+            async for events in run.record.log.follow(quiet=quiet):
+                yield events
         finally:
             reader.cancel()
             self._orchestrator.cancel(run.id, "its client went away")
             await asyncio.gather(reader, return_exceptions=True)
 
-    def _start(self, request: pb.RunRequest) -> LiveRun:
-        if request.WhichOneof("request") != "start":
+    def _start(self, requests: Sequence[pb.RunRequest]) -> tuple[LiveRun, bool]:
+        if not requests or requests[0].WhichOneof("request") != "start":
             raise invalid("the first request of a Run stream must be `start`")
-        start = request.start
-        return self._orchestrator.start(
+        start = requests[0].start
+        run = self._orchestrator.start(
             start.submit, grows=start.grows, stream=start.stream, tools=frozenset(start.tools)
         )
+        return run, start.submit.quiet
 
-    async def _read(self, run: LiveRun, requests: AsyncIterator[pb.RunRequest]) -> None:
-        async for request in requests:
+    async def _read(self, run: LiveRun, requests: Iterable[pb.RunRequest], context: Context) -> None:
+        self._take_all(run, requests)
+        while isinstance(message := await context.read(), pb.RunRequests):
+            self._take_all(run, message.requests)
+        if run.grows and run.finishing is None:
+            self._orchestrator.cancel(run.id, "its client ended the stream before the program had finished")
+
+    def _take_all(self, run: LiveRun, requests: Iterable[pb.RunRequest]) -> None:
+        for request in requests:
             try:
                 self._take(run, request)
             except (DoorError, GraphError) as problem:
                 self._orchestrator.run_failed(run, Fault("invalid", str(problem)))
-        if run.grows and run.finishing is None:
-            self._orchestrator.cancel(run.id, "its client ended the stream before the program had finished")
 
     def _take(self, run: LiveRun, request: pb.RunRequest) -> None:
         if run.record.state != "running":
@@ -113,14 +117,14 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
                     f"after its start a Run stream takes extend, tool, finish and cancel, not {other}"
                 )
 
-    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.RunEvent]:
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.RunEvents]:
         """The events of a run from its beginning."""
         try:
             record = self._orchestrator.record(request.run)
         except DoorError as problem:
             await _refuse(context, problem)
-        async for event in record.log.follow():
-            yield event
+        async for events in record.log.follow():
+            yield events
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.RunInfo:
         """Answer what a run has asked a person."""
@@ -157,16 +161,9 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
         """The graph as written and after each pass."""
         try:
-            return self._explain(request)
+            return explained(self._orchestrator.compiler.program(request, None).plan.live)
         except DoorError as problem:
             await _refuse(context, problem)
-
-    def _explain(self, request: pb.ExplainRequest) -> pb.ExplainResponse:
-        def check(graph: Graph) -> None:
-            tools = {node.op.tool for node in every_node(graph) if isinstance(node.op, Tool)}
-            check_names(graph, self._orchestrator.fleet, tools, ())
-
-        return explained(self._orchestrator.compiler.plan(request, check).live)
 
     async def Describe(self, request: pb.DescribeServerRequest, context: Context) -> pb.ServerInfo:
         """The workers, their models, indexes and tools."""

@@ -9,17 +9,16 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Protocol
 
-from weft.graph.codec import decode_datum, encode_node
+from weft.graph.codec import decode_datum
 from weft.graph.errors import GraphError
 from weft.graph.evaluate import EvaluationError, evaluate
 from weft.graph.ir import Node, Value
 from weft.graph.live import Growth
-from weft.graph.observed import Observed, duration_key, length_key
-from weft.graph.ops.primitive import Decode, Upsert
+from weft.graph.ops.primitive import Upsert
 from weft.graph.values import Datum
-from weft.proto import value_pb2, worker_pb2
+from weft.proto import worker_pb2
 from weft.runtime.scheduler import actions as act
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.faults import Fault, blame
@@ -31,6 +30,7 @@ from .contents import content_of
 from .faults import decode_fault
 from .fleet import Fleet
 from .run import Run
+from .sending import Sender
 from .timer import Timer, now
 from .trace import CLIENT, ORCHESTRATOR, PERSON
 from .workers import WorkerLink, engine_specs
@@ -38,8 +38,6 @@ from .workers import WorkerLink, engine_specs
 __all__ = ["Owner", "Shell"]
 
 _log = logging.getLogger(__name__)
-
-_ENVELOPE: Final = 16  # bytes of a message around a fragment
 
 
 class Owner(Protocol):
@@ -61,15 +59,12 @@ class Owner(Protocol):
 class Shell:
     """Live runs, workers, and the scheduler between them. `max_bytes`: of a message that workers take."""
 
-    def __init__(
-        self, scheduler: Scheduler, fleet: Fleet, owner: Owner, *, observed: Observed, max_bytes: int
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, fleet: Fleet, owner: Owner, *, max_bytes: int) -> None:
         self.runs: dict[str, Run] = {}
         self._fleet = fleet
         self._owner = owner
-        self._observed = observed
-        self._max_bytes = max_bytes
         self._scheduler = scheduler
+        self._sender = Sender(fleet, self._refused, max_bytes=max_bytes)
         self._events: deque[ev.Event] = deque()
         self._busy = False
         self._timer = Timer(lambda: self.handle(ev.Tick()))
@@ -91,6 +86,8 @@ class Shell:
             while self._events:
                 for action in self._scheduler.handle(self._events.popleft(), now()):
                     self._perform(action)
+                if not self._events:
+                    self._sender.flush()
         finally:
             self._busy = False
 
@@ -110,73 +107,116 @@ class Shell:
         _log.log(logging.WARNING if missed else logging.INFO, "worker %r was lost: %s", link.id, reason)
         self.handle(ev.WorkerLost(link.id, reason))
 
-    def report(self, link: WorkerLink, report: worker_pb2.Report) -> None:
+    def report(self, link: WorkerLink, reports: Iterable[worker_pb2.Report]) -> None:
         """Take what a worker says. What it says about runs and attempts that are over is dropped."""
-        match report.WhichOneof("report"):
-            case "deltas":
-                self._deltas(report.deltas)
-            case "done":
-                self._task_done(link, report.done)
-            case "failed":
-                failed = report.failed
-                self.task_failed(failed.run, failed.node, failed.attempt, decode_fault(failed.fault))
-            case "status":
-                link.status = report.status
-                self._fleet.update_indexes(link, [index.name for index in report.status.indexes])
-            case _:
-                _log.warning("worker %r sent an empty report", link.id)
+        at = now()
+        done: dict[str, None] = {}  # runs
+        for report in reports:
+            match report.WhichOneof("report"):
+                case "delta":
+                    self._delta(report.delta)
+                case "done":
+                    if self._task_done(link, report.done, at - report.age_s):
+                        done[report.done.run] = None
+                case "failed":
+                    failed = report.failed
+                    self.task_failed(failed.run, failed.node, failed.attempt, decode_fault(failed.fault))
+                case "status":
+                    link.status = report.status
+                    self._fleet.update_indexes(link, [index.name for index in report.status.indexes])
+                case _:
+                    _log.warning("worker %r sent an empty report", link.id)
+        self.handle()
+        for run_id in done:
+            self._go_on(run_id)
 
-    def _deltas(self, deltas: worker_pb2.Deltas) -> None:
-        for delta in deltas.deltas:
-            run = self.runs.get(delta.run)
-            if run is not None and run.is_current(delta.node, delta.attempt):
-                run.send_delta(delta.node, delta.text, now())
-                self._guarded(run, delta.node, partial(self._written, run, delta.node, delta.text))
+    def _delta(self, delta: worker_pb2.Delta) -> None:
+        run = self.runs.get(delta.run)
+        if run is None or not run.is_current(delta.node, delta.attempt):
+            return
+        if not delta.text:
+            self.handle(ev.PromptRead(delta.run, delta.node, delta.attempt))
+            return
+        run.send_delta(delta.node, delta.text, now())
+        self._guarded(run, delta.node, partial(self._written, run, delta.node, delta.text))
 
     def _written(self, run: Run, decode: int, text: str) -> None:
         known, grown = run.graph.written(decode, text)
         self._take_in(run, grown, known)
 
-    def _task_done(self, link: WorkerLink, done: worker_pb2.TaskDone) -> None:
+    def _task_done(self, link: WorkerLink, done: worker_pb2.TaskDone, at: float) -> bool:
+        """Take in the results of a task; whether it was under way and they are what it promised."""
         run = self.runs.get(done.run)
         if run is None or not run.is_current(done.node, done.attempt):
-            return
+            return False
         try:
-            results = tuple(decode_datum(message) for message in done.results)
+            results = tuple([decode_datum(message) for message in done.results])
         except GraphError as problem:
             fault = Fault("internal", f"worker {link.id!r} sent a malformed result: {problem}")
             self.task_failed(done.run, done.node, done.attempt, fault)
-            return
-        made = {Value(done.node, output) for output in range(len(results))}
+            return False
+        made = [Value(done.node, output) for output in range(len(results))]
         link.holds.setdefault(run.id, set()).update(made)
         node = run.node(done.node)
         if isinstance(node.op, Upsert):
             self._fleet.update_indexes(link, [node.op.index])
-        self.task_done(run, done.node, done.attempt, results, done.timing)
+        timing = worker_pb2.Timing()
+        timing.CopyFrom(done.timing)  # a part of the report would keep all of it in memory
+        return self._learn(run, node, results, timing, at)
 
     # ---- tasks, wherever they ran
 
-    def task_done(
-        self, run: Run, number: int, attempt: int, results: tuple[Datum, ...], timing: worker_pb2.Timing
-    ) -> None:
-        """The current attempt of a node gave results."""
-        at = now()
+    def task_done(self, run: Run, node: Node, results: tuple[Datum, ...]) -> None:
+        """The current attempt of a node, which no worker ran, has given results."""
+        if self._learn(run, node, results, worker_pb2.Timing(), now()):
+            self.handle()
+            self._go_on(run.id)
+
+    def _learn(
+        self, run: Run, node: Node, results: tuple[Datum, ...], timing: worker_pb2.Timing, at: float
+    ) -> bool:
+        """Take in results; whether they are what was promised.
+
+        The scheduler has yet to `handle` that the task is done.
+        """
+        attempt = run.attempts[node.id].number
         try:
-            run.check(number, results)
+            values = run.promised(node, results)
         except GraphError as problem:
-            self.task_failed(run.id, number, attempt, Fault("internal", str(problem)))
-            return
-        run.note(number, timing, at)
-        self._observe(run, number, timing, at)
-        self._guarded(run, number, partial(run.learn, number, results, at))
+            self.task_failed(run.id, node.id, attempt, Fault("internal", str(problem)))
+            return False
+        try:
+            run.done(node, values, timing, at)
+        except (EvaluationError, GraphError) as problem:
+            self._impossible(run, node.id, problem)
+            return False
         found = self._found(run)
         if found:
-            self.handle(ev.ValuesKnown(run.id, found))
-        contents = tuple(content_of(result) for result in results)
-        self.handle(ev.TaskDone(run.id, number, attempt, contents, _usage(timing)))
-        self._hand_on(run, number, results)
-        self._advance(run)
-        self.settle(run)
+            self._events.append(ev.ValuesKnown(run.id, found))
+        contents = tuple([content_of(result) for result in results])
+        self._events.append(ev.TaskDone(run.id, node.id, attempt, contents, _usage(timing)))
+        self._hand_on(run, node.id, results)
+        return True
+
+    def _go_on(self, run_id: str) -> None:
+        """Begin what has become possible in a run, or end it."""
+        run = self.runs.get(run_id)
+        if run is not None:
+            self._advance(run)
+            self.settle(run)
+
+    def _refused(self, run: Run, number: int, attempt: int, fault: Fault) -> None:
+        self.task_failed(run.id, number, attempt, fault)
+
+    def task_failed(self, run_id: str, number: int, attempt: int, fault: Fault) -> None:
+        """An attempt of a node failed; the scheduler decides what follows."""
+        run = self.runs.get(run_id)
+        if run is None or not run.is_current(number, attempt):
+            return
+        fault = blame(fault, run.node(number))
+        run.observe(run.node(number), "failed", now(), worker=fault.worker, fault=fault)
+        del run.attempts[number]
+        self.handle(ev.TaskFailed(run_id, number, attempt, fault))
 
     # ---- results of equal work
 
@@ -185,9 +225,7 @@ class Shell:
         known: dict[Value, Content | None] = {}
         while found := run.reuse.found():
             for number, results in found.items():
-                at = now()
-                run.note_reused(number, at)
-                self._guarded(run, number, partial(run.learn, number, results, at))
+                self._guarded(run, number, partial(run.reused, run.node(number), results, now()))
                 known |= {Value(number, output): content_of(datum) for output, datum in enumerate(results)}
         return known | dict.fromkeys(run.reuse.opened())
 
@@ -215,24 +253,6 @@ class Shell:
             self.handle(ev.ValuesKnown(run.id, found))
         self._advance(run)
         self.settle(run)
-
-    def _observe(self, run: Run, number: int, timing: worker_pb2.Timing, at: float) -> None:
-        """Remember what a primitive took, for programs compiled later."""
-        node = run.node(number)
-        if isinstance(node.op, Decode):
-            self._observed.add(length_key(node), timing.generated_tokens)
-        elif node.op.kind in ("embed", "index", "rerank", "tool"):
-            self._observed.add(duration_key(node), (at - run.attempts[number].since_s) * 1e3)
-
-    def task_failed(self, run_id: str, number: int, attempt: int, fault: Fault) -> None:
-        """An attempt of a node failed; the scheduler decides what follows."""
-        run = self.runs.get(run_id)
-        if run is None or not run.is_current(number, attempt):
-            return
-        fault = blame(fault, run.node(number))
-        run.observe(number, "failed", now(), worker=fault.worker, fault=fault)
-        del run.attempts[number]
-        self.handle(ev.TaskFailed(run_id, number, attempt, fault))
 
     # ---- graphs that grow
 
@@ -265,7 +285,7 @@ class Shell:
     def known(self, run: Run, values: Mapping[Value, Datum]) -> None:
         """Values are known that no task gave: inputs, and parts of texts that are still being written."""
         for value, datum in values.items():
-            run.learn(value.node, (datum,), now())
+            run.learn(value.node, {value: datum}, now())
         if values:
             contents = {value: content_of(datum) for value, datum in values.items()}
             self.handle(ev.ValuesKnown(run.id, contents | self._found(run)))
@@ -285,7 +305,10 @@ class Shell:
         try:
             work()
         except (EvaluationError, GraphError) as problem:
-            self._owner.run_failed(run, blame(Fault("invalid", str(problem)), run.node(number)))
+            self._impossible(run, number, problem)
+
+    def _impossible(self, run: Run, number: int, problem: Exception) -> None:
+        self._owner.run_failed(run, blame(Fault("invalid", str(problem)), run.node(number)))
 
     # ---- the end of a run
 
@@ -301,11 +324,11 @@ class Shell:
             case act.WakeAt(time=when):
                 self._timer.wake_at(when)
             case act.Dispatch():
-                self._dispatch(action)
+                self._sender.dispatch(action, self.runs)
             case act.CancelTasks(worker=worker, run=run_id, nodes=nodes):
-                self._send(worker, worker_pb2.Command(cancel=worker_pb2.Cancel(run=run_id, nodes=nodes)))
+                self._sender.cancel(worker, run_id, nodes)
             case act.Release(worker=worker, run=run_id, values=values):
-                self._release(worker, run_id, values)
+                self._sender.release(worker, run_id, values)
             case _ if action.run in self.runs:
                 self._perform_for(self.runs[action.run], action)
             case _:
@@ -318,7 +341,7 @@ class Shell:
     ) -> None:
         match action:
             case act.Evaluate(node=node, attempt=attempt):
-                self._compute(run, node, attempt, lambda: self._evaluate(run, node, attempt))
+                self._compute(run, node, attempt, lambda: self._evaluate(run, node))
             case act.Expand(node=node, attempt=attempt):
                 self._compute(run, node, attempt, lambda: self._expand(run, node))
             case act.AskClient(node=node, attempt=attempt):
@@ -339,92 +362,14 @@ class Shell:
             fault = Fault("internal", f"{type(problem).__name__}: {problem}")
             self.task_failed(run.id, number, attempt, fault)
 
-    def _evaluate(self, run: Run, number: int, attempt: int) -> None:
+    def _evaluate(self, run: Run, number: int) -> None:
         node = run.node(number)
         results = evaluate(node.op, run.operands(node))
-        self.task_done(run, number, attempt, results, worker_pb2.Timing())
+        self.task_done(run, node, results)
 
     def _expand(self, run: Run, number: int) -> None:
         growth = run.graph.expand(number, run.operands(run.node(number)))
         self.grown(run, growth)
-
-    def _dispatch(self, action: act.Dispatch) -> None:
-        """Send a batch of fragments in one message, or in several if one would be too large."""
-        link = self._fleet.get(action.worker)
-        if link is None:
-            return  # the event that it was lost is queued
-        batch, size = worker_pb2.Batch(), 0
-        for run_id, tasks in action.fragments:
-            run = self.runs.get(run_id)
-            fragment = self._fragment(run, link, tasks) if run is not None else None
-            if fragment is None:
-                continue
-            more = fragment.ByteSize() + _ENVELOPE
-            if size + more > self._max_bytes:
-                link.send(worker_pb2.Command(batch=batch))
-                batch, size = worker_pb2.Batch(), 0
-            batch.fragments.append(fragment)
-            size += more
-        if batch.fragments:
-            link.send(worker_pb2.Command(batch=batch))
-
-    def _fragment(
-        self, run: Run, link: WorkerLink, tasks: tuple[tuple[int, int], ...]
-    ) -> worker_pb2.Fragment | None:
-        """The message of a fragment, unless it is so large that the connection would break."""
-        at = now()
-        wanted = {v: None for n, _ in tasks for v in run.node(n).args.values() if v in run.values}
-        fragment = worker_pb2.Fragment(
-            run=run.id,
-            tasks=[self._task(run, number, attempt) for number, attempt in tasks],
-            values=self._lacking(run, link, wanted),
-            namespace=run.namespace,
-            priority=run.priority,
-        )
-        for number, attempt in tasks:
-            run.begin(number, attempt, link.id, at)
-        size = fragment.ByteSize() + _ENVELOPE
-        if size <= self._max_bytes:
-            return fragment
-        number, attempt = tasks[0]
-        message = (
-            f"its operands take {size} bytes, more than the {self._max_bytes} of one message; "
-            "pass less, or raise max_message_mb in the settings"
-        )
-        self.task_failed(run.id, number, attempt, Fault("too_large", message, worker=link.id))
-        return None
-
-    def _task(self, run: Run, number: int, attempt: int) -> worker_pb2.Task:
-        node = run.node(number)
-        return worker_pb2.Task(
-            node=encode_node(node),
-            stream=run.is_streamed(number),
-            attempt=attempt,
-            timeout_s=node.policy.timeout_s or 0.0,
-        )
-
-    def _lacking(self, run: Run, link: WorkerLink, values: Iterable[Value]) -> dict[str, value_pb2.Datum]:
-        """The messages of those values that the worker does not hold; from now on it does."""
-        holds = link.holds.setdefault(run.id, set())
-        lacking = [value for value in values if value not in holds]
-        holds.update(lacking)
-        return {str(value): run.message_of(value) for value in lacking}
-
-    def _release(self, worker: str, run_id: str, values: tuple[Value, ...]) -> None:
-        link = self._fleet.get(worker)
-        if link is None:
-            return
-        if values:
-            link.holds.get(run_id, set()).difference_update(values)
-        else:
-            link.holds.pop(run_id, None)
-        keys = map(str, values)
-        link.send(worker_pb2.Command(release=worker_pb2.Release(run=run_id, keys=keys)))
-
-    def _send(self, worker: str, command: worker_pb2.Command) -> None:
-        link = self._fleet.get(worker)
-        if link is not None:
-            link.send(command)
 
 
 def _usage(timing: worker_pb2.Timing) -> ev.Usage | None:

@@ -1,16 +1,16 @@
-"""The clock of the orchestrator: that of its event loop, monotonic seconds."""
+"""The clock of the orchestrator: monotonic seconds."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 __all__ = ["Timer", "now"]
 
 
-def now() -> float:
-    """The time, in the event loop's thread."""
-    return asyncio.get_running_loop().time()
+now = time.monotonic
+"""The time. That of an event loop may stand still while the loop is at work."""
 
 
 class Timer:
@@ -23,7 +23,7 @@ class Timer:
     def wake_at(self, when: float) -> None:
         """Call back at `when`, which is earlier than any wish that still stands."""
         self.stop()
-        self._handle = asyncio.get_running_loop().call_at(when, self._callback)
+        self._handle = asyncio.get_running_loop().call_later(max(0.0, when - now()), self._callback)
 
     def stop(self) -> None:
         """Forget the wish."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 import grpc
 
 from weft.graph.ir import Value
 from weft.proto import worker_pb2, worker_pb2_grpc
 from weft.runtime.channels import channel_options
+from weft.runtime.outbox import Outbox
 from weft.runtime.scheduler.events import EngineSpec
 
 from .profiles import costs_of
@@ -19,7 +20,7 @@ __all__ = ["WorkerLink", "engine_specs"]
 
 _CONNECT_S: Final = 5.0
 
-Reported = Callable[["WorkerLink", worker_pb2.Report], None]
+Reported = Callable[["WorkerLink", Iterable[worker_pb2.Report]], None]
 Lost = Callable[["WorkerLink", str], None]
 
 
@@ -58,7 +59,7 @@ class WorkerLink:
         self.lost = asyncio.Event()
         self._on_report = on_report
         self._on_lost = on_lost
-        self._commands: asyncio.Queue[worker_pb2.Command] = asyncio.Queue()
+        self._commands: Outbox[worker_pb2.Command] = Outbox()
         self._channel = grpc.aio.insecure_channel(info.address, channel_options(info.address))
         self._reader: asyncio.Task[None] | None = None
 
@@ -89,9 +90,12 @@ class WorkerLink:
             ) from None
         self._reader = asyncio.create_task(self._read(), name=f"worker {self.id}")
 
-    def send(self, command: worker_pb2.Command) -> None:
-        """Queue a command; commands arrive in order."""
-        self._commands.put_nowait(command)
+    def send(self, command: worker_pb2.Command, within_s: float = 0.0) -> None:
+        """Queue a command; commands arrive in order, and those of one turn of the loop together.
+
+        One that has time goes with the next that has none, at the latest after so many seconds.
+        """
+        self._commands.put(command, within_s=within_s)
 
     async def close(self) -> None:
         """Hang up."""
@@ -101,16 +105,20 @@ class WorkerLink:
         await self._channel.close()
 
     async def _read(self) -> None:
-        call = worker_pb2_grpc.WorkerStub(self._channel).Execute(self._outgoing())
+        call: Any = worker_pb2_grpc.WorkerStub(self._channel).Execute()
+        writer = asyncio.create_task(self._write(call), name=f"commands of worker {self.id}")
         reason = "it ended the connection"
         try:
-            async for report in call:
-                self._on_report(self, report)
+            while (message := await call.read()) is not grpc.aio.EOF:
+                self._on_report(self, message.reports)
         except grpc.aio.AioRpcError as problem:
             reason = problem.details() or problem.code().name
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
         self.lost.set()
         self._on_lost(self, reason)
 
-    async def _outgoing(self) -> AsyncIterator[worker_pb2.Command]:
-        while True:
-            yield await self._commands.get()
+    async def _write(self, call: Any) -> None:
+        while commands := await self._commands.take():
+            await call.write(worker_pb2.Commands(commands=commands))

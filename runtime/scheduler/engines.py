@@ -83,6 +83,16 @@ class EngineState:
                 self.writers -= 1
                 self.context_tokens -= charge.context
 
+    def has_read(self, live: LiveNode) -> None:
+        """Reckon with the prompt of a task no longer; what is left of it is to write."""
+        charge = live.charge
+        if charge is not None and charge.prefill_ms:
+            live.charge = charge._replace(load_ms=charge.load_ms - charge.prefill_ms, prefill_ms=0.0)
+            live.run.served_ms += charge.prefill_ms
+            self._add_load(-charge.prefill_ms)
+            self.prefill_ms -= charge.prefill_ms
+            self.changed()
+
     def changed(self) -> None:
         """Note a change."""
         self.version += 1

@@ -17,6 +17,7 @@ __all__ = [
     "Event",
     "Expanded",
     "NodesAdded",
+    "PromptRead",
     "RunEnded",
     "RunStarted",
     "TaskDone",
@@ -90,6 +91,15 @@ class ValuesKnown:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptRead:
+    """A language model has read the prompt of a task, and begins to write."""
+
+    run: str
+    node: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What a language model did for a task, in tokens."""
 
@@ -147,6 +157,7 @@ Event = (
     | RunStarted
     | NodesAdded
     | ValuesKnown
+    | PromptRead
     | TaskDone
     | TaskFailed
     | Expanded

@@ -27,6 +27,7 @@ from .events import (
     Event,
     Expanded,
     NodesAdded,
+    PromptRead,
     RunEnded,
     RunStarted,
     TaskDone,
@@ -68,6 +69,7 @@ class Scheduler:
             NodesAdded: self._nodes_added,
             Expanded: self._nodes_added,
             ValuesKnown: self._values_known,
+            PromptRead: self._prompt_read,
             TaskDone: self._task_done,
             TaskFailed: self._task_failed,
             RunEnded: self._run_ended,
@@ -175,6 +177,11 @@ class Scheduler:
                 self._residency.known(live)
         self._complete(known)
 
+    def _prompt_read(self, event: PromptRead) -> None:
+        live = self._current(event)
+        if live is not None and live.engine is not None:
+            live.engine.has_read(live)
+
     def _task_done(self, event: TaskDone) -> None:
         live = self._current(event)
         if live is not None:
@@ -211,7 +218,7 @@ class Scheduler:
                 dead.setdefault(engine.worker.id, []).append(Value(maker.node.id))
         self._actions += [Release(worker, live.run.id, tuple(values)) for worker, values in dead.items()]
 
-    def _current(self, event: TaskDone | TaskFailed) -> LiveNode | None:
+    def _current(self, event: PromptRead | TaskDone | TaskFailed) -> LiveNode | None:
         """The node, if this attempt of it is under way."""
         run = self._runs.get(event.run)
         live = run.nodes.get(event.node) if run is not None else None

@@ -11,6 +11,7 @@ def _main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))  # while the imports below still run
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors come back as exceptions
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or else torch's threads, waiting, keep others off
     from .process import main
 
     status = main()

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+
+from google.protobuf.message import DecodeError
 
 from weft.graph.codec import decode_datum, decode_node
 from weft.graph.errors import GraphError
+from weft.graph.ir import Node
 from weft.graph.values import Datum
-from weft.proto import value_pb2, worker_pb2
+from weft.proto import graph_pb2, value_pb2, worker_pb2
 
 from .engines.base import Task
 
 __all__ = ["decode_tasks", "decode_values"]
+
+_REMEMBERED: Final = 4096  # nodes
+_SMALL: Final = 4096  # bytes of a node; larger ones are rare
 
 
 def decode_tasks(fragment: worker_pb2.Fragment) -> tuple[Task, ...]:
@@ -19,9 +27,10 @@ def decode_tasks(fragment: worker_pb2.Fragment) -> tuple[Task, ...]:
     return tuple(
         Task(
             run=fragment.run,
-            node=decode_node(task.node),
+            node=_node(task.node),
             attempt=task.attempt,
             stream=task.stream,
+            internal=task.internal,
             timeout_s=task.timeout_s or None,
             namespace=fragment.namespace,
             priority=fragment.priority,
@@ -39,3 +48,18 @@ def decode_values(values: Mapping[str, value_pb2.Datum]) -> dict[str, Datum]:
         except GraphError as problem:
             raise GraphError(f"value {key}: {problem}") from None
     return decoded
+
+
+def _node(data: bytes) -> Node:
+    return _small_node(data) if len(data) <= _SMALL else _decoded(data)
+
+
+def _decoded(data: bytes) -> Node:
+    try:
+        return decode_node(graph_pb2.Node.FromString(data))
+    except DecodeError as problem:
+        raise GraphError(f"the node cannot be read: {problem}") from None
+
+
+_small_node = lru_cache(_REMEMBERED)(_decoded)
+"""The programs of a server send the same nodes again with every run."""

@@ -7,8 +7,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -98,17 +97,15 @@ class Host(worker_pb2_grpc.WorkerServicer):
         info.engines.extend(self._catalog.infos())
         return info
 
-    async def Execute(
-        self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[worker_pb2.Report]:
+    async def Execute(  # type: ignore[override]  # a coroutine that reads and writes is as good as a generator
+        self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, worker_pb2.Reports]
+    ) -> None:
         """Run the tasks of one orchestrator; when its stream ends, all of them are cancelled."""
         session = Session(self._catalog, self.id)
         context.add_done_callback(lambda _: session.cancel_all())  # type: ignore[arg-type]
         self._sessions.add(session)
         try:
-            async with aclosing(session.serve(request_iterator)) as reports:
-                async for report in reports:
-                    yield report
+            await session.serve(context)
         finally:
             self._sessions.remove(session)
 

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
+import uvloop
+
 from weft.runtime.config import WorkerConfig
 from weft.runtime.process import end_of_process, run_process
 
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def serve(config: WorkerConfig) -> None:
         # asyncio.run would wait for threads that nothing can stop.
-        asyncio.new_event_loop().run_until_complete(run(config))
+        uvloop.new_event_loop().run_until_complete(run(config))
 
     return run_process("worker", WorkerConfig, serve, (StartError,), arguments)
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+import time
+from collections.abc import Iterable
 from functools import partial
+from typing import Any, Final
 
+import grpc
 from google.protobuf.message import Message
 
 from weft.graph.codec import encode_datum
 from weft.graph.errors import GraphError
 from weft.proto import value_pb2, worker_pb2
+from weft.runtime.outbox import Outbox
 
 from .catalog import Catalog
 from .engines.base import Emit, Operands, Outcome, Task, Timing
@@ -23,8 +27,12 @@ __all__ = ["Session"]
 
 _log = logging.getLogger(__name__)
 
-_STATUS_S = 1.0  # between two status reports
-_GATHER_S = 0.001  # the deltas of one step of an engine come within this
+_STATUS_S: Final = 1.0  # between two status reports
+_STEP_S: Final = 0.001  # the deltas of one step of an engine come within this
+_INTERNAL_S: Final = 0.005  # what only tasks of this worker wait for may be reported later by this
+
+_Stream = grpc.aio.ServicerContext[Any, worker_pb2.Reports]
+_Dated = tuple[worker_pb2.Report, float]  # and when what it reports happened, on the monotonic clock
 
 
 class Session:
@@ -36,21 +44,22 @@ class Session:
         self._worker = worker
         self._runs = Runs()
         self._active: dict[Task, asyncio.Task[None]] = {}
-        self._outbox: asyncio.Queue[worker_pb2.Report | None] = asyncio.Queue()
-        self._deltas: list[worker_pb2.Delta] = []
+        self._stopped: set[Task] = set()
+        self._outbox: Outbox[_Dated] = Outbox()
         self._reader: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._changed.set()
 
-    async def serve(
-        self, commands: AsyncIterator[worker_pb2.Command]
-    ) -> AsyncGenerator[worker_pb2.Report, None]:
-        """Carry out the commands; yields reports until the commands end or `close` is called."""
-        reader = self._reader = asyncio.create_task(self._read(commands))
+    async def serve(self, stream: _Stream) -> None:
+        """Carry out the commands and report, until the commands end or `close` is called."""
+        reader = self._reader = asyncio.create_task(self._read(stream))
         status = asyncio.create_task(self._report_status())
         try:
-            while (report := await self._outbox.get()) is not None:
-                yield report
+            while reports := await self._outbox.take():
+                now = time.monotonic()
+                for report, at in reports:
+                    report.age_s = now - at
+                await stream.write(worker_pb2.Reports(reports=[report for report, _ in reports]))
         finally:
             reader.cancel()
             status.cancel()
@@ -61,20 +70,22 @@ class Session:
         """Take no more commands, and end the stream once the reports so far are sent."""
         if self._reader is not None:
             self._reader.cancel()
-        self._outbox.put_nowait(None)
+        self._outbox.close()
 
     def cancel_all(self) -> None:
         """Stop every task and forget every value."""
         self._stop(self._runs.cancel_all())
 
-    async def _read(self, commands: AsyncIterator[worker_pb2.Command]) -> None:
+    async def _read(self, stream: _Stream) -> None:
         try:
-            async for command in commands:
-                self._obey(command)
+            while (message := await stream.read()) is not grpc.aio.EOF:
+                for command in message.commands:
+                    self._obey(command)
+                self._changed.set()
         except Exception:
             _log.exception("the stream of an orchestrator broke")
         finally:
-            self._outbox.put_nowait(None)
+            self._outbox.close()
 
     def _obey(self, command: worker_pb2.Command) -> None:
         match command.WhichOneof("command"):
@@ -91,7 +102,6 @@ class Session:
                 self._catalog.flush()
             case _:
                 _log.warning("a command of a kind that this worker does not know was left out")
-        self._changed.set()
 
     def _take_fragment(self, fragment: worker_pb2.Fragment) -> None:
         try:
@@ -100,7 +110,7 @@ class Session:
         except GraphError as problem:
             fault = value_pb2.Fault(code="invalid", message=str(problem), worker=self._worker)
             for message in fragment.tasks:
-                self._report_failure(fragment.run, message.node.id, message.attempt, fault)
+                self._report_failure(fragment.run, message.id, message.attempt, fault)
             return
         for task in tasks:
             self._stop(self._runs.cancel(fragment.run, [task.node.id]))  # an earlier attempt
@@ -117,16 +127,18 @@ class Session:
 
     def _start(self, ready: Iterable[Ready]) -> None:
         for task, operands in ready:
-            running = asyncio.create_task(self._work(task, operands), name=f"{task.run} {task.node.where()}")
+            running = asyncio.create_task(self._work(task, operands))
             self._active[task] = running
             running.add_done_callback(partial(self._ended, task))
 
     def _stop(self, tasks: Iterable[Task]) -> None:
         for task in tasks:
+            self._stopped.add(task)
             self._active[task].cancel()
 
     def _ended(self, task: Task, _: asyncio.Task[None]) -> None:
         del self._active[task]
+        self._stopped.discard(task)
         self._runs.leave(task)
         self._changed.set()
 
@@ -134,23 +146,25 @@ class Session:
         """Compute a task and report how it ended; one that is cancelled from here reports nothing."""
         try:
             outcome = await self._compute(task, operands)
-            report = _done(task, outcome)
+            done = _done(task, outcome)
         except asyncio.CancelledError:
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # there is one
+            if task in self._stopped:
                 raise
             self._report_fault(task, TaskError("cancelled", "the computation cancelled itself"))
         except Exception as error:
             self._report_fault(task, error)
         else:
-            self._send(report)
+            self._send(worker_pb2.Report(done=done), _INTERNAL_S if task.internal else 0.0)
             self._start(self._runs.finish(task, outcome.results))
 
     async def _compute(self, task: Task, operands: Operands) -> Outcome:
-        engine = self._catalog.find(task.node.op)
+        work = self._catalog.find(task.node.op).execute(task, operands, self._emit(task))
+        if task.timeout_s is None:
+            return await work
         limit = asyncio.timeout(task.timeout_s)
         try:
             async with limit:
-                return await engine.execute(task, operands, self._emit(task))
+                return await work
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -167,23 +181,13 @@ class Session:
 
     def _emit(self, task: Task) -> Emit:
         def emit(text: str) -> None:
-            if not self._deltas:
-                asyncio.get_running_loop().call_later(_GATHER_S, self._flush)
-            self._deltas.append(
-                worker_pb2.Delta(run=task.run, node=task.node.id, text=text, attempt=task.attempt)
-            )
+            delta = worker_pb2.Delta(run=task.run, node=task.node.id, text=text, attempt=task.attempt)
+            self._send(worker_pb2.Report(delta=delta), _STEP_S)
 
         return emit
 
-    def _flush(self) -> None:
-        """Send the deltas that have gathered, before anything that follows them."""
-        if self._deltas:
-            deltas, self._deltas = self._deltas, []
-            self._outbox.put_nowait(worker_pb2.Report(deltas=worker_pb2.Deltas(deltas=deltas)))
-
-    def _send(self, report: worker_pb2.Report) -> None:
-        self._flush()
-        self._outbox.put_nowait(report)
+    def _send(self, report: worker_pb2.Report, within_s: float = 0.0) -> None:
+        self._outbox.put((report, time.monotonic()), within_s=within_s)
 
     async def _report_status(self) -> None:
         """Report the status whenever it has changed, the last change included."""
@@ -193,7 +197,7 @@ class Session:
             self._changed.clear()
             status = self._status()
             if status != last:
-                self._outbox.put_nowait(worker_pb2.Report(status=status))
+                self._send(worker_pb2.Report(status=status))
                 last = status
             await asyncio.sleep(_STATUS_S)
 
@@ -210,15 +214,14 @@ class Session:
         )
 
 
-def _done(task: Task, outcome: Outcome) -> worker_pb2.Report:
-    done = worker_pb2.TaskDone(
+def _done(task: Task, outcome: Outcome) -> worker_pb2.TaskDone:
+    return worker_pb2.TaskDone(
         run=task.run,
         node=task.node.id,
         attempt=task.attempt,
         results=map(encode_datum, outcome.results),
         timing=_encode_timing(outcome.timing),
     )
-    return worker_pb2.Report(done=done)
 
 
 def _encode_timing(timing: Timing) -> worker_pb2.Timing:

@@ -290,19 +290,25 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
         return list(self.runs.values())[-1]
 
     def Invoke(self, request: pb.SubmitRequest, context: Any) -> pb.RunResult:
-        """A whole run in one answer; this client never asks for it."""
-        raise NotImplementedError
+        """A whole run in one answer."""
+        run = self._begin(pb.Start(submit=request), context)
+        context.add_callback(run.cancelled.set)
+        *_, last = run.execute()
+        return last.finished
 
     def Join(self, request: Any, context: Any) -> Iterator[pb.JoinEvent]:
         """This server has no workers."""
         raise NotImplementedError
 
-    def Run(self, request_iterator: Iterator[pb.RunRequest], context: Any) -> Iterator[pb.RunEvent]:
+    def Run(self, request_iterator: Iterator[pb.RunRequests], context: Any) -> Iterator[pb.RunEvents]:
         """One run over one stream."""
-        run = self._begin(next(request_iterator).start, context)
+        first = next(request_iterator).requests
+        run = self._begin(first[0].start, context)
         context.add_callback(run.cancelled.set)
+        for request in first[1:]:
+            run.requests.put(request)
         threading.Thread(target=_pass_on, args=(request_iterator, run.requests), daemon=True).start()
-        yield from run.execute()
+        yield from (pb.RunEvents(events=[event]) for event in run.execute())
 
     def Submit(self, request: pb.SubmitRequest, context: Any) -> pb.RunInfo:
         """A run that goes on alone."""
@@ -310,7 +316,7 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
         threading.Thread(target=lambda: list(run.execute()), daemon=True).start()
         return pb.RunInfo(run=run.id, state="running")
 
-    def Watch(self, request: pb.WatchRequest, context: Any) -> Iterator[pb.RunEvent]:
+    def Watch(self, request: pb.WatchRequest, context: Any) -> Iterator[pb.RunEvents]:
         """The events from the beginning."""
         if request.run not in self.runs:
             context.abort(grpc.StatusCode.NOT_FOUND, f"unknown run {request.run!r}")
@@ -319,7 +325,7 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
         while not (position and events[position - 1].HasField("finished")):
             if position < len(events):
                 position += 1
-                yield events[position - 1]
+                yield pb.RunEvents(events=[events[position - 1]])
             else:
                 time.sleep(0.005)
 
@@ -374,10 +380,11 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
         return run
 
 
-def _pass_on(requests: Iterator[pb.RunRequest], into: queue.Queue[pb.RunRequest | None]) -> None:
+def _pass_on(messages: Iterator[pb.RunRequests], into: queue.Queue[pb.RunRequest | None]) -> None:
     try:
-        for request in requests:
-            into.put(request)
+        for message in messages:
+            for request in message.requests:
+                into.put(request)
     except grpc.RpcError:
         pass
     finally:

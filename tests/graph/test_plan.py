@@ -35,7 +35,8 @@ def test_runs_of_one_plan_do_not_see_each_other() -> None:
 
 
 def test_a_plan_is_found_again_until_what_it_was_made_for_changes() -> None:
-    plans, compiled = Plans(capacity=2), plan()
+    plans: Plans[Plan] = Plans(capacity=2)
+    compiled = plan()
     assert plans.get("a", DEPLOYMENT, 0) is None
     plans.add("a", compiled)
     assert plans.get("a", DEPLOYMENT, 0) is compiled

@@ -149,12 +149,12 @@ def test_a_server_has_a_worker_for_each_model_and_one_for_the_rest(tmp_path: Pat
     )
     layout = ServerLayout(settings, listen="127.0.0.1:7000")
     configs = [json.loads(spec.arguments[-1]) for spec in layout.workers(tmp_path, "127.0.0.1:7000")]
-    assert [config["kinds"] for config in configs] == [["llm"], ["llm"], ["embed", "index", "tool"]]
-    assert [config["model"] and config["model"]["name"] for config in configs] == ["small", "large", None]
+    assert [config["kinds"] for config in configs] == [["llm"], ["llm"], ["embed", "index"], ["tool"]]
+    assert [config["model"]["name"] for config in configs if config["model"]] == ["small", "large"]
     assert {config["orchestrator"] for config in configs} == {"127.0.0.1:7000"}
-    assert len({config["listen"] for config in configs}) == 3
-    assert configs[2]["tools"] == ["shop:price"]
-    assert str(tmp_path) in layout.workers(tmp_path, "unix:x")[2].environment["PYTHONPATH"]
+    assert len({config["listen"] for config in configs}) == 4
+    assert configs[3]["tools"] == ["shop:price"]
+    assert str(tmp_path) in layout.workers(tmp_path, "unix:x")[3].environment["PYTHONPATH"]
     assert json.loads(layout.orchestrator(tmp_path).arguments[-1])["listen"] == "127.0.0.1:7000"
 
 
@@ -170,7 +170,7 @@ def test_only_a_server_of_its_own_has_a_door_and_nobody_sees_its_key(tmp_path: P
 
 async def test_a_real_server_stops_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     async with running(Supervisor(ServerLayout(Settings(models=[], data=tmp_path)))) as supervisor:
-        assert set(supervisor.pids) == {"orchestrator", "worker 'retrieval and tools'"}
+        assert set(supervisor.pids) == {"orchestrator", "worker 'retrieval'"}
     assert capfd.readouterr() == ("", "")
 
 
@@ -178,4 +178,4 @@ def test_an_embedded_server_listens_in_its_private_folder(tmp_path: Path) -> Non
     orchestrator = ServerLayout(Settings()).orchestrator(tmp_path)
     assert json.loads(orchestrator.arguments[-1])["listen"] == f"unix:{tmp_path}/orchestrator"
     names = [spec.name for spec in ServerLayout(Settings()).workers(tmp_path, "unix:x")]
-    assert names == ["worker 'reference'", "worker 'retrieval and tools'"]
+    assert names == ["worker 'reference'", "worker 'retrieval'"]

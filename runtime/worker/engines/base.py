@@ -52,6 +52,8 @@ class Task:
     attempt: int = 1
     stream: bool = False
     """Whether deltas are wanted."""
+    internal: bool = False
+    """Whether only tasks that came along with it wait for its results."""
     timeout_s: float | None = None
     namespace: str = ""
     priority: int = 0

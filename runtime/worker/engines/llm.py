@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from weft.graph.ops.base import EngineKind
@@ -27,12 +27,12 @@ from weft.runtime.llm.requests import (
     Scored,
     ScoreRequest,
 )
+from weft.runtime.mailbox import Mailbox
 
 from ..faults import TaskError
 from .base import Emit, Gauges, HeldKv, Operands, Outcome, Task, Timing
 from .contexts import context_of, read, write
 from .llm_loading import LoadedModel, describe, load
-from .mailbox import Mailbox
 from .scoring import align, judge
 from .weighing import as_data, weighed_prompt
 
@@ -125,7 +125,8 @@ class LlmEngine:
         request = GenerateRequest(
             context.ids(), task.namespace, task.priority, op.sampling, op.constraint, op.logprobs
         )
-        done, generated = await self._request(request, emit if task.stream else _ignore)
+        written = emit if task.stream else _ignore
+        done, generated = await self._request(request, written, begun=lambda: emit(""))
         assert isinstance(done, Finished)
         fingerprint = self._model.tokenizer.fingerprint
         text = TextValue(done.text, done.ids, fingerprint, len(done.text) - len(done.tail))
@@ -209,12 +210,14 @@ class LlmEngine:
                 f"{self.model!r} holds {info.total_slots}; raise kv_tokens, or lower max_tokens",
             )
 
-    async def _request(self, request: Request, emit: Emit) -> tuple[Event, int]:
-        """The event that ends a request, and the number of tokens it generated.
+    async def _request(
+        self, request: Request, emit: Emit, begun: Callable[[], None] | None = None
+    ) -> tuple[Event, int]:
+        """The event that ends a request, and the number of tokens it generated. `begun`: told when it writes.
 
         When cancelled, it ends once the engine has freed the request's KV.
         """
-        call = _Call(emit, isinstance(request, PrefillRequest))
+        call = _Call(emit, begun, isinstance(request, PrefillRequest))
         engine = self._model.engine
         handle = engine.submit(request, lambda events: self._mailbox.post((call, events)))
         try:
@@ -229,11 +232,12 @@ class LlmEngine:
 class _Call:
     """A request under way, as the event loop sees it."""
 
-    def __init__(self, emit: Emit, is_prefill: bool) -> None:
+    def __init__(self, emit: Emit, begun: Callable[[], None] | None, is_prefill: bool) -> None:
         self.result: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         self.ended = asyncio.Event()
         self.generated = 0
         self._emit = emit
+        self._begun = begun
         self._is_prefill = is_prefill
 
     def take(self, events: Sequence[Event]) -> None:
@@ -244,7 +248,8 @@ class _Call:
                     if text and not self.result.done():
                         self._emit(text)
                 case PromptDone() if not self._is_prefill:
-                    pass
+                    if self._begun is not None and not self.result.done():
+                        self._begun()
                 case _:
                     self._end(event)
 

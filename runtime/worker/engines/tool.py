@@ -6,9 +6,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -19,6 +19,8 @@ from weft.graph.ops.common import Tool
 from weft.graph.types import Data, Text, Type
 from weft.graph.values import Datum, Json, TextValue, plain
 from weft.proto import worker_pb2
+from weft.runtime.elsewhere import InThreads
+from weft.runtime.threads import Threads
 
 from ..faults import TaskError
 from .base import Emit, Gauges, Operands, Outcome, Task, Timing
@@ -28,14 +30,13 @@ __all__ = ["ToolEngine"]
 
 _log = logging.getLogger(__name__)
 
-_CAPACITY = 64
-_JOIN_S = 1.0  # longer than this no async tool is waited for
+_CAPACITY: Final = 64
 
 
 class ToolEngine:
-    """Runs sync tools in a daemon thread each and async ones on a loop of their own.
+    """Runs async tools on the worker's event loop, which they must not block, and sync ones in threads.
 
-    So neither blocks the worker. A sync tool that is cancelled runs on unheard: Python cannot stop a thread.
+    A sync tool that is cancelled runs on unheard: Python cannot stop a thread.
     """
 
     kind: EngineKind = "tool"
@@ -45,8 +46,7 @@ class ToolEngine:
         """`entry_points`: functions as `module:function`."""
         self._entry_points = entry_points
         self._tools: Mapping[str, ServerTool] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._threads: InThreads | None = None
 
     def info(self) -> worker_pb2.EngineInfo:
         """The tools with their signatures."""
@@ -60,15 +60,10 @@ class ToolEngine:
     async def start(self) -> None:
         """Import the tools. Raises StartError."""
         self._tools = load_tools(self._entry_points)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=_serve, args=(self._loop,), name="weft-tools", daemon=True)
-        self._thread.start()
+        self._threads = InThreads(Threads("weft-tool"))
 
     async def stop(self) -> None:
-        """Cancel the async tools, and stop their loop."""
-        if self._loop is not None and self._thread is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            await asyncio.to_thread(self._thread.join, _JOIN_S)
+        """Nothing is held that would have to be given back."""
 
     async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
         """Call a tool with the operands as its arguments."""
@@ -81,30 +76,13 @@ class ToolEngine:
             raise TaskError("not_found", f"this worker has no tool {op.tool!r}; it has: {known}")
         arguments = tool.bind({name: plain(datum) for name, datum in operands.items()})
         started = time.monotonic()
-        result = await asyncio.wrap_future(self._call(tool, arguments))
+        if tool.is_async:
+            result = await _await(tool, arguments)
+        else:
+            assert self._threads is not None, "the engine has not been started"
+            result = await self._threads.call(partial(_run, tool, arguments))
         timing = Timing(compute=time.monotonic() - started)
         return Outcome((_datum_of(result, tool.name, op.result),), timing)
-
-    def _call(self, tool: ServerTool, arguments: Mapping[str, Any]) -> Future[Any]:
-        if tool.is_async:
-            assert self._loop is not None, "the engine has not been started"
-            return asyncio.run_coroutine_threadsafe(_await(tool, arguments), self._loop)
-        future: Future[Any] = Future()
-        name = f"weft-tool-{tool.name}"
-        threading.Thread(target=_run, args=(tool, arguments, future), name=name, daemon=True).start()
-        return future
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    loop.run_forever()
-    loop.run_until_complete(_cancel(asyncio.all_tasks(loop)))
-    loop.close()
-
-
-async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _await(tool: ServerTool, arguments: Mapping[str, Any]) -> Any:
@@ -116,15 +94,12 @@ async def _await(tool: ServerTool, arguments: Mapping[str, Any]) -> Any:
         raise _failure(tool, problem) from None
 
 
-def _run(tool: ServerTool, arguments: Mapping[str, Any], future: Future[Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
+def _run(tool: ServerTool, arguments: Mapping[str, Any]) -> Any:
+    threading.current_thread().name = f"weft-tool-{tool.name}"
     try:
-        result = tool.function(**arguments)
+        return tool.function(**arguments)
     except BaseException as problem:  # a tool that wants to exit fails, and the worker lives on
-        future.set_exception(_failure(tool, problem))
-    else:
-        future.set_result(result)
+        raise _failure(tool, problem) from None
 
 
 def _failure(tool: ServerTool, problem: BaseException) -> TaskError:

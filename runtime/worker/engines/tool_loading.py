@@ -6,6 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NotRequired, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -21,7 +22,7 @@ from .base import StartError
 __all__ = ["ServerTool", "load_tools", "tool_of"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ServerTool:
     """A function that runs in the worker's process."""
 
@@ -33,7 +34,7 @@ class ServerTool:
     idempotent: bool = False
     pure: bool = False
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         """Whether calling it gives an awaitable."""
         return inspect.iscoroutinefunction(inspect.unwrap(self.function))

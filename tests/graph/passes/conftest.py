@@ -196,7 +196,7 @@ class Interpreter:
     def grow(self, growth: Growth) -> None:
         self.todo.update((node.id, node) for node in growth.nodes if Value(node.id) not in self.known)
         for node in growth.nodes:
-            verify(Graph((node,), (), outside={v: self.live.type_of(v) for v in node.args.values()}))
+            verify(Graph((node,), (), outside={v: self.live.types[v] for v in node.args.values()}))
         self.take_in(*self.live.catch_up(growth.nodes))
 
     def take_in(self, known: Mapping[Value, Datum], grown: Sequence[Growth]) -> None:

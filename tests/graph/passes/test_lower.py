@@ -130,10 +130,10 @@ def test_conversations_go_on_across_increments_and_merged_nodes() -> None:
     live = LiveGraph(DEPLOYMENT)
     ask = Generate((USER,))
     live.extend(Graph((Node(0, Input("q")), Node(1, ask, {"q": Value(0)})), ()), closed=False)
-    outside = {Value(0): live.type_of(live.resolve(Value(0)))}
+    outside = {Value(0): live.types[live.resolve(Value(0))]}
     assert live.extend(Graph((Node(2, ask, {"q": Value(0)}),), (), outside=outside), closed=False) == ()
     turns = Generate((USER, Message("assistant", (Slot("r"),)), Message("user", ("More",))))
-    outside[Value(2, 1)] = live.type_of(live.resolve(Value(2, 1)))
+    outside[Value(2, 1)] = live.types[live.resolve(Value(2, 1))]
     added = live.extend(
         Graph((Node(3, turns, {"q": Value(0), "r": Value(2, 1)}),), (), outside=outside), closed=False
     )

@@ -150,7 +150,7 @@ def test_a_later_increment_pipelines_from_a_decode_that_is_writing() -> None:
     (decode,) = [n.id for n in live.nodes.values() if isinstance(n.op, Decode)]
     live.streams.begin(decode)
     live.written(decode, '["a", "b", "c')
-    outside = {Value(1): live.type_of(live.resolve(Value(1)))}
+    outside = {Value(1): live.types[live.resolve(Value(1))]}
     second = (Node(2, Const("4", INTEGER)), Node(3, Search("docs"), {"query": Value(1), "k": Value(2)}))
     added = live.extend(Graph(second, (), outside=outside), closed=False)
     known, grown = live.catch_up(added)
@@ -163,7 +163,7 @@ def test_passages_are_handed_on_as_their_place_in_the_merged_list_is_settled() -
     shout = Graph(
         (Node(0, Input("item", Data())), Node(1, Project("text"), {"value": Value(0)})), (Value(1),)
     )
-    outside = {Value(3): live.type_of(live.resolve(Value(3)))}
+    outside = {Value(3): live.types[live.resolve(Value(3))]}
     live.extend(Graph((Node(9, Map(shout), {"items": Value(3)}),), (), outside=outside), closed=False)
     live.streams.begin(decode)
     known, grown = live.written(decode, '["a", "b"')

@@ -48,6 +48,8 @@ class Writer(EchoWorker):
         return self.reply or super().text(read)
 
     async def write(self, run: str, task: worker_pb2.Task, text: str) -> None:
+        begun = worker_pb2.Delta(run=run, node=task.id, attempt=task.attempt)
+        self.reports.put_nowait(worker_pb2.Report(delta=begun))
         pause = len(text) if self.pause is None else self.pause
         await super().write(run, task, text[:pause])
         if self.pause is not None:
@@ -58,7 +60,7 @@ class Writer(EchoWorker):
 
 def language_model(name: str, template: str = CHAT) -> worker_pb2.EngineInfo:
     chat = ChatTemplate(name, template).to_json() if template else ""
-    info = worker_pb2.LlmInfo(context_length=1000, kv_slots=2000, tokenizer="fingerprint", chat_template=chat)
+    info = worker_pb2.LlmInfo(context_length=1000, kv_slots=1_000_000, tokenizer="fingerprint", chat_template=chat)
     return worker_pb2.EngineInfo(kind="llm", model=name, llm=info)
 
 

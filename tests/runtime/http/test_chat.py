@@ -8,7 +8,6 @@ from typing import Any
 import openai
 import pytest
 
-from weft.graph.codec import decode_node
 from weft.graph.ops.primitive import Decode
 from weft.graph.sampling import JsonSchema
 from weft.proto import worker_pb2
@@ -28,8 +27,8 @@ TOOL: Any = {
 
 def decodes(door: Door) -> list[Decode]:
     """The decodes that the workers were asked for."""
-    tasks = [task for worker in door.workers for fragment in worker.fragments() for task in fragment.tasks]
-    return [op for op in (decode_node(task.node).op for task in tasks) if isinstance(op, Decode)]
+    nodes = [node for worker in door.workers for node in worker.nodes()]
+    return [node.op for node in nodes if isinstance(node.op, Decode)]
 
 
 async def test_a_conversation(door: Door) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import openai
 import pytest
 
-from weft.graph.codec import decode_node
 from weft.graph.ops.primitive import Prefill
 from weft.graph.prompt import Fixed
 
@@ -25,8 +24,7 @@ async def test_a_text_goes_on_past_the_template(door: Door) -> None:
     )
     assert answer.id.startswith("cmpl-r-")
     assert answer.object == "text_completion"
-    (task, *_) = door.workers[0].fragments()[0].tasks
-    assert decode_node(task.node).op == Prefill("m", (Fixed("Once <|x|>", trusted=True),))
+    assert door.workers[0].nodes()[0].op == Prefill("m", (Fixed("Once <|x|>", trusted=True),))
 
 
 async def test_several_prompts_and_samples(door: Door) -> None:

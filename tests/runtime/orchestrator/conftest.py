@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from weft.graph.codec import decode_datum, decode_node, encode_datum, encode_type
+from weft.graph.ir import Node
 from weft.graph.ops.common import Embed, Search, Tool
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
 from weft.graph.prompt import Fixed
 from weft.graph.types import TEXT
 from weft.graph.values import EFFECT, Datum, Json, KvValue, TextValue, VectorsValue, render, strip
-from weft.proto import orchestrator_pb2_grpc, value_pb2, worker_pb2, worker_pb2_grpc
+from weft.proto import graph_pb2, orchestrator_pb2_grpc, value_pb2, worker_pb2, worker_pb2_grpc
 from weft.runtime.channels import server_options
 from weft.runtime.config import ModelSettings, Settings
 from weft.runtime.orchestrator.server import Server
@@ -79,28 +80,32 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
-    async def Execute(self, request_iterator: Any, context: Any) -> AsyncIterator[worker_pb2.Report]:
+    async def Execute(self, request_iterator: Any, context: Any) -> AsyncIterator[worker_pb2.Reports]:
         reader = asyncio.create_task(self._read(request_iterator))
         try:
             while True:
-                yield await self.reports.get()
+                yield worker_pb2.Reports(reports=[await self.reports.get()])
         finally:
             reader.cancel()
 
-    async def _read(self, commands: AsyncIterator[worker_pb2.Command]) -> None:
-        async for command in commands:
-            self.commands.append(command)
-            match command.WhichOneof("command"):
-                case "batch":
-                    for fragment in command.batch.fragments:
-                        self._learn(fragment.run, fragment.values)
-                        for task in fragment.tasks:
-                            running = asyncio.create_task(self._run(fragment.run, task))
-                            self._tasks[fragment.run, task.node.id] = running
-                case "cancel":
-                    self._cancel(command.cancel)
-                case "release":
-                    self._release(command.release)
+    async def _read(self, messages: AsyncIterator[worker_pb2.Commands]) -> None:
+        async for message in messages:
+            for command in message.commands:
+                self._obey(command)
+
+    def _obey(self, command: worker_pb2.Command) -> None:
+        self.commands.append(command)
+        match command.WhichOneof("command"):
+            case "batch":
+                for fragment in command.batch.fragments:
+                    self._learn(fragment.run, fragment.values)
+                    for task in fragment.tasks:
+                        running = asyncio.create_task(self._run(fragment.run, task))
+                        self._tasks[fragment.run, task.id] = running
+            case "cancel":
+                self._cancel(command.cancel)
+            case "release":
+                self._release(command.release)
 
     def _learn(self, run: str, values: Any) -> None:
         for key, message in values.items():
@@ -125,7 +130,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
                 table.pop((release.run, key), None)
 
     async def _run(self, run: str, task: worker_pb2.Task) -> None:
-        node = decode_node(task.node)
+        node = decode_node(graph_pb2.Node.FromString(task.node))
         keys = {name: str(value) for name, value in node.args.items()}
         while not all((run, key) in self._values for key in keys.values()):
             await self._known.wait()
@@ -161,8 +166,8 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         """Stream a text, `step` characters a delta."""
         for start in range(0, len(text), self.step):
             piece = text[start : start + self.step]
-            delta = worker_pb2.Delta(run=run, node=task.node.id, text=piece, attempt=task.attempt)
-            self.reports.put_nowait(worker_pb2.Report(deltas=worker_pb2.Deltas(deltas=[delta])))
+            delta = worker_pb2.Delta(run=run, node=task.id, text=piece, attempt=task.attempt)
+            self.reports.put_nowait(worker_pb2.Report(delta=delta))
 
     def text(self, read: str) -> str:
         """What is written after a prompt."""
@@ -201,6 +206,11 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
 
     def fragments(self) -> list[worker_pb2.Fragment]:
         return [fragment for command in self.commands for fragment in command.batch.fragments]
+
+    def nodes(self) -> list[Node]:
+        """The nodes of all tasks so far."""
+        tasks = (task for fragment in self.fragments() for task in fragment.tasks)
+        return [decode_node(graph_pb2.Node.FromString(task.node)) for task in tasks]
 
     def cancelled(self, run: str) -> bool:
         return any(c.HasField("cancel") and c.cancel.run == run for c in self.commands)

@@ -43,10 +43,11 @@ async def info_of(stage: Any, run: str) -> pb.RunInfo:
 
 
 async def outcome(stage: Any, run: str) -> pb.RunResult:
-    async for event in stage.stub.Watch(pb.WatchRequest(run=run)):
-        if event.HasField("finished"):
-            result: pb.RunResult = event.finished
-            return result
+    async for message in stage.stub.Watch(pb.WatchRequest(run=run)):
+        for event in message.events:
+            if event.HasField("finished"):
+                result: pb.RunResult = event.finished
+                return result
     raise AssertionError("the run has not finished")
 
 
@@ -82,8 +83,8 @@ async def test_what_does_not_need_the_answer_goes_on(stage: Any) -> None:
     other = Node(3, Generate((Message("raw", ("Meanwhile",)),)), {})
     last = Node(4, Format((Slot("a"), Slot("b"))), {"a": Value(2), "b": Value(3)})
     run = await submit(stage, *ASK, other, last)
-    async for event in stage.stub.Watch(pb.WatchRequest(run=run)):
-        if "decode" in event.node.label and event.node.phase == "done":
+    async for message in stage.stub.Watch(pb.WatchRequest(run=run)):
+        if any("decode" in event.node.label and event.node.phase == "done" for event in message.events):
             break  # before anybody has answered
     await resume(stage, run, 1)
     assert (await outcome(stage, run)).outputs[0].text.text == "<Write 1><Meanwhile>"

@@ -42,7 +42,7 @@ async def run(stage: Any) -> pb.RunResult:
 async def test_watch_replays_from_the_beginning(stage: Any) -> None:
     result = await run(stage)
     watch = pb.WatchRequest(run=result.info.run)
-    events = [event async for event in stage.stub.Watch(watch)]
+    events = [event async for message in stage.stub.Watch(watch) for event in message.events]
     assert events[0].started.program == "seen"
     assert events[-1].finished == result
     phases = Counter(event.node.phase for event in events if event.HasField("node"))
@@ -142,7 +142,7 @@ async def test_log_condenses_deltas_when_it_closes_but_followers_get_each() -> N
     names = [encode_value(Value(1)), encode_value(Value(2))]
 
     async def follow() -> list[pb.RunEvent]:
-        return [event async for event in log.follow()]
+        return [event async for message in log.follow() for event in message.events]
 
     early = asyncio.create_task(follow())
     await asyncio.sleep(0)

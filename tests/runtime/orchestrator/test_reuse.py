@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from weft.graph.codec import decode_node, encode_graph
+from weft.graph.codec import encode_graph
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.ops.common import Embed, Input
 from weft.graph.ops.primitive import Decode, Prefill, Score
@@ -57,8 +57,7 @@ async def run(stage: Any, graph: Graph, *, namespace: str = "", batch: str = "",
 
 def ran(worker: Any, *kinds: type) -> int:
     """How many tasks of these kinds a worker was given."""
-    tasks = [decode_node(task.node) for fragment in worker.fragments() for task in fragment.tasks]
-    return sum(isinstance(node.op, kinds) for node in tasks)
+    return sum(isinstance(node.op, kinds) for node in worker.nodes())
 
 
 def texts(result: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -52,9 +53,10 @@ class Conversation:
     def __init__(self, stub: Any) -> None:
         self.call = stub.Run()
         self.seen: list[pb.RunEvent] = []
+        self._unread: deque[pb.RunEvent] = deque()
 
     async def say(self, request: pb.RunRequest) -> None:
-        await self.call.write(request)
+        await self.call.write(pb.RunRequests(requests=[request]))
 
     async def next(self, kind: str) -> Any:
         async for event in self.events():
@@ -63,9 +65,11 @@ class Conversation:
         raise AssertionError(f"the stream ended without {kind!r}")
 
     async def events(self) -> AsyncIterator[pb.RunEvent]:
-        async for event in self.call:
-            self.seen.append(event)
-            yield event
+        while self._unread or isinstance(message := await self.call.read(), pb.RunEvents):
+            if not self._unread:
+                self._unread += message.events
+            self.seen.append(self._unread.popleft())
+            yield self.seen[-1]
 
     async def finished(self) -> pb.RunResult:
         result: pb.RunResult = await self.next("finished")

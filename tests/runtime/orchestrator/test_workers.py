@@ -164,9 +164,9 @@ async def test_a_worker_that_makes_no_sense_is_refused(bare: Any, info: Any, nam
 async def test_contexts_are_released_when_nobody_takes_them(bare: Any, until: Any) -> None:
     worker = await bare.worker("w1", llm(), tools())
     await bare.stub.Invoke(submit(conversation()))
+    await until(lambda: any(c.HasField("release") and not c.release.keys for c in worker.commands))
     released = [c.release for c in worker.commands if c.HasField("release")]
     assert any(release.keys for release in released), "during the run"
-    await until(lambda: any(c.HasField("release") and not c.release.keys for c in worker.commands))
     assert not worker.contexts
 
 
@@ -202,5 +202,6 @@ async def test_invoke_is_cancelled_with_its_caller_but_submit_is_not(bare: Any, 
     attached = worker.fragments()[1].run
     await until(lambda: worker.cancelled(attached))
     worker.gate.set()
-    events = [event async for event in bare.stub.Watch(pb.WatchRequest(run=detached.run))]
+    watch = pb.WatchRequest(run=detached.run)
+    events = [event async for message in bare.stub.Watch(watch) for event in message.events]
     assert events[-1].finished.info.state == "done"

@@ -74,6 +74,18 @@ def test_a_skewed_mix_does_not_overload_the_holder() -> None:
     assert counts[0] > 0
 
 
+def test_prompts_that_are_read_hold_back_nobody_while_their_answers_are_written() -> None:
+    driver = Driver(WORKERS[0])
+    begun, forecasts = call(FAMILIES[0], "a")
+    assert placed(driver.run(*begun, run="a", forecasts=forecasts))
+    waiting, forecasts = call(FAMILIES[1], "b")
+    assert not placed(driver.run(*waiting, run="b", forecasts=forecasts)), "200 ms of prompts are enough"
+    assert not placed(driver.done(0, run="a")), "without a word of its tokens: it is read with what follows"
+    assert not placed(driver.send(ev.PromptRead("a", 1, 2))), "of another attempt"
+    assert placed(driver.send(ev.PromptRead("a", 1, 1))) == [("w0", "b", 0), ("w0", "b", 1)]
+    assert not placed(driver.send(ev.PromptRead("a", 1, 1)))
+
+
 def test_wrong_entries_are_mended() -> None:
     driver = Driver(*WORKERS[:2], placement="affinity")
     home = place(driver, "first", FAMILIES[0])

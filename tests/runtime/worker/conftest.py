@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import weft
-from weft.graph.codec import decode_datum, encode_datum, encode_node
+from weft.graph.codec import decode_datum, encode_datum, node_bytes
 from weft.graph.ir import Node
 from weft.graph.values import Datum
 from weft.proto import orchestrator_pb2, value_pb2, worker_pb2, worker_pb2_grpc
@@ -34,19 +34,21 @@ class Link:
 
     call: Any
     info: worker_pb2.WorkerInfo
+    messages: list[worker_pb2.Reports] = field(default_factory=list)
     reports: list[worker_pb2.Report] = field(default_factory=list)
     news: asyncio.Condition = field(default_factory=asyncio.Condition)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def collect(self) -> None:
-        async for report in self.call:
+        async for message in self.call:
             async with self.news:
-                self.reports.append(report)
+                self.messages.append(message)
+                self.reports += message.reports
                 self.news.notify_all()
 
     async def send(self, **command: Any) -> None:
         async with self.turn:  # a stream takes one write at a time
-            await self.call.write(worker_pb2.Command(**command))
+            await self.call.write(worker_pb2.Commands(commands=[worker_pb2.Command(**command)]))
 
     async def run(
         self,
@@ -56,11 +58,19 @@ class Link:
         stream: bool = False,
         timeout_s: float = 0.0,
         attempt: int = 1,
+        internal: Collection[int] = (),
         namespace: str = "",
     ) -> None:
         """Send a fragment."""
         tasks = [
-            worker_pb2.Task(node=encode_node(node), stream=stream, timeout_s=timeout_s, attempt=attempt)
+            worker_pb2.Task(
+                node=node_bytes(node),
+                id=node.id,
+                stream=stream,
+                timeout_s=timeout_s,
+                attempt=attempt,
+                internal=node.id in internal,
+            )
             for node in nodes
         ]
         await self.send_fragment(
@@ -112,8 +122,10 @@ class Link:
         assert isinstance(status, worker_pb2.Status)
         return status
 
-    def deltas(self) -> list[worker_pb2.Deltas]:
-        return [report.deltas for report in self.reports if report.HasField("deltas")]
+    def deltas(self) -> list[list[worker_pb2.Delta]]:
+        """The deltas of each message that has any."""
+        found = [[r.delta for r in message.reports if r.HasField("delta")] for message in self.messages]
+        return list(filter(None, found))
 
     def _ended(self, node: int, run: str) -> worker_pb2.TaskDone | worker_pb2.TaskFailed | None:
         for report in reversed(self.reports):

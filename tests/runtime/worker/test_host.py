@@ -15,7 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from weft.graph.codec import encode_node
+from weft.graph.codec import node_bytes
 from weft.graph.ir import Node, Value
 from weft.graph.ops.common import Embed
 from weft.graph.values import TextValue, VectorsValue
@@ -173,13 +173,13 @@ async def test_a_port_in_use_is_one_clear_line() -> None:
 
 async def test_malformed_nodes_and_values_fail_their_tasks_only(start_worker: StartWorker) -> None:
     link = await start_worker(EmbedEngine(None))
-    nothing = worker_pb2.Task(node=graph_pb2.Node(id=7), attempt=3)
+    nothing = worker_pb2.Task(node=graph_pb2.Node(id=7).SerializeToString(), id=7, attempt=3)
     await link.send_fragment(worker_pb2.Fragment(run="r", tasks=[nothing]))
     fault = await link.fault(7)
     assert (fault.code, fault.worker) == ("invalid", link.info.worker_id)
     assert "has no operation" in fault.message
     bad = value_pb2.Datum(json="{")
-    task = worker_pb2.Task(node=encode_node(EMBED), attempt=1)
+    task = worker_pb2.Task(node=node_bytes(EMBED), id=1, attempt=1)
     await link.send_fragment(worker_pb2.Fragment(run="s", tasks=[task], values={"%0": bad}))
     assert (await link.fault(1, "s")).message.startswith("value %0: json: not a JSON text")
     await link.run(EMBED, run="t")

@@ -92,23 +92,25 @@ async def test_a_fragment_goes_from_prompt_to_answer(llm: Link) -> None:
     assert text.tokenizer == llm.info.engines[0].llm.tokenizer
 
 
-async def test_deltas_come_for_streamed_tasks_only(llm: Link) -> None:
+async def test_texts_come_for_streamed_tasks_only(llm: Link) -> None:
     await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION)
     await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION, run="s", stream=True)
     await llm.done(2)
     await llm.done(2, "s")
-    deltas = [delta for deltas in llm.deltas() for delta in deltas.deltas]
-    assert {(delta.run, delta.node) for delta in deltas} == {("s", 2)}
-    assert "".join(delta.text for delta in deltas) == ANSWER
+    deltas = [delta for deltas in llm.deltas() for delta in deltas]
+    assert [(delta.run, delta.node) for delta in deltas if not delta.text] == [("r", 2), ("s", 2)]
+    written = [delta for delta in deltas if delta.text]
+    assert {(delta.run, delta.node) for delta in written} == {("s", 2)}
+    assert "".join(delta.text for delta in written) == ANSWER
     kinds = [report.WhichOneof("report") for report in llm.reports if report.done.run != "r"]
-    assert kinds.index("deltas") < len(kinds) - 1 - kinds[::-1].index("done")
+    assert kinds.index("delta") < len(kinds) - 1 - kinds[::-1].index("done")
 
 
 async def test_the_deltas_of_a_step_travel_together(llm: Link) -> None:
     await llm.run(prompt(1), *(decode(n, Value(1)) for n in range(2, 18)), values=QUESTION, stream=True)
     for node in range(2, 18):
         assert (await text_of(llm, node)).text == ANSWER
-    pieces = sum(len(deltas.deltas) for deltas in llm.deltas())
+    pieces = sum(map(len, llm.deltas()))
     assert pieces >= 4 * len(llm.deltas())
 
 

@@ -1,0 +1,1 @@
+"""What `engine.py` compares: engines behind one interface, each in a process of its own; loads; models."""

@@ -1,0 +1,76 @@
+"""Whole runs as one call each, from any thread and any event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import grpc
+
+from weft.graph.codec import decode_datum
+from weft.graph.values import Datum
+from weft.proto import orchestrator_pb2 as pb
+from weft.proto.orchestrator_pb2_grpc import OrchestratorStub
+
+from .faults import error_of, error_of_status
+
+__all__ = ["Calls"]
+
+
+class Calls:
+    """A channel for runs that need neither this process's tools nor anything on the way.
+
+    It has no event loop of its own, to and from which calls would have to be handed.
+    """
+
+    def __init__(self, address: str, options: Sequence[tuple[str, int]]) -> None:
+        self._address = address
+        self._channel = grpc.insecure_channel(address, options=options)
+        self._stub = OrchestratorStub(self._channel)
+
+    def invoke(self, request: pb.SubmitRequest, program: str) -> tuple[Datum, ...]:
+        """Run a graph; its outputs. Raises ProgramError. Ctrl-C cancels the run."""
+        call: Any = self._stub.Invoke.future(request)
+        try:
+            return self._outputs(call, program)
+        except KeyboardInterrupt:
+            call.cancel()
+            raise
+
+    async def ainvoke(self, request: pb.SubmitRequest, program: str) -> tuple[Datum, ...]:
+        """As `invoke`, for event loops; cancelling it cancels the run."""
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+
+        def tell(_: Any) -> None:
+            with suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(_settle, over)
+
+        call: Any = self._stub.Invoke.future(request)
+        call.add_done_callback(tell)
+        try:
+            await over
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        return self._outputs(call, program)
+
+    def close(self) -> None:
+        """Close the channel and cancel what goes on over it."""
+        self._channel.close()
+
+    def _outputs(self, call: Any, program: str) -> tuple[Datum, ...]:
+        try:
+            result = call.result()
+        except grpc.RpcError:
+            raise error_of_status(call, self._address, program) from None
+        if result.HasField("fault"):
+            raise error_of(result.fault, program)
+        return tuple(decode_datum(output) for output in result.outputs)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

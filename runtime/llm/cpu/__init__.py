@@ -1,0 +1,1 @@
+"""The CPU path: the same models in few, cheap operations, chosen by measurement."""

@@ -1,0 +1,29 @@
+"""Whether this CPU computes in bfloat16 faster than in float32: measured, for many merely emulate it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch.nn.functional import linear
+
+from ..config import ModelConfig
+from .timing import best_seconds
+
+__all__ = ["bfloat16_pays"]
+
+_ROWS = (1, 64)  # a decode, and a chunk of a prompt
+_WORTHWHILE = 1.5  # how much faster it must be: the path of float32 has fewer operations
+
+
+def bfloat16_pays(config: ModelConfig) -> bool:
+    """Time the largest product of a layer in both types."""
+    shape = (2 * config.intermediate_size, config.hidden_size)
+    exact, half = (_seconds(shape, dtype) for dtype in (torch.float32, torch.bfloat16))
+    return exact > _WORTHWHILE * half
+
+
+def _seconds(shape: tuple[int, int], dtype: torch.dtype) -> float:
+    weight = torch.zeros(shape, dtype=dtype)
+    inputs = [torch.zeros(rows, shape[1], dtype=dtype) for rows in _ROWS]
+    return sum(best_seconds(partial(linear, x, weight)) for x in inputs)

@@ -1,0 +1,128 @@
+"""The decoder-only transformer of the Llama, Mistral, Qwen2 and Qwen3 families in float32 on a CPU.
+
+With a small model an operation costs more to start than to carry out, so there are few of them, and most
+write into memory that is kept. The weights of the norms and the scale of the attention are multiplied into
+the matrices. The two numbers of a pair that is rotated together lie side by side in a head, so that one
+complex product rotates all heads; so do the keys in the pool, which are stored rotated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+
+import numpy as np
+import torch
+
+from weft.kernels.attention import PagedBatch
+from weft.runtime.kv.pool import KVPool
+
+from ..config import ModelConfig
+from ..loader import Weights
+from ..model_base import Model
+from ..rope import rotations
+from .attention import Heads, plan
+from .layer import Layer, Norm, Step, Workspace, scaled
+from .linear import ROWS, Linear, mode_of, tune
+from .threads import threads
+from .timing import best_seconds
+
+__all__ = ["CpuModel"]
+
+_KEPT_WORKSPACES = 4
+_TRIAL_CONTEXT = 64  # tokens
+_TRIAL_SECONDS = 1.0
+_WORTHWHILE = 1.1  # how much faster more threads must be
+
+
+class CpuModel(Model):
+    """A checkpoint that is run in float32 on the CPU, with as many threads as torch has when it is loaded."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, *, name: str) -> None:
+        """Lay out the weights anew, and time how their products are computed best."""
+        super().__init__(config, name=name, dtype=torch.float32, device=torch.device("cpu"))
+        self._heads = Heads(config.kv_heads, config.group, config.head_dim)
+        self._windows = set(config.windows)
+        self._embedding = weights.embedding
+        self._layers = [Layer(config, layer) for layer in weights.layers]
+        self._norm = Norm(config.hidden_size, config.norm_eps)
+        self._head = Linear(scaled(weights.head, weights.norm))
+        table = rotations(config.rope, head_dim=config.head_dim, positions=config.context_length)
+        self._rotations = table.to(torch.complex64)[:, None]  # [positions, 1, head_dim / 2]
+        self._thread_counts = sorted({1, torch.get_num_threads()})
+        self._workspaces: OrderedDict[int, Workspace] = OrderedDict()
+        matrices = [matrix for layer in self._layers for matrix in layer.matrices()]
+        tune([*matrices, self._head], self._thread_counts)
+        self._threads_for = self._choose_threads()
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        new_slots: torch.Tensor,
+        batch: PagedBatch,
+        pool: KVPool,
+        logit_rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """See `Model.forward`."""
+        at = self._threads_for[mode_of(len(ids))]
+        return self._forward(ids, new_slots, batch, pool, logit_rows, at)
+
+    @torch.inference_mode()
+    def _forward(
+        self,
+        ids: torch.Tensor,
+        new_slots: torch.Tensor,
+        batch: PagedBatch,
+        pool: KVPool,
+        logit_rows: torch.Tensor,
+        at: int,
+    ) -> torch.Tensor:
+        """Compute with the number of threads that is at index `at` of `_thread_counts`."""
+        tokens, rows = ids.shape[0], logit_rows.shape[0]
+        with threads(self._thread_counts[at]):
+            rotations = self._rotations.index_select(0, torch.from_numpy(batch.positions))
+            step = Step(new_slots, rotations, mode_of(tokens, at))
+            tiles = {window: plan(batch, self._heads, window) for window in self._windows}
+            work = self._workspace(tokens)
+            torch.index_select(self._embedding, 0, ids, out=work.hidden)
+            for index, (layer, window) in enumerate(zip(self._layers, self.config.windows, strict=True)):
+                layer.run(work, step, tiles[window], pool.keys[index], pool.values[index])
+            last = work.hidden if rows == tokens else work.hidden.index_select(0, logit_rows)
+            return self._head(self._norm(last), mode_of(rows, at))
+
+    def _workspace(self, tokens: int) -> Workspace:
+        """The tensors of a step of `tokens` tokens: those of the last few sizes are kept."""
+        found = self._workspaces.pop(tokens, None) or Workspace(self.config, tokens)
+        self._workspaces[tokens] = found
+        if len(self._workspaces) > _KEPT_WORKSPACES:
+            self._workspaces.popitem(last=False)
+        return found
+
+    def _choose_threads(self) -> list[int]:
+        """For each size class, the index of the number of threads with which a step of decodes is fastest.
+
+        More threads must pay clearly, as other processes want the cores, too.
+        """
+        most = len(self._thread_counts) - 1
+        chosen = [most] * len(ROWS)
+        deadline = time.perf_counter() + _TRIAL_SECONDS
+        pool = self.allocate_pool(ROWS[-1] * _TRIAL_CONTEXT)
+        for size, rows in enumerate(ROWS):
+            if not most or time.perf_counter() > deadline:
+                break
+            times = [self._trial(pool, rows, at) for at in range(most + 1)]
+            chosen[size] = most if times[most] * _WORTHWHILE < times[0] else 0
+        return chosen
+
+    def _trial(self, pool: KVPool, rows: int, at: int) -> float:
+        """Seconds of a step of `rows` decodes."""
+        batch = PagedBatch(
+            slots=np.arange(rows * _TRIAL_CONTEXT),
+            key_counts=(_TRIAL_CONTEXT,) * rows,
+            positions=np.full(rows, _TRIAL_CONTEXT - 1),
+            query_counts=(1,) * rows,
+        )
+        ids = torch.zeros(rows, dtype=torch.int64)
+        last = torch.arange(rows)
+        slots = last * _TRIAL_CONTEXT + _TRIAL_CONTEXT - 1
+        return best_seconds(lambda: self._forward(ids, slots, batch, pool, last, at))

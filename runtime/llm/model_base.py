@@ -1,0 +1,60 @@
+"""A model as the engine sees it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from weft.kernels.attention import PagedBatch
+from weft.runtime.kv.pool import KVPool
+
+from .config import ModelConfig
+
+__all__ = ["Model"]
+
+
+class Model(ABC):
+    """A causal language model over a paged KV pool."""
+
+    def __init__(self, config: ModelConfig, *, name: str, dtype: torch.dtype, device: torch.device) -> None:
+        self.config = config
+        self.name = name
+        self.dtype = dtype
+        self.device = device
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Memory of one token's keys and values."""
+        c = self.config
+        return KVPool.bytes_per_slot(
+            layers=c.layers, kv_heads=c.kv_heads, head_dim=c.head_dim, dtype=self.dtype
+        )
+
+    def allocate_pool(self, slots: int) -> KVPool:
+        """A KV pool of this model's shape."""
+        c = self.config
+        return KVPool.allocate(
+            layers=c.layers,
+            slots=slots,
+            kv_heads=c.kv_heads,
+            head_dim=c.head_dim,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    @abstractmethod
+    def forward(
+        self,
+        ids: torch.Tensor,
+        new_slots: torch.Tensor,
+        batch: PagedBatch,
+        pool: KVPool,
+        logit_rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """Compute the tokens `ids` (int64 [tokens]) at `batch.positions`, storing their KV in `new_slots`.
+
+        Returns the logits that follow the tokens `logit_rows` (int64 [rows], indices into `ids`) as
+        float32 [rows, vocab]; all of it on this model's device. How keys and values lie in a slot is each
+        model's own affair.
+        """

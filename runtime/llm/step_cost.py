@@ -1,0 +1,52 @@
+"""How long prompts make a step: the measured profile as a function that the planner can invert. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["StepCost"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """Milliseconds that tokens of prompts add to a step.
+
+    Unmeasured, every token takes one, whatever its context: then milliseconds are just tokens.
+    """
+
+    token_ms: float = 1.0  # of each token
+    pair_ms: float = 0.0  # of each token and each one before it, which it attends to
+
+    @classmethod
+    def fit(cls, points: Sequence[tuple[int, int, float]]) -> StepCost:
+        """The closest to measured (cached, new, ms), of which there must be one; relative errors count."""
+        features = np.array([(1.0, new, _pairs(cached, new)) for cached, new, _ in points])
+        weights = 1 / np.array([ms for _, _, ms in points])
+        for columns in ((0, 1, 2), (1, 2), (0, 1)):  # the first without a negative coefficient
+            scaled = features[:, columns] * weights[:, None]
+            solution, _, rank, _ = np.linalg.lstsq(scaled, np.ones(len(points)))
+            found = dict(zip(columns, solution.tolist(), strict=True))
+            if rank == len(columns) and min(solution) >= 0 and found[1] > 0:
+                return cls(found[1], found.get(2, 0.0))
+        return cls(min(ms / new for _, new, ms in points))
+
+    def ms(self, cached: int, new: int) -> float:
+        """The time of `new` tokens behind `cached` ones."""
+        return self.token_ms * new + self.pair_ms * _pairs(cached, new)
+
+    def most(self, cached: int, ms: float) -> int:
+        """The most tokens behind `cached` ones that take no longer than `ms`."""
+        linear = self.token_ms + self.pair_ms * cached
+        if ms <= 0:
+            return 0
+        # The positive root of pair_ms / 2 * n² + linear * n = ms, in the form that holds without pairs, too.
+        return int(2 * ms / (linear + math.sqrt(linear**2 + 2 * self.pair_ms * ms)) + 1e-9)
+
+
+def _pairs(cached: int, new: int) -> float:
+    """How many keys `new` queries attend to, itself counted as half."""
+    return new * (cached + new / 2)

@@ -1,0 +1,34 @@
+"""The kernels' tests run on torch and on Triton: on the GPU if there is one, else in its interpreter."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+import torch
+
+from weft.kernels.dispatch import Side
+
+if not torch.cuda.is_available():
+    if "triton" in sys.modules:
+        raise RuntimeError("Triton was imported before its interpreter could be chosen")
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(params=["torch", "triton"])
+def side(request: pytest.FixtureRequest) -> Side:
+    """The implementation to test."""
+    return "triton" if request.param == "triton" else "torch"
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an implementation allocates uninitialized is NaN, or -1, until it is written."""
+    empty, empty_like = torch.empty, torch.empty_like
+
+    def poison(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.fill_(torch.nan if tensor.is_floating_point() else -1)
+
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: poison(empty(*args, **kwargs)))
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **kwargs: poison(empty_like(*args, **kwargs)))

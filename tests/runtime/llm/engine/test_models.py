@@ -1,0 +1,52 @@
+"""The implementations of a model compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from weft.runtime.llm.config import read_config
+from weft.runtime.llm.cpu.model import CpuModel
+from weft.runtime.llm.fused import FusedModel
+from weft.runtime.llm.loader import load_weights
+from weft.runtime.llm.model_base import Model
+from weft.runtime.llm.runner import ModelRunner, Work
+from weft.runtime.llm.sequence import Sequence
+
+
+def build(kind: type[CpuModel] | type[FusedModel], checkpoint: Any) -> Model:
+    config = read_config(checkpoint.folder)
+    weights = load_weights(checkpoint.folder, config, dtype=torch.float32, device=torch.device("cpu"))
+    return kind(config, weights, name="m")
+
+
+def logits(model: Model) -> torch.Tensor:
+    """Of two prompts, then of the rest of one of them beside decodes of the other's continuations."""
+    runner = ModelRunner(model, 400)
+    slots = np.random.default_rng(0).permutation(400)
+    work: list[Work] = []
+    for index, (length, new) in enumerate(((40, 40), (60, 31), (29, 29), (5, 5), (70, 70), (33, 1))):
+        sequence = Sequence(np.arange(3 + index, 3 + index + length), length)
+        sequence.extend(slots[index * 70 : index * 70 + length])
+        work.append((sequence, new))
+    found = [runner.run(work, [39, 70])]
+    for sequence, new in work:
+        sequence.computed = new
+    rest = [(sequence, sequence.remaining) for sequence, _ in work if sequence.remaining]
+    found.append(runner.run(rest, list(range(sum(count for _, count in rest)))))
+    for sequence, _ in work:
+        sequence.computed = sequence.length - 1
+    found.append(runner.run([(sequence, 1) for sequence, _ in work], list(range(len(work)))))
+    return torch.cat(found)
+
+
+def test_the_cpu_model_computes_what_the_kernels_do(
+    family: str, make_checkpoint: Callable[[str], Any]
+) -> None:
+    checkpoint = make_checkpoint(family)
+    fused, cpu = (logits(build(kind, checkpoint)) for kind in (FusedModel, CpuModel))
+    assert fused.std() > 0.5
+    torch.testing.assert_close(cpu, fused, atol=2e-4, rtol=1e-4)

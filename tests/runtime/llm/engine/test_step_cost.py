@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weft.runtime.llm.step_cost import StepCost
+
+_GRID = [(cached, new) for cached in (0, 256, 1024, 4096) for new in (16, 64, 256, 1024)]
+
+
+@pytest.mark.parametrize(("base", "token", "pair"), [(5.0, 0.02, 1e-5), (0.0, 0.3, 0.0), (2.0, 0.01, 1e-4)])
+def test_a_profile_that_follows_the_model_is_found_again(base: float, token: float, pair: float) -> None:
+    true = StepCost(token, pair)
+    fitted = StepCost.fit([(cached, new, base + true.ms(cached, new)) for cached, new in _GRID])
+    assert fitted.token_ms == pytest.approx(token, rel=1e-6)
+    assert fitted.pair_ms == pytest.approx(pair, rel=1e-6, abs=1e-12)
+
+
+def test_one_point_makes_a_cost_by_tokens() -> None:
+    assert StepCost.fit([(0, 16, 4.0)]) == StepCost(0.25)
+
+
+def test_noise_never_makes_a_negative_cost() -> None:
+    falling = [(cached, new, 100 / new + 1e-3 * cached) for cached, new in _GRID]
+    fitted = StepCost.fit(falling)
+    assert fitted.token_ms > 0
+    assert fitted.pair_ms >= 0
+
+
+@given(
+    token=st.floats(1e-4, 10),
+    pair=st.floats(0, 1e-2),
+    cached=st.integers(0, 100_000),
+    ms=st.floats(0, 1000),
+)
+def test_the_most_tokens_fit_and_one_more_does_not(token: float, pair: float, cached: int, ms: float) -> None:
+    cost = StepCost(token, pair)
+    count = cost.most(cached, ms)
+    assert cost.ms(cached, count) <= ms * (1 + 1e-6) + 1e-6
+    assert cost.ms(cached, count + 1) > ms * (1 - 1e-6)
