@@ -17,6 +17,7 @@ import math
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,9 @@ from weft.kernels.decode import DecodePlan, decode_attention, plan_decode
 from weft.kernels.dispatch import Kernel
 from weft.kernels.extend import ExtendBatch, extend_attention
 from weft.kernels.heads import store_heads
+from weft.kernels.mask import apply_token_mask
 from weft.kernels.norm import add_rms_norm
+from weft.kernels.sampling import Draw, Draws, draw
 from weft.kernels.shared_prefix import find_shared_prefixes, plan_shared
 from weft.kernels.tables import KVTable, Rotary
 
@@ -38,7 +41,17 @@ DEVICE = "cuda"
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128  # of Llama-3.1-8B
 KEY_BYTES = 2 * KV_HEADS * HEAD_DIM * 2  # key and value in bf16
 CACHE = 256 * 2**20  # bytes: sets of inputs together are larger than any GPU's cache
+VOCAB = 128_256
 LAYOUTS = ("rotated", "unrotated", "spliced")
+
+
+SAMPLINGS = {
+    "greedy": Draw(),
+    "sampling, temperature": Draw(1.0),
+    "sampling, top-k 50": Draw(1.0, top_k=50),
+    "sampling, top-p 0.9": Draw(1.0, top_p=0.9),
+    "sampling, top-k 50, top-p 0.9": Draw(1.0, top_k=50, top_p=0.9),
+}
 
 
 class Row(NamedTuple):
@@ -60,21 +73,29 @@ class Ceilings(NamedTuple):
     flops_per_second: float
 
 
-def microseconds(work: Sequence[Callable[[], object]], *, seconds: float = 0.15) -> float:
+def microseconds(
+    work: Sequence[Callable[[], object]], *, captured: bool = True, seconds: float = 0.15
+) -> float:
     """The median time of one call of `work`, whose calls are captured in one graph and replayed."""
-    for call in work:  # compiles
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+
+    def all_calls() -> None:
         for call in work:
             call()
+
+    all_calls()  # compiles
+    torch.cuda.synchronize()
+    once = all_calls
+    if captured:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            all_calls()
+        once = graph.replay
+    once()
     times: list[float] = []
-    graph.replay()
     while len(times) < 10 or (sum(times) < 1e6 * seconds and len(times) < 500):
         begin, end = (torch.Event("cuda", enable_timing=True) for _ in range(2))
         begin.record()
-        graph.replay()
+        once()
         end.record()
         end.synchronize()
         times.append(1e3 * begin.elapsed_time(end))
@@ -229,7 +250,7 @@ def extend_rows() -> Iterator[Row]:
 
 def memory_rows() -> Iterator[Row]:
     """What moves bytes only; the baseline is torch's formulas."""
-    dim, wide, rows = HEADS * HEAD_DIM, 14336, HEADS + 2 * KV_HEADS
+    dim, wide, width = HEADS * HEAD_DIM, 14336, HEADS + 2 * KV_HEADS
     weight, head_weights, rotary = random(dim), random(HEADS + KV_HEADS, HEAD_DIM), rotary_tables(8192)
     for tokens in (64, 8192):
         case = f"{tokens} tokens"
@@ -239,12 +260,20 @@ def memory_rows() -> Iterator[Row]:
         pools = [random(65536, KV_HEADS, HEAD_DIM) for _ in range(2)]
         slots = torch.randperm(65536, device=DEVICE)[:tokens]
         turns = {"rotary": rotary, "positions": torch.randint(8192, (tokens,), device=DEVICE)}
-        size, heads = 2 * tokens * rows * HEAD_DIM * 2, [(tokens, rows, HEAD_DIM)]
+        size, heads = 2 * tokens * width * HEAD_DIM * 2, [(tokens, width, HEAD_DIM)]
         for name, norms in (
             ("rotation and KV store", {}),
             ("qk-norm, rotation and KV store", {"qk_norm": head_weights, "eps": 1e-6}),
         ):
             yield memory_row(name, case, size, store_heads, heads, *pools, slots, **turns, **norms)
+
+    for rows in (1, 64):
+        for name, how in SAMPLINGS.items():
+            draws = Draws.of([replace(how, seed=seed) for seed in range(rows)], torch.device(DEVICE))
+            yield memory_row(name, f"{rows} x {VOCAB} logits", rows * VOCAB * 2, draw, [(rows, VOCAB)], draws)
+        mask = torch.randint(-(2**31), 2**31, (rows, VOCAB // 32), device=DEVICE, dtype=torch.int32)
+        case = f"{rows} x {VOCAB} logits, half forbidden"
+        yield memory_row("token mask", case, rows * VOCAB * 2, apply_token_mask, [(rows, VOCAB)], mask)
 
 
 def memory_row(
@@ -264,7 +293,10 @@ def memory_row(
         case,
         microseconds([partial(kernel, *inputs, *rest, **options) for inputs in sets]),
         bytes=size,
-        baseline=microseconds([partial(kernel.reference, *inputs, *rest, **options) for inputs in sets]),
+        baseline=microseconds(
+            [partial(kernel.reference, *inputs, *rest, **options) for inputs in sets],
+            captured=kernel is not draw,  # whose reference looks which rows are greedy
+        ),
         against="torch formulas",
     )
 

@@ -1,14 +1,17 @@
 """What the graph optimizer is worth: Teola's workloads, offline, against the usual ways of writing them.
 
-Arms of one run, on the same questions and the same engines, taken in turn:
+Arms, on the same questions and the same engines:
 
 - `a modules`: plain Python that calls one module after the other, as LlamaIndex or LangChain run a chain.
 - `b gathered`: the same with every independent call made at once by asyncio; prefix caching is on everywhere.
 - `c langgraph`: the same application as a compiled LangGraph StateGraph with parallel branches and Send.
-- `weft`: one program, all passes; `only X`: one pass; `without X`: all but one; `none`: no optional pass.
+- `weft`: one program, all passes; `none`: without any that can be switched off; with ``--passes`` also
+  `only X` and `without X`.
 
-The outputs of all arms must be equal, or the benchmark fails. Latency is that of one query at a time.
-Each arm has a server of its own; all have the same history. Run: ``make optimizer``.
+Each arm has a server of its own with the same history. The answers of all arms must be equal, or the
+benchmark fails. One question at a time, the arms in turn; with ``--load`` also as a Poisson process at a
+quarter and at three quarters of what (b) can serve. Bounds and blame are those of weft's runs. Run:
+``make optimizer``.
 """
 
 from __future__ import annotations
@@ -16,95 +19,122 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import platform
-import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from workloads import programs
-from workloads.baselines import Gathered, Sequential, langgraph_version, langgraph_workloads
+from workloads.baselines import Gathered, Run, Sequential
+from workloads.bounds import Bounds
+from workloads.langgraphs import langgraph_version, langgraph_workloads
+from workloads.loads import Call, in_turn, poisson, quantiles
+from workloads.servers import server
 
 from weft import Client
+from weft.apps.contextual_retrieval.program import Part, parts_of
 from weft.apps.reference_model.corpus import documents, questions
-from weft.frontend.client import embedded
 from weft.graph.deployment import Deployment, ModelSpec
 from weft.graph.passes import OPTIONAL
 from weft.graph.plan import Plan
-from weft.runtime.config import REFERENCE_MODEL, ModelSettings, Settings
+from weft.runtime.config import REFERENCE_MODEL
 from weft.runtime.llm.chat import ChatTemplate
 from weft.runtime.orchestrator.chat import TemplateRenderer
 
-WORKLOADS = ("advanced_rag", "naive_rag_refine", "naive_rag_tree")
-WARM_UP = 3  # questions
-Run = Callable[..., Awaitable[str]]
+WORKLOADS: Final = ("advanced_rag", "naive_rag_refine", "naive_rag_tree", "search_engine", "contextual")
+BASELINES: Final = ("a modules", "b gathered", "c langgraph")
+WARM_UP: Final = 3  # questions
+PARTS: Final = 8  # passages that contextual retrieval indexes for each question
+REPORTS: Final = 5  # runs whose bounds and blame are averaged
+LOADS: Final = {"low": (0.25, 12), "high": (0.75, 24)}  # of what (b) can serve; questions
+
+Table = dict[str, dict[str, float]]
 
 
-BASELINES = ("a modules", "b gathered", "c langgraph")
-
-
-def passes_off() -> dict[str, list[str]]:
+def passes_off(ablation: bool) -> dict[str, list[str]]:
     """The optional passes that the server of each arm does without."""
-    arms: dict[str, list[str]] = {name: [] for name in (*BASELINES, "weft")} | {"none": list(OPTIONAL)}
+    arms: dict[str, list[str]] = {"weft": [], "none": list(OPTIONAL)}
+    if not ablation:
+        return {name: [] for name in BASELINES} | arms
     arms |= {f"only {name}": [other for other in OPTIONAL if other != name] for name in OPTIONAL}
     return arms | {f"without {name}": [name] for name in OPTIONAL}
 
 
-def server(off: Sequence[str], folder: Path) -> Client:
-    """A server of its own, with the corpus indexed."""
-    model = ModelSettings(path=str(REFERENCE_MODEL))
-    settings = Settings(models=[model], data=folder, passes_off=list(off))
-    client = Client(embedded.start(settings))
-    Sequential(client).store.invoke(documents())
-    return client
-
-
 def arms_of(workload: str, clients: Mapping[str, Client]) -> dict[str, Run]:
     """Every way of running a workload, by name, each on its own server."""
-    modules, gathered, langgraph = (clients[name] for name in BASELINES)
-    arms: dict[str, Run] = {
-        "a modules": getattr(Sequential(modules), workload),
-        "b gathered": getattr(Gathered(gathered), workload),
-        "c langgraph": langgraph_workloads(langgraph)[workload],
-    }
+    arms: dict[str, Run] = {}
     for name, client in clients.items():
-        if name not in BASELINES:
-            arms[name] = getattr(programs, workload).using(client).ainvoke
+        match name:
+            case "a modules":
+                arms[name] = getattr(Sequential(client), workload)
+            case "b gathered":
+                arms[name] = getattr(Gathered(client), workload)
+            case "c langgraph":
+                arms[name] = langgraph_workloads(client)[workload]
+            case _:
+                arms[name] = getattr(programs, workload).using(client).ainvoke
     return arms
 
 
-async def latencies(
-    arms: Mapping[str, Run], asked: Sequence[str], extra: Sequence[Any]
-) -> dict[str, list[float]]:
-    """Milliseconds of each arm for each question, in turn. Raises AssertionError if outputs differ."""
-    times: dict[str, list[float]] = {name: [] for name in arms}
-    for number, question in enumerate(asked):
-        replies: dict[str, str] = {}
-        names = list(arms)
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            began = time.perf_counter()
-            replies[name] = await arms[name](question, *extra)
-            times[name].append((time.perf_counter() - began) * 1e3)
-        assert len(set(replies.values())) == 1, f"the outputs differ: {replies}"
-    return {name: found[WARM_UP:] for name, found in times.items()}
+def calls_of(workload: str, web_ms: int) -> list[Call]:
+    """The arguments of a workload for each question."""
+    asked = [question.text for question in questions()]
+    match workload:
+        case "advanced_rag":
+            return [(text, documents()) for text in asked]
+        case "search_engine":
+            return [(text, web_ms) for text in asked]
+        case "contextual":
+            return [(text, parts) for text, parts in zip(asked, _parts(len(asked)), strict=True)]
+        case _:
+            return [(text,) for text in asked]
 
 
-def summary(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
-    """Quantiles in milliseconds, and medians as multiples of weft's."""
+def _parts(count: int) -> list[list[Part]]:
+    every = [part for document in documents() for part in parts_of(document)]
+    begins = [PARTS * number % (len(every) - PARTS) for number in range(count)]
+    return [every[begin : begin + PARTS] for begin in begins]
+
+
+# ---- measuring
+
+
+def single(arms: Mapping[str, Run], calls: Sequence[Call]) -> Table:
+    """One question at a time: quantiles in milliseconds, and medians as multiples of weft's."""
+    times = {name: found[WARM_UP:] for name, found in asyncio.run(in_turn(arms, calls)).items()}
     weft = statistics.median(times["weft"])
     return {
-        name: {
-            "mean": statistics.fmean(found),
-            "p50": statistics.median(found),
-            "p95": sorted(found)[min(len(found) - 1, int(0.95 * len(found)))],
-            "x weft": statistics.median(found) / weft,
-        }
-        for name, found in times.items()
+        name: quantiles(found) | {"x weft": statistics.median(found) / weft} for name, found in times.items()
     }
+
+
+def loaded(arms: Mapping[str, Run], calls: Sequence[Call], per_s: float) -> Table:
+    """Poisson arrivals, arm after arm. Raises AssertionError if answers differ."""
+    answers: dict[str, list[str]] = {}
+    table: Table = {}
+    for name, run in arms.items():
+        times, answers[name] = asyncio.run(poisson(run, calls, per_s))
+        table[name] = quantiles(times)
+    assert all(given == answers["weft"] for given in answers.values()), "the answers differ under load"
+    weft = table["weft"]["mean"]
+    return {name: row | {"x weft": row["mean"] / weft} for name, row in table.items()}
+
+
+def bounds_of(workload: str, client: Client, calls: Sequence[Call]) -> Bounds:
+    """What bounds the runs of weft, and what their critical paths are spent on."""
+    program = getattr(programs, workload).using(client)
+    reports = []
+    for call in calls:
+        run = program.submit(*call)
+        run.result()
+        reports.append(run.explain())
+    return Bounds.of(reports)
 
 
 def compile_times(repeats: int) -> dict[str, float]:
@@ -130,51 +160,87 @@ def compile_times(repeats: int) -> dict[str, float]:
     }
 
 
-def show(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    """Print the tables."""
-    for workload, rows in results.items():
-        print(
-            f"\n{workload}\n{'':26}" + "".join(f"{column:>10}" for column in ("mean", "p50", "p95", "x weft"))
-        )
-        for name, row in rows.items():
-            cells = "".join(f"{row[column]:10.1f}" for column in ("mean", "p50", "p95"))
-            print(f"{name:26}{cells}{row['x weft']:10.2f}")
+# ---- showing
 
 
-def main() -> None:
+def show(title: str, table: Mapping[str, Mapping[str, float]]) -> None:
+    """Print a table of latencies."""
+    columns = ("mean", "p50", "p95", "p99")
+    print(f"\n{title:26}" + "".join(f"{column:>10}" for column in (*columns, "x weft")))
+    for name, row in table.items():
+        print(f"{name:26}" + "".join(f"{row[c]:10.1f}" for c in columns) + f"{row['x weft']:10.2f}")
+
+
+def show_bounds(bounds: Bounds) -> None:
+    """Print what bounds the runs, and the blame."""
+    print(f"\nbounds: critical path {bounds.path:.0f} ms, all work of the model {bounds.work:.0f} ms;")
+    print(f"the larger is {bounds.closeness:.0%} of the measured {bounds.measured:.0f} ms, spent on")
+    for phase, ms in sorted(bounds.blame.items(), key=lambda item: -item[1]):
+        print(f"  {phase:14}{ms:8.0f} ms {ms / bounds.measured:5.0%}")
+
+
+def measured(options: argparse.Namespace, root: Path, ablation: bool) -> dict[str, Any]:
+    """One group of arms, on servers that run side by side; what was found by workload."""
+    found: dict[str, Any] = {}
+    with ExitStack() as stack:
+        clients: dict[str, Client] = {}
+        for name, off in passes_off(ablation).items():
+            clients[name] = stack.enter_context(server(root / f"{ablation} {name}", off))
+            Sequential(clients[name]).store.invoke(documents())
+        for workload in options.workload or WORKLOADS:
+            arms, calls = arms_of(workload, clients), calls_of(workload, options.web_ms)
+            count = WARM_UP + (5 if options.quick else 20)
+            table = single(arms, calls[:count])
+            show(workload, table)
+            found[workload] = result = {"one at a time": table}
+            if ablation:
+                continue
+            rest = calls[count:]
+            bounds = bounds_of(workload, clients["weft"], rest[:REPORTS])
+            show_bounds(bounds)
+            result["bounds"] = vars(bounds) | {"closeness": bounds.closeness}
+            if options.load:
+                del arms["none"]
+                for name, (share, asked) in LOADS.items():
+                    per_s = share * 1e3 / table["b gathered"]["mean"]
+                    result[f"{name} load"] = under = loaded(arms, rest[REPORTS:][:asked], per_s)
+                    show(f"{name} load, {per_s:.2f}/s", under)
+    return found
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
     """Measure, print tables, and write JSON if asked to."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--workload", choices=WORKLOADS, action="append", help="only this one; may be repeated"
-    )
+    parser.add_argument("--workload", choices=WORKLOADS, action="append", help="only this; may be repeated")
     parser.add_argument("--quick", action="store_true", help="five questions instead of twenty")
+    parser.add_argument("--load", action="store_true", help="also under Poisson arrivals")
+    parser.add_argument("--passes", action="store_true", help="also each pass alone, and each left out")
     parser.add_argument("--compile", action="store_true", help="only time compiling and binding")
+    parser.add_argument("--web-ms", type=int, default=300, help="how long looking up a query takes (300)")
     parser.add_argument("--json", type=Path, help="write the results there, too")
-    options = parser.parse_args()
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    options = parser.parse_args(arguments if arguments is None else list(arguments))
     if options.compile:
         for name, value in compile_times(200).items():
             print(f"{name:20}{value:10.2f}")
         return
-    print(f"{machine}, torch {torch.__version__}, langgraph {langgraph_version()}, reference model")
-    folder = Path(tempfile.mkdtemp(prefix="weft-bench-"))
-    try:
-        clients = {name: server(off, folder / name) for name, off in passes_off().items()}
-        asked = [question.text for question in questions()][: WARM_UP + (5 if options.quick else 20)]
-        results: dict[str, dict[str, dict[str, float]]] = {}
-        for workload in options.workload or WORKLOADS:
-            extra = [documents()] if workload == "advanced_rag" else []
-            times = asyncio.run(latencies(arms_of(workload, clients), asked, extra))
-            results[workload] = summary(times)
-            show({workload: results[workload]})
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    report: dict[str, Any] = {
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "langgraph": langgraph_version(),
+        "date": time.strftime("%Y-%m-%d"),
+        "load average before": os.getloadavg()[0],
+        "web ms": options.web_ms,
+    }
+    print(", ".join(f"{key} {value}" for key, value in report.items()))
+    with tempfile.TemporaryDirectory(prefix="weft-bench-", ignore_cleanup_errors=True) as folder:
+        report["arms"] = measured(options, Path(folder), ablation=False)
+        if options.passes:
+            report["passes"] = measured(options, Path(folder), ablation=True)
+    report["compile"] = compile_times(200)
+    report["load average after"] = os.getloadavg()[0]
     if options.json:
-        report: dict[str, object] = {"machine": machine, "torch": torch.__version__}
-        report |= {"langgraph": langgraph_version(), "date": time.strftime("%Y-%m-%d")}
-        report |= {"questions": len(asked) - WARM_UP, "results": results, "compile": compile_times(200)}
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

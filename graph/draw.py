@@ -148,7 +148,8 @@ def _segment(part: Message | str | Fixed | Slot, node: Node) -> str:
             inner = ", ".join(_segment(inner, node) for inner in parts)
             return f"{role}({inner})"
         case Slot(name, strip):
-            return f"{_word(name)}={_STRIPS[strip].format(node.args[name])}"
+            filled = node.args.get(name, "each")  # what a rating reads its prompt with
+            return f"{_word(name)}={_STRIPS[strip].format(filled)}"
         case Fixed(constant, trusted):
             return f"trusted {_constant(constant)}" if trusted else _constant(constant)
         case str():

@@ -9,7 +9,7 @@ from .deployment import Deployment
 from .ir import Node
 from .observed import Observed, duration_key, length_key
 from .ops.common import Const, Input
-from .ops.primitive import Decode, Prefill, Score, Weigh
+from .ops.primitive import Decode, Prefill, Rate, Score, Weigh
 from .prompt import Fixed
 
 __all__ = ["Estimator"]
@@ -19,6 +19,7 @@ _CONTROL_MS: Final = 0.1
 _DEFAULT_MS: Final = {"embed": 3.0, "index": 5.0, "rerank": 50.0, "tool": 100.0}
 _SLOT_TOKENS: Final = 64.0  # of a value that nobody has seen yet
 _CONTEXT_TOKENS: Final = 256.0  # behind which a decode is taken to write
+_RATED_TOKENS: Final = 1024.0  # of passages that nobody has seen yet
 _MOST_EXPECTED: Final = 64  # tokens of a decode that nobody has seen yet
 
 
@@ -38,6 +39,10 @@ class Estimator:
                 return self.length(node) * self.costs(model).decode_ms(1, _CONTEXT_TOKENS)
             case Score(model=model) | Weigh(model=model):
                 return self.costs(model).prefill_ms(_CONTEXT_TOKENS, self.options(node))
+            case Rate(model=model):
+                seen = self._observed.quantile(duration_key(node), 0.5)
+                alone = self.costs(model).prefill_ms(0, _RATED_TOKENS)
+                return alone if seen is None else seen
             case Input() | Const():
                 return 0.0
         if node.op.kind == "host":

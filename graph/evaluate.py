@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from . import schema
 from .errors import EvaluationError
 from .merging import merge
 from .ops.base import Op
-from .ops.common import Const, Equals, Expected, Format, Forward, Gather, Parse, Project, TopK
+from .ops.common import Const, Equals, Format, Forward, Gather, Parse, Project
 from .ops.optimized import Element, Merge, Slice
 from .prompt import Slot
 from .types import Text
@@ -44,10 +43,6 @@ def evaluate(op: Op, args: Mapping[str, Datum]) -> tuple[Datum, ...]:
             return (Json(plain(args["a"]) == plain(args["b"])),)
         case Forward():
             return (_forward(op, args["value"]),)
-        case Expected():
-            return (Json(_expected(op, plain(args["scores"]))),)
-        case TopK():
-            return (Json(_top_k(plain(args["passages"]), plain(args["scores"]), plain(args["k"]))),)
         case Element():
             return (lift(_element(op, plain(args["text"]))),)
         case Slice():
@@ -112,24 +107,6 @@ def _forward(op: Forward, value: Datum) -> Datum:
     if isinstance(op.type, Text) and not isinstance(value, TextValue):
         raise EvaluationError(f"expected a text, got {_quote(plain(value))}")
     return value
-
-
-def _expected(op: Expected, scores: list[float]) -> float:
-    if len(scores) != len(op.values):
-        raise EvaluationError(f"{len(op.values)} values need as many scores, not {len(scores)}")
-    highest = max(scores)
-    weights = [math.exp(score - highest) for score in scores]
-    weighed = sum(weight * value for weight, value in zip(weights, op.values, strict=True))
-    return weighed / sum(weights)
-
-
-def _top_k(passages: Any, scores: Any, k: Any) -> list[dict[str, Any]]:
-    if not isinstance(passages, list) or not isinstance(scores, list) or len(passages) != len(scores):
-        raise EvaluationError("as many scores as passages are needed")
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise EvaluationError(f"k must be a positive whole number, not {_quote(k)}")
-    order = sorted(range(len(passages)), key=lambda index: -scores[index])
-    return [{**passages[index], "score": scores[index]} for index in order[:k]]
 
 
 def _quote(value: Any) -> str:

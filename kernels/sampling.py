@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["GREEDY", "Draw", "sample", "uniform"]
+from .dispatch import kernel
 
-_MASK = (1 << 64) - 1
+__all__ = ["GREEDY", "Draw", "Draws", "draw", "sample", "uniform"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,39 +30,65 @@ class Draw:
 GREEDY = Draw()
 
 
-def uniform(seed: int, position: int) -> float:
-    """A number in (0, 1) with 32 random bits, by two rounds of SplitMix64 (Steele et al., OOPSLA 2014)."""
-    mixed = _split_mix(_split_mix(seed & _MASK) + position & _MASK)
-    return ((mixed >> 32) + 0.5) / (1 << 32)
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """How each row of a batch draws its token, as `Draw`; tensors [rows] on the logits' device."""
+
+    temperature: torch.Tensor  # float64
+    top_k: torch.Tensor  # int64
+    top_p: torch.Tensor  # float64
+    seed: torch.Tensor  # int64: the bits of the seed
+    position: torch.Tensor  # int64
+
+    @staticmethod
+    def of(draws: Sequence[Draw], device: torch.device) -> Draws:
+        """Bring `draws` to the device."""
+
+        def column(values: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+            return torch.tensor(values, dtype=dtype).to(device)
+
+        return Draws(
+            column([draw.temperature for draw in draws], torch.float64),
+            column([draw.top_k for draw in draws], torch.int64),
+            column([draw.top_p for draw in draws], torch.float64),
+            column([_signed(draw.seed) for draw in draws], torch.int64),
+            column([draw.position for draw in draws], torch.int64),
+        )
+
+    def rows(self, rows: torch.Tensor) -> Draws:
+        """Those of some rows."""
+        columns = (self.temperature, self.top_k, self.top_p, self.seed, self.position)
+        return Draws(*(column[rows] for column in columns))
 
 
 def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    """The next token of each row; see `draw`."""
+    return draw(logits, Draws.of(draws, logits.device))
+
+
+@kernel
+def draw(logits: torch.Tensor, draws: Draws) -> torch.Tensor:
     """The next token of each row: `logits` [rows, vocab] to int64 [rows] on the same device.
 
     A token whose logit is -inf is never drawn. Filters apply as elsewhere: temperature, then top-k, then
-    top-p.
+    top-p; of equally likely tokens at a filter's edge, those with the lower ids are kept.
     """
     greedy = logits.argmax(dim=-1)
-    drawn = [row for row, draw in enumerate(draws) if draw.temperature > 0]
-    if not drawn:
+    rows = (draws.temperature > 0).nonzero()[:, 0]
+    if not len(rows):
         return greedy
-    rows = torch.tensor(drawn, device=logits.device)
-    return greedy.index_copy(0, rows, _draw(logits[rows].double(), [draws[row] for row in drawn]))
+    return greedy.index_copy(0, rows, _draw(logits[rows].double(), draws.rows(rows)))
 
 
-def _draw(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+def _draw(logits: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Invert the cumulative distribution, in vocabulary order, at each row's uniform number."""
-
-    def column(values: list[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=logits.dtype, device=logits.device)[:, None]
-
     logits = logits - logits.amax(dim=-1, keepdim=True)
-    weights = torch.softmax(logits / column([draw.temperature for draw in draws]), dim=-1)
-    if any(draw.top_k or draw.top_p < 1.0 for draw in draws):
-        top_k = column([draw.top_k or logits.shape[-1] for draw in draws])
-        weights = _filter(weights, top_k, column([draw.top_p for draw in draws]))
+    weights = torch.softmax(logits / draws.temperature[:, None], dim=-1)
+    top_k = torch.where(draws.top_k > 0, draws.top_k, logits.shape[-1])
+    if (top_k < logits.shape[-1]).any() or (draws.top_p < 1.0).any():
+        weights = _filter(weights, top_k[:, None], draws.top_p[:, None])
     cumulative = weights.cumsum(dim=-1)
-    target = column([uniform(draw.seed, draw.position) for draw in draws]) * cumulative[:, -1:]
+    target = uniform(draws.seed, draws.position)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
@@ -76,8 +102,27 @@ def _filter(weights: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> 
     return torch.zeros_like(weights).scatter(-1, order, kept.masked_fill(outside, 0.0))
 
 
-def _split_mix(state: int) -> int:
-    state = state + 0x9E3779B97F4A7C15 & _MASK
-    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-    state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
-    return state ^ state >> 31
+def uniform(seed: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """Numbers in (0, 1) with 32 random bits, by two rounds of SplitMix64 (Steele et al., OOPSLA 2014).
+
+    Both are int64, of which all bits count; the result is float64.
+    """
+    mixed = _split_mix(_split_mix(seed) + position)
+    return (_shifted(mixed, 32).double() + 0.5) / (1 << 32)
+
+
+def _split_mix(state: torch.Tensor) -> torch.Tensor:
+    state = state + _signed(0x9E3779B97F4A7C15)
+    state = (state ^ _shifted(state, 30)) * _signed(0xBF58476D1CE4E5B9)
+    state = (state ^ _shifted(state, 27)) * _signed(0x94D049BB133111EB)
+    return state ^ _shifted(state, 31)
+
+
+def _shifted(state: torch.Tensor, bits: int) -> torch.Tensor:
+    """A logical shift to the right."""
+    return (state >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(number: int) -> int:
+    """The int64 with the lowest 64 bits of `number`."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)

@@ -194,9 +194,8 @@ class Node(google.protobuf.message.Message):
     CHUNK_FIELD_NUMBER: builtins.int
     UPSERT_FIELD_NUMBER: builtins.int
     FORWARD_FIELD_NUMBER: builtins.int
-    EXPECTED_FIELD_NUMBER: builtins.int
-    TOP_K_FIELD_NUMBER: builtins.int
     WEIGH_FIELD_NUMBER: builtins.int
+    RATE_FIELD_NUMBER: builtins.int
     ELEMENT_FIELD_NUMBER: builtins.int
     MERGE_FIELD_NUMBER: builtins.int
     SLICE_FIELD_NUMBER: builtins.int
@@ -270,11 +269,9 @@ class Node(google.protobuf.message.Message):
     @property
     def forward(self) -> Global___Forward: ...
     @property
-    def expected(self) -> Global___Expected: ...
-    @property
-    def top_k(self) -> Global___TopK: ...
-    @property
     def weigh(self) -> Global___Weigh: ...
+    @property
+    def rate(self) -> Global___Rate: ...
     @property
     def element(self) -> Global___Element:
         """What the optimizer makes."""
@@ -320,17 +317,16 @@ class Node(google.protobuf.message.Message):
         chunk: Global___Chunk | None = ...,
         upsert: Global___Upsert | None = ...,
         forward: Global___Forward | None = ...,
-        expected: Global___Expected | None = ...,
-        top_k: Global___TopK | None = ...,
         weigh: Global___Weigh | None = ...,
+        rate: Global___Rate | None = ...,
         element: Global___Element | None = ...,
         merge: Global___Merge | None = ...,
         slice: Global___Slice | None = ...,
         stage: Global___Stage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "interrupt", b"interrupt", "loop", b"loop", "map", b"map", "merge", b"merge", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert", "weigh", b"weigh"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "expected", b"expected", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "interrupt", b"interrupt", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "top_k", b"top_k", "upsert", b"upsert", "weigh", b"weigh"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "neighbours", "interrupt", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "probe", "fold", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "expected", "top_k", "weigh", "element", "merge", "slice", "stage"] | None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "interrupt", b"interrupt", "loop", b"loop", "map", b"map", "merge", b"merge", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rate", b"rate", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "upsert", b"upsert", "weigh", b"weigh"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "interrupt", b"interrupt", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rate", b"rate", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "upsert", b"upsert", "weigh", b"weigh"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "neighbours", "interrupt", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "probe", "fold", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "weigh", "rate", "element", "merge", "slice", "stage"] | None: ...
 
 Global___Node: typing_extensions.TypeAlias = Node
 
@@ -1058,6 +1054,37 @@ class Score(google.protobuf.message.Message):
 Global___Score: typing_extensions.TypeAlias = Score
 
 @typing.final
+class Rate(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    PIECES_FIELD_NUMBER: builtins.int
+    CHOICES_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    @property
+    def pieces(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Part]:
+        """the prompt, with the slots query and passage"""
+
+    @property
+    def choices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """one a choice"""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        pieces: collections.abc.Iterable[Global___Part] | None = ...,
+        choices: collections.abc.Iterable[builtins.str] | None = ...,
+        values: collections.abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["choices", b"choices", "model", b"model", "pieces", b"pieces", "values", b"values"]) -> None: ...
+
+Global___Rate: typing_extensions.TypeAlias = Rate
+
+@typing.final
 class Parse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1150,32 +1177,6 @@ class Forward(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["type", b"type"]) -> None: ...
 
 Global___Forward: typing_extensions.TypeAlias = Forward
-
-@typing.final
-class Expected(google.protobuf.message.Message):
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    VALUES_FIELD_NUMBER: builtins.int
-    @property
-    def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
-    def __init__(
-        self,
-        *,
-        values: collections.abc.Iterable[builtins.float] | None = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["values", b"values"]) -> None: ...
-
-Global___Expected: typing_extensions.TypeAlias = Expected
-
-@typing.final
-class TopK(google.protobuf.message.Message):
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-
-Global___TopK: typing_extensions.TypeAlias = TopK
 
 @typing.final
 class Element(google.protobuf.message.Message):

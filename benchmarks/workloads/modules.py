@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Literal
 
-from weft import Document, Passage, Static, gen, ingest, program, rerank, search
+from weft import Document, Passage, Static, gen, ingest, program, rerank, search, tool
+from weft.apps.contextual_retrieval.program import SITUATE
+from weft.apps.instructions import BRIEF, COMBINE, EXPAND, REFINE
+from weft.apps.search_answer import offline
+from weft.apps.search_answer.program import PROXY, TRUST
 
-EXPAND = "Write three short search queries for the question. Reply with a JSON list of three strings."
-PLAIN = (
-    "Answer the question from the context in a few words, without citations. If the context does not contain "
-    "the answer, reply: not found"
-)
-REFINE = (
-    "Refine the previous answer with the new passage. If the passage answers the question, give its answer; "
-    "otherwise repeat the previous answer."
-)
-COMBINE = "Combine the partial answers into one final answer. Ignore partial answers that say not found."
-JUDGE = "Judge whether the proposed answer is correct according to the passages. Reply yes or no."
 INDEX = "bench"
+CONTEXTUAL = "bench_contextual"
 TOKENS = 24
 
 
 @program
-def store(documents: list[Document]) -> dict[str, Any]:
+def store(documents: list[Document], index: Static[str] = INDEX) -> dict[str, Any]:
     """Index the user's documents."""
-    return ingest(INDEX, documents)
+    return ingest(index, documents)
 
 
 @program
@@ -34,9 +29,9 @@ def expand(question: str) -> list[str]:
 
 
 @program
-def find(query: str, k: Static[int]) -> list[Passage]:
+def find(query: str, k: Static[int], index: Static[str] = INDEX) -> list[Passage]:
     """The passages for one query."""
-    return search(INDEX, query, k=k)
+    return search(index, query, k=k)
 
 
 @program
@@ -48,7 +43,7 @@ def rank(question: str, passages: list[Passage], k: Static[int]) -> list[Passage
 @program
 def answer(question: str, context: str) -> str:
     """The answer from one context."""
-    return gen(f"Context:\n{context}\n\nQuestion: {question}", system=PLAIN, max_tokens=TOKENS, name="answer")
+    return gen(f"Context:\n{context}\n\nQuestion: {question}", system=BRIEF, max_tokens=TOKENS, name="answer")
 
 
 @program
@@ -66,7 +61,33 @@ def combine(question: str, first: str, second: str, third: str) -> str:
 
 
 @program
-def judge(question: str, context: str, proposed: str) -> str:
-    """Whether an answer is right."""
-    prompt = f"Passages:\n{context}\n\nQuestion: {question}\nProposed answer: {proposed}"
-    return gen(prompt, system=JUDGE, choices=["yes", "no"], name="judge")
+def guess(question: str) -> str:
+    """What a model says without looking anything up."""
+    return gen(f"Question: {question}", system=PROXY, max_tokens=TOKENS, name="guess")
+
+
+@program
+def trust(question: str, proposed: str) -> Literal["yes", "no"]:
+    """Whether that needs no looking up."""
+    prompt = f"Question: {question}\nProposed answer: {proposed}"
+    return gen(prompt, system=TRUST, type=Literal["yes", "no"], max_tokens=4, name="trust")
+
+
+@tool(idempotent=True)
+async def look_up(query: str, delay_ms: int) -> str:
+    """The best page of the offline web for a query, as late as a real one would come."""
+    await asyncio.sleep(delay_ms / 1e3)
+    return "\n".join(page["text"] for page in offline.search(query, 1))
+
+
+@program
+def answer_from(question: str, pages: list[str]) -> str:
+    """The answer from what was looked up."""
+    return gen(f"Context:\n{pages}\n\nQuestion: {question}", system=BRIEF, max_tokens=TOKENS, name="answer")
+
+
+@program
+def situate(text: str, around: str) -> str:
+    """What a passage is about, from the text around it."""
+    prompt = f"Around it: {around}\n\nPassage: {text}"
+    return gen(prompt, system=SITUATE, max_tokens=TOKENS, stop="\n", name="situate")

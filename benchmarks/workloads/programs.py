@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from weft import Document, gen, ingest, program, rerank, search
+from typing import Any, Literal
 
-from .modules import EXPAND, INDEX, PLAIN, REFINE, TOKENS, answer, combine, find, refine
+from weft import Document, Static, Var, cond, gen, ingest, map, program, rerank, search
+from weft.apps.contextual_retrieval.program import Part
+from weft.apps.instructions import BRIEF, EXPAND, REFINE
+from weft.apps.search_answer.program import TRUST
+
+from . import modules
+from .modules import CONTEXTUAL, INDEX, TOKENS, answer, combine, find, look_up, refine
 
 EACH = 16
 """Passages that are searched for with each query."""
@@ -17,7 +23,7 @@ def advanced_rag(question: str, documents: list[Document]) -> str:
     queries = gen(f"Question: {question}", system=EXPAND, type=list[str], max_tokens=64, name="expand")
     best = rerank(question, search(INDEX, queries, k=EACH), k=3)
     context = f"Context:\n{best[0].text}\n\nQuestion: {question}"
-    reply = gen(context, system=PLAIN, max_tokens=TOKENS, name="answer")
+    reply = gen(context, system=BRIEF, max_tokens=TOKENS, name="answer")
     for place in (1, 2):
         prompt = f"Question: {question}\nPrevious answer: {reply}\nNew passage: {best[place].text}"
         reply = gen(prompt, system=REFINE, max_tokens=TOKENS, name="refine")
@@ -40,3 +46,31 @@ def naive_rag_tree(question: str) -> str:
     found = find(question, k=3)
     partial = [answer(question, found[place].text) for place in range(3)]
     return combine(question, *partial)
+
+
+@program
+def search_engine(question: str, delay_ms: Static[int]) -> str:
+    """Guess; if a judge does not trust that, expand, look each query up in the web, and answer."""
+    guess = modules.guess(question)
+    proposed = f"Question: {question}\nProposed answer: {guess}"
+    trusted = gen(proposed, system=TRUST, type=Literal["yes", "no"], max_tokens=4, name="trust")
+
+    def searched() -> str:
+        queries = modules.expand(question)
+        pages = map(lambda query: look_up(query, delay_ms), queries)
+        return modules.answer_from(question, pages)
+
+    return cond(trusted.equals("yes"), guess, searched)
+
+
+@program
+def contextual(question: str, parts: list[Part]) -> str:
+    """Index passages behind what they are about, search, rerank to 1, answer."""
+
+    def situated(part: Var[Part]) -> dict[str, Any]:
+        context = modules.situate(part.text, part.around)
+        return {"id": part.id, "text": f"{context}\n{part.text}"}
+
+    ingest(CONTEXTUAL, map(situated, parts))
+    best = rerank(question, search(CONTEXTUAL, question, k=8), k=1)
+    return answer(question, best[0].text)

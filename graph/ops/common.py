@@ -11,14 +11,13 @@ from typing import ClassVar, Literal
 from .. import schema as json_schema
 from ..errors import OperandError
 from ..prompt import Part, slots
-from ..types import BOOLEAN, JSON, NUMBER, PASSAGES, TEXT, VECTORS, Data, Effect, Kv, Text, Type, Vectors
+from ..types import BOOLEAN, JSON, PASSAGES, TEXT, VECTORS, Data, Effect, Kv, Text, Type, Vectors
 from .base import Dialect, EngineKind, Op, expect, expect_operands
 
 __all__ = [
     "Const",
     "Embed",
     "Equals",
-    "Expected",
     "Format",
     "Forward",
     "Gather",
@@ -30,7 +29,6 @@ __all__ = [
     "Search",
     "SearchMode",
     "Tool",
-    "TopK",
 ]
 
 SearchMode = Literal["hybrid", "vector", "lexical"]
@@ -163,34 +161,6 @@ class Forward(Op):
         """The value, at the type that its users were promised."""
         expect_operands(args, ("value",))
         return (self.type,)
-
-
-@dataclass(frozen=True, slots=True)
-class Expected(Op):
-    """The mean of `values` under softmax of `scores` (log-probabilities, one a value)."""
-
-    values: tuple[float, ...]
-    dialect: ClassVar[Dialect] = "primitive"
-
-    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
-        """One number."""
-        expect_operands(args, ("scores",))
-        expect(args, "scores", Data)
-        return (NUMBER,)
-
-
-@dataclass(frozen=True, slots=True)
-class TopK(Op):
-    """The `k` of `passages` with the highest `scores`, best first; ties keep their order."""
-
-    dialect: ClassVar[Dialect] = "primitive"
-
-    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
-        """Passages with their new scores."""
-        expect_operands(args, ("passages", "scores", "k"))
-        for name in ("passages", "scores", "k"):
-            expect(args, name, Data)
-        return (PASSAGES,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from typing import ClassVar
 from ..errors import OperandError
 from ..prompt import Piece, slots
 from ..sampling import DEFAULT_SAMPLING, Constraint, Sampling
-from ..types import INTEGER, JSON, TEXT, TOKENS, Data, Effect, Kv, Type, Vectors
+from ..types import INTEGER, JSON, PASSAGES, TEXT, TOKENS, Data, Effect, Kv, Text, Type, Vectors
 from .base import Dialect, EngineKind, Op, expect, expect_operands
 from .common import expect_renderable
 from .user import PARAGRAPHS, Chunking, ScoreMethod, expect_choices
 
-__all__ = ["Chunk", "Decode", "Partial", "Prefill", "Score", "Upsert", "Weigh"]
+__all__ = ["Chunk", "Decode", "Partial", "Prefill", "Rate", "Score", "Upsert", "Weigh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,34 @@ class Weigh(Op):
         expect_operands(args, () if self.ids else ("kv",))
         _expect_kv(args, self.model)
         return (INTEGER, TOKENS)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate(Op):
+    """The best `k` of `passages` for `query`, each rated by a model that reads `pieces` with both.
+
+    The rating is the mean of `values` under the probabilities of `choices`, one value a choice, which ranks
+    finer than the likeliest choice would. The slots of the prompt are `query` and `passage`.
+    """
+
+    model: str
+    pieces: tuple[Piece, ...]
+    choices: tuple[str, ...]
+    values: tuple[float, ...]
+    kind: ClassVar[EngineKind] = "llm"
+    dialect: ClassVar[Dialect] = "primitive"
+    batchable: ClassVar[bool] = True
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """Passages with their ratings, best first."""
+        expect_operands(args, ("query", "passages", "k"))
+        expect(args, "query", Text, Data)
+        expect(args, "passages", Data)
+        expect(args, "k", Data)
+        expect_choices(self.choices)
+        if len(self.values) != len(self.choices):
+            raise OperandError(f"{len(self.choices)} choices need as many values, not {len(self.values)}")
+        return (PASSAGES,)
 
 
 @dataclass(frozen=True, slots=True)

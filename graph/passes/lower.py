@@ -15,7 +15,7 @@ from ..ops.common import Search
 from ..ops.user import Generate, Ingest, Probe, Rerank, Select
 from .base import Builder, Context, Rewrite
 from .lower_prompt import PromptLowering
-from .lower_retrieval import lower_ingest, lower_rerank, lower_search
+from .lower_retrieval import RATING, lower_ingest, lower_rerank, lower_search
 
 __all__ = ["Lower"]
 
@@ -56,6 +56,7 @@ class Lower:
             case Search(mode="hybrid" | "vector") if "vectors" not in node.args:
                 lower_search(node, node.op, builder)
             case Rerank() if not self._context.deployment.reranker:
-                lower_rerank(node, builder)
+                model, pieces = self._prompts.pieces(node, RATING)
+                lower_rerank(node, model, pieces, builder)
             case _:
                 builder.keep(node)

@@ -90,6 +90,17 @@ class PromptLowering:
         builder.replace(Value(node.id, 0), count)
         builder.replace(Value(node.id, 1), Value(count.node, 1))
 
+    def pieces(self, node: Node, messages: tuple[Message, ...]) -> tuple[str, tuple[Piece, ...]]:
+        """The default model, and the messages as it reads them."""
+        spec = self._deployment.model("")
+        return spec.name, self._assembled(node, messages, spec)
+
+    def _assembled(self, node: Node, messages: tuple[Message, ...], spec: ModelSpec) -> tuple[Piece, ...]:
+        pieces = self._prompts.get((spec.name, messages))
+        if pieces is None:
+            pieces = self._prompts[spec.name, messages] = _assemble(node, messages, spec)
+        return pieces
+
     def _typed(self, node: Node, op: Generate, text: Value, builder: Builder) -> Value:
         return builder.add(Parse(op.type), {"text": text}, node) if isinstance(op.type, Data) else text
 
@@ -97,9 +108,7 @@ class PromptLowering:
         self, node: Node, messages: tuple[Message, ...], spec: ModelSpec, builder: Builder
     ) -> tuple[Value, _Key]:
         """The kv value of a model that has read the prompt."""
-        pieces = self._prompts.get((spec.name, messages))
-        if pieces is None:
-            pieces = self._prompts[spec.name, messages] = _assemble(node, messages, spec)
+        pieces = self._assembled(node, messages, spec)
         values = self._slot_texts(node, pieces, builder)
         known = tuple(p if isinstance(p, Fixed) else (values[p.name], p.strip) for p in pieces)
         done, kv = self._longest_written(spec.name, known, builder)

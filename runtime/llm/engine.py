@@ -65,6 +65,7 @@ class LLMEngine:
         config = model.config
         self._text: TextBackend = TokenizerText(tokenizer, config) if tokenizer else IdsOnly(config)
         self._verify = options.verify
+        self._drafts = options.forced_tokens
         self._runner = ModelRunner(model, slots)
         self._planner = Planner(KVCache(slots), self._limits)
         self._intake = Intake(self._text, model.config, self._planner)
@@ -72,7 +73,7 @@ class LLMEngine:
         self._tasks: dict[int, Task] = {}
         self._handles = itertools.count(1)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._steps = self._generated = 0
+        self._steps = self._generated = self._drafted = self._forced = 0
         self._stats = self._count()
         self._closing = False
         self._door = (
@@ -179,6 +180,7 @@ class LLMEngine:
             return  # it was cancelled meanwhile
         try:
             task.matcher = grammar.result().matcher()
+            task.drafts = self._drafts
         except Exception as error:
             self._fail(handle, error)
         else:
@@ -193,8 +195,11 @@ class LLMEngine:
         now = time.monotonic()
         for task in tasks:
             task.advance(now)
-        for drawing, token in drawn:
-            drawing.guard(drawing.accept, token, now)
+        for drawing, tokens in drawn:
+            drawing.guard(drawing.accept, tokens, now)
+            self._generated += drawing.taken
+            self._drafted += len(tokens) - 1
+            self._forced += drawing.held
         for task in tasks:
             self._settle(task)
         if self._verify:
@@ -203,7 +208,7 @@ class LLMEngine:
         for task in tasks:
             self._deliver(task)
 
-    def _compute(self, plan: StepPlan, tasks: list[Task]) -> list[tuple[GenerateTask, int]]:
+    def _compute(self, plan: StepPlan, tasks: list[Task]) -> list[tuple[GenerateTask, list[int]]]:
         """Run the model and sample; an error that has no owner fails all tasks of the step."""
         try:
             layout = lay_out(plan.chunks, self._tasks)
@@ -218,7 +223,6 @@ class LLMEngine:
             return []
         self._planner.commit(plan, time.monotonic())
         self._steps += 1
-        self._generated += len(drawn)
         return drawn
 
     def _settle(self, task: Task) -> None:
@@ -282,6 +286,8 @@ class LLMEngine:
             cached_tokens=planner.cached_tokens,
             computed_tokens=planner.computed_tokens,
             generated_tokens=self._generated,
+            drafted_tokens=self._drafted,
+            forced_tokens=self._forced,
             retractions=planner.retractions,
             free_slots=cache.free,
             cached_slots=cache.cached,

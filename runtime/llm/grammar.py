@@ -7,7 +7,7 @@ known. A sampled token that would break it is replaced by the first token of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -23,6 +23,7 @@ from .tokenizer import Tokenizer
 __all__ = ["CompiledGrammar", "GrammarCompiler", "GrammarError", "Matcher", "apply_mask"]
 
 _CACHED_GRAMMARS = 256
+_CACHED_SPELLINGS = 4096  # of forced texts
 
 
 class GrammarCompiler:
@@ -38,6 +39,7 @@ class GrammarCompiler:
             self._token_bytes, xgrammar.VocabType.RAW, vocab_size=vocab_size, stop_token_ids=sorted(eos_ids)
         )
         self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+        self._spell = lru_cache(maxsize=_CACHED_SPELLINGS)(tokenizer.encode_continuation)
         self._eos_ids = eos_ids
         self._cached = lru_cache(maxsize=_CACHED_GRAMMARS)(self._compile)
 
@@ -50,7 +52,7 @@ class GrammarCompiler:
                 text fits into `max_tokens`.
         """
         compiled, guards = self._cached(constraint)
-        grammar = CompiledGrammar(compiled, guards, self._token_bytes, self._eos_ids, max_tokens)
+        grammar = CompiledGrammar(compiled, guards, self._token_bytes, self._eos_ids, max_tokens, self._spell)
         if grammar.min_tokens > max_tokens:
             raise GrammarError(
                 f"max_tokens must be at least {grammar.min_tokens} for this type, not {max_tokens}: "
@@ -104,7 +106,9 @@ class CompiledGrammar:
         token_bytes: Sequence[bytes],
         eos_ids: frozenset[int],
         max_tokens: int,
+        spell: Callable[[str], Sequence[int]],
     ) -> None:
+        self.spell = spell
         self.compiled = compiled
         self.guards = guards
         self.token_bytes = token_bytes
@@ -134,12 +138,32 @@ class Matcher:
             self._state = self._guard.start
             self._way: list[int] | None = None  # a known completion; None: that of the state's own cost
 
-    def fill(self, mask: torch.Tensor, row: int) -> None:
-        """Write into `mask[row]` which tokens may come next.
+    def fill(self, mask: torch.Tensor, row: int, draft: Sequence[int] = ()) -> None:
+        """Write into `mask[row]` which tokens may come next, and into the rows below after each of `draft`.
 
         `mask` is int32 [rows, ceil(vocab_size / 32)] on the CPU; bit `i` of word `w` is token `32 w + i`.
+        Rows behind a token that is not allowed stay as they are.
         """
         self._matcher.fill_next_token_bitmask(mask, row)
+        taken = 0
+        for token in draft:
+            if not self._matcher.accept_token(token):
+                break
+            taken += 1
+            self._matcher.fill_next_token_bitmask(mask, row + taken)
+        if taken:
+            self._matcher.rollback(taken)
+
+    def forced(self) -> Sequence[int]:
+        """The text that must follow whatever is sampled, as the tokenizer would write it; often empty.
+
+        Other tokens may spell the same text, so these are likely, not certain.
+        """
+        try:
+            text = self._matcher.find_jump_forward_string()
+        except UnicodeDecodeError as error:  # it begins or ends within a character
+            text = error.object[: error.start].decode()
+        return self._grammar.spell(text) if text else ()
 
     def accept(self, token: int) -> int:
         """Append the sampled `token`, or the one that the length guard puts in its place; return which.

@@ -38,7 +38,7 @@ class Room:
     def __init__(self, limits: Limits, cost: StepCost, decodes: Sequence[Job], now: float) -> None:
         self._aging, self._cost, self._now = limits.aging_seconds, cost, now
         least = max(limits.token_budget // _PREFILL_SHARE, 1)
-        self._tokens = max(limits.token_budget - len(decodes), least)
+        self._tokens = max(limits.token_budget - sum(1 + job.trunk.drafted for job in decodes), least)
         self._used_ms = 0.0
         self._most_ms = cost.ms(0, limits.token_budget) if decodes else math.inf
         self._urgency = max((job.priority for job in decodes), default=0)

@@ -33,6 +33,8 @@ class EngineOptions:
     """Waiting this long weighs as much as one step of priority."""
     compile_threads: int = 2
     """Threads that compile grammars."""
+    forced_tokens: bool = True
+    """Compute text that a grammar forces in one step; what is sampled is the same."""
     verify: bool = False
     """Check the ownership of every KV slot after every step: for tests, as it takes time."""
 
@@ -76,6 +78,10 @@ class EngineStats:
     """Tokens computed, decodes left out: prompts, options, and what retractions made necessary again."""
     generated_tokens: int
     """Tokens sampled, ends of sequence included."""
+    drafted_tokens: int
+    """Tokens that grammars forced and that were computed before they were sampled,"""
+    forced_tokens: int
+    """and those of them that were sampled: steps that were saved."""
     retractions: int
     free_slots: int
     cached_slots: int

@@ -18,6 +18,7 @@ nobody starves, however well the cache suits others.
 from __future__ import annotations
 
 import bisect
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -113,7 +114,7 @@ class Planner:
         """Choose the next step's work and allocate its slots."""
         plan = StepPlan()
         self._plan_decodes(plan, now)
-        room = Room(self.limits, self.cost, plan.jobs(), now)
+        room = Room(self.limits, self.cost, [chunk.job for chunk in plan.chunks], now)
         self._plan_prefills(plan, room)
         while self.running and not plan.chunks:
             self._retract_one(plan, now)
@@ -164,16 +165,22 @@ class Planner:
         )
 
     def _plan_decodes(self, plan: StepPlan, now: float) -> None:
-        """One token of every running decode, retracting jobs until there is a slot for each."""
+        """One token of every running decode and its draft, retracting jobs until there is a slot for each.
+
+        If the pool or the budget have no room for all drafts, there are none.
+        """
         decodes = [job for job in self.running if job.decoding]
-        while len(decodes) > self.cache.available:
+        if sum(map(_missing, decodes)) > min(self.cache.available, self.limits.token_budget):
+            for job in decodes:
+                job.trunk.drafted = 0
+        while sum(map(_missing, decodes)) > self.cache.available:
             self._retract_one(plan, now)
             decodes = [job for job in self.running if job.decoding]
-        if decodes:
-            slots = self.cache.allocate(len(decodes))
-            for index, job in enumerate(decodes):
-                job.trunk.extend(slots[index : index + 1])
-                plan.chunks.append(Chunk(job, job.trunk, 1))
+        missing = [_missing(job) for job in decodes]
+        slots = self.cache.allocate(sum(missing))
+        for job, count, end in zip(decodes, missing, itertools.accumulate(missing), strict=True):
+            job.trunk.extend(slots[end - count : end])
+            plan.chunks.append(Chunk(job, job.trunk, 1 + job.trunk.drafted))
 
     def _plan_prefills(self, plan: StepPlan, room: Room) -> None:
         """Chunks of the running jobs' prompts and branches."""
@@ -297,6 +304,12 @@ class Planner:
         job.node = None
         job.branches.clear()
         job.trunk.reset()
+
+
+def _missing(job: Job) -> int:
+    """The slots that a decode's next step lacks."""
+    trunk = job.trunk
+    return max(trunk.length + trunk.drafted - trunk.allocated, 0)
 
 
 def _rank(job: Job) -> float:

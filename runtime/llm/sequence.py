@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,10 +16,11 @@ class Sequence:
     """Tokens, and the KV slots of those that are computed or about to be.
 
     `slots[:shared]` belong to the cache (or, in a branch, to its trunk), `slots[shared:allocated]` to this
-    sequence; the KV of `tokens[:computed]` is present.
+    sequence; the KV of `tokens[:computed]` is present. Behind `tokens[:length]` may stand a *draft*: tokens
+    that are expected to be sampled next, and computed together with the last one to see whether they are.
     """
 
-    __slots__ = ("allocated", "computed", "length", "shared", "slots", "tokens")
+    __slots__ = ("allocated", "computed", "drafted", "length", "shared", "slots", "tokens")
 
     def __init__(self, tokens: Tokens, capacity: int) -> None:
         self.tokens: Tokens = np.empty(capacity, dtype=np.int64)
@@ -28,6 +30,7 @@ class Sequence:
         self.computed = 0
         self.shared = 0
         self.allocated = 0
+        self.drafted = 0
 
     @property
     def remaining(self) -> int:
@@ -49,6 +52,22 @@ class Sequence:
         self.tokens[self.length] = token
         self.length += 1
 
+    @property
+    def draft(self) -> list[int]:
+        """The drafted tokens."""
+        found: list[int] = self.tokens[self.length : self.length + self.drafted].tolist()
+        return found
+
+    def propose(self, draft: Seq[int]) -> None:
+        """Draft what follows."""
+        self.tokens[self.length : self.length + len(draft)] = draft
+        self.drafted = len(draft)
+
+    def settle(self, right: int) -> None:
+        """End the draft: of what was computed, only the first `right` tokens of the sequence were."""
+        self.computed = min(self.computed, right)
+        self.drafted = 0
+
     def share(self, slots: Tokens) -> None:
         """Take over KV that is present: the slots of the first tokens, which somebody else owns."""
         count = len(slots)
@@ -63,8 +82,8 @@ class Sequence:
         self.allocated += len(slots)
 
     def reset(self) -> None:
-        """Forget all slots; the tokens stay."""
-        self.computed = self.shared = self.allocated = 0
+        """Forget all slots and the draft; the tokens stay."""
+        self.computed = self.shared = self.allocated = self.drafted = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -113,7 +132,7 @@ class Job:
 
     @property
     def decoding(self) -> bool:
-        """Whether the next step computes just one token and samples another."""
+        """Whether the next step computes just one token, and its draft, and samples others."""
         return self.max_new > 0 and self.trunk.remaining == 1
 
     def active(self) -> list[Sequence]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, ParamSpec
 
@@ -20,6 +20,9 @@ from .text import Stream
 __all__ = ["GenerateTask", "PrefillTask", "ScoreTask", "Task"]
 
 P = ParamSpec("P")
+FinishReason = Literal["stop", "length"]
+
+_MOST_DRAFTED = 16  # tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -79,55 +82,75 @@ class GenerateTask(PrefillTask):
     eos_ids: frozenset[int]
     stream: Stream
     matcher: Matcher | None = None
+    drafts: bool = False  # whether text that the grammar forces is drafted
     logprobs: int | None = None
     first_token: float = 0.0
-    _weights: torch.Tensor | None = None  # [vocab], of the next token
+    taken: int = 0  # tokens sampled in the present step, an end of sequence included
+    held: int = 0  # drafted tokens of the present step that were sampled
+    _weights: torch.Tensor | None = None  # [tokens, vocab], of the next tokens
     _weighed: list[Weighed] = field(default_factory=list)
 
     def wanted(self, chunk: Chunk) -> range:
-        """The last token, if the chunk completes the sequence."""
-        if chunk.sequence.remaining > chunk.count:
-            return range(0)
-        return range(chunk.count - 1, chunk.count)
+        """The last token of the sequence and its draft, if the chunk completes it."""
+        return range(chunk.sequence.remaining - 1, chunk.count)
 
-    def draw(self) -> Draw:
-        """How the next token is to be drawn."""
-        s = self.sampling
-        return Draw(s.temperature, s.top_k, s.top_p, s.seed, self.job.generated)
+    def draws(self, count: int) -> list[Draw]:
+        """How the next tokens are to be drawn."""
+        s, first = self.sampling, self.job.generated
+        return [Draw(s.temperature, s.top_k, s.top_p, s.seed, first + index) for index in range(count)]
 
     def weigh(self, logits: torch.Tensor) -> None:
-        """Take the logits [vocab] of the next token as the model gave them."""
+        """Take the logits [tokens, vocab] of the next tokens as the model gave them."""
         self._weights = logits.log_softmax(dim=-1)
 
     def fill(self, mask: torch.Tensor, row: int) -> None:
-        """Enter the tokens that the grammar allows into a row of an int32 bitmask."""
+        """Enter the tokens that the grammar allows into rows of an int32 bitmask, from `row` on."""
         assert self.matcher is not None
-        self.matcher.fill(mask, row)
+        self.matcher.fill(mask, row, self.job.trunk.draft)
 
-    def accept(self, token: int, now: float) -> None:
-        """Take the sampled token."""
+    def accept(self, tokens: Sequence[int], now: float) -> None:
+        """Take the sampled token, and those sampled behind each drafted one, while the draft holds."""
+        trunk, draft = self.job.trunk, self.job.trunk.draft
+        first, self.taken, self.held = trunk.length, 0, 0
+        text, reason = "", None
+        for index, token in enumerate(tokens):
+            piece, reason, token = self._take(index, token)
+            text += piece
+            if reason is not None or index == len(draft) or token != draft[index]:
+                break
+            self.held += 1
+        trunk.settle(first + self.held)
+        ids = tuple(trunk.tokens[first : trunk.length].tolist())
+        if reason is not None:
+            self._finish(text, ids, reason, now)
+            return
+        self.events.append(Delta(text, ids))
+        room = self.job.max_new - self.job.generated - 1
+        if self.drafts and self.matcher is not None and room:
+            trunk.propose(self.matcher.forced()[: min(room, _MOST_DRAFTED)])
+
+    def _take(self, index: int, token: int) -> tuple[str, FinishReason | None, int]:
+        """Append a sampled token: its text, why the output ends with it, and what the grammar made of it."""
         if self.matcher is not None:
             token = self.matcher.accept(token)
+        self.taken += 1
         if token in self.eos_ids:
-            self._finish("", (), "stop", now)
-            return
+            return "", "stop", token
         self.job.trunk.append(token)
         if self._weights is not None:
-            top = _likeliest(self._weights, self.logprobs or 0)
-            self._weighed.append(Weighed(token, self._weights[token].item(), top))
+            weights = self._weights[index]
+            top = _likeliest(weights, self.logprobs or 0)
+            self._weighed.append(Weighed(token, weights[token].item(), top))
         text = self.stream.push(token)
         if self.stream.stopped or (self.matcher is not None and self.matcher.finished):
-            self._finish(text, (token,), "stop", now)
-        elif self.job.generated >= self.job.max_new:
-            self._finish(text, (token,), "length", now)
-        else:
-            self.events.append(Delta(text, (token,)))
+            return text, "stop", token
+        return text, "length" if self.job.generated >= self.job.max_new else None, token
 
     def _prompt_is_done(self, now: float) -> None:
         self.first_token = now
         self.events.append(self._prompt_event())
 
-    def _finish(self, text: str, ids: tuple[int, ...], reason: Literal["stop", "length"], now: float) -> None:
+    def _finish(self, text: str, ids: tuple[int, ...], reason: FinishReason, now: float) -> None:
         final = self.stream.finish()
         if ids or text or final.delta:
             self.events.append(Delta(text + final.delta, ids))

@@ -20,7 +20,7 @@ from weft.graph.ir import Graph, Node, Value
 from weft.graph.live import Growth, LiveGraph
 from weft.graph.observed import duration_key, length_key
 from weft.graph.ops.common import Interrupt, Tool
-from weft.graph.ops.primitive import Decode
+from weft.graph.ops.primitive import Decode, Rate
 from weft.graph.types import Data, Type
 from weft.graph.values import Datum, plain
 from weft.proto import graph_pb2, value_pb2, worker_pb2
@@ -326,7 +326,9 @@ class Orchestrator:
                 continue
             if isinstance(times.node.op, Decode):
                 self.compiler.observed.add(length_key(times.node), times.timing.generated_tokens)
-            elif times.node.op.kind in ("embed", "index", "rerank", "tool"):
+            elif times.node.op.kind in ("embed", "index", "rerank", "tool") or isinstance(
+                times.node.op, Rate
+            ):
                 self.compiler.observed.add(duration_key(times.node), times.seconds * 1e3)
         self._forget_old(now())
 

@@ -17,7 +17,7 @@ from typing import Final
 from weft.graph.ir import Node, Value
 from weft.graph.live import LiveGraph
 from weft.graph.ops.common import Embed, Input
-from weft.graph.ops.primitive import Decode, Prefill, Score
+from weft.graph.ops.primitive import Decode, Prefill, Rate, Score
 from weft.graph.ops.user import Rerank
 from weft.graph.values import Datum, KvValue
 from weft.runtime.scheduler.primitive import Primitive, describe
@@ -156,7 +156,7 @@ class Reuse:
 
     def _may_be_found(self, node: Node) -> bool:
         match node.op:
-            case Embed() | Rerank():
+            case Embed() | Rerank() | Rate():
                 return True
             case Decode(cache=cache) | Score(cache=cache):
                 return node.op.deterministic and (cache or bool(self._batch))
@@ -182,7 +182,7 @@ class Reuse:
         context = None
         if "kv" in node.args:
             context = recipe(self._run, node.args["kv"], self._graph.nodes, self._values)
-        kept = isinstance(node.op, Embed | Rerank) or getattr(node.op, "cache", False)
+        kept = isinstance(node.op, Embed | Rerank | Rate) or getattr(node.op, "cache", False)
         scope = "" if kept else self._batch
         origin = f"{self._results.origin(node.op)} {scope}"
         return Key(self._namespace, fingerprint(node.op, origin, operands, context))

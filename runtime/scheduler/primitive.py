@@ -12,7 +12,7 @@ from weft.graph.analyses.forecast import UNKNOWN, Forecast
 from weft.graph.ir import Node, Value
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Embed, Input, Interrupt, Tool
-from weft.graph.ops.primitive import Decode, Prefill, Score, Weigh
+from weft.graph.ops.primitive import Decode, Prefill, Rate, Score, Weigh
 from weft.graph.prompt import Fixed
 
 from .prefixes import Content, FixedContent, blocks_of
@@ -43,7 +43,7 @@ class Role(Enum):
 def engine_of(op: Op) -> EngineKey:
     """The engine that runs the operation."""
     match op:
-        case Prefill() | Decode() | Score() | Weigh() | Embed():
+        case Prefill() | Decode() | Score() | Weigh() | Rate() | Embed():
             return EngineKey(op.kind, op.model)
         case Tool(tool=tool):
             return EngineKey(op.kind, tool)

@@ -21,8 +21,9 @@ from weft.graph.codec import (
 from weft.graph.codec.graphs import OPERATIONS
 from weft.graph.errors import GraphError, OperandError
 from weft.graph.ir import Graph, Node, Policy, Value
-from weft.graph.ops.common import Const, Expected, Input, Search
+from weft.graph.ops.common import Const, Input, Search
 from weft.graph.ops.control import Map
+from weft.graph.ops.primitive import Rate
 from weft.graph.ops.user import Chunking, Generate, Ingest
 from weft.graph.prompt import Message, Slot
 from weft.graph.sampling import JsonSchema, Sampling
@@ -379,7 +380,7 @@ def test_a_message_without_an_operation_is_refused() -> None:
 
 def test_numbers_that_are_none_are_refused() -> None:
     with pytest.raises(GraphError, match=r"values\[0\]: must be a finite number, not inf"):
-        decode_node(encode_node(Node(0, Expected((float("inf"),)))))
+        decode_node(encode_node(Node(0, Rate("m", (), ("a",), (float("inf"),)))))
 
 
 @pytest.mark.parametrize("bomb", ["[" * 100_000, '{"nodes":' * 100_000], ids=["lists", "objects"])

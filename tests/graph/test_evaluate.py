@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from weft.graph.evaluate import EvaluationError, evaluate, lift
 from weft.graph.ops.base import Op
@@ -13,17 +10,15 @@ from weft.graph.ops.common import (
     Const,
     Embed,
     Equals,
-    Expected,
     Format,
     Forward,
     Gather,
     Parse,
     Project,
-    TopK,
 )
 from weft.graph.prompt import Slot
 from weft.graph.types import INTEGER, STRINGS, TEXT, Data
-from weft.graph.values import Json, TextValue, plain
+from weft.graph.values import TextValue, plain
 
 PASSAGES = [{"id": "a", "text": "A.", "score": 0.1}, {"id": "b", "text": "B.", "score": 0.2}]
 
@@ -56,11 +51,6 @@ def value(op: Op, **args: Any) -> Any:
         (Equals(), {"a": "x", "b": "x"}, True),
         (Equals(), {"a": 1, "b": "1"}, False),
         (Forward(INTEGER), {"value": 3}, 3),
-        (Expected((0.0, 3.0)), {"scores": [math.log(1), math.log(2)]}, pytest.approx(2.0)),
-        (Expected((5.0,)), {"scores": [-1e9]}, 5.0),
-        (TopK(), {"passages": PASSAGES, "scores": [1, 2], "k": 1}, [{**PASSAGES[1], "score": 2}]),
-        (TopK(), {"passages": PASSAGES, "scores": [1, 1], "k": 9}, [{**p, "score": 1} for p in PASSAGES]),
-        (TopK(), {"passages": [], "scores": [], "k": 3}, []),
     ],
 )
 def test_results(op: Op, args: dict[str, Any], expected: Any) -> None:
@@ -79,10 +69,6 @@ def test_results(op: Op, args: dict[str, Any], expected: Any) -> None:
         (Parse(STRINGS), {"text": "[1]"}, r"the value\[0\] must be string, not integer 1"),
         (Parse(Data('{"enum":[1,2]}')), {"text": "3"}, "must be one of"),
         (Forward(TEXT), {"value": 3}, "expected a text"),
-        (Expected((1.0,)), {"scores": [1, 2]}, "1 values need as many scores, not 2"),
-        (TopK(), {"passages": [{}], "scores": [], "k": 1}, "as many scores"),
-        (TopK(), {"passages": [], "scores": [], "k": 0}, "k must be a positive whole number"),
-        (TopK(), {"passages": [], "scores": [], "k": True}, "k must be a positive whole number"),
     ],
 )
 def test_operands_that_do_not_allow_it(op: Op, args: dict[str, Any], said: str) -> None:
@@ -99,13 +85,3 @@ def test_long_values_are_cut_in_errors() -> None:
 def test_what_engines_compute_is_refused() -> None:
     with pytest.raises(TypeError, match="embed is not an operation of the orchestrator"):
         evaluate(Embed(), {"texts": TextValue("x")})
-
-
-@given(st.lists(st.tuples(st.text(), st.floats(-5, 5)), max_size=8), st.integers(1, 9))
-def test_top_k_is_the_stable_sort(pairs: list[tuple[str, float]], k: int) -> None:
-    passages = [{"id": str(i), "text": text, "score": 0.0} for i, (text, _) in enumerate(pairs)]
-    scores = [score for _, score in pairs]
-    found = value(TopK(), passages=passages, scores=scores, k=k)
-    expected = sorted(zip(scores, range(len(scores)), strict=True), key=lambda pair: (-pair[0], pair[1]))
-    assert [int(p["id"]) for p in found] == [index for _, index in expected][:k]
-    assert lift(found) == Json(found)

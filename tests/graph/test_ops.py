@@ -15,7 +15,6 @@ from weft.graph.ops.common import (
     Const,
     Embed,
     Equals,
-    Expected,
     Format,
     Forward,
     Gather,
@@ -26,11 +25,10 @@ from weft.graph.ops.common import (
     Project,
     Search,
     Tool,
-    TopK,
 )
 from weft.graph.ops.control import Cond, Fold, Loop, Map, body_inputs
 from weft.graph.ops.optimized import Element, Merge, Slice, Stage
-from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert, Weigh
+from weft.graph.ops.primitive import Chunk, Decode, Prefill, Rate, Score, Upsert, Weigh
 from weft.graph.ops.user import Chunking, Generate, Ingest, Probe, Rerank, Select
 from weft.graph.prompt import Fixed, Message, Slot
 from weft.graph.sampling import Sampling
@@ -56,6 +54,7 @@ ANYTHING = list_type(VECTORS)
 NUMBERS = list_type(NUMBER)
 PLAN = Data('{"properties":{"n":{"type":"integer"},"title":{"type":"string"}},"type":"object"}')
 ASK = (Message("user", ("Is ", Slot("x"), " prime?")),)
+RATE = Rate("m", (Slot("passage"), Slot("query")), ("no", "yes"), (0.0, 1.0))
 
 
 def body(*inputs: str, outputs: int = 1) -> Graph:
@@ -81,8 +80,6 @@ SIGNATURES: list[tuple[Op, Mapping[str, Type], tuple[Type, ...]]] = [
     (Parse(PLAN), {"text": TEXT}, (PLAN,)),
     (Equals(), {"a": TEXT, "b": JSON}, (BOOLEAN,)),
     (Forward(PLAN), {"value": JSON}, (PLAN,)),
-    (Expected((1.0, 2.0)), {"scores": NUMBERS}, (NUMBER,)),
-    (TopK(), {"passages": PASSAGES, "scores": NUMBERS, "k": INTEGER}, (PASSAGES,)),
     (Embed(), {"texts": TEXT}, (VECTORS,)),
     (Embed("e"), {"texts": STRINGS}, (VECTORS,)),
     (Search("i"), {"query": TEXT, "k": INTEGER}, (PASSAGES,)),
@@ -110,6 +107,7 @@ SIGNATURES: list[tuple[Op, Mapping[str, Type], tuple[Type, ...]]] = [
     (Weigh("m", start=3), {"kv": KV}, (INTEGER, TOKENS)),
     (Weigh("m", (1, 2), 0), {}, (INTEGER, TOKENS)),
     (Score("m", ("yes", "no")), {"kv": KV}, (TEXT, NUMBERS)),
+    (RATE, {"query": TEXT, "passages": PASSAGES, "k": INTEGER}, (PASSAGES,)),
     (Element(("a", 0), INTEGER), {"text": TEXT}, (INTEGER,)),
     (Slice(0, 2), {"value": STRINGS}, (STRINGS,)),
     (Merge("vectors"), {"0": VECTORS, "1": VECTORS}, (VECTORS,)),
@@ -189,6 +187,11 @@ def test_every_operation_has_a_signature_here() -> None:
         (Probe(ids=(1,)), {"x": TEXT}, "has no operand 'x'; known: none"),
         (Select(ASK, ()), {"x": TEXT}, "choices must not be empty"),
         (Select(ASK, ("a", "a")), {"x": TEXT}, "choices must differ from one another"),
+        (
+            Rate("m", (), ("no", "yes"), (1.0,)),
+            {"query": TEXT, "passages": PASSAGES, "k": INTEGER},
+            "2 choices need as many values, not 1",
+        ),
         (Score("m", ("a", "")), {"kv": KV}, "a choice must not be empty: it has no tokens to score"),
         (Prefill("m", (Slot("x"),)), {"x": KV}, "operand 'x' is a kv, which has no textual form"),
         (Prefill("m", ()), {"kv": TEXT}, "operand 'kv' must be kv, not text"),

@@ -22,7 +22,6 @@ from weft.graph.ops.common import (
     Const,
     Embed,
     Equals,
-    Expected,
     Format,
     Forward,
     Gather,
@@ -33,11 +32,10 @@ from weft.graph.ops.common import (
     Project,
     Search,
     Tool,
-    TopK,
 )
 from weft.graph.ops.control import Cond, Fold, Loop, Map
 from weft.graph.ops.optimized import Element, Merge, Slice, Stage
-from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert, Weigh
+from weft.graph.ops.primitive import Chunk, Decode, Prefill, Rate, Score, Upsert, Weigh
 from weft.graph.ops.user import Chunking, Generate, Ingest, Probe, Rerank, Select
 from weft.graph.prompt import Fixed, Message, Slot
 from weft.graph.sampling import Choices, JsonSchema, Regex, Sampling
@@ -249,6 +247,12 @@ class Builder:
         kv = self.some(Kv)
         return self.add(Score(self.model(kv), self.draw(OPTIONS), self.draw(METHODS)), kv=kv)
 
+    def rate(self) -> Value:
+        choices = self.draw(OPTIONS)
+        values = tuple(self.draw(st.floats(-9, 9)) for _ in choices)
+        op = Rate("m", (Fixed("A"), Slot("passage"), Slot("query")), choices, values)
+        return self.add(op, query=self.some(Text), passages=self.some(Data), k=self.some(Data))
+
     def format(self) -> Value:
         parts, args = self.parts()
         return self.add(Format(tuple(parts)), **args)
@@ -301,12 +305,6 @@ class Builder:
             ),
             "upsert": lambda: self.add(
                 Upsert(self.draw(WORDS)), chunks=self.some(Data), vectors=self.some(Vectors)
-            ),
-            "expected": lambda: self.add(
-                Expected(tuple(self.draw(st.lists(st.floats(-9, 9), max_size=3)))), scores=self.some(Data)
-            ),
-            "top_k": lambda: self.add(
-                TopK(), passages=self.some(Data), scores=self.some(Data), k=self.some(Data)
             ),
             "element": lambda: self.add(Element(self.draw(PATHS), self.draw(PLAIN)), text=self.some(Text)),
             "slice": lambda: self.add(Slice(*self.draw(BOUNDS)), value=self.some(Data)),

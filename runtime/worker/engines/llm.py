@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from weft.graph.ops.base import EngineKind
-from weft.graph.ops.primitive import Decode, Prefill, Score, Weigh
+from weft.graph.ops.primitive import Decode, Prefill, Rate, Score, Weigh
 from weft.graph.values import Json, TextValue
 from weft.proto import worker_pb2
 from weft.runtime.config import ModelSettings
@@ -28,12 +28,15 @@ from weft.runtime.llm.requests import (
     ScoreRequest,
 )
 from weft.runtime.mailbox import Mailbox
+from weft.runtime.retrieval.rerank import top_k
 
-from ..faults import TaskError
+from ..faults import TaskError, invalid_arguments
 from .base import Emit, Gauges, HeldKv, Operands, Outcome, Task, Timing
 from .contexts import context_of, read, write
 from .llm_loading import LoadedModel, describe, load
-from .scoring import align, judge
+from .operands import count_of, passages_of
+from .rating import all_of, expected
+from .scoring import align, judge, mean_scores
 from .weighing import as_data, weighed_prompt
 
 __all__ = ["LlmEngine"]
@@ -87,7 +90,7 @@ class LlmEngine:
             await asyncio.to_thread(self._loaded.engine.close)
 
     async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
-        """Compute a prefill, a decode, a score or a weighing."""
+        """Compute a prefill, a decode, a score, a weighing or ratings."""
         op, kv = task.node.op, operands.get("kv")
         context = context_of(kv, self._model.tokenizer)
         match op:
@@ -99,6 +102,8 @@ class LlmEngine:
                 return await self._score(task, op, context)
             case Weigh():
                 return await self._probe(task, op, op.ids or context.ids())
+            case Rate():
+                return await self._rate(task, op, operands)
             case _:
                 raise TaskError("invalid", f"an LLM engine does not run {op.label()!r}")
 
@@ -182,6 +187,32 @@ class LlmEngine:
             prompt_tokens=len(ids),
         )
         return Outcome((Json(len(ids)), Json(as_data(tokens, self._model.tokenizer))), timing)
+
+    async def _rate(self, task: Task, op: Rate, operands: Operands) -> Outcome:
+        """All passages at once: what their prompts share is computed once, and one step takes many."""
+        passages, count = passages_of(operands["passages"]), count_of(operands, "k")
+        query = operands["query"]
+        empty = Context.empty(self._model.tokenizer)
+        prompts = [
+            read(empty, op.pieces, {"query": query, "passage": TextValue(passage.text)})
+            for passage in passages
+        ]
+        started = time.monotonic()
+        weighed = await all_of([self._rated(task, op, prompt) for prompt in prompts])
+        with invalid_arguments():
+            best = top_k(passages, [rating for rating, _ in weighed], count)
+        timing = Timing(
+            prefill=time.monotonic() - started,
+            cached_tokens=sum(scored.cached_tokens for _, scored in weighed),
+            computed_tokens=sum(scored.computed_tokens for _, scored in weighed),
+            batch=max(1, len(passages)),
+        )
+        return Outcome((Json([passage.to_json() for passage in best]),), timing)
+
+    async def _rated(self, task: Task, op: Rate, prompt: Context) -> tuple[float, Scored]:
+        aligned = align(prompt.ids(), [prompt.append_text(choice).ids() for choice in op.choices])
+        scored = await self._weigh(task, aligned.prefix, aligned.options)
+        return expected(op.values, mean_scores(scored.logprobs)), scored
 
     async def _weigh(
         self, task: Task, prefix: tuple[int, ...], options: tuple[tuple[int, ...], ...], top: int = 0

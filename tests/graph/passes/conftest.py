@@ -21,7 +21,7 @@ from weft.graph.observed import Observed
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Const, Embed, Equals, Format, Input, Project, Search
 from weft.graph.ops.control import Cond, Fold, Loop, Map
-from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
+from weft.graph.ops.primitive import Chunk, Decode, Prefill, Rate, Score, Upsert
 from weft.graph.ops.user import Generate, Ingest, Rerank, Select
 from weft.graph.passes.base import Builder, Rewrite
 from weft.graph.prompt import Fixed, Message, Piece, Slot, merge_fixed
@@ -102,6 +102,12 @@ class Engines:
                 assert isinstance(read, KvValue)
                 scores = [int(digest(read.key + choice), 16) / 2**24 for choice in choices]
                 return TextValue(choices[scores.index(max(scores))]), Json(scores)
+            case Rate():
+                passages = plain(args["passages"])
+                scores = [int(digest(render(args["query"]) + p["text"]), 16) for p in passages]
+                rated = [{**p, "score": score} for p, score in zip(passages, scores, strict=True)]
+                best = sorted(rated, key=lambda passage: -passage["score"])
+                return (Json(best[: plain(args["k"])]),)
             case Embed():
                 rows = [[int(digest(text), 16)] for text in texts_of(args["texts"])]
                 return (VectorsValue(np.array(rows, dtype=np.float32).reshape(-1, 1)),)

@@ -11,11 +11,10 @@ from weft.graph.errors import GraphError
 from weft.graph.ir import Graph, Node, Policy, Value
 from weft.graph.live import LiveGraph
 from weft.graph.ops.base import Op
-from weft.graph.ops.common import Const, Embed, Format, Gather, Input, Parse, Search, TopK
-from weft.graph.ops.control import Map
-from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert, Weigh
+from weft.graph.ops.common import Const, Embed, Format, Gather, Input, Parse, Search
+from weft.graph.ops.primitive import Chunk, Decode, Prefill, Rate, Score, Upsert, Weigh
 from weft.graph.ops.user import Generate, Ingest, Probe, Rerank, Select
-from weft.graph.prompt import Fixed, Message, Piece, Slot, merge_fixed
+from weft.graph.prompt import Fixed, Message, Piece, Slot, merge_fixed, slots
 from weft.graph.sampling import Sampling
 from weft.graph.types import INTEGER, JSON, PASSAGES, STRINGS
 
@@ -226,7 +225,7 @@ def test_a_lexical_search_needs_no_embedding() -> None:
 
 
 @pytest.mark.parametrize("reranker", ["", "cross-encoder"])
-def test_rerank_is_a_map_unless_there_is_a_cross_encoder(reranker: str) -> None:
+def test_rerank_is_a_rating_by_the_model_unless_there_is_a_cross_encoder(reranker: str) -> None:
     deployment = Deployment(DEPLOYMENT.models, "chat", reranker=reranker)
     nodes = lowered(
         Node(0, Input("q")),
@@ -235,8 +234,14 @@ def test_rerank_is_a_map_unless_there_is_a_cross_encoder(reranker: str) -> None:
         Node(3, Rerank(), {"query": Value(0), "passages": Value(1), "k": Value(2)}),
         deployment=deployment,
     )
-    kinds = {type(node.op) for node in nodes}
-    assert kinds >= ({Rerank} if reranker else {Map, TopK})
+    (node,) = (node for node in nodes if "passages" in node.args)
+    assert node.args == {"query": Value(0), "passages": Value(1), "k": Value(2)}
+    if reranker:
+        assert isinstance(node.op, Rerank)
+        return
+    assert isinstance(node.op, Rate)
+    assert node.op.model == "chat"
+    assert slots(node.op.pieces) == ("passage", "query")
 
 
 def test_policies_reach_the_primitives() -> None:

@@ -60,7 +60,9 @@ class Writer(EchoWorker):
 
 def language_model(name: str, template: str = CHAT) -> worker_pb2.EngineInfo:
     chat = ChatTemplate(name, template).to_json() if template else ""
-    info = worker_pb2.LlmInfo(context_length=1000, kv_slots=1_000_000, tokenizer="fingerprint", chat_template=chat)
+    info = worker_pb2.LlmInfo(
+        context_length=1000, kv_slots=1_000_000, tokenizer="fingerprint", chat_template=chat
+    )
     return worker_pb2.EngineInfo(kind="llm", model=name, llm=info)
 
 

@@ -12,7 +12,7 @@ from weft.runtime.llm.limits import Limits
 from weft.runtime.llm.planner import Planner, StepPlan
 from weft.runtime.llm.sequence import Job, Sequence
 
-__all__ = ["Harness", "counts", "distinct", "make", "make_job"]
+__all__ = ["Harness", "counts", "distinct", "make", "make_job", "sampled"]
 
 
 def make_job(
@@ -46,6 +46,7 @@ class Harness:
     step_seconds: Callable[[StepPlan], float] = lambda plan: 1.0
     endings: dict[int, int] = field(default_factory=dict)  # tokens after which the output of a job ends
     verifies: bool = True  # checks every slot after every step
+    draft: Callable[[Job], list[int]] = lambda job: []  # what is drafted behind a sampled token
     now: float = 0.0
     plans: list[StepPlan] = field(default_factory=list)
     done: list[Job] = field(default_factory=list)
@@ -57,12 +58,12 @@ class Harness:
         completing = [
             chunk.job
             for chunk in plan.chunks
-            if chunk.sequence is chunk.job.trunk and chunk.sequence.remaining == chunk.count
+            if chunk.sequence is chunk.job.trunk and chunk.sequence.remaining <= chunk.count
         ]
         self.planner.commit(plan, self.now)
         for job in completing:
             if job.max_new:
-                job.trunk.append((job.id + job.generated) % 50)
+                self._sample(job)
         for job in plan.jobs():
             if not job.remaining or (job.max_new and job.generated == self.endings.get(job.id, job.max_new)):
                 self.planner.finish(job, self.now)
@@ -71,6 +72,19 @@ class Harness:
             self.planner.check()
         self.plans.append(plan)
         return plan
+
+    def _sample(self, job: Job) -> None:
+        """Append a token, and further ones while the draft says what is sampled."""
+        trunk, draft = job.trunk, job.trunk.draft
+        held = 0
+        while True:
+            token = sampled(job)
+            trunk.append(token)
+            if held == len(draft) or token != draft[held] or job.generated == job.max_new:
+                break
+            held += 1
+        trunk.settle(trunk.length - 1)
+        trunk.propose(self.draft(job)[: max(job.max_new - job.generated - 1, 0)])
 
     def run(self) -> list[StepPlan]:
         while not self.planner.idle:
@@ -81,6 +95,11 @@ class Harness:
 def make(total: int = 1000, **limits: float) -> Harness:
     fields = {"context_length": 10_000, "token_budget": 16, "max_running": 8, "aging_seconds": 10.0} | limits
     return Harness(Planner(KVCache(total), Limits(**fields)))  # type: ignore[arg-type]
+
+
+def sampled(job: Job) -> int:
+    """The token that a job samples next."""
+    return (job.id + job.generated) % 50
 
 
 def counts(plan: StepPlan) -> dict[int, int]:

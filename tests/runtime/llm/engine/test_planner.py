@@ -10,7 +10,7 @@ from weft.runtime.llm.errors import RequestError
 from weft.runtime.llm.limits import Limits
 from weft.runtime.llm.sequence import Job
 
-from .harness import counts, distinct, make, make_job
+from .harness import counts, distinct, make, make_job, sampled
 
 
 def test_a_prompt_is_computed_in_chunks_of_the_budget() -> None:
@@ -165,12 +165,32 @@ def test_limits_are_checked() -> None:
         Limits(context_length=10, aging_seconds=0)
 
 
+def test_a_draft_is_computed_with_the_token_before_it() -> None:
+    harness = make(token_budget=16)
+    harness.draft = lambda job: [sampled(job), sampled(job) + 1, 99]  # the third is never sampled
+    harness.planner.submit(make_job(1, distinct(1, 4), 9))
+    assert [counts(plan)[1] for plan in harness.run()] == [4, 4, 4, 2]
+    assert harness.done[0].trunk.tokens[4:].tolist() == [*range(1, 10)]
+
+
+def test_drafts_give_way_to_a_short_pool_and_a_short_budget() -> None:
+    harness = make(total=30, token_budget=16)
+    harness.draft = lambda job: [0] * 9
+    for job in range(2):
+        harness.planner.submit(make_job(job, distinct(job, 5), 10))
+    assert [counts(harness.step()) for _ in range(3)] == [{0: 5, 1: 5}, {0: 1, 1: 1}, {0: 8, 1: 8}]
+    harness.run()
+    assert [job.generated for job in harness.done] == [10, 10]
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_load_ends_in_any_pool_that_holds_each_request(data: st.DataObject) -> None:
     total = data.draw(st.integers(20, 80), label="slots")
     budget = data.draw(st.integers(1, 30), label="budget")
     harness = make(total=total, token_budget=budget, max_running=data.draw(st.integers(1, 9)))
+    right = data.draw(st.lists(st.booleans(), max_size=5), label="which drafted tokens are right")
+    harness.draft = lambda job: [(sampled(job) + at) % 50 if is_ else 99 for at, is_ in enumerate(right)]
     jobs = []
     for id_ in range(data.draw(st.integers(1, 12), label="jobs")):
         length = data.draw(st.integers(1, total - 10))
@@ -197,4 +217,6 @@ def test_any_load_ends_in_any_pool_that_holds_each_request(data: st.DataObject) 
     assert {job.id for job in harness.done} >= {job.id for job in jobs}
     assert len(set(harness.done)) == len(harness.done)
     assert all(job.generated == job.max_new for job in harness.done)
+    outputs = [(job, job.trunk.tokens[job.prompt : job.trunk.length].tolist()) for job in harness.done]
+    assert all(output == [(job.id + at) % 50 for at in range(job.max_new)] for job, output in outputs)
     assert harness.planner.cache.running == 0

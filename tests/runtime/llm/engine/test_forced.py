@@ -1,0 +1,139 @@
+"""Text that a grammar forces is computed in one step, and outputs are what they would be without that."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import weft
+from weft.graph.sampling import Choices, Constraint, JsonSchema, Regex, Sampling
+from weft.runtime.llm.blocking import run_requests
+from weft.runtime.llm.engine import LLMEngine
+from weft.runtime.llm.grammar import GrammarCompiler
+from weft.runtime.llm.model import Model, load_model
+from weft.runtime.llm.options import EngineOptions, EngineStats
+from weft.runtime.llm.requests import Delta, Finished, GenerateRequest
+from weft.runtime.llm.tokenizer import Tokenizer
+
+REFERENCE = Path(weft.__path__[0]) / "apps" / "reference_model" / "model"
+
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "kind": {"enum": ["residential", "residual"]},
+        "born_in_the_year": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3},
+    },
+    "required": ["name", "kind", "born_in_the_year", "tags"],
+    "additionalProperties": False,
+}
+_CONSTRAINTS: tuple[Constraint, ...] = (
+    JsonSchema(json.dumps(_SCHEMA)),
+    Choices(("a thoroughly positive review", "a thoroughly negative one", "neither")),
+    Choices(("日本語です", "日曜日だ🎉")),
+    Regex(r"The year is (19|20)\d\d, and the month is (May|March)\."),
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_folder(REFERENCE)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model(REFERENCE, device="cpu")
+
+
+def requests(tokenizer: Tokenizer, temperature: float) -> list[GenerateRequest]:
+    prompt = tuple(tokenizer.encode("Passage: the river of the town is long.\nAnswer:", bos=True))
+    return [
+        GenerateRequest(
+            (*prompt, 10 + seed),
+            sampling=Sampling(
+                max_tokens=90, temperature=temperature, seed=seed, stop=("march",) if seed == 2 else ()
+            ),
+            constraint=constraint,
+            logprobs=2 if seed == 1 else None,
+        )
+        for constraint in _CONSTRAINTS
+        for seed in range(3)
+    ]
+
+
+def results(
+    model: Model, tokenizer: Tokenizer, asked: list[GenerateRequest], **options: int
+) -> tuple[list[Finished], EngineStats]:
+    """What became of the requests; their deltas must make up their texts."""
+    fields = {"kv_tokens": 4096, "verify": True} | options
+    with LLMEngine(model, tokenizer, EngineOptions(**fields)) as engine:  # type: ignore[arg-type]
+        events = run_requests(engine, asked, timeout=120)
+        stats = engine.stats()
+    for found in events:
+        deltas = [event for event in found if isinstance(event, Delta)]
+        last = found[-1]
+        assert isinstance(last, Finished), last
+        assert "".join(delta.text for delta in deltas) == last.text
+        assert tuple(token for delta in deltas for token in delta.ids)[: len(last.ids)] == last.ids
+    return [last for found in events if isinstance(last := found[-1], Finished)], stats
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_outputs_with_and_without_forced_tokens_are_equal(
+    model: Model, tokenizer: Tokenizer, temperature: float
+) -> None:
+    asked = requests(tokenizer, temperature)
+    plain, without = results(model, tokenizer, asked, forced_tokens=False)
+    forced, stats = results(model, tokenizer, asked)
+    assert [(one.text, one.ids, one.tail, one.finish_reason) for one in forced] == [
+        (one.text, one.ids, one.tail, one.finish_reason) for one in plain
+    ]
+    for left, right in zip(plain, forced, strict=True):
+        assert [weighed.id for weighed in right.logprobs] == [weighed.id for weighed in left.logprobs]
+        for before, after in zip(left.logprobs, right.logprobs, strict=True):
+            assert after.logprob == pytest.approx(before.logprob, abs=1e-3)
+    assert (without.drafted_tokens, without.forced_tokens) == (0, 0)
+    assert stats.generated_tokens == without.generated_tokens
+    assert stats.drafted_tokens >= stats.forced_tokens > stats.generated_tokens / 4
+    assert stats.steps < without.steps
+
+
+def test_forced_tokens_survive_a_small_pool(model: Model, tokenizer: Tokenizer) -> None:
+    asked = requests(tokenizer, 0.0)
+    roomy, _ = results(model, tokenizer, asked)
+    tight, stats = results(model, tokenizer, asked, kv_tokens=120, token_budget=24)
+    assert [one.ids for one in tight] == [one.ids for one in roomy]
+    assert stats.forced_tokens > 0
+    assert (stats.running_slots, stats.free_slots + stats.cached_slots) == (0, 120)
+
+
+def test_what_is_forced_is_a_continuation_of_every_text_of_the_grammar(tokenizer: Tokenizer) -> None:
+    compiler = GrammarCompiler(tokenizer, 4096, tokenizer.eos_ids)
+    matcher = compiler.compile(Choices(("ab" * 9 + "c", "ab" * 9 + "d")), 40).matcher()
+    assert tokenizer.decode_continuation(list(matcher.forced())) == "ab" * 9
+    for token in tokenizer.encode_continuation("ab" * 9):
+        matcher.accept(token)
+    assert matcher.forced() == ()
+
+
+def test_masks_behind_a_draft_are_those_behind_the_same_tokens(tokenizer: Tokenizer) -> None:
+    compiler = GrammarCompiler(tokenizer, 4096, tokenizer.eos_ids)
+    grammar = compiler.compile(_CONSTRAINTS[0], 90)
+    drafting, stepping = grammar.matcher(), grammar.matcher()
+    draft = list(drafting.forced())
+    assert len(draft) > 2
+    masks = torch.zeros((len(draft) + 1, 128), dtype=torch.int32)
+    drafting.fill(masks, 0, draft)
+    for row, token in enumerate([*draft, None]):
+        mask = torch.zeros((1, 128), dtype=torch.int32)
+        stepping.fill(mask, 0)
+        assert torch.equal(mask[0], masks[row])
+        if token is not None:
+            stepping.accept(token)
+    again = torch.zeros((1, 128), dtype=torch.int32)
+    drafting.fill(again, 0)
+    assert torch.equal(again[0], masks[0])
