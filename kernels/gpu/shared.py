@@ -32,6 +32,7 @@ def attend_shared(
     heads, head_dim = q.shape[1:]
     kv_heads = k_pool.shape[1]
     group = heads // kv_heads
+    wide = head_dim * q.element_size() > 512  # tiles that fill the registers of four warps
     _shared[(kv_heads, len(shared.items))](
         q,
         k_pool,
@@ -61,8 +62,8 @@ def attend_shared(
         PAGE=table.page_size,
         WINDOW=0 if plan.window is None else plan.window,
         ROTATE=rotary is not None,
-        num_warps=4,
-        num_stages=3,
+        num_warps=8 if wide else 4,
+        num_stages=1 if wide else 3,
     )
 
 
