@@ -10,7 +10,10 @@ from ..ops.optimized import Element
 from ..ops.primitive import Decode
 from ..sampling import JsonSchema
 
-__all__ = ["finish_ms"]
+__all__ = ["busy_ms", "finish_ms"]
+
+Times = Mapping[int, tuple[float, float]]
+"""Start and finish by node."""
 
 
 def finish_ms(
@@ -37,7 +40,23 @@ def finish_ms(
     return times
 
 
-def _closes(op: Element, decode: Node, times: Mapping[int, tuple[float, float]]) -> float:
+def busy_ms(graph: Graph, node: int, model: str, times: Times, begin: float, end: float) -> float:
+    """How long between two times a model works towards a node's result, on the longest way to it."""
+    busy, until = 0.0, end
+    while node in times and until > begin:
+        start, finish = times[node]
+        made = graph.by_id[node]
+        if made.op.kind == "llm" and getattr(made.op, "model", None) == model:
+            busy += max(0.0, min(finish, until) - max(start, begin))
+        until = min(until, start)
+        before = [value.node for value in made.args.values() if value.node in times]
+        if not before:
+            break
+        node = max(before, key=lambda number: times[number][1])
+    return busy
+
+
+def _closes(op: Element, decode: Node, times: Times) -> float:
     """When an element is written."""
     start, finish = times[decode.id]
     return start + (finish - start) * _share(op, decode)

@@ -9,7 +9,7 @@ from ..costs import CHARS_PER_TOKEN, DEFAULT_COSTS, ModelCosts
 from ..deployment import Deployment
 from ..prompt import Fixed, Piece
 
-__all__ = ["NODE_MS", "SLOT_TOKENS", "Split", "shared_ms", "split_gain", "tokens_of"]
+__all__ = ["NODE_MS", "SLOT_TOKENS", "Split", "competes", "shared_ms", "split_gain", "tokens_of"]
 
 NODE_MS: Final = 1.0
 """What one more primitive costs on its way to a worker and back (measured on two cores)."""
@@ -32,6 +32,16 @@ def split_gain(deployment: Deployment, model: str, left: Iterable[Piece], right:
     left_ms = costs.prefill_ms(0, first)
     apart_ms = left_ms + costs.prefill_ms(first, second)
     return Split(left_ms, apart_ms - costs.prefill_ms(0, first + second) + NODE_MS)
+
+
+def competes(deployment: Deployment, model: str) -> bool:
+    """Whether reading something holds up what a model writes meanwhile by as much as reading it later takes.
+
+    That is what measured costs say, which are linear in the tokens of a step. Of a model that nobody has
+    measured the opposite is assumed, as Teola does of its engines.
+    """
+    spec = deployment.models.get(model)
+    return spec is not None and spec.costs is not None
 
 
 def shared_ms(deployment: Deployment, model: str, characters: int, prompts: int) -> float:

@@ -11,16 +11,16 @@ joins what is ready.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from ..analyses.times import finish_ms
+from ..analyses.times import Times, busy_ms, finish_ms
 from ..ir import Graph, Node
 from ..ops.primitive import Prefill
 from ..prompt import Piece, Slot, slots
 from .base import Builder, Context, Rewrite
-from .gates import split_gain
+from .gates import competes, split_gain
 
 __all__ = ["SplitPrefill"]
 
@@ -28,11 +28,21 @@ _TOGETHER = "known together"
 _NO_GAIN = "saves less than it costs"
 
 
+_NOW: Final = (0.0, 0.0)
+
+
+class _Wait(NamedTuple):
+    """How much later a value is known than what is left of it; how long of that its own model is at work."""
+
+    ms: float
+    busy_ms: float
+
+
 class _Cut(NamedTuple):
-    """Where a prompt is cut: before piece `place`, whose value comes `wait_ms` after what is left of it."""
+    """Where a prompt is cut: before piece `place`."""
 
     place: int
-    wait_ms: float
+    wait: _Wait
     saved_ms: float
 
 
@@ -40,7 +50,8 @@ class SplitPrefill:
     """Teola's Pass 3 (section 4.2), at every boundary and with a gate.
 
     A cut is made if what it lets the model read earlier takes longer than the cut costs: reading two
-    segments one after the other instead of both at once, and one more primitive.
+    segments one after the other instead of both at once, and one more primitive. While the model itself
+    works for the value that is waited for, nothing is won by letting it read beside (`competes`).
     """
 
     name = "split_prefill"
@@ -57,28 +68,32 @@ class SplitPrefill:
         if not any(_has_late_slot(node) for node in graph):
             return Rewrite(graph, {}, "no prompt waits for a part of it")
         times = finish_ms(graph, self._context.estimator.duration_ms, self._context.known)
-        finished = {node: finish for node, (_, finish) in times.items()}
         builder = self._context.builder(graph)
         for node in graph:
-            cuts = self._cuts(node, finished, builder) if _has_late_slot(node) else []
+            cuts = self._cuts(node, graph, times, builder) if _has_late_slot(node) else []
             if cuts:
                 self._split(node, cuts, builder)
             else:
                 builder.keep(node)
         return builder.rewrite(f"cut {len(builder.changes)} prompts")
 
-    def _cuts(self, node: Node, finished: Mapping[int, float], builder: Builder) -> list[_Cut]:
+    def _cuts(self, node: Node, graph: Graph, times: Times, builder: Builder) -> list[_Cut]:
         op = node.op
         assert isinstance(op, Prefill)
-        known_ms = finished.get(node.args["kv"].node, 0.0) if "kv" in node.args else 0.0
+        known_ms = times.get(node.args["kv"].node, _NOW)[1] if "kv" in node.args else 0.0
         cuts: list[_Cut] = []
         begin = 0
         for index, piece in enumerate(op.pieces):
             if not isinstance(piece, Slot):
                 continue
-            slot_ms = finished.get(node.args[piece.name].node, 0.0)
+            maker = node.args[piece.name].node
+            slot_ms = times.get(maker, _NOW)[1]
             if index > begin:
-                cut = self._weigh(node, op.pieces[begin:index], op.pieces[index:], slot_ms - known_ms, index)
+                busy = 0.0
+                if competes(self._context.deployment, op.model):
+                    busy = busy_ms(graph, maker, op.model, times, known_ms, slot_ms)
+                wait = _Wait(max(slot_ms - known_ms, 0.0), busy)
+                cut = self._weigh(node, op.pieces[begin:index], op.pieces[index:], wait, index)
                 if cut.saved_ms > 0:
                     cuts.append(cut)
                     begin = index
@@ -88,12 +103,12 @@ class SplitPrefill:
         return cuts
 
     def _weigh(
-        self, node: Node, left: Sequence[Piece], right: Sequence[Piece], wait_ms: float, index: int
+        self, node: Node, left: Sequence[Piece], right: Sequence[Piece], wait: _Wait, index: int
     ) -> _Cut:
         """What cutting between two segments saves, less what it costs."""
         assert isinstance(node.op, Prefill)
         split = split_gain(self._context.deployment, node.op.model, left, right)
-        return _Cut(index, wait_ms, min(max(wait_ms, 0.0), split.left_ms) - split.cost_ms)
+        return _Cut(index, wait, min(max(wait.ms - wait.busy_ms, 0.0), split.left_ms) - split.cost_ms)
 
     def _split(self, node: Node, cuts: Sequence[_Cut], builder: Builder) -> None:
         op = node.op
@@ -113,7 +128,7 @@ class SplitPrefill:
             else:
                 kv = builder.add(part, operands, node)
         saved = sum(cut.saved_ms for cut in cuts)
-        waits = ", ".join(f"{cut.wait_ms:.0f} ms" for cut in cuts)
+        waits = ", ".join(f"{cut.wait.ms:.0f} ms" for cut in cuts)
         builder.changed(node, f"cut into {len(ends)} segments: saves {saved:.1f} ms of waits of {waits}")
 
 
@@ -123,9 +138,11 @@ def _has_late_slot(node: Node) -> bool:
 
 
 def _refuse(node: Node, piece: Slot, cut: _Cut, builder: Builder) -> None:
-    if cut.wait_ms <= 0:
+    if cut.wait.ms <= 0:
         text = f"not cut before {piece.name!r}, which is known as early as what precedes it"
         builder.refused(node, text, _TOGETHER)
     else:
-        wait = f"with a wait of {cut.wait_ms:.1f} ms it would cost {-cut.saved_ms:.1f} ms more than it saves"
+        working = f", the model at work for {cut.wait.busy_ms:.1f} of it," if cut.wait.busy_ms else ""
+        wait = f"with a wait of {cut.wait.ms:.1f} ms{working}"
+        wait += f" it would cost {-cut.saved_ms:.1f} ms more than it saves"
         builder.refused(node, f"not cut before {piece.name!r}: {wait}", _NO_GAIN)

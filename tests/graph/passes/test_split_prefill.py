@@ -77,7 +77,7 @@ def test_a_cut_that_saves_less_than_it_costs_is_refused_by_name(head: str, searc
     assert [rule for _, rule in refusals(live)] == ["saves less than it costs"]
 
 
-def test_every_step_of_a_refine_chain_reads_what_comes_before_its_passage() -> None:
+def refine_chain(costs: ModelCosts | None) -> LiveGraph:
     """Three steps, each with the question, the passage and the answer so far, in that order."""
     nodes = [Node(0, Input("q")), Node(1, Const("3", INTEGER))]
     nodes.append(Node(2, Search("docs", "lexical"), {"query": Value(0), "k": Value(1)}))
@@ -89,9 +89,18 @@ def test_every_step_of_a_refine_chain_reads_what_comes_before_its_passage() -> N
             parts, args = (*parts, " so far: ", Slot("a")), args | {"a": answer}
         nodes.append(Node(3 + step, Generate((Message("raw", (*parts, f" step {step}")),)), args))
         answer = Value(3 + step)
-    live = LiveGraph(DEPLOYMENT)
+    observed = Observed()
+    for _ in range(8):
+        observed.add(duration_key(nodes[2]), 500.0)
+    deployment = Deployment({"m": ModelSpec("m", 4096, costs=costs)}, "m", indexes=frozenset({"docs"}))
+    live = LiveGraph(deployment, observed=observed)
     assert answer is not None
     live.extend(Graph(tuple(nodes), (answer,)), closed=True)
+    return live
+
+
+def test_every_step_of_a_refine_chain_reads_what_comes_before_its_passage() -> None:
+    live = refine_chain(costs=None)
     prefills = {n.id: n for n in live.nodes.values() if isinstance(n.op, Prefill)}
     heads = [n for n in prefills.values() if set(n.args) == {"q"}]
     assert len(heads) == 1  # instruction and question are read once, before the search has ended
@@ -100,3 +109,16 @@ def test_every_step_of_a_refine_chain_reads_what_comes_before_its_passage() -> N
     with_answer = [n for n in prefills.values() if "a" in n.args]
     assert len(with_answer) == 2
     assert all("c" in prefills[n.args["kv"].node].args for n in with_answer)  # before the answer is known
+
+
+def test_what_a_model_would_read_beside_its_own_writing_is_not_cut_where_that_is_known_to_gain_nothing() -> (
+    None
+):
+    live = refine_chain(COSTS)
+    with_answer = [n for n in live.nodes.values() if isinstance(n.op, Prefill) and "a" in n.args]
+    assert len(with_answer) == 2
+    assert all("c" in node.args for node in with_answer)  # passage and answer are read together
+    (report,) = [report for report in live.reports if report.name == "split_prefill"]
+    texts = [note.text for note in report.refusals if note.rule == "saves less than it costs"]
+    assert len(texts) == 2
+    assert all("the model at work for" in text for text in texts)
