@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import demo, explain, index, models, new, run, runs, serve, submit, worker
+from . import demo, explain, index, model, models, new, run, runs, serve, submit, worker
 from .output import OUTPUT
 from .problems import CommandGroup
 
@@ -32,6 +32,7 @@ app.command("submit")(submit.command)
 app.command("runs")(runs.command)
 app.command("models")(models.command)
 app.command("index")(index.command)
+app.add_typer(model.app, name="model")
 
 
 def _write_version(wanted: bool) -> None:
