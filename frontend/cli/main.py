@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, demo, explain, index, models, new, run, runs, serve, submit, worker
+from . import bench, demo, explain, index, model, models, new, run, runs, serve, submit, worker
 from .output import OUTPUT
 from .problems import CommandGroup
 
@@ -33,6 +33,7 @@ app.command("runs")(runs.command)
 app.command("models")(models.command)
 app.command("index")(index.command)
 app.command("bench", context_settings=bench.PASSES_OPTIONS_ON)(bench.command)
+app.add_typer(model.app, name="model")
 
 
 def _write_version(wanted: bool) -> None:

@@ -13,7 +13,17 @@ from random import Random
 from .schema import KINDS
 from .world import Entity, Fact
 
-__all__ = ["PRONOUNS", "Passage", "noun_forms", "write_passage"]
+__all__ = [
+    "PRONOUNS",
+    "Forms",
+    "Passage",
+    "first_forms",
+    "later_forms",
+    "noun_forms",
+    "opening",
+    "state",
+    "write_passage",
+]
 
 Forms = dict[str, str]
 """The fields of a template that stand for the subject."""
@@ -64,23 +74,24 @@ def write_passage(
     rng: Random, subject: Entity, facts: Sequence[Fact], *, continues: bool, fillers: int
 ) -> Passage:
     """State the facts in their order, with so many neutral sentences between them."""
-    first = _first_forms(rng, subject, continues)
+    first = first_forms(rng, subject, continues)
     text: list[str] = []
     rest = list(facts)
     if not continues and rng.random() < 0.35:
         used = 2 if len(rest) > 1 and rng.random() < 0.7 else 1
-        text.append(_opening(rng, subject, rest[:used], first))
+        text.append(opening(rng, rest[:used], first, KINDS[subject.kind].introductions))
         rest = rest[used:]
     else:
-        text.append(_state(rng, rest.pop(0), first, naming=True))
-    text += [_state(rng, fact, _later_forms(rng, subject, first, continues)) for fact in rest]
+        text.append(state(rng, rest.pop(0), first, naming=True))
+    text += [state(rng, fact, later_forms(rng, subject, first, continues)) for fact in rest]
     for filler in rng.sample(KINDS[subject.kind].fillers, fillers):
         at = rng.randint(1, len(text))
-        text.insert(at, filler.format_map(_later_forms(rng, subject, first, continues)))
+        text.insert(at, filler.format_map(later_forms(rng, subject, first, continues)))
     return Passage(subject, tuple(facts), " ".join(text), continues)
 
 
-def _first_forms(rng: Random, subject: Entity, continues: bool) -> Forms:
+def first_forms(rng: Random, subject: Entity, continues: bool) -> Forms:
+    """The fields for the subject in the first sentence of its passage."""
     if not continues:
         return noun_forms(subject.ref)
     if subject.kind == "person" or rng.random() < 0.25:
@@ -88,7 +99,8 @@ def _first_forms(rng: Random, subject: Entity, continues: bool) -> Forms:
     return noun_forms(f"the {subject.noun}")
 
 
-def _later_forms(rng: Random, subject: Entity, first: Forms, continues: bool) -> Forms:
+def later_forms(rng: Random, subject: Entity, first: Forms, continues: bool) -> Forms:
+    """The fields for the subject in the sentences after the first."""
     draw = rng.random()
     if draw < 0.5 or (continues and subject.kind == "person"):
         return PRONOUNS[subject.pronoun]
@@ -97,7 +109,7 @@ def _later_forms(rng: Random, subject: Entity, first: Forms, continues: bool) ->
     return noun_forms(f"the {subject.noun}") if draw < 0.75 or continues else first
 
 
-def _state(rng: Random, fact: Fact, forms: Forms, *, naming: bool = False) -> str:
+def state(rng: Random, fact: Fact, forms: Forms, *, naming: bool = False) -> str:
     """A sentence that states the fact; if `naming`, one that mentions the subject."""
     options = [template for template in fact.relation.sentences if "n" in forms or "{n}" not in template]
     if naming:
@@ -105,10 +117,10 @@ def _state(rng: Random, fact: Fact, forms: Forms, *, naming: bool = False) -> st
     return _filled(rng.choice(options), fact, forms)
 
 
-def _opening(rng: Random, subject: Entity, facts: Sequence[Fact], forms: Forms) -> str:
-    """A first sentence that states one or two facts as modifiers."""
+def opening(rng: Random, facts: Sequence[Fact], forms: Forms, introductions: Sequence[str]) -> str:
+    """A first sentence that introduces the subject and states one or two facts as modifiers."""
     modifier = " and ".join(_filled(rng.choice(fact.relation.clauses), fact, {}) for fact in facts)
-    what = rng.choice(KINDS[subject.kind].introductions)
+    what = rng.choice(introductions)
     if rng.random() < 0.35:
         return f"{modifier[0].upper()}{modifier[1:]}, {forms['s']} is {what}."
     return f"{forms['S']}, {modifier}, is {what}."

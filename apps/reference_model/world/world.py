@@ -39,7 +39,7 @@ class Entity:
     @property
     def ref(self) -> str:
         """How the name is written inside a sentence."""
-        return f"the {self.name}" if self.kind == "product" else self.name
+        return f"the {self.name}" if self.kind in ("product", "thing") else self.name
 
 
 @dataclass(frozen=True, eq=False, slots=True)

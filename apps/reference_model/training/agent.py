@@ -1,0 +1,218 @@
+"""The task of an agent: the next action, given what it has seen."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from ..world.questions import ask
+from ..world.world import Fact
+from .answers import CANONICAL, single, two_hops
+from .contexts import Context, build
+from .passage_tasks import new_fact, one_passage
+from .passages import Text, write
+from .question_tasks import arithmetic, search_queries, two_facts
+from .samples import NOT_FOUND, Branch, Sample, cite, system
+from .worlds import GrowingWorld
+
+__all__ = ["actions"]
+
+_NO_RESULTS: Final = ("No results.", "No results.", "Nothing found.", NOT_FOUND)
+_OPERATORS: Final[dict[str, Callable[[int, int], int]]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+}
+
+Search = Callable[[Fact, bool, Fact | None], tuple[str, list[Fact]]]
+"""What a search for a fact returns, and which facts that states.
+
+It is told whether to find the fact, and of another fact that it may state as well.
+"""
+
+
+@dataclass
+class _Problem:
+    kind: str
+    question: str
+    facts: list[Fact]
+    """To look up, in this order."""
+    expression: str | None
+    search: Search
+
+
+def actions(rng: Random, branches: int, canonical: float = CANONICAL, *, multi_turn: float = 0.5) -> Sample:
+    """Next actions; what was done before is in chat turns (`multi_turn`), or all in one message."""
+    sample = Sample(system(rng, "agent", canonical))
+    for _ in range(branches):
+        problem = _over_corpus(rng) if rng.random() < 0.6 else _over_new_facts(rng)
+        steps = _steps(rng, problem)
+        if rng.random() < multi_turn:
+            users = [f"Question: {problem.question}"] + [f"Observation: {seen}" for _, seen in steps[:-1]]
+            turns = list(zip(users, [action for action, _ in steps], strict=True))
+            if rng.random() < 0.3:
+                turns = turns[: rng.randint(1, len(turns))]
+        else:
+            upto = rng.randrange(len(steps))
+            lines = [f"Question: {problem.question}"]
+            lines += [f"Action: {action}\nObservation: {seen}" for action, seen in steps[:upto]]
+            turns = [("\n".join(lines), steps[upto][0])]
+        sample.branches.append(Branch("agent", turns, problem.kind))
+    return sample
+
+
+def _steps(rng: Random, problem: _Problem) -> list[tuple[str, str]]:
+    """Actions with what each showed; the last one finishes."""
+    steps: list[tuple[str, str]] = []
+    known: list[Fact] = []
+    for index, fact in enumerate(problem.facts):
+        extra = problem.facts[1] if index == 0 and len(problem.facts) > 1 else None
+        attempt = 0
+        while fact not in known:
+            if attempt == 2:
+                return [*steps, (_action("finish", NOT_FOUND), "")]
+            found = rng.random() < (0.85 if attempt == 0 else 0.6)
+            text, seen = problem.search(fact, found, extra)
+            steps.append((_action("search", search_queries(fact)[2 * attempt]), text))
+            known += seen
+            attempt += 1
+    result = problem.facts[-1].value.text
+    if problem.expression is not None:
+        left, symbol, right = problem.expression.split()
+        result = str(_OPERATORS[symbol](int(left), int(right)))
+        steps.append((_action("calculator", problem.expression), result))
+    return [*steps, (_action("finish", result), "")]
+
+
+def _action(tool: str, text: str) -> str:
+    return json.dumps({"tool": tool, "input": text})
+
+
+# ---- problems
+
+
+def _over_corpus(rng: Random) -> _Problem:
+    """A question about a small corpus, and a search of it."""
+    context = build(rng, rng.randint(3, 9), anaphora=0.2)
+    draw = rng.random()
+    chain = two_hops(rng, context)
+    if draw < 0.4:
+        question, facts, expression = arithmetic(rng, context.world)
+        context = _with_passages(rng, context, facts)
+        return _Problem("arithmetic", question, facts, expression, _search_of(rng, context))
+    if draw < 0.75 and chain is not None:
+        question, first, second = chain
+        return _Problem("two_hops", question, [first, second], None, _search_of(rng, context))
+    question, fact = single(rng, context)
+    return _Problem("single", question, [fact], None, _search_of(rng, context))
+
+
+def _over_new_facts(rng: Random) -> _Problem:
+    """A question about new entities, and a search that writes what it finds."""
+    world = GrowingWorld(rng, link_rate=0.0)
+    search = _search_at_large(rng, world)
+    draw = rng.random()
+    if draw < 0.4:
+        question, facts, expression = arithmetic(rng, world)
+        return _Problem("arithmetic", question, facts, expression, search)
+    if draw < 0.7:
+        question, facts = two_facts(rng, world)
+        return _Problem("two_hops", question, facts, None, search)
+    fact = new_fact(rng, world)
+    return _Problem("single", ask(rng, fact.relation, fact.subject), [fact], None, search)
+
+
+def _with_passages(rng: Random, context: Context, facts: list[Fact]) -> Context:
+    """The context with passages that state these facts."""
+    texts = list(context.texts)
+    for subject in dict.fromkeys(fact.subject for fact in facts):
+        own = [fact for fact in facts if fact.subject is subject]
+        text = one_passage(rng, context.world, subject, must=own[0])
+        if not all(fact in text.facts for fact in own):
+            text = write(rng, subject, own)
+        places = [i for i in range(len(texts) + 1) if i == len(texts) or texts[i].antecedent is None]
+        texts.insert(rng.choice(places), text)
+    return Context(context.world, texts)
+
+
+# ---- searches
+
+
+def _search_of(rng: Random, context: Context) -> Search:
+    """A search that returns passages of the context, each with those that it continues."""
+
+    def groups(texts: list[Text]) -> list[list[Text]]:
+        found: list[list[Text]] = []
+        for text in context.texts:
+            if text.antecedent is not None and found:
+                found[-1].append(text)
+            else:
+                found.append([text])
+        return [group for group in found if any(text in texts for text in group)]
+
+    def search(fact: Fact, found: bool, extra: Fact | None) -> tuple[str, list[Fact]]:
+        home = context.text(fact)
+        others = [text for text in context.texts if text is not home]
+        likely = [
+            text
+            for text in others
+            if fact.subject.name in text.text or text.subject.kind == fact.subject.kind
+        ]
+        picked = rng.sample(likely, min(len(likely), rng.choice((0, 1, 1, 2, 3))))
+        if rng.random() < 0.3 and others:
+            picked.append(rng.choice(others))
+        results = groups([*picked, home]) if found else [g for g in groups(picked) if home not in g]
+        if not results:
+            return rng.choice(_NO_RESULTS), []
+        rng.shuffle(results)
+        texts = [text for group in results for text in group]
+        return _shown(rng, texts, joint=0.3), [fact for text in texts for fact in text.facts]
+
+    return search
+
+
+def _search_at_large(rng: Random, world: GrowingWorld) -> Search:
+    """A search that writes passages as needed, or a short answer."""
+
+    def search(fact: Fact, found: bool, extra: Fact | None) -> tuple[str, list[Fact]]:
+        more = extra if extra is not None and found and rng.random() < 0.25 else None
+        if not found and rng.random() < 0.3:
+            return rng.choice(_NO_RESULTS), []
+        if found and more is None and rng.random() < 0.1:
+            answer = fact.value.text
+            return (answer if rng.random() < 0.5 else cite(answer, rng.randint(1, 9))), [fact]
+        texts = [_found(rng, world, fact) if found else _missed(rng, world, fact)]
+        if more is not None:
+            texts.append(one_passage(rng, world, more.subject, must=more))
+        for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
+            kind = fact.subject.kind if rng.random() < 0.6 else world.any_kind()
+            texts.append(one_passage(rng, world, world.new_entity(kind)))
+        rng.shuffle(texts)
+        return _shown(rng, texts, joint=0.5), [fact for text in texts for fact in text.facts]
+
+    return search
+
+
+def _found(rng: Random, world: GrowingWorld, fact: Fact) -> Text:
+    return one_passage(rng, world, fact.subject, must=fact)
+
+
+def _missed(rng: Random, world: GrowingWorld, fact: Fact) -> Text:
+    """The right subject without the fact, or the right attribute of another subject."""
+    if rng.random() < 0.5:
+        return one_passage(rng, world, fact.subject, avoid=fact.relation.label)
+    other = world.new_entity(fact.subject.kind)
+    return one_passage(rng, world, other, must=world.fact(other, fact.relation))
+
+
+def _shown(rng: Random, texts: list[Text], joint: float) -> str:
+    """The passages as a tool shows them: numbered or not, in lines or in one."""
+    lines = [text.text for text in texts]
+    if rng.random() < 0.4:
+        lines = [f"[{number}] {line}" for number, line in enumerate(lines, 1)]
+    together = rng.random() < joint and all(line.endswith(".") for line in lines)
+    return (" " if together else "\n").join(lines)

@@ -1,0 +1,109 @@
+"""Which tasks the model is trained on, and when: from few passages to many."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+from . import agent, answers, passage_tasks, question_tasks, records
+from .contexts import Length
+from .samples import PROMPTS, Sample
+
+__all__ = ["draw"]
+
+_SHARES: Final = {
+    "answers": 50,
+    "overwrites": 6,
+    "aliases": 9,
+    "judgements": 7,
+    "outlines": 6,
+    "summaries": 3,
+    "refinements": 5,
+    "relevance": 4,
+    "expansions": 2,
+    "standalone": 2,
+    "combinations": 3,
+    "actions": 8,
+}
+_RECOGNIZABLE: Final = {"answers", "judgements", "outlines", "refinements", "standalone", "combinations"}
+"""The user message alone tells these apart."""
+_GENERIC: Final = ("", "", "You are a helpful assistant.", "You are a careful assistant.")
+_UNRECOGNIZABLE_TASKS: Final = {"plain", "steps"}
+
+
+def draw(rng: Random, progress: float) -> Sample:
+    """A sample; `progress`, from 0 to 1, is the share of the training that is done."""
+    most = 3 if progress < 0.03 else 6 if progress < 0.08 else 12
+    early = progress < 0.03 and rng.random() < 0.7
+    family = "answers" if early else rng.choices(list(_SHARES), list(_SHARES.values()))[0]
+    sample = _sample(rng, family, most)
+    _place_instruction(rng, sample, family)
+    return sample
+
+
+def _sample(rng: Random, family: str, most: int) -> Sample:
+    passages = rng.randint(1, most)
+    match family:
+        case "answers":
+            return _answers(rng, passages, most)
+        case "overwrites":
+            passages, length = _size(rng, max(2, passages), most)
+            return records.overwrites(rng, passages, rng.randint(5, 10), length=length)
+        case "aliases":
+            passages, length = _size(rng, max(3, passages), most)
+            return records.aliases(rng, passages, rng.randint(5, 10), length=length)
+        case "judgements":
+            return answers.judgements(rng, passages, rng.randint(5, 10))
+        case "outlines":
+            return answers.outlines(rng, passages, 4)
+        case "summaries":
+            return passage_tasks.summaries(rng, rng.randint(4, 8))
+        case "refinements":
+            return passage_tasks.refinements(rng, rng.randint(4, 8))
+        case "relevance":
+            return passage_tasks.relevance(rng, rng.randint(4, 8))
+        case "expansions":
+            return question_tasks.expansions(rng, rng.randint(4, 8))
+        case "standalone":
+            return question_tasks.standalone(rng, rng.randint(4, 8))
+        case "combinations":
+            return question_tasks.combinations(rng, rng.randint(4, 8))
+        case "actions":
+            return agent.actions(rng, rng.randint(4, 8))
+        case _:
+            raise AssertionError(family)
+
+
+def _answers(rng: Random, passages: int, most: int) -> Sample:
+    if rng.random() < 0.01:
+        return answers.nothing_found(rng, 3)
+    passages, length = _size(rng, passages, most)
+    first = 0.04 if passages < 9 else 0.0
+    branches = rng.randint(5, 12)
+    return answers.answers(rng, passages, branches, plain=0.1, question_first=first, length=length)
+
+
+def _size(rng: Random, passages: int, most: int) -> tuple[int, Length]:
+    """So many passages, or many more, or few long ones, once the curriculum has come so far."""
+    if most < 12:
+        return passages, "usual"
+    draw = rng.random()
+    if draw < 0.08:
+        return rng.randint(13, 28), "usual"
+    if draw < 0.15:
+        return rng.randint(4, 33), "short"
+    if draw < 0.23:
+        return rng.randint(2, 9), "long"
+    return passages, "usual"
+
+
+def _place_instruction(rng: Random, sample: Sample, family: str) -> None:
+    """Now and then move the instruction to the user message, or leave it out."""
+    draw = rng.random()
+    if draw < 0.05:
+        sample.shared = f"{sample.system}\n\n{sample.shared}"
+        sample.system = ""
+    elif draw < 0.1 and family in _RECOGNIZABLE:
+        told = sample.system in PROMPTS["steps"] + PROMPTS["plain"]
+        if not told and all(branch.task not in _UNRECOGNIZABLE_TASKS for branch in sample.branches):
+            sample.system = rng.choice(_GENERIC)

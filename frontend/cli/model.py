@@ -1,0 +1,77 @@
+"""`weft model`: train and evaluate the reference model."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from .output import OUTPUT
+from .problems import CommandGroup, UsageProblem
+
+__all__ = ["app"]
+
+_TRAINING: Final = "weft.apps.reference_model.training"
+
+app = typer.Typer(
+    cls=CommandGroup,
+    help="Train and evaluate the reference model.",
+    no_args_is_help=True,
+)
+
+
+@app.command("train")
+def train(
+    folder: Annotated[Path, typer.Argument(help="Where checkpoints and the model go.")],
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Stop after so long; the same command then goes on from there.")
+    ] = 10.0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that make data; all cores but one by default.")
+    ] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A tiny model, for half a minute of a CPU.")] = False,
+) -> None:
+    """Train the reference model anew, on a GPU if there is one."""
+    training = _module("train")
+    plan = training.SMOKE if smoke else training.FULL
+    try:
+        done = training.train(
+            plan,
+            folder,
+            minutes=minutes,
+            workers=workers or max(1, (os.cpu_count() or 2) - 1),
+            log=lambda line: OUTPUT.out(line, highlight=False),
+        )
+    except training.PlanMismatch as problem:
+        raise UsageProblem(str(problem)) from problem
+    OUTPUT.out(f"{folder} holds the model" if done else f"not at the end; weft model train {folder} goes on")
+
+
+@app.command("eval")
+def evaluate(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Of a model; the bundled one by default.", show_default=False)
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Cases for each task.")] = 300,
+    paraphrased: Annotated[
+        bool, typer.Option("--paraphrased", help="With paraphrases of the canonical system messages.")
+    ] = False,
+    only: Annotated[str, typer.Option(help="Only tasks with this in their name.")] = "",
+) -> None:
+    """How many percent of replies about worlds never seen are right, by task."""
+    evaluation = _module("evaluate")
+    network = _module("network").load(folder or _module("encoder").MODEL)
+    names = [name for name in evaluation.GROUPS if only in name]
+    if not names:
+        raise UsageProblem(f"no task has {only!r} in its name; they are {'; '.join(evaluation.GROUPS)}")
+    for name in names:
+        cases = list(evaluation.cases(evaluation.GROUPS[name], count, 0.0 if paraphrased else 1.0))
+        OUTPUT.out(f"{name:34}{100 * evaluation.evaluate(network, cases):6.1f}", highlight=False)
+
+
+def _module(name: str) -> Any:
+    """A module of the training, by name: apps stand above the command."""
+    return importlib.import_module(f"{_TRAINING}.{name}")

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from weft.apps.reference_model.training.encoder import MODEL, Encoder
+from weft.apps.reference_model.training.evaluate import GROUPS, cases, evaluate
+from weft.apps.reference_model.training.feed import shard
+from weft.apps.reference_model.training.network import Shape, load
+from weft.apps.reference_model.training.train import SMOKE, PlanMismatch, train
+
+TINY = replace(SMOKE, steps=6, rows=2, shape=Shape(width=32, layers=1, heads=2, kv_heads=1, hidden=32))
+
+
+def minutes_between_calls() -> Callable[[], float]:
+    ticks = count()
+    return lambda: 60.0 * next(ticks)
+
+
+def test_the_data_are_what_the_published_training_saw() -> None:
+    rows = shard(1_000_003, 8, progress=0.0), shard(1_020_003, 8, progress=0.5)
+    digest = hashlib.sha256(b"".join(each.tobytes() for each in rows)).hexdigest()
+    assert digest == "263de4a666e45cc7fd348d85926a70ccf3972f693496556e1674d9ecc4147fb2"
+
+
+def test_the_encoder_makes_the_tokens_of_the_tokenizer() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    encode = Encoder()
+    for group in GROUPS.values():
+        (case,) = cases(group, 1, 0.5)
+        messages, reply = case.sample.conversation(case.branch)
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        whole = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        tokens, said = case.tokens(encode)
+        assert tokens == whole
+        assert tokenizer.decode(said, skip_special_tokens=True) == reply
+
+
+def test_a_reply_counts_as_right_when_greedy_decoding_gives_it() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    drawn = [next(cases(GROUPS[name], 1, 1.0)) for name in ("relevance", "alias, 4-16 passages", "refine")]
+    right = 0
+    for case in drawn:
+        _, reply = case.sample.conversation(case.branch)
+        prompt = torch.tensor([case.tokens(Encoder())[0]])
+        output = model.generate(prompt, max_new_tokens=60, do_sample=False)
+        said = tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)
+        right += said == reply
+    assert evaluate(load(MODEL), drawn) == right / len(drawn)
+
+
+def test_a_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    whole: list[str] = []
+    assert train(TINY, tmp_path / "whole", minutes=100, workers=1, log=whole.append)
+    pieces: list[str] = []
+    halves = tmp_path / "halves"
+    while not train(TINY, halves, minutes=6, workers=1, log=pieces.append, clock=minutes_between_calls()):
+        pass
+    assert sum("of 6; exact match" in line for line in pieces) > 1
+    one, other = load(tmp_path / "whole"), load(halves)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0.05, atol=0.01)  # the optimizers' state is kept in bfloat16
+    with pytest.raises(PlanMismatch, match="another folder"):
+        train(replace(TINY, seed=2), halves, minutes=1, workers=1)
