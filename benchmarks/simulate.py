@@ -102,7 +102,7 @@ SWITCHES: Final[Sequence[Mapping[str, str]]] = (
     {"placement": "round_robin"},
     {"placement": "least_loaded"},
     {"placement": "sticky"},
-    {"admission": "everybody"},
+    {"admission": "working_set"},
 )
 
 

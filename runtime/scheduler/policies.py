@@ -33,7 +33,7 @@ class Policies:
     """none, virtual_time: between namespaces."""
     placement: str = "affinity"
     """round_robin, least_loaded, sticky, affinity."""
-    admission: str = "working_set"
+    admission: str = "everybody"
     """everybody, working_set."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """The shares of namespaces under `fairness`; 1 unless given."""

@@ -52,7 +52,7 @@ def go_on(driver: Driver, run: str) -> list[act.Action]:
 
 
 def test_runs_whose_contexts_do_not_fit_wait_until_others_are_over_oldest_first() -> None:
-    driver = Driver(("w", SMALL))
+    driver = Driver(("w", SMALL), admission="working_set")
     assert [len(turn(driver, run)) for run in "abcd"] == [2, 2, 0, 0]
     assert end(driver, "b") == [("w", "c", 0), ("w", "c", 1)]
     assert end(driver, "a") == [("w", "d", 0), ("w", "d", 1)]
@@ -61,12 +61,12 @@ def test_runs_whose_contexts_do_not_fit_wait_until_others_are_over_oldest_first(
 def test_everybody_is_let_in_where_nothing_else_is_asked_for_or_known() -> None:
     driver = Driver(("w", SMALL), admission="everybody")
     assert [len(turn(driver, run)) for run in "abcd"] == [2, 2, 2, 2]
-    driver = Driver(("w", LLM))
+    driver = Driver(("w", LLM), admission="working_set")
     assert [len(turn(driver, run)) for run in "abcd"] == [2, 2, 2, 2]
 
 
 def test_a_run_that_needs_more_than_there_is_has_the_model_to_itself() -> None:
-    driver = Driver(("w", SMALL))
+    driver = Driver(("w", SMALL), admission="working_set")
     large = {0: Forecast(400.0, 700.0, reads=3000.0), 1: Forecast(300.0, 300.0, writes=100.0)}
     nodes = (node(0, Prefill("m", (Fixed("x" * 9000),))), node(1, DECODE, kv=0))
     assert len(placed(driver.run(*nodes, run="large", forecasts=large))) == 2
@@ -75,7 +75,7 @@ def test_a_run_that_needs_more_than_there_is_has_the_model_to_itself() -> None:
 
 
 def test_a_run_keeps_its_place_over_a_tool_call_for_as_long_as_such_calls_take() -> None:
-    driver = Driver(("w", SMALL))
+    driver = Driver(("w", SMALL), admission="working_set")
     for run in "ab":
         turn(driver, run, grows=True)
     say(driver, "a")
@@ -86,7 +86,7 @@ def test_a_run_keeps_its_place_over_a_tool_call_for_as_long_as_such_calls_take()
 
 
 def test_a_run_whose_tool_takes_too_long_loses_its_place_and_gets_another_when_there_is_one() -> None:
-    driver = Driver(("w", SMALL))
+    driver = Driver(("w", SMALL), admission="working_set")
     for run in "ab":
         turn(driver, run, grows=True)
     say(driver, "a")
@@ -102,7 +102,7 @@ def test_a_run_whose_tool_takes_too_long_loses_its_place_and_gets_another_when_t
 
 
 def test_nobody_in_a_turn_is_held_back_and_engines_of_other_kinds_go_on() -> None:
-    driver = Driver(("w", SMALL), ("e", EMBEDDER))
+    driver = Driver(("w", SMALL), ("e", EMBEDDER), admission="working_set")
     for run in "ab":
         turn(driver, run, grows=True)
     driver.done(0, run="a", usage=ev.Usage(0, 300))
@@ -114,7 +114,7 @@ def test_nobody_in_a_turn_is_held_back_and_engines_of_other_kinds_go_on() -> Non
 
 
 def test_who_is_held_back_can_be_cancelled_and_fails_when_the_last_worker_is_lost_for_good() -> None:
-    driver = Driver(("w", SMALL))
+    driver = Driver(("w", SMALL), admission="working_set")
     for run in "abcd":
         turn(driver, run)
     driver.send(ev.RunEnded("c"))
@@ -145,7 +145,7 @@ def test_patience_forgets_tools_that_have_not_been_called_for_long() -> None:
 
 
 def test_runs_that_come_and_go_leave_nothing_behind() -> None:
-    driver = Driver(("w", replace(LLM, kv_slots=1_000_000)))
+    driver = Driver(("w", replace(LLM, kv_slots=1_000_000)), admission="working_set")
     for number in range(500):
         run = f"r{number}"
         turn(driver, run, grows=True)
