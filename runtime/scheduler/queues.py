@@ -20,8 +20,7 @@ _SMALL: Final = 64  # entries that are not worth tidying
 class ReadyQueue:
     """A queue of primitives. Those that leave it early are skipped when their turn comes.
 
-    What has waited for `bound_s` goes before everything else, so that no policy can starve anybody. Work in
-    bulk stands apart from what somebody waits for, so that it may be passed over while it must wait.
+    What has waited for `bound_s` goes before everything else, so that no policy can starve anybody.
     """
 
     def __init__(
@@ -31,7 +30,7 @@ class ReadyQueue:
         self._priority = priority
         self._fairness = fairness
         self._bound_s = bound_s
-        self._orders: dict[Tenant, tuple[Batching, Batching]] = {}  # of those who wait: urgent work, bulk
+        self._orders: dict[Tenant, Batching] = {}  # of those who wait
         self._turns: list[tuple[float, int, Tenant]] = []  # by virtual time, which may have passed since
         self._tickets = 0
         self._oldest: deque[tuple[float, int, LiveNode]] = deque()
@@ -48,21 +47,21 @@ class ReadyQueue:
         live.ticket = self._tickets
         live.rank = self._priority.rank(live)
         tenant = self._fairness.tenant(live.run.namespace)
-        orders = self._orders.get(tenant)
-        if orders is None:
-            orders = self._orders[tenant] = (self._batching(), self._batching())
+        order = self._orders.get(tenant)
+        if order is None:
+            order = self._orders[tenant] = self._batching()
             self._fairness.wants(tenant)
             heapq.heappush(self._turns, (tenant.virtual_ms, self._tickets, tenant))
-        orders[live.bulk].push(live)
+        order.push(live)
         self._oldest.append((now, live.ticket, live))
         if len(self._oldest) > self._tidy_at:
             self._oldest = deque(entry for entry in self._oldest if _waits(entry))
             self._tidy_at = 2 * len(self._oldest) + _SMALL
 
-    def peek(self, now: float, *, bulk: bool = True) -> LiveNode | None:
-        """The primitive whose turn it is; without `bulk`, of those that somebody waits for."""
+    def peek(self, now: float) -> LiveNode | None:
+        """The primitive whose turn it is."""
         overdue = self._overdue(now)
-        if overdue is not None and (bulk or not overdue.bulk):
+        if overdue is not None:
             return overdue
         turns = self._turns
         while turns:
@@ -70,14 +69,11 @@ class ReadyQueue:
             if due != tenant.virtual_ms:
                 heapq.heapreplace(turns, (tenant.virtual_ms, ticket, tenant))
                 continue
-            urgent, rest = (order.peek() for order in self._orders[tenant])
-            if urgent is None and rest is None:
-                heapq.heappop(turns)
-                del self._orders[tenant]
-            elif bulk:
-                return _first(urgent, rest)
-            else:
-                return urgent
+            first = self._orders[tenant].peek()
+            if first is not None:
+                return first
+            heapq.heappop(turns)
+            del self._orders[tenant]
         return None
 
     def batch(self, first: LiveNode, size: int, now: float) -> list[LiveNode]:
@@ -100,7 +96,7 @@ class ReadyQueue:
         return taken
 
     def _order_of(self, live: LiveNode) -> Batching:
-        return self._orders[self._fairness.tenant(live.run.namespace)][live.bulk]
+        return self._orders[self._fairness.tenant(live.run.namespace)]
 
     def _serve(self, live: LiveNode) -> None:
         self._fairness.serve(self._fairness.tenant(live.run.namespace), live.primitive.forecast.ms)
@@ -124,9 +120,3 @@ class ReadyQueue:
 def _waits(entry: tuple[float, int, LiveNode]) -> bool:
     _, ticket, live = entry
     return live.phase is Phase.QUEUED and live.ticket == ticket
-
-
-def _first(a: LiveNode | None, b: LiveNode | None) -> LiveNode | None:
-    if a is None or b is None:
-        return a or b
-    return a if (a.rank, a.ticket) <= (b.rank, b.ticket) else b

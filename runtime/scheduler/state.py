@@ -78,11 +78,6 @@ class LiveNode:
         """What it needs of a worker."""
         return self.primitive.key
 
-    @property
-    def bulk(self) -> bool:
-        """Whether nobody waits for it alone: it is one of a task group, or in the background."""
-        return self.run.priority < 0 or self.primitive.forecast.objective.kind != "latency"
-
     def begin(self, engine: EngineState | None = None) -> None:
         """A new attempt is handed out."""
         self.attempt += 1
