@@ -58,12 +58,12 @@ def server(model: Path | None) -> Iterator[Client]:
     )
     loop = Portal("weft-bench")
     supervisor = Supervisor(ServerLayout(settings, "127.0.0.1:0"))
-    client = Client(loop.call(supervisor.start()))
+    client = Client(loop.call(supervisor.start))
     try:
         yield client
     finally:
         client.close()
-        loop.call(supervisor.stop())
+        loop.call(supervisor.stop)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -273,7 +273,7 @@ def wait(coroutine: Coroutine[Any, Any, T]) -> T:
     except TraceError:
         coroutine.close()
         raise
-    return PROGRAMS.call(coroutine)
+    return PROGRAMS.call(lambda: coroutine)
 
 
 def expect_no_loop() -> None:

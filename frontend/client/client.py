@@ -55,7 +55,7 @@ class Client:
 
         Raises ProgramError.
         """
-        return NETWORK.call(self._call(method))
+        return NETWORK.call(self._call, method)
 
     def describe(self) -> pb.ServerInfo:
         """The server's workers, models, indexes and tools."""
@@ -67,7 +67,7 @@ class Client:
 
     def run(self, run: str) -> Run[Any]:
         """A run that goes on at the server, by its id; its result is JSON data. Raises NotFound."""
-        session = NETWORK.call(self._watch(run))
+        session = NETWORK.call(self._watch, run)
         return Run(session, PROGRAMS.submit(_outputs(session)))
 
     def explain(self, request: pb.ExplainRequest) -> pb.ExplainResponse:
@@ -78,11 +78,11 @@ class Client:
         """Run a graph that needs nothing of this process; its outputs. Ctrl-C cancels the run."""
         connection = self._answering()
         if connection is None:
-            connection = NETWORK.call(self._ready())
+            connection = NETWORK.call(self._ready)
         try:
             return connection.calls.invoke(submission.request(), submission.program)
         except Unavailable:
-            NETWORK.call(connection.ready())  # says so if nobody answers there any more
+            NETWORK.call(connection.ready)  # says so if nobody answers there any more
             raise
 
     async def ainvoke(self, submission: Submission) -> tuple[Datum, ...]:
@@ -107,7 +107,7 @@ class Client:
     def close(self) -> None:
         """Disconnect; runs of this client that are not detached are cancelled."""
         if self._connection is not None and self._connection[0] == os.getpid():
-            NETWORK.call(self._connection[1].close())
+            NETWORK.call(self._connection[1].close)
         self._connection = None
 
     async def _connect(self) -> Connection:

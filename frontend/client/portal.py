@@ -6,12 +6,13 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 __all__ = ["NETWORK", "PROGRAMS", "Portal"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -45,15 +46,24 @@ class Portal:
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the loop; cancelling the future cancels it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-
-    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop and wait for it; Ctrl-C cancels it and waits for its end."""
-        future = self.submit(coroutine)
         try:
-            return future.result()
+            loop = self.loop
+        except KeyboardInterrupt:  # while its thread was being started
+            coroutine.close()
+            raise
+        return asyncio.run_coroutine_threadsafe(coroutine, loop)
+
+    def call(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an async function on the loop and wait for it; Ctrl-C cancels it.
+
+        The coroutine is made on the loop: Ctrl-C cannot come between its making and its start.
+        """
+        begun: Future[Future[T]] = Future()
+        self.loop.call_soon_threadsafe(lambda: begun.set_result(self.submit(function(*args, **kwargs))))
+        try:
+            return begun.result().result()
         except KeyboardInterrupt:
-            future.cancel()
+            begun.add_done_callback(lambda done: done.result().cancel())
             raise
 
     def stop(self) -> None:

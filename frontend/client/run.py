@@ -64,7 +64,7 @@ class Run(Generic[R]):
 
     def interrupts(self) -> list[Interrupted]:
         """What the run has asked people by `interrupt`, and has no answer to yet."""
-        return NETWORK.call(self._interrupts())
+        return NETWORK.call(self._interrupts)
 
     def resume(self, value: Any, *, node: int | None = None) -> None:
         """Answer what the run has asked; it goes on then.
@@ -76,7 +76,7 @@ class Run(Generic[R]):
         Raises Rejected for an answer of another type, and if nothing was asked; the run waits on then.
         """
         request = pb.ResumeRequest(run=self.id, node=node, value=to_json(value).decode())
-        NETWORK.call(self._session.connection.call(lambda stub: stub.Resume(request)))
+        NETWORK.call(self._session.connection.call, lambda stub: stub.Resume(request))
 
     def cancel(self) -> None:
         """Cancel the run; returns when the server has freed what it held. Nothing happens if it is over."""
@@ -87,7 +87,7 @@ class Run(Generic[R]):
     def events(self) -> Iterator[Event]:
         """What happens in the run, from its beginning to its end."""
         position = 0
-        while events := NETWORK.call(self._session.journal.since(position)):
+        while events := NETWORK.call(self._session.journal.since, position):
             position += len(events)
             yield from events
 
@@ -110,7 +110,7 @@ class Run(Generic[R]):
     def trace(self) -> dict[str, Any]:
         """The run in the Chrome/Perfetto trace format."""
         request = pb.TraceRequest(run=self.id)
-        response = NETWORK.call(self._session.connection.call(lambda stub: stub.Trace(request)))
+        response = NETWORK.call(self._session.connection.call, lambda stub: stub.Trace(request))
         trace: dict[str, Any] = json.loads(response.json)
         return trace
 
@@ -122,7 +122,7 @@ class Run(Generic[R]):
 
         Raises ProgramError if the server cannot be asked, and ValueError if the plan is of another program.
         """
-        result, grows = NETWORK.call(self._session.connection.call(self._ending))
+        result, grows = NETWORK.call(self._session.connection.call, self._ending)
         return RunReport.of(result, grows=grows, plan=plan)
 
     async def _interrupts(self) -> list[Interrupted]:

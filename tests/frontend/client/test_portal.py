@@ -1,0 +1,59 @@
+"""Async functions run from threads without a loop, and Ctrl-C meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from weft.frontend.client.portal import Portal
+
+
+@pytest.fixture
+def portal() -> Iterator[Portal]:
+    made = Portal("weft-test")
+    yield made
+    made.stop()
+
+
+async def halved(number: int, by: int = 2) -> float:
+    return number / by
+
+
+def test_results_and_errors_come_back(portal: Portal) -> None:
+    assert portal.call(halved, 3) == 1.5
+    assert portal.submit(halved(3)).result() == 1.5
+    with pytest.raises(ZeroDivisionError):
+        portal.call(halved, 3, by=0)
+
+
+def test_ctrl_c_cancels_what_is_waited_for(portal: Portal) -> None:
+    ended = threading.Event()
+
+    async def endless() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        portal.call(endless)
+    assert ended.wait(10)
+
+
+def test_ctrl_c_while_the_loop_starts_leaves_nothing_behind(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Portal) -> asyncio.AbstractEventLoop:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Portal, "loop", property(interrupted))
+    coroutine = halved(1)
+    with pytest.raises(KeyboardInterrupt):
+        portal.submit(coroutine)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
