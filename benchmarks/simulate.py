@@ -94,7 +94,7 @@ ABLATED: Final[Mapping[str, Scenario]] = {
     "web agents": SCENARIOS["web agents, tight"],
 }
 
-SWITCHES: Final[Sequence[Mapping[str, str]]] = (
+SWITCHES: Final[Sequence[Mapping[str, Any]]] = (
     {"batching": "fifo"},
     {"batching": "per_invocation"},
     {"priority": "arrival"},
@@ -151,7 +151,7 @@ def ablation(share: float) -> dict[str, Any]:
     print(f"{'(defaults: mean s / P95 s)':28}" + "".join(f"{_seconds(each):>19}" for each in base.values()))
     for switch in SWITCHES:
         ((policy, instead),) = switch.items()
-        arm = Arm("graph", Policies(**switch))  # type: ignore[arg-type]
+        arm = Arm("graph", dataclasses.replace(Policies(), **switch))
         others = {name: measure(scenario, arm, share) for name, scenario in ABLATED.items()}
         found[f"{policy}={instead}"] = {name: dataclasses.asdict(each) for name, each in others.items()}
         cells = (_ratio(others[name], base[name]) for name in ABLATED)
@@ -246,7 +246,7 @@ def record(seconds: float, rate: float) -> tuple[list[pb.RunInfo], LlmProfile]:
             runs.append(rng.choice(programs).submit(filler))
         for run in runs:
             run.result()
-        infos = [client.call(lambda stub, id=run.id: recorded(stub, id)) for run in runs]  # type: ignore[misc]
+        infos = [client.call(partial(recorded, run=run.id)) for run in runs]
         (llm,) = [e for w in client.describe().workers for e in w.engines if e.kind == "llm"]
         embedded.stop()
     costs = costs_of(llm.llm.profile)

@@ -16,7 +16,11 @@ class Turn(BaseModel):
 
 
 @program
-async def reply(message: str, history: list[Turn] = [], index: str = "handbook") -> str:  # noqa: B006
+async def reply(
+    message: str,
+    history: list[Turn] = [],  # noqa: B006  # a program's defaults are constants of its graph
+    index: str = "handbook",
+) -> str:
     """The reply to `message` after the turns of `history`, with citations."""
     question = message
     if history:

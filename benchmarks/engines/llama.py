@@ -78,7 +78,8 @@ def _convert(folder: Path, path: str) -> None:
     writer = gguf.GGUFWriter(path, "llama")
     _write_shape(writer, config)
     with safe_open(folder / "model.safetensors", framework="pt") as file:
-        tensors = {name: file.get_tensor(name).float().numpy() for name in file.keys()}  # noqa: SIM118
+        names = file.keys()  # the file itself cannot be iterated over
+        tensors = {name: file.get_tensor(name).float().numpy() for name in names}
     embedding = tensors["model.embed_tokens.weight"]
     writer.add_tensor("token_embd.weight", embedding)
     writer.add_tensor("output_norm.weight", tensors["model.norm.weight"])

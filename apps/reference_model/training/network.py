@@ -54,6 +54,9 @@ class Shape:
 class Network(nn.Module):
     """Token embeddings, blocks, and a last norm; the embeddings are also the output layer."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
@@ -70,8 +73,8 @@ class Network(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | BlockMask) -> Tensor:
         """Hidden states (rows, tokens, width) of tokens (rows, tokens)."""
         x = F.embedding(tokens, self.embedding)
-        cos = self.cos[positions][:, None]  # type: ignore[index]
-        sin = self.sin[positions][:, None]  # type: ignore[index]
+        cos = self.cos[positions][:, None]
+        sin = self.sin[positions][:, None]
         device = tokens.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -123,7 +126,8 @@ class _Block(nn.Module):
         x = x + self.out(y.transpose(1, 2).reshape(rows, size, shape.width))
         y = F.rms_norm(x, (shape.width,), self.norm2, _EPSILON)
         gate, up = self.up(y).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
+        written: Tensor = self.down(F.silu(gate) * up)
+        return x + written
 
 
 def may_attend(groups: Tensor) -> MaskFunction:
@@ -131,7 +135,8 @@ def may_attend(groups: Tensor) -> MaskFunction:
 
     def mask(row: Any, _head: Any, query: Any, key: Any) -> Tensor:
         mine, theirs = groups[row, query], groups[row, key]
-        return (key <= query) & ((theirs == mine) | (theirs == mine - mine % BRANCHES))  # type: ignore[no-any-return]
+        seen: Tensor = (key <= query) & ((theirs == mine) | (theirs == mine - mine % BRANCHES))
+        return seen
 
     return mask
 
@@ -236,7 +241,7 @@ def _named(network: Network) -> list[tuple[str, Tensor]]:
     ]
     for index, block in enumerate(network.blocks):
         assert isinstance(block, _Block)
-        q, k, v = block.qkv.weight.split((shape.width, shape.kv_width, shape.kv_width))  # type: ignore[no-untyped-call]
+        q, k, v = torch.split(block.qkv.weight, [shape.width, shape.kv_width, shape.kv_width])
         gate, up = block.up.weight.chunk(2)
         parts = {
             "input_layernorm": block.norm1,

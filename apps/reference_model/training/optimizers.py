@@ -109,7 +109,7 @@ def _gradient(parameter: Tensor) -> Tensor:
 def _orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     """Newton-Schulz iteration towards the nearest (semi-)orthogonal matrices."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
+    x: Tensor = matrices.bfloat16()
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
@@ -117,7 +117,7 @@ def _orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         y = x @ x.mT
         x = a * x + (b * y + c * y @ y) @ x
-    return x.mT if tall else x  # type: ignore[no-any-return]
+    return x.mT if tall else x
 
 
 def _schedule(progress: float) -> float:

@@ -180,7 +180,7 @@ class _Stepper:
             hidden = self._hidden(batch)
             losses = self._losses(hidden, self._network.embedding, torch.roll(tokens, -1, dims=1).long())
         weights = self._weights[codes]
-        ((losses * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward((losses * weights).sum() / weights.sum())
         losses = losses.detach()
         self._sums[0].scatter_add_(0, codes, losses)
         self._sums[1].scatter_add_(0, codes, torch.ones_like(losses))
@@ -197,7 +197,7 @@ class _Stepper:
         plan = self._plan
         held_out = shard(FIRST_HELD_OUT, plan.held_out, progress=1.0, length=plan.length)
         right = np.zeros((_CODES, 2))
-        for rows in torch.from_numpy(held_out.astype(np.int32)).split(plan.rows):  # type: ignore[no-untyped-call]
+        for rows in torch.split(torch.from_numpy(held_out.astype(np.int32)), plan.rows):
             if len(rows) == plan.rows:
                 for code, exact in self._exact(rows.to(self._device)):
                     right[code] += exact, 1
@@ -208,7 +208,7 @@ class _Stepper:
         """For every branch: the code of its task, and whether greedy decoding would be right."""
         with self._autocast():  # with gradients, so that nothing is compiled again
             hidden = self._hidden(batch).detach()
-            best = torch.cat([self._network.logits(part).argmax(-1) for part in hidden.split(4)])  # type: ignore[no-untyped-call]
+            best = torch.cat([self._network.logits(part).argmax(-1) for part in torch.split(hidden, 4)])
         wrong = (best[:, :-1] != batch[:, 0, 1:]).cpu().numpy()
         codes, groups = batch[:, 3, 1:].cpu().numpy(), batch[:, 2, 1:].cpu().numpy()
         results: list[tuple[int, bool]] = []
