@@ -73,7 +73,8 @@ def _leaf_prefix(leaf: Spec) -> PrefixRule:
         return "every"
     if leaf["type"] == "Metaspace":
         scheme = leaf.get("prepend_scheme") or ("always" if leaf.get("add_prefix_space", True) else "never")
-        return {"always": "every", "first": "first"}.get(scheme, "none")  # type: ignore[return-value]
+        rules: dict[str, PrefixRule] = {"always": "every", "first": "first"}
+        return rules.get(scheme, "none")
     return "every" if leaf["type"] == "ByteLevel" and leaf.get("add_prefix_space", True) else "none"
 
 

@@ -102,7 +102,7 @@ class Host(worker_pb2_grpc.WorkerServicer):
     ) -> None:
         """Run the tasks of one orchestrator; when its stream ends, all of them are cancelled."""
         session = Session(self._catalog, self.id)
-        context.add_done_callback(lambda _: session.cancel_all())  # type: ignore[arg-type]
+        context.add_done_callback(lambda _: session.cancel_all())  # type: ignore[arg-type]  # gRPC declares a grpc.Call
         self._sessions.add(session)
         try:
             await session.serve(context)

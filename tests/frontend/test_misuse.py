@@ -41,17 +41,17 @@ class Step(BaseModel):
     input: str
 
 
-@untyped.program  # type: ignore[untyped-decorator]
+@untyped.program  # type: ignore[untyped-decorator]  # untyped on purpose
 def ask(text: str, count: int = 1, size: Static[int] = 1) -> Any:
     return gen(f"{text} {count}")
 
 
-@untyped.program  # type: ignore[untyped-decorator]
+@untyped.program  # type: ignore[untyped-decorator]  # untyped on purpose
 async def wait_for(text: str) -> Any:
     return gen(text)
 
 
-@untyped.tool  # type: ignore[untyped-decorator]
+@untyped.tool  # type: ignore[untyped-decorator]  # untyped on purpose
 def add(a: int, b: int = 0) -> int:
     return a + b
 
@@ -221,7 +221,7 @@ def test_tools_of_the_server_stand_in_programs() -> None:
 def test_unknown_fields_are_named() -> None:
     @program
     def user(step: Step) -> Any:
-        return step.inputs  # type: ignore[attr-defined]
+        return step.inputs  # type: ignore[attr-defined]  # wrong on purpose
 
     with pytest.raises(AttributeError, match=f"{HERE}.*no field 'inputs'; known fields: 'tool', 'input'"):
         user.graph()
@@ -325,14 +325,14 @@ def test_annotations_that_cannot_be_resolved() -> None:
     def user(local: Local) -> str:
         return ""
 
-    user.__wrapped__.__annotations__["local"] = "Elsewhere"  # type: ignore[attr-defined]
+    user.__wrapped__.__annotations__["local"] = "Elsewhere"  # type: ignore[attr-defined]  # wraps() adds it
     with pytest.raises(TraceError, match="program 'user': the annotation 'Elsewhere' is not defined"):
         user.graph()
 
 
 def test_defaults_are_checked() -> None:
     @program
-    def user(text: str = 5) -> str:  # type: ignore[assignment]
+    def user(text: str = 5) -> str:  # type: ignore[assignment]  # wrong on purpose
         return text
 
     with pytest.raises(TraceError, match="default argument 'text' must be str"):

@@ -260,7 +260,7 @@ def test_sampling() -> None:
 
 def test_fields_and_items() -> None:
     def pick(plan: Plan, table: dict[str, list[int]], alias: Aliased) -> list[Any]:
-        return [plan.steps[0].rest[-1].input, plan["title"], table["a"][0], alias.kind]  # type: ignore[index]
+        return [plan.steps[0].rest[-1].input, plan["title"], table["a"][0], alias.kind]  # type: ignore[index]  # a Var at trace time
 
     keys = [node.op.key for node in program(pick).graph() if isinstance(node.op, Project)]
     assert keys == ["steps", 0, "rest", -1, "input", "title", "a", 0, "type"]
@@ -456,7 +456,7 @@ def test_static_parameters_give_graphs_of_their_own() -> None:
 
 def test_parameters_of_every_kind() -> None:
     @program
-    def many(  # type: ignore[no-untyped-def]
+    def many(  # type: ignore[no-untyped-def]  # untyped on purpose
         text: str,
         any_json,
         plan: Plan,
@@ -498,7 +498,7 @@ def test_returning_nothing() -> None:
 def test_strings_with_values_can_be_handled_with_care() -> None:
     def careful(a: str, b: str) -> str:
         joined = ", ".join([str(a), str(b)])
-        return gen(("Q: %s" % joined).strip() + "\n{}".format(a))  # noqa: UP031, UP032
+        return gen(("Q: %s" % joined).strip() + "\n{}".format(a))  # noqa: UP031, UP032  # old ways, on purpose
 
     assert 'generate(user("Q: ", a=%0, ", ", b=%1, "\\n", a=%0))' in text_of(careful)
 

@@ -113,4 +113,4 @@ def test_inference_gives_the_types_of_the_results() -> None:
 )
 def test_senseless_policies_are_refused(policy: dict[str, float], problem: str) -> None:
     with pytest.raises(ValueError, match=f"^{problem}$"):
-        Policy(**policy)  # type: ignore[arg-type]
+        Policy(**policy)  # type: ignore[arg-type]  # wrong on purpose

@@ -80,7 +80,7 @@ def test_neighbouring_constants_of_equal_trust_are_joined() -> None:
 )
 def test_senseless_sampling_is_refused(parameters: dict[str, float], problem: str) -> None:
     with pytest.raises(ValueError, match=f"^{problem}"):
-        Sampling(**parameters)  # type: ignore[arg-type]
+        Sampling(**parameters)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_only_greedy_sampling_is_deterministic() -> None:

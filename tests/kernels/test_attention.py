@@ -65,7 +65,7 @@ def by_definition(
     row = first_key = 0
     for keys, queries in zip(batch.key_counts, batch.query_counts, strict=True):
         slots = batch.slots[first_key : first_key + keys]
-        for row in range(row, row + queries):  # noqa: B020
+        for row in range(row, row + queries):  # noqa: B020  # goes on where the last one ended
             position = int(batch.positions[row])
             low = 0 if case.window is None else max(position - case.window + 1, 0)
             visible = torch.from_numpy(slots[low : position + 1])

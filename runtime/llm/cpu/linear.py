@@ -41,7 +41,7 @@ class Linear:
         self._bias = bias
         self._plain: torch.Tensor | None = weight.t().contiguous()
         self._packed: torch.Tensor | None = None
-        if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch has no type for it
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
         self._use_packed: Sequence[bool] = (False,) * len(ROWS)  # by mode
 

@@ -120,7 +120,7 @@ def _arguments_of(function: Callable[..., Any], hints: Mapping[str, Any]) -> Typ
         hint = hints.get(parameter.name, Any)
         members[parameter.name] = hint if parameter.default is parameter.empty else NotRequired[hint]
     shape = TypedDict("Arguments", members)  # type: ignore[misc]  # the members are known at run time only
-    shape.__pydantic_config__ = ConfigDict(extra=extra)  # type: ignore[attr-defined]
+    shape.__pydantic_config__ = ConfigDict(extra=extra)  # type: ignore[attr-defined]  # pydantic's own name
     adapter: TypeAdapter[Mapping[str, Any]] = TypeAdapter(shape)
     adapter.json_schema()
     return adapter

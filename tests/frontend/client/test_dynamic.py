@@ -50,7 +50,7 @@ async def parallel(words: list[str]) -> list[str]:
 @program
 async def outer(question: str) -> dict[str, Any]:
     inlined = plain(question)
-    awaited = await inlined  # type: ignore[misc]
+    awaited = await inlined  # type: ignore[misc]  # a text, to type checkers
     inner = await agent(question, turns=0)
     return {"awaited": awaited, "inner": inner, "passages": str(await search("handbook", question, k=2))}
 
@@ -106,7 +106,7 @@ async def hanging() -> str:
 
 @program
 async def wrong() -> int:
-    return "many"  # type: ignore[return-value]
+    return "many"  # type: ignore[return-value]  # wrong on purpose
 
 
 @program

@@ -68,7 +68,7 @@ def stuck() -> str:
 
 @tool
 def wrong() -> int:
-    return "many"  # type: ignore[return-value]
+    return "many"  # type: ignore[return-value]  # wrong on purpose
 
 
 @program
@@ -168,7 +168,7 @@ def test_the_server_can_load_a_tool_with_its_properties() -> None:
         loaded = tool_of(made, "here")
         assert (loaded.name, loaded.idempotent, loaded.pure) == (made.name, made.idempotent, made.pure)
     with pytest.raises(AttributeError):
-        lookup.pure = True  # type: ignore[misc]
+        lookup.pure = True  # type: ignore[misc]  # wrong on purpose
 
 
 def test_a_detached_run_cannot_use_tools_of_this_process(server: MiniServer) -> None:

@@ -63,7 +63,7 @@ def test_trusted_text_has_the_ids_of_the_plain_tokenizer(
 @settings(max_examples=20, deadline=None)
 @given(text=TEXTS)
 def test_with_bos_as_transformers(tokenizer: Tokenizer, reference: Fast, text: str) -> None:
-    plain = PreTrainedTokenizerFast(tokenizer_object=reference)  # type: ignore[no-untyped-call]
+    plain = PreTrainedTokenizerFast(tokenizer_object=reference)  # type: ignore[no-untyped-call]  # untyped there
     expected = plain(text, add_special_tokens=True)["input_ids"]
     assert tokenizer.encode(text, bos=True) == expected
 

@@ -137,7 +137,7 @@ async def test_input_of_the_wrong_type_names_its_place(stage: Any) -> None:
 @pytest.mark.parametrize(
     ("node", "named"),
     [
-        (Node(1, Generate(ASK.op.messages, model="gpt"), ASK.args, "", "app.py:9"), "app.py:9"),  # type: ignore[attr-defined]
+        (Node(1, Generate(ASK.op.messages, model="gpt"), ASK.args, "", "app.py:9"), "app.py:9"),  # type: ignore[attr-defined]  # a Generate
         (Node(1, Tool("t", TEXT), {}), "client's process"),
         (Node(1, Tool("t", TEXT, "server"), {}), "'lookup'"),
     ],

@@ -228,7 +228,7 @@ def test_wrong_searches_are_refused(store: IndexStore) -> None:
     with pytest.raises(ValueError, match="k must be at least 1, not 0"):
         find(store, "q", 0)
     with pytest.raises(ValueError, match="mode must be"):
-        find(store, "q", mode="fuzzy")  # type: ignore[arg-type]
+        find(store, "q", mode="fuzzy")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ValueError, match="2 queries need as many k, not 1"):
         store.search("demo", ["a", "b"], None, [1], "lexical")
     with pytest.raises(ValueError, match="hybrid search needs the vectors"):

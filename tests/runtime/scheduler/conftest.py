@@ -27,7 +27,7 @@ def node(number: int, op: Op, policy: Policy = NO_POLICY, **args: int | tuple[in
 
 
 def tool(number: int, policy: Policy = NO_POLICY, *, idempotent: bool = False, where: str = "server") -> Node:
-    return node(number, Tool("t", TEXT, where, idempotent), policy)  # type: ignore[arg-type]
+    return node(number, Tool("t", TEXT, where, idempotent), policy)  # type: ignore[arg-type]  # by name
 
 
 def sent(worker: str, *nodes: int, run: str = "r", attempt: int = 1) -> act.Dispatch:
@@ -41,7 +41,7 @@ class Driver:
     def __init__(
         self, *workers: tuple[str, ev.EngineSpec], **policies: str | float | Mapping[str, float]
     ) -> None:
-        self.scheduler = Scheduler(Policies(**policies), grace_s=4.0)  # type: ignore[arg-type]
+        self.scheduler = Scheduler(Policies(**policies), grace_s=4.0)  # type: ignore[arg-type]  # by name
         self.now = 100.0
         for worker, engine in workers:
             self.send(ev.WorkerJoined(worker, (engine,)))

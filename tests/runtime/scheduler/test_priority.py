@@ -25,7 +25,7 @@ def busy(**policies: str | dict[str, float]) -> Driver:
 
 
 def one(driver: Driver, run: str, ms: float = 100.0, **how: object) -> None:
-    driver.run(node(0, EMBED), run=run, forecasts={0: Forecast(ms, ms)}, **how)  # type: ignore[arg-type]
+    driver.run(node(0, EMBED), run=run, forecasts={0: Forecast(ms, ms)}, **how)  # type: ignore[arg-type]  # by name
 
 
 def test_the_shortest_way_goes_first_but_waiting_counts_as_much_as_work() -> None:

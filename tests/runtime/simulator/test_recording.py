@@ -32,7 +32,7 @@ def stat(
         dispatched_s=ready,
         finished_s=finished,
         operands=[graph_pb2.Value(node=operand) for operand in operands],
-        timing=worker_pb2.Timing(**numbers),  # type: ignore[arg-type]
+        timing=worker_pb2.Timing(**numbers),  # type: ignore[arg-type]  # by name
         location=f"app.py:{node}",
     )
 

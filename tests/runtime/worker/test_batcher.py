@@ -52,13 +52,13 @@ async def test_what_is_queued_together_is_computed_together() -> None:
     async with batcher_of(machine, limit=3) as batcher:
         found = await _queued_behind(batcher, machine, [1, 2, 3, 4])
     assert machine.batches == [[0], [1, 2, 3], [4]]
-    assert [(result.result, result.timing.batch) for result in found] == [  # type: ignore[attr-defined]
+    assert [(result.result, result.timing.batch) for result in found] == [  # type: ignore[attr-defined]  # all succeeded
         (1, 3),
         (4, 3),
         (9, 3),
         (16, 1),
     ]
-    assert all(result.timing.queued > 0 for result in found)  # type: ignore[attr-defined]
+    assert all(result.timing.queued > 0 for result in found)  # type: ignore[attr-defined]  # all succeeded
 
 
 async def test_a_bad_item_fails_alone() -> None:
@@ -68,7 +68,7 @@ async def test_a_bad_item_fails_alone() -> None:
         assert (await batcher.submit(5)).result == 25
     assert isinstance(found[1], ValueError)
     assert str(found[1]) == "negative: -1"
-    assert [found[0].result, found[2].result] == [4, 9]  # type: ignore[attr-defined]
+    assert [found[0].result, found[2].result] == [4, 9]  # type: ignore[attr-defined]  # these succeeded
     assert machine.batches == [[0], [2, -1, 3], [2], [-1], [3], [5]]
 
 

@@ -79,7 +79,7 @@ class Checkpoint:
         return self.known[ids, max_tokens]
 
     def _generate(self, ids: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
-        out = self.model.generate(  # type: ignore[operator]
+        out = self.model.generate(  # type: ignore[operator]  # a mixin that is untyped
             torch.tensor([ids]),
             max_new_tokens=max_tokens,
             do_sample=False,
@@ -113,7 +113,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
             kind, fields = _CONFIGS[name]
             config = getattr(transformers, kind)(**(_SMALL | fields))
             torch.manual_seed(len(name))
-            model = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+            model = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # untyped there
             model = model.float().eval()
             for parameter in model.parameters():  # norms and biases too, which start as ones and zeros
                 if parameter.dim() == 1:

@@ -94,7 +94,7 @@ class Harness:
 
 def make(total: int = 1000, **limits: float) -> Harness:
     fields = {"context_length": 10_000, "token_budget": 16, "max_running": 8, "aging_seconds": 10.0} | limits
-    return Harness(Planner(KVCache(total), Limits(**fields)))  # type: ignore[arg-type]
+    return Harness(Planner(KVCache(total), Limits(**fields)))  # type: ignore[arg-type]  # fields by name
 
 
 def sampled(job: Job) -> int:

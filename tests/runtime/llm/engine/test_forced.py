@@ -70,7 +70,7 @@ def results(
 ) -> tuple[list[Finished], EngineStats]:
     """What became of the requests; their deltas must make up their texts."""
     fields = {"kv_tokens": 4096, "verify": True} | options
-    with LLMEngine(model, tokenizer, EngineOptions(**fields)) as engine:  # type: ignore[arg-type]
+    with LLMEngine(model, tokenizer, EngineOptions(**fields)) as engine:  # type: ignore[arg-type]  # by name
         events = run_requests(engine, asked, timeout=120)
         stats = engine.stats()
     for found in events:
