@@ -7,6 +7,7 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import sys
 import typing
@@ -19,6 +20,28 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _Stream:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _StreamEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Stream.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    STREAM_NONE: _Stream.ValueType  # 0
+    STREAM_TEXT: _Stream.ValueType  # 1
+    """what each step adds"""
+    STREAM_PARTS: _Stream.ValueType  # 2
+    """of JSON: as far as it goes, whenever an item or a field of it closes"""
+
+class Stream(_Stream, metaclass=_StreamEnumTypeWrapper):
+    """Which of the text that a decode writes is sent before its end."""
+
+STREAM_NONE: Stream.ValueType  # 0
+STREAM_TEXT: Stream.ValueType  # 1
+"""what each step adds"""
+STREAM_PARTS: Stream.ValueType  # 2
+"""of JSON: as far as it goes, whenever an item or a field of it closes"""
+Global___Stream: typing_extensions.TypeAlias = Stream
 
 @typing.final
 class DescribeRequest(google.protobuf.message.Message):
@@ -410,8 +433,7 @@ class Task(google.protobuf.message.Message):
     INTERNAL_FIELD_NUMBER: builtins.int
     node: builtins.bytes
     """a Node; a worker that has seen the bytes before need not decode them"""
-    stream: builtins.bool
-    """send deltas"""
+    stream: Global___Stream.ValueType
     attempt: builtins.int
     timeout_s: builtins.float
     """0: none"""
@@ -423,7 +445,7 @@ class Task(google.protobuf.message.Message):
         self,
         *,
         node: builtins.bytes = ...,
-        stream: builtins.bool = ...,
+        stream: Global___Stream.ValueType = ...,
         attempt: builtins.int = ...,
         timeout_s: builtins.float = ...,
         id: builtins.int = ...,

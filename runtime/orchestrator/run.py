@@ -200,9 +200,11 @@ class Run:
             value = self.graph.resolve(name)
             self._streams.setdefault(value.node, []).append(name)
 
-    def is_streamed(self, number: int) -> bool:
-        """Whether anybody wants the deltas of a node, or may come to want them."""
-        return number in self._streams or self._is_read(number)
+    def streamed(self, number: int) -> worker_pb2.Stream.ValueType:
+        """What of a node's text is wanted before its end, or may come to be."""
+        if number in self._streams:
+            return worker_pb2.STREAM_TEXT
+        return worker_pb2.STREAM_PARTS if self._is_read(number) else worker_pb2.STREAM_NONE
 
     def _is_read(self, number: int) -> bool:
         """Whether parts of what a node writes are taken before it is complete, or may come to be."""

@@ -133,7 +133,7 @@ def _message(run: Run, fragments: Sequence[_Tasks], values: Iterable[Value]) -> 
             worker_pb2.Task(
                 node=node_bytes(node),
                 id=number,
-                stream=run.is_streamed(number),
+                stream=run.streamed(number),
                 attempt=attempt,
                 timeout_s=node.policy.timeout_s or 0.0,
                 internal=number in internal,

@@ -14,7 +14,7 @@ from weft.graph.ir import Node
 from weft.graph.values import Datum
 from weft.proto import graph_pb2, value_pb2, worker_pb2
 
-from .engines.base import Task
+from .engines.base import Stream, Task
 
 __all__ = ["decode_tasks", "decode_values"]
 
@@ -23,13 +23,13 @@ _SMALL: Final = 4096  # bytes of a node; larger ones are rare
 
 
 def decode_tasks(fragment: worker_pb2.Fragment) -> tuple[Task, ...]:
-    """The tasks of a fragment. Raises GraphError for a malformed node."""
+    """The tasks of a fragment. Raises GraphError for a malformed one."""
     return tuple(
         Task(
             run=fragment.run,
             node=_node(task.node),
             attempt=task.attempt,
-            stream=task.stream,
+            stream=_stream(task.stream),
             internal=task.internal,
             timeout_s=task.timeout_s or None,
             namespace=fragment.namespace,
@@ -48,6 +48,13 @@ def decode_values(values: Mapping[str, value_pb2.Datum]) -> dict[str, Datum]:
         except GraphError as problem:
             raise GraphError(f"value {key}: {problem}") from None
     return decoded
+
+
+def _stream(value: int) -> Stream:
+    try:
+        return Stream(value)
+    except ValueError:
+        raise GraphError(f"the task wants stream {value}, which this version does not know") from None
 
 
 def _node(data: bytes) -> Node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal, Protocol, runtime_checkable
 
 from weft.graph.ir import Node
@@ -21,6 +22,7 @@ __all__ = [
     "Operands",
     "Outcome",
     "StartError",
+    "Stream",
     "Task",
     "Timing",
 ]
@@ -29,7 +31,7 @@ Operands = Mapping[str, Datum]
 """The values of a node's arguments, by argument name."""
 
 Emit = Callable[[str], None]
-"""Takes the text that a step added to a streamed task. Called on the event loop."""
+"""Takes further text of a streamed task. Called on the event loop."""
 
 
 class StartError(Exception):
@@ -43,6 +45,16 @@ class HeldKv(KvValue):
     context: Context = field(kw_only=True)
 
 
+class Stream(Enum):
+    """Which of the text that a decode writes is wanted before its end."""
+
+    NONE = worker_pb2.STREAM_NONE
+    TEXT = worker_pb2.STREAM_TEXT
+    """What each step adds."""
+    PARTS = worker_pb2.STREAM_PARTS
+    """Of JSON: as far as it goes, whenever an item or a field of it closes."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
     """One attempt of one primitive of a run; equal to itself alone."""
@@ -50,8 +62,7 @@ class Task:
     run: str
     node: Node
     attempt: int = 1
-    stream: bool = False
-    """Whether deltas are wanted."""
+    stream: Stream = Stream.NONE
     internal: bool = False
     """Whether only tasks that came along with it wait for its results."""
     timeout_s: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from weft.graph.ops.base import EngineKind
@@ -31,8 +31,9 @@ from weft.runtime.mailbox import Mailbox
 from weft.runtime.retrieval.rerank import top_k
 
 from ..faults import TaskError, invalid_arguments
-from .base import Emit, Gauges, HeldKv, Operands, Outcome, Task, Timing
+from .base import Emit, Gauges, HeldKv, Operands, Outcome, Stream, Task, Timing
 from .contexts import context_of, read, write
+from .deltas import Sift
 from .llm_loading import LoadedModel, describe, load
 from .operands import count_of, passages_of
 from .rating import all_of, expected
@@ -116,7 +117,7 @@ class LlmEngine:
         self._check_room(len(longer), 0, 0)
         request = PrefillRequest(settled, task.namespace, task.priority)
         started = time.monotonic()
-        done, _ = await self._request(request, _ignore)
+        done, _ = await self._request(request)
         assert isinstance(done, PromptDone)
         elapsed = time.monotonic() - started
         timing = Timing(
@@ -130,8 +131,7 @@ class LlmEngine:
         request = GenerateRequest(
             context.ids(), task.namespace, task.priority, op.sampling, op.constraint, op.logprobs
         )
-        written = emit if task.stream else _ignore
-        done, generated = await self._request(request, written, begun=lambda: emit(""))
+        done, generated = await self._request(request, emit, task.stream)
         assert isinstance(done, Finished)
         fingerprint = self._model.tokenizer.fingerprint
         text = TextValue(done.text, done.ids, fingerprint, len(done.text) - len(done.tail))
@@ -177,7 +177,7 @@ class LlmEngine:
             done = await self._weigh(task, ids[:first], (ids[first:],), op.top)
         else:
             self._check_room(len(ids), 0, 0)
-            done, _ = await self._request(PrefillRequest(ids, task.namespace, task.priority), _ignore)
+            done, _ = await self._request(PrefillRequest(ids, task.namespace, task.priority))
         assert isinstance(done, Scored | PromptDone)
         tokens = weighed_prompt(ids[start:], done)
         timing = Timing(
@@ -219,7 +219,7 @@ class LlmEngine:
     ) -> Scored:
         self._check_room(len(prefix), max(map(len, options)), sum(map(len, options)))
         request = ScoreRequest(prefix, options, task.namespace, task.priority, top)
-        done, _ = await self._request(request, _ignore)
+        done, _ = await self._request(request)
         assert isinstance(done, Scored)
         return done
 
@@ -242,17 +242,19 @@ class LlmEngine:
             )
 
     async def _request(
-        self, request: Request, emit: Emit, begun: Callable[[], None] | None = None
+        self, request: Request, emit: Emit | None = None, stream: Stream = Stream.NONE
     ) -> tuple[Event, int]:
-        """The event that ends a request, and the number of tokens it generated. `begun`: told when it writes.
+        """The event that ends a request, and the number of tokens it generated.
 
-        When cancelled, it ends once the engine has freed the request's KV.
+        `emit` gets "" when the prompt has been read, and then what is to be streamed. When cancelled, it ends
+        once the engine has freed the request's KV.
         """
-        call = _Call(emit, begun, isinstance(request, PrefillRequest))
+        call = _Call(emit, isinstance(request, PrefillRequest))
         engine = self._model.engine
-        handle = engine.submit(request, lambda events: self._mailbox.post((call, events)))
+        sift = Sift(stream, lambda events: self._mailbox.post((call, events)))
+        handle = engine.submit(request, sift)
         try:
-            return await call.result, call.generated
+            return await call.result, sift.generated
         except asyncio.CancelledError:
             with suppress(EngineClosedError):  # then nothing of it is left
                 engine.cancel(handle)
@@ -263,26 +265,25 @@ class LlmEngine:
 class _Call:
     """A request under way, as the event loop sees it."""
 
-    def __init__(self, emit: Emit, begun: Callable[[], None] | None, is_prefill: bool) -> None:
+    def __init__(self, emit: Emit | None, is_prefill: bool) -> None:
         self.result: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         self.ended = asyncio.Event()
-        self.generated = 0
         self._emit = emit
-        self._begun = begun
         self._is_prefill = is_prefill
 
     def take(self, events: Sequence[Event]) -> None:
         for event in events:
             match event:
-                case Delta(text, ids):
-                    self.generated += len(ids)
-                    if text and not self.result.done():
-                        self._emit(text)
+                case Delta(text):
+                    self._tell(text)
                 case PromptDone() if not self._is_prefill:
-                    if self._begun is not None and not self.result.done():
-                        self._begun()
+                    self._tell("")
                 case _:
                     self._end(event)
+
+    def _tell(self, text: str) -> None:
+        if self._emit is not None and not self.result.done():
+            self._emit(text)
 
     def _end(self, event: Event) -> None:
         self.ended.set()
@@ -299,10 +300,6 @@ class _Call:
 def _take_all(items: Sequence[tuple[_Call, Sequence[Event]]]) -> None:
     for call, events in items:
         call.take(events)
-
-
-def _ignore(_: str) -> None:
-    """Where nobody wants deltas."""
 
 
 def _key(task: Task) -> str:

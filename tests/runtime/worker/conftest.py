@@ -55,7 +55,7 @@ class Link:
         *nodes: Node,
         run: str = "r",
         values: Mapping[str, Datum] | None = None,
-        stream: bool = False,
+        stream: worker_pb2.Stream.ValueType = worker_pb2.STREAM_NONE,
         timeout_s: float = 0.0,
         attempt: int = 1,
         internal: Collection[int] = (),

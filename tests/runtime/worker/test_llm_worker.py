@@ -14,6 +14,7 @@ from weft.graph.prompt import Fixed, Piece, Slot
 from weft.graph.sampling import Regex, Sampling
 from weft.graph.values import KvValue, Segment, TextValue
 from weft.proto import worker_pb2
+from weft.proto.worker_pb2 import STREAM_NONE, STREAM_PARTS, STREAM_TEXT
 from weft.runtime.config import ModelSettings
 from weft.runtime.llm.chat import ChatMessage, ChatTemplate
 from weft.runtime.llm.pieces import TextPiece
@@ -94,7 +95,7 @@ async def test_a_fragment_goes_from_prompt_to_answer(llm: Link) -> None:
 
 async def test_texts_come_for_streamed_tasks_only(llm: Link) -> None:
     await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION)
-    await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION, run="s", stream=True)
+    await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION, run="s", stream=STREAM_TEXT)
     await llm.done(2)
     await llm.done(2, "s")
     deltas = [delta for deltas in llm.deltas() for delta in deltas]
@@ -106,8 +107,27 @@ async def test_texts_come_for_streamed_tasks_only(llm: Link) -> None:
     assert kinds.index("delta") < len(kinds) - 1 - kinds[::-1].index("done")
 
 
+async def test_parts_come_when_they_close(llm: Link) -> None:
+    names = Decode("reference", Sampling(max_tokens=200), Regex(r'\["[a-z]{20}", "[a-z]{20}"\]'))
+    wanted = {"none": STREAM_NONE, "text": STREAM_TEXT, "parts": STREAM_PARTS}
+    for run, stream in wanted.items():
+        await llm.run(prompt(1), Node(2, names, {"kv": Value(1)}), values=QUESTION, run=run, stream=stream)
+    whole = {(await text_of(llm, 2, run)).text for run in wanted}
+    written: dict[str, list[str]] = {run: [] for run in wanted}
+    for delta in (delta for deltas in llm.deltas() for delta in deltas if delta.text):
+        written[delta.run].append(delta.text)
+    assert whole == {"".join(written["text"])}
+    assert written["none"] == []
+    parts = written["parts"]
+    assert len(parts) <= 3 < len(written["text"])
+    assert parts[0].count('"') >= 2
+    assert "".join(parts) == whole.pop()
+
+
 async def test_the_deltas_of_a_step_travel_together(llm: Link) -> None:
-    await llm.run(prompt(1), *(decode(n, Value(1)) for n in range(2, 18)), values=QUESTION, stream=True)
+    await llm.run(
+        prompt(1), *(decode(n, Value(1)) for n in range(2, 18)), values=QUESTION, stream=STREAM_TEXT
+    )
     for node in range(2, 18):
         assert (await text_of(llm, node)).text == ANSWER
     pieces = sum(map(len, llm.deltas()))
@@ -213,7 +233,9 @@ async def test_a_context_that_is_held_nowhere_is_a_fault(llm: Link) -> None:
 
 
 async def test_cancelling_a_run_frees_its_memory(llm: Link) -> None:
-    await llm.run(prompt(1), long_decode(2, Value(1)), long_decode(3, Value(1)), values=QUESTION, stream=True)
+    await llm.run(
+        prompt(1), long_decode(2, Value(1)), long_decode(3, Value(1)), values=QUESTION, stream=STREAM_TEXT
+    )
     await llm.until(llm.deltas)
     await llm.send(cancel=worker_pb2.Cancel(run="r"))
     status = await until_idle(llm)
@@ -225,7 +247,9 @@ async def test_cancelling_a_run_frees_its_memory(llm: Link) -> None:
 
 
 async def test_cancelling_one_node_leaves_the_others(llm: Link) -> None:
-    await llm.run(prompt(1), long_decode(2, Value(1)), decode(3, Value(1)), values=QUESTION, stream=True)
+    await llm.run(
+        prompt(1), long_decode(2, Value(1)), decode(3, Value(1)), values=QUESTION, stream=STREAM_TEXT
+    )
     await llm.until(llm.deltas)
     await llm.send(cancel=worker_pb2.Cancel(run="r", nodes=[2]))
     assert (await text_of(llm, 3)).text == ANSWER
@@ -242,7 +266,7 @@ async def test_released_contexts_are_forgotten(llm: Link) -> None:
 
 
 async def test_the_end_of_the_stream_cancels_everything(llm: Link, engine: LlmEngine) -> None:
-    await llm.run(prompt(1), long_decode(2, Value(1)), values=QUESTION, stream=True)
+    await llm.run(prompt(1), long_decode(2, Value(1)), values=QUESTION, stream=STREAM_TEXT)
     await llm.until(lambda: len(llm.deltas()) > 2)
     assert engine.gauges().kv_running
     llm.call.cancel()
@@ -252,7 +276,7 @@ async def test_the_end_of_the_stream_cancels_everything(llm: Link, engine: LlmEn
 
 
 async def test_another_attempt_takes_the_place_of_a_running_one(llm: Link) -> None:
-    await llm.run(prompt(1), long_decode(2, Value(1)), values=QUESTION, stream=True)
+    await llm.run(prompt(1), long_decode(2, Value(1)), values=QUESTION, stream=STREAM_TEXT)
     await llm.until(llm.deltas)
     await llm.run(decode(2, Value(1)), attempt=2)
     assert (await llm.done(2)).attempt == 2
