@@ -38,6 +38,20 @@ class KVPool:
         """The number of slots."""
         return self.keys.shape[1]
 
+    def read(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of the keys and values of some slots (int64), each [layers, len(slots), kv_heads, head_dim].
+
+        They are in the CPU's memory.
+        """
+        at = slots.to(self.keys.device)
+        return self.keys.index_select(1, at).cpu(), self.values.index_select(1, at).cpu()
+
+    def write(self, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store keys and values, as `read` gives them, in some slots (int64)."""
+        at = slots.to(self.keys.device)
+        self.keys.index_copy_(1, at, keys.to(self.keys.device))
+        self.values.index_copy_(1, at, values.to(self.values.device))
+
     @staticmethod
     def bytes_per_slot(*, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
         """The memory of one token's keys and values in all layers."""

@@ -19,11 +19,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from weft.runtime.kv.cache import KVCache
+from weft.runtime.kv.radix import Tokens
 
 from .errors import CancelledError, EngineClosedError
 from .grammar import CompiledGrammar
+from .handover import Handover, KvSpan, Wanted
 from .intake import Intake
 from .limits import Limits
 from .model import Model
@@ -41,6 +44,8 @@ from .tokenizer import Tokenizer
 __all__ = ["LLMEngine"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class LLMEngine:
@@ -68,6 +73,7 @@ class LLMEngine:
         self._drafts = options.forced_tokens
         self._runner = ModelRunner(model, slots)
         self._planner = Planner(KVCache(slots), self._limits)
+        self._handover = Handover(self._planner, self._runner.pool)
         self._intake = Intake(self._text, model.config, self._planner)
         self.info = EngineInfo.of(model, context_length=context, total_slots=slots)
         self._tasks: dict[int, Task] = {}
@@ -105,6 +111,28 @@ class LLMEngine:
         """Forget what was read before, except what running requests use. Raises `EngineClosedError`."""
         self._post(self._planner.cache.flush)
 
+    def held(self, namespace: str, ids: Tokens) -> Future[int]:
+        """How many of a prompt's first tokens (int64) the cache holds. Raises `EngineClosedError`."""
+        return self._ask(lambda: self._handover.held(namespace, ids, time.monotonic()))
+
+    def give_kv(self, namespace: str, ids: Tokens, span: KvSpan) -> Future[int]:
+        """Put KV that another engine has computed into the cache; see `Handover.give`.
+
+        Raises `EngineClosedError`.
+        """
+        return self._ask(lambda: self._handover.give(namespace, ids, span, time.monotonic()))
+
+    def take_kv(self, namespace: str, ids: Tokens, first: int, wait_s: float) -> Future[KvSpan | None]:
+        """A copy of the KV of a prompt (int64 tokens) from token `first` on, as far as the cache has it.
+
+        Waits for requests that are computing more of it, but no longer than `wait_s`. None: it has nothing
+        worth a message. Raises `EngineClosedError`.
+        """
+        answer: Future[KvSpan | None] = Future()
+        wanted = Wanted(namespace, ids, first, time.monotonic() + wait_s, answer)
+        self._post(lambda: self._handover.want(wanted, time.monotonic()))
+        return answer
+
     def stats(self) -> EngineStats:
         """The counters, as of the last step."""
         return self._stats
@@ -114,9 +142,7 @@ class LLMEngine:
 
         Neither the cache nor the counters change. Raises `EngineClosedError` after `close`.
         """
-        result: Future[Profile] = Future()
-        self._post(partial(self._measure, seconds, result))
-        return result.result()
+        return self._ask(partial(self._measure, seconds)).result()
 
     def close(self) -> None:
         """Fail what has not ended, with `EngineClosedError`, and stop the thread; may be called twice."""
@@ -132,6 +158,21 @@ class LLMEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _ask(self, question: Callable[[], T]) -> Future[T]:
+        """The answer that the engine's thread gives between two steps."""
+        answer: Future[T] = Future()
+
+        def ask() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
+            try:
+                answer.set_result(question())
+            except Exception as error:
+                answer.set_exception(error)
+
+        self._post(ask)
+        return answer
+
     def _post(self, command: Callable[[], None]) -> None:
         with self._door:
             if self._closing:
@@ -146,12 +187,14 @@ class LLMEngine:
                 self._take_commands()
                 if not (self._closing or self._planner.idle):
                     self._step(time.monotonic())
+                    self._handover.serve(time.monotonic())
             except Exception as error:
                 _log.exception("the LLM engine starts afresh after an error outside any request")
                 self._start_afresh(error)
         self._take_commands()  # of before the close
         for handle in list(self._tasks):
             self._fail(handle, EngineClosedError("the engine was closed before the request ended"))
+        self._handover.close()
 
     def _take_commands(self) -> None:
         """Carry out what is in the inbox, waiting for something if there is nothing else to do."""
@@ -262,22 +305,21 @@ class LLMEngine:
         """Fail everything and forget the cache, whose bookkeeping can no longer be trusted."""
         tasks, self._tasks = self._tasks, {}
         self._planner.reset()
+        self._handover.close(error)
         self._stats = self._count()
         for task in tasks.values():
             task.fail(error)
             self._deliver(task)
 
-    def _measure(self, seconds: float, result: Future[Profile]) -> None:
+    def _measure(self, seconds: float) -> Profile:
         cache = self._planner.cache
         slots = cache.allocate(cache.free)
         try:
             profile = measure_profile(self._runner, slots, self._limits, seconds)
-            self._planner.cost = StepCost.fit([(p.cached, p.new, p.ms) for p in profile.prefill])
-            result.set_result(profile)
-        except Exception as error:
-            result.set_exception(error)
         finally:
             cache.release(slots)
+        self._planner.cost = StepCost.fit([(p.cached, p.new, p.ms) for p in profile.prefill])
+        return profile
 
     def _count(self) -> EngineStats:
         planner, cache = self._planner, self._planner.cache

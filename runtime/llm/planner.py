@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from weft.runtime.kv.cache import KVCache
-from weft.runtime.kv.radix import Node
+from weft.runtime.kv.radix import Node, Tokens
 
 from .errors import RequestError
 from .limits import Limits, Room
@@ -237,18 +238,15 @@ class Planner:
             job.rank = rank
             self.running.sort(key=_rank)
 
+    def is_computing(self, namespace: str, tokens: Tokens, matched: int) -> bool:
+        """Whether a job is about to compute more than `matched` tokens of a prompt."""
+        jobs = itertools.chain(self.running, self.waiting)
+        return _computing(jobs, namespace, tokens, matched) is not None
+
     def _computing_prefix(self, job: Job, matched: int) -> Job | None:
         """A running job that is about to compute a prefix which `job` would else compute again."""
-        for other in self.running:
-            trunk = other.trunk
-            if other.namespace != job.namespace or trunk.computed >= other.prompt:
-                continue
-            length = min(other.prompt, job.trunk.length)
-            differing = np.flatnonzero(trunk.tokens[:length] != job.trunk.tokens[:length])
-            shared = int(differing[0]) if differing.size else length
-            if shared - max(matched, trunk.computed) >= _SHARED_PREFIX:
-                return other
-        return None
+        tokens = job.trunk.tokens[: job.trunk.length]
+        return _computing(self.running, job.namespace, tokens, matched)
 
     def _fits(self, job: Job, matched: int) -> bool:
         """Whether the pool can be expected to hold `job` beside all that run; alone it always may."""
@@ -304,6 +302,19 @@ class Planner:
         job.node = None
         job.branches.clear()
         job.trunk.reset()
+
+
+def _computing(jobs: Iterable[Job], namespace: str, tokens: Tokens, matched: int) -> Job | None:
+    for job in jobs:
+        trunk = job.trunk
+        if job.namespace != namespace or trunk.computed >= job.prompt:
+            continue
+        length = min(job.prompt, len(tokens))
+        differing = np.flatnonzero(trunk.tokens[:length] != tokens[:length])
+        shared = int(differing[0]) if differing.size else length
+        if shared - max(matched, trunk.computed) >= _SHARED_PREFIX:
+            return job
+    return None
 
 
 def _missing(job: Job) -> int:
