@@ -44,6 +44,68 @@ STREAM_PARTS: Stream.ValueType  # 2
 Global___Stream: typing_extensions.TypeAlias = Stream
 
 @typing.final
+class FetchKvRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    LAYOUT_FIELD_NUMBER: builtins.int
+    NAMESPACE_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    FIRST_FIELD_NUMBER: builtins.int
+    WAIT_S_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    layout: builtins.str
+    """LlmInfo.kv_layout of who asks; the KV of other layouts is of no use"""
+    namespace: builtins.str
+    first: builtins.int
+    """the first token whose KV is wanted"""
+    wait_s: builtins.float
+    """for requests that are computing more of the prompt"""
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """of the prompt"""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        layout: builtins.str = ...,
+        namespace: builtins.str = ...,
+        ids: collections.abc.Iterable[builtins.int] | None = ...,
+        first: builtins.int = ...,
+        wait_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["first", b"first", "ids", b"ids", "layout", b"layout", "model", b"model", "namespace", b"namespace", "wait_s", b"wait_s"]) -> None: ...
+
+Global___FetchKvRequest: typing_extensions.TypeAlias = FetchKvRequest
+
+@typing.final
+class KvPart(google.protobuf.message.Message):
+    """The KV of some tokens: [layers, tokens, kv_heads, head_dim] in C order, as the model stores it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: builtins.int
+    TOKENS_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
+    first: builtins.int
+    tokens: builtins.int
+    keys: builtins.bytes
+    values: builtins.bytes
+    def __init__(
+        self,
+        *,
+        first: builtins.int = ...,
+        tokens: builtins.int = ...,
+        keys: builtins.bytes = ...,
+        values: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["first", b"first", "keys", b"keys", "tokens", b"tokens", "values", b"values"]) -> None: ...
+
+Global___KvPart: typing_extensions.TypeAlias = KvPart
+
+@typing.final
 class DescribeRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -144,12 +206,18 @@ class LlmInfo(google.protobuf.message.Message):
     KV_SLOTS_FIELD_NUMBER: builtins.int
     PROFILE_FIELD_NUMBER: builtins.int
     CONTROL_TOKENS_FIELD_NUMBER: builtins.int
+    KV_LAYOUT_FIELD_NUMBER: builtins.int
+    KV_TOKEN_BYTES_FIELD_NUMBER: builtins.int
     context_length: builtins.int
     tokenizer: builtins.str
     """fingerprint; equal ones exchange token ids"""
     chat_template: builtins.str
     """JSON of the template and its special tokens; empty: none"""
     kv_slots: builtins.int
+    kv_layout: builtins.str
+    """equal ones can exchange KV: same weights, type and order; empty: none can"""
+    kv_token_bytes: builtins.int
+    """of the KV of one token"""
     @property
     def profile(self) -> Global___Profile: ...
     @property
@@ -165,9 +233,11 @@ class LlmInfo(google.protobuf.message.Message):
         kv_slots: builtins.int = ...,
         profile: Global___Profile | None = ...,
         control_tokens: collections.abc.Iterable[builtins.str] | None = ...,
+        kv_layout: builtins.str = ...,
+        kv_token_bytes: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["profile", b"profile"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chat_template", b"chat_template", "context_length", b"context_length", "control_tokens", b"control_tokens", "kv_slots", b"kv_slots", "profile", b"profile", "tokenizer", b"tokenizer"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chat_template", b"chat_template", "context_length", b"context_length", "control_tokens", b"control_tokens", "kv_layout", b"kv_layout", "kv_slots", b"kv_slots", "kv_token_bytes", b"kv_token_bytes", "profile", b"profile", "tokenizer", b"tokenizer"]) -> None: ...
 
 Global___LlmInfo: typing_extensions.TypeAlias = LlmInfo
 
@@ -430,6 +500,7 @@ class Task(google.protobuf.message.Message):
     ATTEMPT_FIELD_NUMBER: builtins.int
     TIMEOUT_S_FIELD_NUMBER: builtins.int
     ID_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
     INTERNAL_FIELD_NUMBER: builtins.int
     node: builtins.bytes
     """a Node; a worker that has seen the bytes before need not decode them"""
@@ -441,6 +512,10 @@ class Task(google.protobuf.message.Message):
     """of the node"""
     internal: builtins.bool
     """Only tasks of this fragment wait for the results, so the report may wait a few milliseconds for others."""
+    @property
+    def source(self) -> Global___KvSource:
+        """where more of its prompt has been read than here"""
+
     def __init__(
         self,
         *,
@@ -449,11 +524,35 @@ class Task(google.protobuf.message.Message):
         attempt: builtins.int = ...,
         timeout_s: builtins.float = ...,
         id: builtins.int = ...,
+        source: Global___KvSource | None = ...,
         internal: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "id", b"id", "internal", b"internal", "node", b"node", "stream", b"stream", "timeout_s", b"timeout_s"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "id", b"id", "internal", b"internal", "node", b"node", "source", b"source", "stream", b"stream", "timeout_s", b"timeout_s"]) -> None: ...
 
 Global___Task: typing_extensions.TypeAlias = Task
+
+@typing.final
+class KvSource(google.protobuf.message.Message):
+    """Advice: a task whose source is gone, or has less than was thought, reads its prompt itself."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: builtins.int
+    WAIT_S_FIELD_NUMBER: builtins.int
+    address: builtins.str
+    """of the worker"""
+    wait_s: builtins.float
+    """for what it is still computing: how long reading takes here"""
+    def __init__(
+        self,
+        *,
+        address: builtins.str = ...,
+        wait_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "wait_s", b"wait_s"]) -> None: ...
+
+Global___KvSource: typing_extensions.TypeAlias = KvSource
 
 @typing.final
 class Push(google.protobuf.message.Message):
@@ -702,6 +801,8 @@ class Timing(google.protobuf.message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     FINISH_FIELD_NUMBER: builtins.int
     REUSED_FIELD_NUMBER: builtins.int
+    FETCH_FIELD_NUMBER: builtins.int
+    FETCHED_TOKENS_FIELD_NUMBER: builtins.int
     queued: builtins.float
     prefill: builtins.float
     decode: builtins.float
@@ -718,6 +819,10 @@ class Timing(google.protobuf.message.Message):
     """of a decode: why it ended, stop or length"""
     reused: builtins.bool
     """the result of equal earlier work was taken"""
+    fetch: builtins.float
+    """getting KV from another worker"""
+    fetched_tokens: builtins.int
+    """of the cached ones: from another worker"""
     def __init__(
         self,
         *,
@@ -732,8 +837,10 @@ class Timing(google.protobuf.message.Message):
         prompt_tokens: builtins.int = ...,
         finish: builtins.str = ...,
         reused: builtins.bool = ...,
+        fetch: builtins.float = ...,
+        fetched_tokens: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cached_tokens", b"cached_tokens", "compute", b"compute", "computed_tokens", b"computed_tokens", "decode", b"decode", "finish", b"finish", "generated_tokens", b"generated_tokens", "prefill", b"prefill", "prompt_tokens", b"prompt_tokens", "queued", b"queued", "reused", b"reused"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "cached_tokens", b"cached_tokens", "compute", b"compute", "computed_tokens", b"computed_tokens", "decode", b"decode", "fetch", b"fetch", "fetched_tokens", b"fetched_tokens", "finish", b"finish", "generated_tokens", b"generated_tokens", "prefill", b"prefill", "prompt_tokens", b"prompt_tokens", "queued", b"queued", "reused", b"reused"]) -> None: ...
 
 Global___Timing: typing_extensions.TypeAlias = Timing
 

@@ -44,6 +44,11 @@ class WorkerStub(object):
                 request_serializer=weft_dot_proto_dot_worker__pb2.Commands.SerializeToString,
                 response_deserializer=weft_dot_proto_dot_worker__pb2.Reports.FromString,
                 _registered_method=True)
+        self.FetchKv = channel.unary_stream(
+                '/weft.v1.Worker/FetchKv',
+                request_serializer=weft_dot_proto_dot_worker__pb2.FetchKvRequest.SerializeToString,
+                response_deserializer=weft_dot_proto_dot_worker__pb2.KvPart.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer(object):
@@ -64,6 +69,13 @@ class WorkerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchKv(self, request, context):
+        """For other workers: the KV of a prompt from some token on, as far as the cache has it, in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +88,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Execute,
                     request_deserializer=weft_dot_proto_dot_worker__pb2.Commands.FromString,
                     response_serializer=weft_dot_proto_dot_worker__pb2.Reports.SerializeToString,
+            ),
+            'FetchKv': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchKv,
+                    request_deserializer=weft_dot_proto_dot_worker__pb2.FetchKvRequest.FromString,
+                    response_serializer=weft_dot_proto_dot_worker__pb2.KvPart.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,6 +149,33 @@ class Worker(object):
             '/weft.v1.Worker/Execute',
             weft_dot_proto_dot_worker__pb2.Commands.SerializeToString,
             weft_dot_proto_dot_worker__pb2.Reports.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchKv(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/weft.v1.Worker/FetchKv',
+            weft_dot_proto_dot_worker__pb2.FetchKvRequest.SerializeToString,
+            weft_dot_proto_dot_worker__pb2.KvPart.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,7 +57,23 @@ _WorkerExecuteType = typing_extensions.TypeVar(
     ],
 )
 
-class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerExecuteType]):
+_WorkerFetchKvType = typing_extensions.TypeVar(
+    '_WorkerFetchKvType',
+    grpc.UnaryStreamMultiCallable[
+        weft.proto.worker_pb2.FetchKvRequest,
+        weft.proto.worker_pb2.KvPart,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        weft.proto.worker_pb2.FetchKvRequest,
+        weft.proto.worker_pb2.KvPart,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        weft.proto.worker_pb2.FetchKvRequest,
+        weft.proto.worker_pb2.KvPart,
+    ],
+)
+
+class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerExecuteType, _WorkerFetchKvType]):
     @typing.overload
     def __init__(self: WorkerStub[
         grpc.UnaryUnaryMultiCallable[
@@ -67,6 +83,10 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerExecuteType]):
         grpc.StreamStreamMultiCallable[
             weft.proto.worker_pb2.Commands,
             weft.proto.worker_pb2.Reports,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            weft.proto.worker_pb2.FetchKvRequest,
+            weft.proto.worker_pb2.KvPart,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -80,6 +100,10 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerExecuteType]):
             weft.proto.worker_pb2.Commands,
             weft.proto.worker_pb2.Reports,
         ],
+        grpc.aio.UnaryStreamMultiCallable[
+            weft.proto.worker_pb2.FetchKvRequest,
+            weft.proto.worker_pb2.KvPart,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Describe: _WorkerDescribeType
@@ -90,6 +114,9 @@ class WorkerStub(typing.Generic[_WorkerDescribeType, _WorkerExecuteType]):
     time on one side travels as one message.
     """
 
+    FetchKv: _WorkerFetchKvType
+    """For other workers: the KV of a prompt from some token on, as far as the cache has it, in order."""
+
 WorkerAsyncStub: typing_extensions.TypeAlias = WorkerStub[
     grpc.aio.UnaryUnaryMultiCallable[
         weft.proto.worker_pb2.DescribeRequest,
@@ -98,6 +125,10 @@ WorkerAsyncStub: typing_extensions.TypeAlias = WorkerStub[
     grpc.aio.StreamStreamMultiCallable[
         weft.proto.worker_pb2.Commands,
         weft.proto.worker_pb2.Reports,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        weft.proto.worker_pb2.FetchKvRequest,
+        weft.proto.worker_pb2.KvPart,
     ],
 ]
 
@@ -119,5 +150,13 @@ class WorkerServicer(metaclass=abc.ABCMeta):
         """One stream per orchestrator: commands in, reports out, for as long as both live. What comes up at the same
         time on one side travels as one message.
         """
+
+    @abc.abstractmethod
+    def FetchKv(
+        self,
+        request: weft.proto.worker_pb2.FetchKvRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[weft.proto.worker_pb2.KvPart], collections.abc.AsyncIterator[weft.proto.worker_pb2.KvPart]]:
+        """For other workers: the KV of a prompt from some token on, as far as the cache has it, in order."""
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

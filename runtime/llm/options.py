@@ -50,6 +50,7 @@ class EngineInfo:
     dtype: str
     device: str
     kv_bytes_per_token: int
+    kv_shape: tuple[int, int, int]  # layers, kv_heads, head_dim
     total_slots: int
 
     @classmethod
@@ -63,6 +64,7 @@ class EngineInfo:
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(model.device),
             kv_bytes_per_token=model.kv_bytes_per_token,
+            kv_shape=(model.config.layers, model.config.kv_heads, model.config.head_dim),
             total_slots=total_slots,
         )
 

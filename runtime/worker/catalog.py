@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from weft.graph.ops.base import Op
 from weft.proto import worker_pb2
 
-from .engines.base import Caching, Engine, Gauges
+from .engines.base import Caching, Engine, Gauges, Lending
 from .faults import TaskError
 
 __all__ = ["Catalog"]
@@ -29,6 +29,13 @@ class Catalog:
         offered = ", ".join(f"{engine.kind} {engine.model!r}" for engine in self._engines)
         needed = f"an engine of kind {op.kind!r}" + (f" with model {wanted!r}" if wanted else "")
         raise TaskError("not_found", f"{op.label()} needs {needed}; this worker has: {offered}")
+
+    def lender(self, model: str) -> Lending:
+        """The engine that has the KV of a model. Raises TaskError if this worker has none."""
+        for engine in self._engines:
+            if isinstance(engine, Lending) and engine.model == model:
+                return engine
+        raise TaskError("not_found", f"this worker has no language model {model!r}")
 
     def infos(self) -> list[worker_pb2.EngineInfo]:
         """What each engine offers."""

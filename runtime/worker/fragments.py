@@ -14,7 +14,7 @@ from weft.graph.ir import Node
 from weft.graph.values import Datum
 from weft.proto import graph_pb2, value_pb2, worker_pb2
 
-from .engines.base import Stream, Task
+from .engines.base import KvSource, Stream, Task
 
 __all__ = ["decode_tasks", "decode_values"]
 
@@ -34,6 +34,7 @@ def decode_tasks(fragment: worker_pb2.Fragment) -> tuple[Task, ...]:
             timeout_s=task.timeout_s or None,
             namespace=fragment.namespace,
             priority=fragment.priority,
+            source=KvSource(task.source.address, task.source.wait_s) if task.HasField("source") else None,
         )
         for task in fragment.tasks
     )

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Final
@@ -17,9 +18,11 @@ from grpc_reflection.v1alpha import reflection
 
 from weft.proto import worker_pb2, worker_pb2_grpc
 from weft.runtime.channels import server_options
+from weft.runtime.llm.errors import EngineClosedError
 
 from .catalog import Catalog
 from .engines.base import StartError
+from .faults import TaskError
 from .membership import stay_joined
 from .session import Session
 
@@ -108,6 +111,20 @@ class Host(worker_pb2_grpc.WorkerServicer):
             await session.serve(context)
         finally:
             self._sessions.remove(session)
+
+    async def FetchKv(
+        self,
+        request: worker_pb2.FetchKvRequest,
+        context: grpc.aio.ServicerContext[worker_pb2.FetchKvRequest, worker_pb2.KvPart],
+    ) -> AsyncIterator[worker_pb2.KvPart]:
+        """Give another worker KV that this one has computed."""
+        try:
+            async for part in self._catalog.lender(request.model).lend(request):
+                yield part
+        except TaskError as problem:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(problem))
+        except EngineClosedError as problem:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(problem))
 
     async def _add_standard_services(self) -> None:
         servicer = health.aio.HealthServicer()

@@ -165,17 +165,21 @@ class Runs:
 
     def _start(self, run: _Run, task: Task) -> Ready:
         del run.waiting[task.node.id]
-        if isinstance(task.node.op, Prefill) and self._is_continued(run, task):
-            task = replace(task, fused=True)
+        if isinstance(task.node.op, Prefill):
+            follower = self._continued_by(run, task)
+            if follower is not None:
+                task = replace(task, fused=True)
+                follower.task = replace(follower.task, source=task.source)
         run.running.add(task)
         run.current[task.node.id] = task
         operands = {name: run.values[str(value)] for name, value in task.node.args.items()}
         return Ready(task, operands)
 
-    def _is_continued(self, run: _Run, task: Task) -> bool:
-        """Whether a task that takes the KV value of this prefill waits for nothing else."""
+    def _continued_by(self, run: _Run, task: Task) -> _Waiting | None:
+        """A task that takes the KV value of this prefill and waits for nothing else."""
         kv = str(Value(task.node.id))
-        return any(entry.missing == {kv} and _continues(entry.task, kv) for entry in run.waiting.values())
+        waiting = (entry for entry in run.waiting.values() if entry.missing == {kv})
+        return next((entry for entry in waiting if _continues(entry.task, kv)), None)
 
     def _tidy(self, run: str) -> None:
         if run in self._runs and self._runs[run].empty:

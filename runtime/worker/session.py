@@ -237,4 +237,6 @@ def _encode_timing(timing: Timing) -> worker_pb2.Timing:
         prompt_tokens=timing.prompt_tokens,
         finish=timing.finish,
         reused=timing.reused,
+        fetch=timing.fetch,
+        fetched_tokens=timing.fetched_tokens,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Protocol, runtime_checkable
@@ -19,6 +19,8 @@ __all__ = [
     "Engine",
     "Gauges",
     "HeldKv",
+    "KvSource",
+    "Lending",
     "Operands",
     "Outcome",
     "StartError",
@@ -55,6 +57,14 @@ class Stream(Enum):
     """Of JSON: as far as it goes, whenever an item or a field of it closes."""
 
 
+@dataclass(frozen=True, slots=True)
+class KvSource:
+    """A worker that has read more of a prompt; `wait_s`: the longest to wait for what it is computing."""
+
+    address: str
+    wait_s: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
     """One attempt of one primitive of a run; equal to itself alone."""
@@ -68,6 +78,7 @@ class Task:
     timeout_s: float | None = None
     namespace: str = ""
     priority: int = 0
+    source: KvSource | None = None
     fused: bool = False
     """Of a prefill: what continues it starts at once, and computes these tokens too."""
 
@@ -92,6 +103,8 @@ class Timing:
     prompt_tokens: int = 0
     finish: Literal["", "stop", "length"] = ""
     reused: bool = False
+    fetch: float = 0.0
+    fetched_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +153,14 @@ class Engine(Protocol):
 
         Cancelling the call cancels the computation, and ends once its resources are free.
         """
+
+
+@runtime_checkable
+class Lending(Protocol):
+    """An engine that gives other workers KV that it has computed."""
+
+    def lend(self, request: worker_pb2.FetchKvRequest) -> AsyncIterator[worker_pb2.KvPart]:
+        """What it has of the KV that is asked for. Raises TaskError for what does not fit its model."""
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from weft.graph.ops.base import EngineKind
@@ -34,6 +34,7 @@ from ..faults import TaskError, invalid_arguments
 from .base import Emit, Gauges, HeldKv, Operands, Outcome, Stream, Task, Timing
 from .contexts import context_of, read, write
 from .deltas import Sift
+from .kv_exchange import NOTHING, Borrowed, KvExchange
 from .llm_loading import LoadedModel, describe, load
 from .operands import count_of, passages_of
 from .rating import all_of, expected
@@ -83,11 +84,13 @@ class LlmEngine:
     async def start(self) -> None:
         """Load the model and measure its speed. Raises StartError."""
         self._mailbox = Mailbox(asyncio.get_running_loop(), _take_all)
-        self._loaded = await asyncio.to_thread(load, self._settings, self._profile_s)
+        loaded = self._loaded = await asyncio.to_thread(load, self._settings, self._profile_s)
+        self._exchange = KvExchange(loaded.engine, self.model, loaded.kv_layout)
 
     async def stop(self) -> None:
         """Fail the requests that have not ended, and stop the engine's thread."""
         if self._loaded is not None:
+            await self._exchange.close()
             await asyncio.to_thread(self._loaded.engine.close)
 
     async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
@@ -115,19 +118,25 @@ class LlmEngine:
         if len(settled) <= len(context.settled_ids()):
             return Outcome((held,))
         self._check_room(len(longer), 0, 0)
+        borrowed = await self._borrow(task, settled)
         request = PrefillRequest(settled, task.namespace, task.priority)
         started = time.monotonic()
         done, _ = await self._request(request)
         assert isinstance(done, PromptDone)
         elapsed = time.monotonic() - started
         timing = Timing(
-            prefill=elapsed, cached_tokens=done.cached_tokens, computed_tokens=done.computed_tokens
+            prefill=elapsed,
+            cached_tokens=done.cached_tokens,
+            computed_tokens=done.computed_tokens,
+            fetch=borrowed.seconds,
+            fetched_tokens=borrowed.tokens,
         )
         return Outcome((held,), timing)
 
     async def _decode(self, task: Task, op: Decode, context: Context, emit: Emit) -> Outcome:
         room = self._model.engine.info.context_length - len(context)
         self._check_room(len(context), 1, min(op.sampling.max_tokens, room))
+        borrowed = await self._borrow(task, context.ids())
         request = GenerateRequest(
             context.ids(), task.namespace, task.priority, op.sampling, op.constraint, op.logprobs
         )
@@ -144,6 +153,8 @@ class LlmEngine:
             generated_tokens=generated,
             prompt_tokens=len(context),
             finish=done.finish_reason,
+            fetch=borrowed.seconds,
+            fetched_tokens=borrowed.tokens,
         )
         held = HeldKv(_key(task), context=write(context, text))
         if op.logprobs is None:
@@ -152,6 +163,7 @@ class LlmEngine:
 
     async def _score(self, task: Task, op: Score, context: Context) -> Outcome:
         aligned = align(context.ids(), [context.append_text(choice).ids() for choice in op.choices])
+        borrowed = await self._borrow(task, aligned.prefix)
         started = time.monotonic()
         scored = await self._weigh(task, aligned.prefix, aligned.options)
         alone: tuple[tuple[float, ...], ...] = ()
@@ -163,6 +175,8 @@ class LlmEngine:
             cached_tokens=scored.cached_tokens,
             computed_tokens=scored.computed_tokens,
             prompt_tokens=len(context),
+            fetch=borrowed.seconds,
+            fetched_tokens=borrowed.tokens,
         )
         return Outcome((TextValue(op.choices[chosen]), Json(scores)), timing)
 
@@ -222,6 +236,16 @@ class LlmEngine:
         done, _ = await self._request(request)
         assert isinstance(done, Scored)
         return done
+
+    async def _borrow(self, task: Task, ids: tuple[int, ...]) -> Borrowed:
+        """Get what another worker has read of a prompt, if this is advised."""
+        if task.source is None or not self._model.kv_layout:
+            return NOTHING
+        return await self._exchange.borrow(task.source, task.namespace, ids)
+
+    def lend(self, request: worker_pb2.FetchKvRequest) -> AsyncIterator[worker_pb2.KvPart]:
+        """See `Lending`."""
+        return self._exchange.lend(request)
 
     def _check_room(self, prompt: int, least: int, most: int) -> None:
         """Refuse no prompt, and one with which `least` tokens exceed the context, or `most` the KV pool."""

@@ -11,6 +11,7 @@ from weft.runtime.config import ModelSettings
 from weft.runtime.llm.chat import ChatTemplate
 from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.errors import ModelError
+from weft.runtime.llm.kv_layout import kv_layout
 from weft.runtime.llm.loader import resolve_folder
 from weft.runtime.llm.model import load_model
 from weft.runtime.llm.options import EngineOptions
@@ -30,6 +31,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     chat: ChatTemplate | None
     profile: Profile | None  # None: not measured
+    kv_layout: str = ""  # by which engines know that they can exchange KV
 
     @property
     def start_id(self) -> int:
@@ -59,7 +61,7 @@ def load(settings: ModelSettings, profile_s: float) -> LoadedModel:
     except torch.OutOfMemoryError as problem:
         remedy = "lower kv_tokens, or choose a smaller dtype or another device"
         raise StartError(f"model {settings.name!r} does not fit the device's memory; {remedy}") from problem
-    return LoadedModel(engine, tokenizer, chat, profile)
+    return LoadedModel(engine, tokenizer, chat, profile, kv_layout(folder, model))
 
 
 def describe(settings: ModelSettings, loaded: LoadedModel) -> worker_pb2.EngineInfo:
@@ -75,6 +77,8 @@ def describe(settings: ModelSettings, loaded: LoadedModel) -> worker_pb2.EngineI
             chat_template=loaded.chat.to_json() if loaded.chat else "",
             control_tokens=sorted(loaded.tokenizer.control_tokens),
             kv_slots=info.total_slots,
+            kv_layout=loaded.kv_layout,
+            kv_token_bytes=info.kv_bytes_per_token,
             profile=_encode_profile(loaded.profile) if loaded.profile else None,
         ),
         capacity=settings.max_running,

@@ -80,6 +80,9 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
+    def FetchKv(self, request: worker_pb2.FetchKvRequest, context: Any) -> Any:
+        raise AssertionError("nobody is told to fetch KV from a worker that has none")
+
     async def Execute(self, request_iterator: Any, context: Any) -> AsyncIterator[worker_pb2.Reports]:
         reader = asyncio.create_task(self._read(request_iterator))
         try:

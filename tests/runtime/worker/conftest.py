@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ class Link:
         attempt: int = 1,
         internal: Collection[int] = (),
         namespace: str = "",
+        source: worker_pb2.KvSource | None = None,
     ) -> None:
         """Send a fragment."""
         tasks = [
@@ -70,6 +72,7 @@ class Link:
                 timeout_s=timeout_s,
                 attempt=attempt,
                 internal=node.id in internal,
+                source=source,
             )
             for node in nodes
         ]
@@ -202,11 +205,13 @@ StartWorker = Callable[..., Awaitable[Link]]
 @pytest.fixture
 async def start_worker(tmp_path: Path) -> AsyncIterator[StartWorker]:
     """Starts a worker with the given engines, has it join an orchestrator, and opens its stream."""
+    numbers = itertools.count()
     async with AsyncExitStack() as stack:
 
         async def start(*engines: Engine) -> Link:
             stub, address = await stack.enter_async_context(orchestrator_at("127.0.0.1:0"))
-            host = Host(Catalog(engines), listen=f"unix:{tmp_path}/worker.sock", orchestrator=address)
+            socket = f"unix:{tmp_path}/worker{next(numbers)}.sock"
+            host = Host(Catalog(engines), listen=socket, orchestrator=address)
             await host.start()
             stack.push_async_callback(host.stop)
             info = await asyncio.wait_for(stub.joins.get(), PATIENCE_S)
