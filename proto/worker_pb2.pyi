@@ -820,7 +820,7 @@ class Timing(google.protobuf.message.Message):
     reused: builtins.bool
     """the result of equal earlier work was taken"""
     fetch: builtins.float
-    """getting KV from another worker"""
+    """KV coming from another worker"""
     fetched_tokens: builtins.int
     """of the cached ones: from another worker"""
     def __init__(

@@ -39,6 +39,7 @@ class Sender:
         self._refused = refused
         self._max_bytes = max_bytes
         self._parts: dict[str, dict[str, _Part]] = {}  # by worker and run
+        self._sources: dict[tuple[str, int], worker_pb2.KvSource] = {}  # by run and node
 
     def dispatch(self, action: Dispatch, runs: Mapping[str, Run]) -> None:
         """Hand out the tasks of fragments; those of runs that are over are left out."""
@@ -52,6 +53,12 @@ class Sender:
                 for number, attempt in tasks:
                     run.begin(number, attempt, action.worker, at)
                 parts.setdefault(run_id, (run, []))[1].append(tasks)
+        for source in action.sources:
+            link = self._fleet.get(source.worker)
+            if link is not None:
+                address = link.info.address
+                advice = worker_pb2.KvSource(address=address, wait_s=source.wait_s)
+                self._sources[source.run, source.node] = advice
 
     def flush(self) -> None:
         """Send what has been dispatched so far."""
@@ -60,6 +67,7 @@ class Sender:
             link = self._fleet.get(worker)
             if link is not None and parts:
                 self._send_batch(link, list(parts.values()))
+        self._sources.clear()
 
     def cancel(self, worker: str, run: str, nodes: Sequence[int]) -> None:
         """Have tasks of a run stopped, all if none are named."""
@@ -86,7 +94,7 @@ class Sender:
         lacking = [_lacking(run, link, fragments) for run, fragments in parts]
         batch = worker_pb2.Batch(
             fragments=[
-                _message(run, fragments, values)
+                self._message(run, fragments, values)
                 for (run, fragments), values in zip(parts, lacking, strict=True)
             ]
         )
@@ -114,6 +122,29 @@ class Sender:
         )
         self._refused(run, *fragments[0][0], Fault("too_large", message, worker=link.id))
 
+    def _message(self, run: Run, fragments: Sequence[_Tasks], values: Iterable[Value]) -> worker_pb2.Fragment:
+        tasks = [task for fragment in fragments for task in fragment]
+        nodes = [run.node(number) for number, _ in tasks]
+        internal = run.internal(nodes) if len(tasks) > 1 else ()
+        return worker_pb2.Fragment(
+            run=run.id,
+            tasks=[
+                worker_pb2.Task(
+                    node=node_bytes(node),
+                    id=number,
+                    stream=run.streamed(number),
+                    attempt=attempt,
+                    timeout_s=node.policy.timeout_s or 0.0,
+                    internal=number in internal,
+                    source=self._sources.get((run.id, number)),
+                )
+                for node, (number, attempt) in zip(nodes, tasks, strict=True)
+            ],
+            values={str(value): run.message_of(value) for value in values},
+            namespace=run.namespace,
+            priority=run.priority,
+        )
+
 
 def _lacking(run: Run, link: WorkerLink, fragments: Sequence[_Tasks]) -> list[Value]:
     """The known operands of fragments that the worker does not hold."""
@@ -121,26 +152,3 @@ def _lacking(run: Run, link: WorkerLink, fragments: Sequence[_Tasks]) -> list[Va
     nodes = (run.node(number) for fragment in fragments for number, _ in fragment)
     wanted = dict.fromkeys(value for node in nodes for value in node.args.values())
     return [value for value in wanted if value in run.values and value not in holds]
-
-
-def _message(run: Run, fragments: Sequence[_Tasks], values: Iterable[Value]) -> worker_pb2.Fragment:
-    tasks = [task for fragment in fragments for task in fragment]
-    nodes = [run.node(number) for number, _ in tasks]
-    internal = run.internal(nodes) if len(tasks) > 1 else ()
-    return worker_pb2.Fragment(
-        run=run.id,
-        tasks=[
-            worker_pb2.Task(
-                node=node_bytes(node),
-                id=number,
-                stream=run.streamed(number),
-                attempt=attempt,
-                timeout_s=node.policy.timeout_s or 0.0,
-                internal=number in internal,
-            )
-            for node, (number, attempt) in zip(nodes, tasks, strict=True)
-        ],
-        values={str(value): run.message_of(value) for value in values},
-        namespace=run.namespace,
-        priority=run.priority,
-    )

@@ -376,4 +376,10 @@ def _usage(timing: worker_pb2.Timing) -> ev.Usage | None:
     """What a language model did, if it was one."""
     if not (timing.cached_tokens or timing.computed_tokens or timing.generated_tokens):
         return None
-    return ev.Usage(timing.cached_tokens, timing.computed_tokens, timing.generated_tokens)
+    return ev.Usage(
+        timing.cached_tokens,
+        timing.computed_tokens,
+        timing.generated_tokens,
+        timing.fetched_tokens,
+        1000 * timing.fetch,
+    )

@@ -42,6 +42,8 @@ def _spec(engine: worker_pb2.EngineInfo, name: str) -> EngineSpec:
         engine.item_ms,
         engine.llm.kv_slots,
         costs_of(engine.llm.profile),
+        engine.llm.kv_layout,
+        engine.llm.kv_token_bytes,
     )
 
 

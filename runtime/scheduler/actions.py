@@ -19,6 +19,7 @@ __all__ = [
     "FailRun",
     "Fragment",
     "Release",
+    "Source",
     "WakeAt",
 ]
 
@@ -30,12 +31,22 @@ class Fragment(NamedTuple):
     tasks: tuple[tuple[int, int], ...]  # (node, attempt)
 
 
+class Source(NamedTuple):
+    """Where a task finds KV that its worker lacks; it may wait there for as long as computing it takes."""
+
+    run: str
+    node: int
+    worker: str
+    wait_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Dispatch:
     """Send fragments to a worker in one message, with those of their operands that the worker lacks."""
 
     worker: str
     fragments: tuple[Fragment, ...]
+    sources: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-from .actions import Dispatch, Fragment
+from .actions import Dispatch, Fragment, Source
 from .engines import Charge, EngineState, Pool, WorkerState
 from .events import WorkerJoined
 from .fragments import fragment
@@ -16,6 +16,7 @@ from .queues import ReadyQueue
 from .residency import Residency
 from .state import LiveNode
 from .timers import Timers
+from .transfer import TRANSFER, Move
 
 __all__ = ["Dispatcher", "Timer"]
 
@@ -30,7 +31,7 @@ class Dispatcher:
 
     def __init__(self, policies: Policies, timers: Timers[Timer], grace_s: float) -> None:
         self.workers: dict[str, WorkerState] = {}
-        self.residency = Residency()
+        self.residency = Residency(TRANSFER[policies.transfer]())
         self._tools = Toolbox(policies, self.residency)
         self._timers = timers
         self._grace_s = grace_s
@@ -41,6 +42,7 @@ class Dispatcher:
         self._stirred: dict[EngineKey, None] = {}  # queues where something may have become possible
         self._orphaned: dict[EngineKey, float] = {}  # queues without workers, and how long they may be
         self._outgoing: dict[WorkerState, list[Fragment]] = {}
+        self._sources: dict[WorkerState, list[Source]] = {}  # of what is outgoing
 
     # ---- workers
 
@@ -96,7 +98,7 @@ class Dispatcher:
             if key in self._queues:
                 self._drain(self._queues[key], self._pools[key], now)
         for worker, fragments in self._outgoing.items():
-            yield Dispatch(worker.id, tuple(fragments))
+            yield Dispatch(worker.id, tuple(fragments), tuple(self._sources.pop(worker, ())))
         self._outgoing.clear()
 
     def activate(self, live: LiveNode, now: float) -> None:
@@ -142,6 +144,8 @@ class Dispatcher:
             live.begin(where)
             if live.primitive.key.kind == "llm":
                 self.residency.hand_out(live, where)
+                if live.move is not None:
+                    self._fetch(live, live.move, where)
             else:
                 where.charge(live, Charge(where.spec.item_ms or live.primitive.forecast.ms))
             tasks.append((live.primitive.node.id, live.attempt))
@@ -149,6 +153,12 @@ class Dispatcher:
                 self.activate(live, now)
         fragments = self._outgoing.setdefault(engine.worker, [])
         fragments.append(Fragment(root.run.id, tuple(tasks)))
+
+    def _fetch(self, live: LiveNode, move: Move, engine: EngineState) -> None:
+        source = move.source.worker.id
+        wait_s = move.computing_ms / 1000
+        sources = self._sources.setdefault(engine.worker, [])
+        sources.append(Source(live.run.id, live.primitive.node.id, source, wait_s))
 
     # ---- queues without workers
 

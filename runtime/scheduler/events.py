@@ -41,6 +41,8 @@ class EngineSpec:
     item_ms: float = 0.0  # of each primitive in a call of that size
     kv_slots: int = 0  # of a language model: tokens whose KV it can hold; 0: unknown
     costs: ModelCosts | None = None  # of a language model, as measured
+    kv_layout: str = ""  # engines of equal ones can have KV from each other; empty: none can
+    kv_token_bytes: int = 0  # of the KV of one token
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class Usage:
     cached: int = 0  # read before, and found in the cache
     computed: int = 0  # read now
     generated: int = 0
+    fetched: int = 0  # of the cached ones: from another engine
+    fetch_ms: float = 0.0  # that this took
 
 
 @dataclass(frozen=True, slots=True)

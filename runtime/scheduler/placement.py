@@ -124,14 +124,18 @@ class Affinity(RoundRobin):
         return all(engine.load_ms <= _OVERLOAD * pool.mean_load + _SLACK_MS for pool in engine.pools)
 
     def _cost(self, demand: Demand, engine: EngineState) -> float:
-        cached = self._residency.cached(demand, engine)
+        held = cached = self._residency.cached(demand, engine)
+        move = self._residency.transfer.plan(demand.found, demand.prefixes, engine, cached)
+        if move is not None:
+            cached = move.tokens
         reading = engine.prefill_cost(cached, demand.context + demand.reads - cached)
         a, each, per_token = engine.writing
         tokens = demand.context + demand.reads + demand.writes
         step = a + each * (engine.writers + 1) + per_token * (engine.context_tokens + tokens)
-        mine = engine.prefill_ms + reading + demand.writes * step
+        arriving = move.ms if move is not None else 0.0
+        mine = engine.prefill_ms + arriving + reading + demand.writes * step
         others = engine.writers * (reading + demand.writes * (each + per_token * tokens))
-        return mine + _OTHERS * others + self._crowding(demand, engine, cached)
+        return mine + _OTHERS * others + self._crowding(demand, engine, held)
 
     def _crowding(self, demand: Demand, engine: EngineState, cached: float) -> float:
         """What others will have to read again because this takes their place."""

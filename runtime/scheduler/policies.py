@@ -15,6 +15,7 @@ from .primitive import EngineKey
 from .priority import PRIORITY
 from .queues import ReadyQueue
 from .residency import Residency
+from .transfer import TRANSFER
 
 __all__ = ["Policies", "Toolbox"]
 
@@ -35,6 +36,8 @@ class Policies:
     """round_robin, least_loaded, sticky, affinity."""
     admission: str = "everybody"
     """everybody, working_set."""
+    transfer: str = "cheaper"
+    """never, cheaper: whether KV that another worker holds is fetched or computed again."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """The shares of namespaces under `fairness`; 1 unless given."""
     longest_wait_s: float = 30.0
@@ -45,6 +48,7 @@ class Policies:
         _find("priority", self.priority, PRIORITY)
         _find("fairness", self.fairness, FAIRNESS)
         _find("placement", self.placement, PLACEMENT)
+        _find("transfer", self.transfer, TRANSFER)
         _find("admission", self.admission, ADMISSION)
 
 

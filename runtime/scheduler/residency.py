@@ -13,6 +13,7 @@ from .events import Usage
 from .patience import Patience
 from .prefixes import Block, Boundary, extend, start
 from .state import Chain, Holding, LiveNode, LiveRun, Phase
+from .transfer import Move, Transfer
 
 __all__ = ["Demand", "Residency"]
 
@@ -31,7 +32,8 @@ class Demand(NamedTuple):
 class Residency:
     """Keeps the books of KV: of runs, of engines, and in the directory."""
 
-    def __init__(self) -> None:
+    def __init__(self, transfer: Transfer) -> None:
+        self.transfer = transfer
         self.directory = Directory()
         self.patience = Patience()
 
@@ -138,6 +140,9 @@ class Residency:
         maker = _maker(live)
         held = base.tokens if maker is not None and maker.engine is engine and maker.kv else 0.0
         live.cached = max(held, self.directory.held(engine, prefixes) if prefixes else 0.0)
+        live.move = self._move(live, engine)
+        if live.move is not None:
+            live.cached = live.move.tokens
         reads, writes = _reads(live, live.chain), live.primitive.forecast.writes
         live.tokens = base.tokens + reads + writes
         engine.charge(live, _charge(engine, live.tokens, base.tokens + reads - live.cached, writes))
@@ -151,7 +156,9 @@ class Residency:
         engine = live.engine
         assert engine is not None
         if usage is not None:
-            engine.written += usage.computed + usage.generated
+            engine.written += usage.computed + usage.generated + usage.fetched
+            if live.move is not None:
+                self._moved(live.move, usage)
             live.tokens = float(usage.cached + usage.computed + usage.generated)
             if usage.cached < live.cached / 2:
                 base, prefixes = _chain(live)
@@ -196,6 +203,19 @@ class Residency:
                     del in_use[key]
         run.holdings.clear()
 
+    def _move(self, live: LiveNode, engine: EngineState) -> Move | None:
+        if not engine.spec.kv_layout:
+            return None
+        base, prefixes = _chain(live)
+        whole = (base, *prefixes) if base.tokens else prefixes
+        found = self.directory.longest(whole) if whole else NOWHERE
+        return self.transfer.plan(found, whole, engine, live.cached)
+
+    def _moved(self, move: Move, usage: Usage) -> None:
+        self.transfer.seen(move, usage)
+        if usage.cached < move.tokens / 2:
+            self.directory.missed(move.source, move.prefixes, usage.cached)
+
     def _use(self, run: LiveRun, engine: EngineState) -> None:
         engine.idle.pop(run, None)
         run.used[engine] = None
@@ -205,6 +225,7 @@ class Residency:
         for follower in live.run.consumers(live):
             if follower.engine is engine and follower.charge and follower.primitive.context == live.node.id:
                 engine.pass_on(live, follower)
+                follower.move = live.move
                 return
 
     def _hold(self, live: LiveNode, engine: EngineState, tokens: float) -> None:

@@ -12,6 +12,7 @@ from weft.graph.ir import Node, Value
 from .engines import Charge, EngineState, Pool, WorkerState
 from .prefixes import Boundary, Content
 from .primitive import EngineKey, Primitive
+from .transfer import Move
 
 __all__ = ["Chain", "Holding", "LiveNode", "LiveRun", "Phase"]
 
@@ -60,6 +61,7 @@ class LiveNode:
     rank: float = 0.0  # there
     engine: EngineState | None = None  # that runs it, or ran it last
     charge: Charge | None = None  # what its engine reckons with on its account
+    move: Move | None = None  # the KV that its engine gets for it
     cached: float = 0.0  # tokens that its engine was expected to find in its cache
     tokens: float = 0.0  # of the context that it makes, as expected or as found
     kv: int = 0  # tokens of KV that its engine reckons to hold on its account

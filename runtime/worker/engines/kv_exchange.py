@@ -37,10 +37,11 @@ class Borrowed(NamedTuple):
     """What came from another worker."""
 
     tokens: int
-    seconds: float
+    waited: float  # seconds until it began to come
+    seconds: float  # that its coming took
 
 
-NOTHING: Final = Borrowed(0, 0.0)
+NOTHING: Final = Borrowed(0, 0.0, 0.0)
 
 
 class KvExchange:
@@ -87,13 +88,13 @@ class KvExchange:
     async def borrow(self, source: KvSource, namespace: str, ids: tuple[int, ...]) -> Borrowed:
         """Get what `source` has of a prompt and the cache has not. Whatever goes wrong, nothing is lost."""
         tokens = np.asarray(ids, dtype=np.int64)
-        started = time.monotonic()
+        asked = begun = time.monotonic()
         peer = await self._peer(source.address)
         borrowed = 0
         async with peer.turn:  # tasks that come together ask for the same
             held = await asyncio.wrap_future(self._engine.held(namespace, tokens))
             if len(ids) - held < _LEAST:
-                return Borrowed(0, time.monotonic() - started)
+                return Borrowed(0, time.monotonic() - asked, 0.0)
             request = worker_pb2.FetchKvRequest(
                 model=self._model,
                 layout=self._layout,
@@ -105,6 +106,7 @@ class KvExchange:
             call: Any = peer.stub.FetchKv(request, timeout=source.wait_s + _PATIENCE_S)
             try:
                 async for part in call:
+                    begun = begun if borrowed else time.monotonic()
                     new = await self._keep(namespace, tokens, part)
                     if not new:
                         break
@@ -113,7 +115,9 @@ class KvExchange:
                 _log.info("no KV from %s: %s", source.address, problem.details() or problem.code().name)
             finally:
                 call.cancel()
-        return Borrowed(borrowed, time.monotonic() - started)
+        ended = time.monotonic()
+        begun = begun if borrowed else ended
+        return Borrowed(borrowed, begun - asked, ended - begun)
 
     async def _keep(self, namespace: str, tokens: Tokens, part: worker_pb2.KvPart) -> int:
         """Put a part into the cache; returns how many of its tokens are new there."""

@@ -125,6 +125,7 @@ class LlmEngine:
         assert isinstance(done, PromptDone)
         elapsed = time.monotonic() - started
         timing = Timing(
+            queued=borrowed.waited,
             prefill=elapsed,
             cached_tokens=done.cached_tokens,
             computed_tokens=done.computed_tokens,
@@ -145,7 +146,7 @@ class LlmEngine:
         fingerprint = self._model.tokenizer.fingerprint
         text = TextValue(done.text, done.ids, fingerprint, len(done.text) - len(done.tail))
         timing = Timing(
-            queued=done.timings.queue,
+            queued=borrowed.waited + done.timings.queue,
             prefill=done.timings.prefill,
             decode=done.timings.decode,
             cached_tokens=done.cached_tokens,
@@ -171,6 +172,7 @@ class LlmEngine:
             alone = (await self._weigh(task, (self._model.start_id,), aligned.options)).logprobs
         chosen, scores = judge(op.method, aligned.options, scored.logprobs, alone)
         timing = Timing(
+            queued=borrowed.waited,
             prefill=time.monotonic() - started,
             cached_tokens=scored.cached_tokens,
             computed_tokens=scored.computed_tokens,
