@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from .config_file import ConfigError, read_file
+from .scheduler.policies import Policies
 
 __all__ = [
     "CONFIG_FILE",
@@ -89,7 +100,7 @@ class ModelSettings(BaseModel):
     path: str
     """A folder with a Hugging Face checkpoint, or the name of one on the hub."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, …; auto takes a GPU if there is one."""
+    """cpu, cuda, cuda:1, …; auto takes a GPU if there is one, and of several workers each another one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and computation; auto takes the checkpoint's on a GPU; on a CPU float32, or bfloat16 if the
     checkpoint has it, is not small, and the CPU, as measured at the start, computes it faster."""
@@ -101,6 +112,8 @@ class ModelSettings(BaseModel):
     """Requests that one step serves at most."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads; by default torch decides."""
+    workers: int = Field(default=1, gt=0)
+    """Worker processes that a server starts for the model."""
 
     @model_validator(mode="before")
     @classmethod
@@ -137,7 +150,7 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(default=None, min_length=1)
     """What HTTP clients must send as their key; without one everybody is served."""
     models: list[ModelSettings] = Field(default_factory=_reference)
-    """The language models, one worker process each; the first is the default."""
+    """The language models; the first is the default."""
     embedder: str | None = None
     """A folder with a sentence-transformers model; by default the built-in embedder."""
     reranker: str | None = None
@@ -154,6 +167,8 @@ class Settings(BaseSettings):
     """MiB for results of deterministic work that is not done again; the indexes have as much. 0: none."""
     profile_s: float = Field(default=1.0, ge=0)
     """Seconds that a worker spends on measuring each model's speed at its start; 0: it does not."""
+    scheduler: Policies = Field(default_factory=Policies)
+    """The scheduler's policies: docs/scheduling.md."""
     max_message_mb: int = Field(default=16, gt=0, le=1024)
     """The largest message that clients may send, and that a result or a task's operands may fill, in MiB."""
     log_level: LogLevel = "warning"
@@ -167,6 +182,15 @@ class Settings(BaseSettings):
             "programs": {name: path.absolute() for name, path in self.programs.items()},
         }
         return self.model_copy(update=paths)
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _check_scheduler(cls, chosen: Any) -> Any:
+        known = [policy.name for policy in fields(Policies)]
+        for name in chosen if isinstance(chosen, dict) else ():
+            if name not in known:
+                raise ValueError(f"unknown key {name!r}; known: {', '.join(known)}")
+        return chosen
 
     @model_validator(mode="after")
     def _check_models(self) -> Self:
@@ -277,6 +301,6 @@ def _explain(problem: ValidationError, sources: Mapping[str, Mapping[str, Any]])
     source = next((name for name, values in sources.items() if path[0] in values), "defaults")
     where = f"{source}: {'.'.join(path)}"
     if error["type"] == "extra_forbidden":
-        fields = ModelSettings.model_fields if path[0] == "models" else Settings.model_fields
-        return f"{source}: unknown key {'.'.join(path)!r}; known: {', '.join(fields)}"
+        known = ModelSettings.model_fields if path[0] == "models" else Settings.model_fields
+        return f"{source}: unknown key {'.'.join(path)!r}; known: {', '.join(known)}"
     return f"{where}: {error['msg'].removeprefix('Value error, ')}"

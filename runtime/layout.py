@@ -1,4 +1,4 @@
-"""Which processes make up a server: an orchestrator, a worker for each model, and light ones for all else."""
+"""Which processes make up a server: an orchestrator, workers for each model, and light ones for all else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .config import EngineKind, Settings, WorkerConfig
+from .config import EngineKind, ModelSettings, Settings, WorkerConfig
 from .processes import ProcessSpec
 
 __all__ = ["ServerLayout", "worker_spec"]
@@ -37,7 +37,7 @@ class ServerLayout:
         return ProcessSpec("orchestrator", arguments, environment)
 
     def workers(self, folder: Path, address: str) -> Sequence[ProcessSpec]:
-        """A worker for each model, one for retrieval, and one for tools if there are any.
+        """The workers of each model, one for retrieval, and one for tools if there are any.
 
         Tools have a process of their own, because nobody knows what they do to it.
         """
@@ -47,13 +47,14 @@ class ServerLayout:
                 WorkerConfig.of(
                     self.settings,
                     ("llm",),
-                    listen=f"unix:{folder / f'model-{number}'}",
+                    listen=f"unix:{folder / f'model-{number}-{copy}'}",
                     orchestrator=address,
-                    model=model,
+                    model=_one_of(model, copy),
                 ),
-                name=f"worker {model.name!r}",
+                name=f"worker {model.name!r}{f' {copy + 1}' if model.workers > 1 else ''}",
             )
             for number, model in enumerate(self.settings.models)
+            for copy in range(model.workers)
         ]
         for name, kinds in _light_kinds(self.settings).items():
             config = WorkerConfig.of(
@@ -61,6 +62,15 @@ class ServerLayout:
             )
             found.append(worker_spec(self.settings, config, name=f"worker {name!r}"))
         return found
+
+
+def _one_of(model: ModelSettings, number: int) -> ModelSettings:
+    """The settings of one of a model's workers, which share the machine's GPUs, or else its cores."""
+    if model.workers == 1:
+        return model
+    device = f"{model.device}:{number}" if model.device == "auto" else model.device
+    threads = model.threads or max((os.cpu_count() or 1) // model.workers, 1)
+    return model.model_copy(update={"device": device, "threads": threads})
 
 
 def _light_kinds(settings: Settings) -> dict[str, tuple[EngineKind, ...]]:

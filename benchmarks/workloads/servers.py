@@ -11,19 +11,23 @@ from pathlib import Path
 from weft import Client
 from weft.runtime.config import REFERENCE_MODEL, ModelSettings, Settings
 from weft.runtime.layout import ServerLayout
+from weft.runtime.scheduler.policies import Policies
 from weft.runtime.supervisor import Supervisor
 
 __all__ = ["server"]
 
 
 @contextmanager
-def server(folder: Path, passes_off: Sequence[str] = ()) -> Iterator[Client]:
+def server(
+    folder: Path, passes_off: Sequence[str] = (), *, workers: int = 1, policies: Policies | None = None
+) -> Iterator[Client]:
     """A server of its own on this machine, which keeps no results, so that no answer is looked up.
 
-    The reference model; KV caches are on, as they always are.
+    The reference model on `workers` workers; KV caches are on, as they always are.
     """
     settings = Settings(
-        models=[ModelSettings(path=str(REFERENCE_MODEL))],
+        models=[ModelSettings(path=str(REFERENCE_MODEL), workers=workers)],
+        scheduler=policies or Policies(),
         data=folder,
         passes_off=list(passes_off),
         result_cache_mb=0,

@@ -150,6 +150,7 @@ def _write_one(info: pb.RunInfo, as_json: bool) -> None:
             "seconds": stat.finished_s - stat.ready_s,
             "computed_tokens": stat.timing.computed_tokens,
             "cached_tokens": stat.timing.cached_tokens,
+            "fetched_tokens": stat.timing.fetched_tokens,
             "generated_tokens": stat.timing.generated_tokens,
         }
         for stat in info.stats

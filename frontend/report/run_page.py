@@ -133,5 +133,10 @@ def _ran_row(task: Task, report: RunReport) -> Sequence[Child]:
 
 
 def _tokens(task: Task) -> str:
-    counts = {"read": task.computed_tokens, "cached": task.cached_tokens, "written": task.generated_tokens}
+    counts = {
+        "read": task.computed_tokens,
+        "cached": task.cached_tokens,
+        "fetched": task.fetched_tokens,
+        "written": task.generated_tokens,
+    }
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)

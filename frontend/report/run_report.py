@@ -153,6 +153,7 @@ class RunReport:
             "predicted": task.predicted_ms,
             "critical": task.node in self.critical,
             "cached_tokens": task.cached_tokens,
+            "fetched_tokens": task.fetched_tokens,
             "computed_tokens": task.computed_tokens,
             "generated_tokens": task.generated_tokens,
         }

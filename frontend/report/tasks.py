@@ -13,11 +13,14 @@ from .units import brief_location
 
 __all__ = ["CLIENT", "ORCHESTRATOR", "PERSON", "PHASES", "WAITING", "Phase", "Slice", "Task"]
 
-Phase = Literal["queue", "transfer", "prefill", "decode", "compute", "tool", "orchestrator", "client"]
+Phase = Literal[
+    "queue", "transfer", "fetch", "prefill", "decode", "compute", "tool", "orchestrator", "client"
+]
 
 PHASES: Final[dict[Phase, str]] = {
     "queue": "waiting for a worker, or on the worker for its engine",
     "transfer": "on the way to the worker and back",
+    "fetch": "KV comes from another worker",
     "prefill": "a model reads",
     "decode": "a model writes",
     "compute": "embedding, indexing, searching, reranking",
@@ -72,6 +75,7 @@ class Task:
     cached_tokens: int = 0
     computed_tokens: int = 0
     generated_tokens: int = 0
+    fetched_tokens: int = 0  # of the cached ones: from another worker
 
     @classmethod
     def of(cls, stat: pb.NodeStat) -> Task:
@@ -93,6 +97,7 @@ class Task:
             stat.timing.cached_tokens,
             stat.timing.computed_tokens,
             stat.timing.generated_tokens,
+            stat.timing.fetched_tokens,
         )
 
     @property
@@ -135,6 +140,7 @@ def _phases(stat: pb.NodeStat) -> list[tuple[Phase, float]]:
     work: Phase = "tool" if stat.kind == "tool" else "compute"
     phases: list[tuple[Phase, float]] = [
         ("queue", timing.queued),
+        ("fetch", timing.fetch),
         ("prefill", timing.prefill),
         ("decode", timing.decode),
         (work, timing.compute),

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 
 from weft.runtime.kv.pool import KVPool
@@ -72,28 +73,31 @@ class Handover:
             self._wanted = [wanted for wanted in self._wanted if not self._answer(wanted, now)]
 
     def give(self, namespace: str, ids: Tokens, span: KvSpan, now: float) -> int:
-        """Put the KV of a part of a prompt into the cache; returns how many tokens are new there.
+        """Put the KV of a part of a prompt into the cache; returns how many of its tokens are new there.
 
-        None are if what comes before the part is not in the cache any more, or requests need all slots.
+        Raises `LookupError` if what comes before the part is not in the cache, or requests need all slots.
         """
         cache = self._planner.cache
         tokens = ids[: span.end]
         match = cache.match(namespace, tokens, now)
         held = len(match.slots)
-        if not span.first <= held < span.end:
+        if held < span.first:
+            raise LookupError(f"the cache holds {held} tokens of the prompt; these are behind {span.first}")
+        count = span.end - held
+        if count <= 0:
             return 0
         cache.lock(match.node)
-        count = span.end - held
-        if count <= cache.available:
+        try:
+            if count > cache.available:
+                raise LookupError(f"{count} tokens do not fit into the cache")
             slots = cache.allocate(count)
             new = span.part(held, span.end)
             self._pool.write(torch.from_numpy(slots), new.keys, new.values)
-            held_by = torch.cat([torch.from_numpy(match.slots), torch.from_numpy(slots)]).numpy()
-            published = cache.publish(namespace, tokens, held_by, held, now)
+            slots = np.concatenate([match.slots, slots])
+            published = cache.publish(namespace, tokens, slots, held, now)
             cache.unlock(published.node)
-        else:
-            count = 0
-        cache.unlock(match.node)
+        finally:
+            cache.unlock(match.node)
         return count
 
     def close(self, error: Exception | None = None) -> None:

@@ -69,9 +69,14 @@ def resolve_folder(model: str | Path) -> Path:
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; raises `ModelError` for a device torch lacks."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """`auto` is CUDA where there is one, else the CPU; raises `ModelError` for a device torch lacks.
+
+    `auto:2` is the third GPU, counted round and round.
+    """
+    kind, _, number = device.partition(":")
+    if kind == "auto":
+        gpus = torch.cuda.device_count()
+        return torch.device("cuda", int(number or 0) % gpus) if gpus else torch.device("cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)

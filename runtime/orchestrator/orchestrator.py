@@ -69,7 +69,7 @@ class Orchestrator:
 
     def __init__(self, settings: Settings, scheduler: Scheduler | None = None) -> None:
         self.settings = settings
-        scheduler = scheduler or Scheduler()
+        scheduler = scheduler or Scheduler(settings.scheduler)
         preferred = settings.models[0].name if settings.models else ""
         self.fleet = Fleet(preferred, grace_s=scheduler.grace_s)
         self.max_bytes = settings.max_message_mb * _BYTES_PER_MB

@@ -22,7 +22,7 @@ CLIENT = "client"
 PERSON = "person"
 """The names of the tracks that are no workers."""
 
-_PHASES = ("queued", "prefill", "decode", "compute")
+_PHASES = ("queued", "fetch", "prefill", "decode", "compute")
 
 
 def chrome_trace(record: RunRecord) -> str:

@@ -25,6 +25,7 @@ class Found(NamedTuple):
 
     tokens: float
     holders: Sequence[EngineState]
+    key: int = 0
 
 
 NOWHERE: Final = Found(0.0, ())
@@ -73,7 +74,7 @@ class Directory:
             if entry is not None:
                 holders = self._sample(entry)
                 if holders:
-                    return Found(tokens, holders)
+                    return Found(tokens, holders, key)
         return NOWHERE
 
     def held(self, engine: EngineState, prefixes: Sequence[Boundary]) -> float:

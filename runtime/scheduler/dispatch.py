@@ -21,6 +21,7 @@ from .transfer import TRANSFER, Move
 __all__ = ["Dispatcher", "Timer"]
 
 _REMEMBERED_LOSSES: Final = 32
+_PATIENCE: Final = 10.0  # times what is expected; who is not reading what is wanted answers at once anyway
 
 Timer = tuple[LiveNode, int] | EngineKey
 """What comes due: an attempt's back-off or timeout, or the patience of a queue without workers."""
@@ -156,7 +157,7 @@ class Dispatcher:
 
     def _fetch(self, live: LiveNode, move: Move, engine: EngineState) -> None:
         source = move.source.worker.id
-        wait_s = move.computing_ms / 1000
+        wait_s = _PATIENCE * move.patience_ms / 1000
         sources = self._sources.setdefault(engine.worker, [])
         sources.append(Source(live.run.id, live.primitive.node.id, source, wait_s))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -29,6 +30,7 @@ class Charge(NamedTuple):
     prefill_ms: float = 0.0  # of that, reading
     writes: float = 0.0  # tokens to write
     context: float = 0.0  # tokens in the context of what is written
+    underway: Sequence[int] = ()  # the prefixes that it makes the engine hold, until they are read
 
 
 @dataclass(eq=False, slots=True)
@@ -45,6 +47,7 @@ class EngineState:
     kv: int = 0  # tokens that the runs it works for hold or are going to
     written: float = 0.0  # tokens whose KV it has computed since it joined
     in_use: dict[int, int] = field(default_factory=dict)  # runs by prefix
+    underway: Counter[int] = field(default_factory=Counter)  # tasks by a prefix that they are to read
     idle: dict[LiveRun, float] = field(default_factory=dict)  # that hold contexts here, and since when
     pools: list[Pool] = field(default_factory=list)
     version: int = 0  # rises whenever anything above changes
@@ -66,6 +69,7 @@ class EngineState:
         self._add_load(charge.load_ms)
         if charge.prefill_ms or charge.writes:
             self.prefill_ms += charge.prefill_ms
+            self.underway.update(charge.underway)
             if charge.writes:
                 self.writers += 1
                 self.context_tokens += charge.context
@@ -79,6 +83,7 @@ class EngineState:
         self._add_load(-charge.load_ms)
         if charge.prefill_ms or charge.writes:
             self.prefill_ms -= charge.prefill_ms
+            self._end_reading(charge)
             if charge.writes:
                 self.writers -= 1
                 self.context_tokens -= charge.context
@@ -87,7 +92,8 @@ class EngineState:
         """Reckon with the prompt of a task no longer; what is left of it is to write."""
         charge = live.charge
         if charge is not None and charge.prefill_ms:
-            live.charge = charge._replace(load_ms=charge.load_ms - charge.prefill_ms, prefill_ms=0.0)
+            live.charge = Charge(charge.load_ms - charge.prefill_ms, 0.0, charge.writes, charge.context)
+            self._end_reading(charge)
             live.run.served_ms += charge.prefill_ms
             self._add_load(-charge.prefill_ms)
             self.prefill_ms -= charge.prefill_ms
@@ -102,9 +108,10 @@ class EngineState:
     def pass_on(self, live: LiveNode, heir: LiveNode) -> None:
         """Reckon with what one task is to read on account of another."""
         if live.charge is not None and heir.charge is not None:
-            ms = live.charge.prefill_ms
-            load_ms, prefill_ms, writes, context = heir.charge
-            heir.charge = Charge(load_ms + ms, prefill_ms + ms, writes, context)
+            ms, reading = live.charge.prefill_ms, live.charge.underway
+            load_ms, prefill_ms, writes, context, own = heir.charge
+            heir.charge = Charge(load_ms + ms, prefill_ms + ms, writes, context, (*own, *reading))
+            self.underway.update(reading)
             self._add_load(ms)
             self.prefill_ms += ms
 
@@ -120,6 +127,12 @@ class EngineState:
         self.active += count
         for pool in self.pools:
             pool.active += count
+
+    def _end_reading(self, charge: Charge) -> None:
+        for key in charge.underway:
+            self.underway[key] -= 1
+            if not self.underway[key]:
+                del self.underway[key]
 
     def _add_load(self, ms: float) -> None:
         self.load_ms += ms

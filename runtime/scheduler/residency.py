@@ -145,7 +145,10 @@ class Residency:
             live.cached = live.move.tokens
         reads, writes = _reads(live, live.chain), live.primitive.forecast.writes
         live.tokens = base.tokens + reads + writes
-        engine.charge(live, _charge(engine, live.tokens, base.tokens + reads - live.cached, writes))
+        charge = _charge(engine, live.tokens, base.tokens + reads - live.cached, writes)
+        if engine.spec.kv_layout and charge.prefill_ms:
+            charge = charge._replace(underway=[key for key, tokens in prefixes if tokens > live.cached])
+        engine.charge(live, charge)
         shared = held if maker is not None else self._share(live.run, engine, prefixes)
         self._hold(live, engine, live.tokens - shared)
         if prefixes:

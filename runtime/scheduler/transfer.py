@@ -27,8 +27,8 @@ class Move(NamedTuple):
     prefixes: Sequence[Boundary]  # of the prompt
     tokens: float  # that it will hold then
     fetched: float  # that it gets
-    ms: float  # that getting them takes
-    computing_ms: float  # that computing them would take
+    ms: float  # until it has them
+    patience_ms: float  # for the source, if it is still reading them itself
 
 
 class Transfer(Protocol):
@@ -67,7 +67,11 @@ class Cheaper:
     def plan(
         self, found: Found, prefixes: Sequence[Boundary], engine: EngineState, cached: float
     ) -> Move | None:
-        """From the holder that has least to read, if that is worth while."""
+        """From the holder that has them first, if getting them takes less than computing them.
+
+        Waiting for a holder that is still reading is part of the price of a place, but no reason to compute:
+        computing what somebody is about to have computed gains little and takes the time of others.
+        """
         spec = engine.spec
         fetched = found.tokens - cached
         if not spec.kv_layout or fetched < _LEAST:
@@ -79,13 +83,15 @@ class Cheaper:
         ]
         if not holders:
             return None
-        source = min(holders, key=lambda holder: holder.prefill_ms)
+        waits = [holder.prefill_ms if found.key in holder.underway else 0.0 for holder in holders]
+        wait = min(waits)
+        source = holders[waits.index(wait)]
         ms = _FIXED_MS + fetched * spec.kv_token_bytes / self._bytes_per_ms
         computing_ms = engine.prefill_cost(cached, fetched)
         if ms > _WORTHWHILE * computing_ms:
             self._approach(_BYTES_PER_MS, _FORGETTING)
             return None
-        return Move(source, prefixes, found.tokens, fetched, ms, computing_ms)
+        return Move(source, prefixes, found.tokens, fetched, wait + ms, wait + computing_ms)
 
     def seen(self, move: Move, usage: Usage) -> None:
         """Learn the speed. What makes it look slow is forgotten in time, as then nothing else is seen."""

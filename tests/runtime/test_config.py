@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from weft.runtime.config import (
     WorkerConfig,
     load_settings,
 )
+from weft.runtime.scheduler.policies import Policies
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +60,28 @@ def test_the_file_is_the_named_one_or_that_of_the_variable_or_weft_toml(
     monkeypatch.setenv("WEFT_CONFIG", str(variable))
     assert load_settings().max_message_mb == 2
     assert load_settings(named).max_message_mb == 3
+
+
+def test_policies_come_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    _write('[scheduler]\nplacement = "sticky"\nweights = {a = 2}\n')
+    monkeypatch.setenv("WEFT_SCHEDULER__TRANSFER", "never")
+    settings = load_settings()
+    assert settings.scheduler == Policies(placement="sticky", transfer="never", weights={"a": 2.0})
+    assert Settings.model_validate_json(settings.model_dump_json()).scheduler == settings.scheduler
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('placment = "sticky"', "weft.toml: scheduler: unknown key 'placment'; known: batching, priority"),
+        ('placement = "best"', "unknown placement policy 'best'; known: 'affinity'"),
+        ("longest_wait_s = []", "weft.toml: scheduler.longest_wait_s: "),
+    ],
+)
+def test_a_policy_that_is_not_is_refused(text: str, message: str) -> None:
+    _write(f"[scheduler]\n{text}\n")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_settings()
 
 
 def test_lists_are_json_in_variables_and_tables_have_double_underscores(

@@ -158,6 +158,19 @@ def test_a_server_has_a_worker_for_each_model_and_one_for_the_rest(tmp_path: Pat
     assert json.loads(layout.orchestrator(tmp_path).arguments[-1])["listen"] == "127.0.0.1:7000"
 
 
+def test_the_workers_of_a_model_share_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    three = ModelSettings(name="m", path="a", workers=3)
+    told = ModelSettings(name="n", path="b", workers=2, device="cpu", threads=5)
+    layout = ServerLayout(Settings(models=[three, told]))
+    specs = layout.workers(tmp_path, "unix:x")[:5]
+    models = [json.loads(spec.arguments[-1])["model"] for spec in specs]
+    assert [model["device"] for model in models] == ["auto:0", "auto:1", "auto:2", "cpu", "cpu"]
+    assert [model["threads"] for model in models] == [2, 2, 2, 5, 5]
+    assert len({json.loads(spec.arguments[-1])["listen"] for spec in specs}) == 5
+    assert len({spec.name for spec in specs}) == 5
+
+
 def test_only_a_server_of_its_own_has_a_door_and_nobody_sees_its_key(tmp_path: Path) -> None:
     settings = Settings(http="127.0.0.1:8000", api_key=SecretStr("hidden"))
     served = ServerLayout(settings, listen="127.0.0.1:7000").orchestrator(tmp_path)

@@ -107,10 +107,9 @@ class KvExchange:
             try:
                 async for part in call:
                     begun = begun if borrowed else time.monotonic()
-                    new = await self._keep(namespace, tokens, part)
-                    if not new:
-                        break
-                    borrowed += new
+                    borrowed += await self._keep(namespace, tokens, part)
+            except LookupError as problem:
+                _log.info("no more KV from %s: %s", source.address, problem)
             except grpc.aio.AioRpcError as problem:
                 _log.info("no KV from %s: %s", source.address, problem.details() or problem.code().name)
             finally:
@@ -120,12 +119,11 @@ class KvExchange:
         return Borrowed(borrowed, begun - asked, ended - begun)
 
     async def _keep(self, namespace: str, tokens: Tokens, part: worker_pb2.KvPart) -> int:
-        """Put a part into the cache; returns how many of its tokens are new there."""
+        """Put a part into the cache; returns how many of its tokens are new there. Raises LookupError."""
         size = part.tokens * self._engine.info.kv_bytes_per_token // 2
         fits = 0 < size == len(part.keys) == len(part.values)
         if not fits or part.first + part.tokens > len(tokens):
-            _log.warning("the KV of %d tokens came as %d bytes of keys", part.tokens, len(part.keys))
-            return 0
+            raise LookupError(f"the KV of {part.tokens} tokens came as {len(part.keys)} bytes of keys")
         span = KvSpan(part.first, self._tensor(part.keys), self._tensor(part.values))
         return await asyncio.wrap_future(self._engine.give_kv(namespace, tokens, span))
 

@@ -46,8 +46,8 @@ def test_the_longest_prefix_and_its_holders_are_found() -> None:
     prefixes = [Boundary(1, 10.0), Boundary(2, 20.0), Boundary(3, 30.0)]
     directory.note(first, prefixes[:1])
     directory.note(second, prefixes[:2])
-    assert directory.longest(prefixes) == (20.0, [second])
-    assert directory.longest(prefixes[:1]) == (10.0, [first, second])
+    assert directory.longest(prefixes) == (20.0, [second], 2)
+    assert directory.longest(prefixes[:1]) == (10.0, [first, second], 1)
     assert directory.held(first, prefixes) == 10.0
     assert directory.longest([Boundary(9, 1.0)]).holders == ()
 
@@ -57,7 +57,7 @@ def test_what_was_found_missing_is_forgotten() -> None:
     prefixes = [Boundary(1, 10.0), Boundary(2, 20.0)]
     directory.note(one, prefixes)
     directory.missed(one, prefixes, cached=12.0)
-    assert directory.longest(prefixes) == (10.0, [one])
+    assert directory.longest(prefixes) == (10.0, [one], 1)
 
 
 def test_what_must_have_been_evicted_is_not_reckoned_with() -> None:

@@ -53,7 +53,7 @@ def test_whoever_takes_work_from_a_holder_gets_its_kv() -> None:
     ((run, node, worker, wait_s),) = dispatch.sources
     assert (run, node) == (dispatch.fragments[0].run, 0)
     assert {worker, dispatch.worker} == {"a", "b"}
-    assert 0.1 < wait_s < 1.0, "what computing 2,000 tokens takes"
+    assert 1.0 < wait_s < 5.0, "ten times what computing 2,000 tokens takes"
 
 
 @pytest.mark.parametrize(
