@@ -9,7 +9,7 @@ gets the same prompts, a fixed number at a time:
 - `sticky`, `least loaded`, `round robin`: placement without knowledge of prefixes.
 
 Given for each: the tokens of prompts that were computed, and their ratio to the distinct ones; those that
-came from another worker; the prompts of the worker that got most, over the mean; and how many prompts were
+came from another worker; the CPU time of the worker that had most, over the mean; and how many prompts were
 answered in a second. The texts of all arms must be equal. Run: ``weft bench kv``.
 """
 
@@ -23,7 +23,6 @@ import platform
 import random
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -115,18 +114,25 @@ async def ask(client: Client, asked: Sequence[Prompt], at_once: int) -> tuple[li
     return runs, time.perf_counter() - began
 
 
+def cpu_seconds(client: Client) -> list[float]:
+    """The time of CPUs that each worker with a model has had so far."""
+    pids = [w.pid for w in client.describe().workers if any(engine.kind == "llm" for engine in w.engines)]
+    stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return [(int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK") for stat in stats]
+
+
 def measured(client: Client, asked: Sequence[Prompt], at_once: int) -> tuple[list[str], dict[str, float]]:
     """The texts, and what reading the prompts took."""
+    before = cpu_seconds(client)
     runs, seconds = asyncio.run(ask(client, asked, at_once))
-    tasks = [task for run in runs for task in run.explain().tasks.values() if task.kind == "llm"]
-    served = Counter(task.worker for task in tasks if task.generated_tokens)
-    workers = sum(engine.kind == "llm" for worker in client.describe().workers for engine in worker.engines)
+    load = [after - start for start, after in zip(before, cpu_seconds(client), strict=True)]
+    tasks = [task for run in runs for task in run.explain().tasks.values()]
     computed = sum(task.computed_tokens for task in tasks)
     return [run.result() for run in runs], {
         "computed": computed,
         "computed/distinct": computed / distinct_tokens(asked),
         "fetched": sum(task.fetched_tokens for task in tasks),
-        "max/mean prompts": max(served.values()) * workers / len(asked),
+        "max/mean load": max(load) * len(load) / sum(load),
         "prompts/s": len(asked) / seconds,
     }
 

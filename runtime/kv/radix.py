@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Insertion", "Match", "Node", "RadixTree", "Tokens"]
+__all__ = ["Insertion", "Match", "Node", "RadixTree", "Tokens", "common_prefix"]
 
 Tokens = NDArray[np.int64]
 """Token ids or slot indices: a one-dimensional int64 array."""
@@ -147,7 +147,7 @@ class RadixTree:
         at = 0
         node.used = now
         while at < len(tokens) and (child := node.children.get(int(tokens[at]))) is not None:
-            shared = _common_prefix(child.tokens, tokens[at:])
+            shared = common_prefix(child.tokens, tokens[at:])
             node = child if shared == len(child.tokens) else self._split(child, shared)
             node.used = now
             found.append(node.slots)
@@ -202,7 +202,7 @@ class RadixTree:
             del self._roots[namespace]
 
 
-def _common_prefix(left: Tokens, right: Tokens) -> int:
+def common_prefix(left: Tokens, right: Tokens) -> int:
     """The number of leading tokens that both have."""
     length = min(len(left), len(right))
     differing = np.flatnonzero(left[:length] != right[:length])

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from weft.runtime.kv.cache import KVCache
-from weft.runtime.kv.radix import Node, Tokens
+from weft.runtime.kv.radix import Node, Tokens, common_prefix
 
 from .errors import RequestError
 from .limits import Limits, Room
@@ -309,9 +309,7 @@ def _computing(jobs: Iterable[Job], namespace: str, tokens: Tokens, matched: int
         trunk = job.trunk
         if job.namespace != namespace or trunk.computed >= job.prompt:
             continue
-        length = min(job.prompt, len(tokens))
-        differing = np.flatnonzero(trunk.tokens[:length] != tokens[:length])
-        shared = int(differing[0]) if differing.size else length
+        shared = common_prefix(trunk.tokens[: job.prompt], tokens)
         if shared - max(matched, trunk.computed) >= _SHARED_PREFIX:
             return job
     return None

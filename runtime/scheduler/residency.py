@@ -139,15 +139,14 @@ class Residency:
         base, prefixes = _chain(live)
         maker = _maker(live)
         held = base.tokens if maker is not None and maker.engine is engine and maker.kv else 0.0
-        live.cached = max(held, self.directory.held(engine, prefixes) if prefixes else 0.0)
-        live.move = self._move(live, engine)
-        if live.move is not None:
-            live.cached = live.move.tokens
+        known = max(held, self.directory.held(engine, prefixes) if prefixes else 0.0)
+        live.move = self._move(live, engine, known)
+        live.cached = known if live.move is None else live.move.tokens
         reads, writes = _reads(live, live.chain), live.primitive.forecast.writes
         live.tokens = base.tokens + reads + writes
         charge = _charge(engine, live.tokens, base.tokens + reads - live.cached, writes)
         if engine.spec.kv_layout and charge.prefill_ms:
-            charge = charge._replace(underway=[key for key, tokens in prefixes if tokens > live.cached])
+            charge = charge._replace(underway=[key for key, tokens in prefixes if tokens > known])
         engine.charge(live, charge)
         shared = held if maker is not None else self._share(live.run, engine, prefixes)
         self._hold(live, engine, live.tokens - shared)
@@ -206,13 +205,13 @@ class Residency:
                     del in_use[key]
         run.holdings.clear()
 
-    def _move(self, live: LiveNode, engine: EngineState) -> Move | None:
+    def _move(self, live: LiveNode, engine: EngineState, cached: float) -> Move | None:
         if not engine.spec.kv_layout:
             return None
         base, prefixes = _chain(live)
         whole = (base, *prefixes) if base.tokens else prefixes
         found = self.directory.longest(whole) if whole else NOWHERE
-        return self.transfer.plan(found, whole, engine, live.cached)
+        return self.transfer.plan(found, whole, engine, cached)
 
     def _moved(self, move: Move, usage: Usage) -> None:
         self.transfer.seen(move, usage)
@@ -283,10 +282,11 @@ def _chain(live: LiveNode) -> Chain:
     run = live.run
     if maker is None:
         base = start(live.primitive.key.model, run.namespace)
-    elif maker.prefix is not None:
-        base = maker.prefix
     else:
-        return Chain(Boundary(0, maker.tokens), ())  # it is being made
+        ahead = maker.prefix or _ahead(maker)
+        if ahead is None:
+            return Chain(Boundary(0, maker.tokens), ())  # it is being written
+        base = ahead
     blocks: list[Block] = []
     for part in live.primitive.adds:
         content = run.contents.get(part) if isinstance(part, Value) else part
@@ -295,6 +295,16 @@ def _chain(live: LiveNode) -> Chain:
         blocks += content.blocks
     live.chain = Chain(base, extend(base, blocks))
     return live.chain
+
+
+def _ahead(maker: LiveNode) -> Boundary | None:
+    """The context that a task is making which only reads, if all its texts are known."""
+    if maker.primitive.forecast.writes:
+        return None
+    base, prefixes = _chain(maker)
+    if maker.chain is None:
+        return None
+    return prefixes[-1] if prefixes else base
 
 
 def _reads(live: LiveNode, chain: Chain | None) -> float:

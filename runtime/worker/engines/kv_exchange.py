@@ -7,6 +7,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -15,7 +16,7 @@ import torch
 
 from weft.proto import worker_pb2, worker_pb2_grpc
 from weft.runtime.channels import channel_options
-from weft.runtime.kv.radix import Tokens
+from weft.runtime.kv.radix import Tokens, common_prefix
 from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.handover import KvSpan
 
@@ -30,6 +31,7 @@ _PART_BYTES: Final = 1 << 20
 _LEAST: Final = 64  # tokens: for fewer nobody is asked
 _PEERS: Final = 32  # connections that are kept
 _LONGEST_WAIT_S: Final = 60.0  # whatever is asked for
+_GRACE_S: Final = 0.1  # for tasks that are to read what is asked for, and are on their way here
 _PATIENCE_S: Final = 5.0  # with a worker that should be sending, beyond the wait
 
 
@@ -55,12 +57,13 @@ class KvExchange:
         self._shape = (layers, -1, *heads)
         self._dtype: torch.dtype = getattr(torch, engine.info.dtype)
         self._part = max(_PART_BYTES // engine.info.kv_bytes_per_token, 1)
-        self._peers: OrderedDict[str, _Peer] = OrderedDict()
+        self._channels: OrderedDict[str, grpc.aio.Channel] = OrderedDict()  # by address
+        self._fetches: list[_Fetch] = []
 
     async def close(self) -> None:
         """Hang up everywhere."""
-        peers, self._peers = self._peers, OrderedDict()
-        await asyncio.gather(*(peer.channel.close() for peer in peers.values()))
+        channels, self._channels = self._channels, OrderedDict()
+        await asyncio.gather(*(channel.close() for channel in channels.values()))
 
     # ---- lending
 
@@ -68,10 +71,7 @@ class KvExchange:
         """The parts of what the cache has. Raises TaskError if the KV of this model is not what is wanted."""
         if not self._layout or request.layout != self._layout:
             raise TaskError("invalid", f"model {self._model!r} stores its KV otherwise here")
-        ids = np.asarray(request.ids, dtype=np.int64)
-        wait_s = min(request.wait_s, _LONGEST_WAIT_S)
-        wish = self._engine.take_kv(request.namespace, ids, request.first, wait_s)
-        span = await asyncio.wrap_future(wish)
+        span = await self._span(request, time.monotonic() + min(request.wait_s, _LONGEST_WAIT_S))
         if span is None:
             return
         for start in range(span.first, span.end, self._part):
@@ -83,39 +83,89 @@ class KvExchange:
                 values=_as_bytes(part.values),
             )
 
+    async def _span(self, request: worker_pb2.FetchKvRequest, deadline: float) -> KvSpan | None:
+        """What the cache has once nothing more of it is coming, computed here or fetched."""
+        ids = np.asarray(request.ids, dtype=np.int64)
+        grace = time.monotonic() + _GRACE_S
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._others(request.namespace, ids)
+            wait_s = deadline - time.monotonic()
+            wish = self._engine.take_kv(request.namespace, ids, request.first, wait_s)
+            span = await asyncio.wrap_future(wish)
+            if span is not None or time.monotonic() > min(grace, deadline):
+                return span
+            await asyncio.sleep(_GRACE_S / 10)
+
     # ---- borrowing
 
-    async def borrow(self, source: KvSource, namespace: str, ids: tuple[int, ...]) -> Borrowed:
-        """Get what `source` has of a prompt and the cache has not. Whatever goes wrong, nothing is lost."""
+    async def borrow(self, source: KvSource | None, namespace: str, ids: tuple[int, ...]) -> Borrowed:
+        """Get what `source` has of a prompt and the cache has not. Whatever goes wrong, nothing is lost.
+
+        What another task is getting is waited for, with or without a source of its own.
+        """
+        if source is None and not self._fetches:
+            return NOTHING
+        asked = time.monotonic()
         tokens = np.asarray(ids, dtype=np.int64)
-        asked = begun = time.monotonic()
-        peer = await self._peer(source.address)
+        await self._others(namespace, tokens)
+        waited = time.monotonic() - asked
+        if source is None:
+            return Borrowed(0, waited, 0.0)
+        fetch = _Fetch(namespace, tokens)
+        self._fetches.append(fetch)
+        try:
+            borrowed = await self._fetch(source, fetch)
+        finally:
+            self._fetches.remove(fetch)
+            fetch.ended.set()
+        return borrowed._replace(waited=waited + borrowed.waited)
+
+    async def _others(self, namespace: str, tokens: Tokens) -> None:
+        """Wait for fetches of which a prompt can use most."""
+        while (other := self._shared(namespace, tokens)) is not None:
+            await other.ended.wait()
+
+    def _shared(self, namespace: str, tokens: Tokens) -> _Fetch | None:
+        """A fetch under way of which a prompt can use most."""
+        for fetch in self._fetches:
+            least = max(_LEAST, len(fetch.tokens) // 2)
+            head = fetch.tokens[: len(tokens)]
+            if fetch.namespace == namespace and common_prefix(head, tokens) >= least:
+                return fetch
+        return None
+
+    async def _fetch(self, source: KvSource, fetch: _Fetch) -> Borrowed:
+        namespace, tokens = fetch.namespace, fetch.tokens
+        asked = time.monotonic()
+        held = await asyncio.wrap_future(self._engine.held(namespace, tokens))
+        if len(tokens) - held < _LEAST:
+            return NOTHING
+        request = worker_pb2.FetchKvRequest(
+            model=self._model,
+            layout=self._layout,
+            namespace=namespace,
+            ids=tokens.tolist(),
+            first=held,
+            wait_s=source.wait_s,
+        )
+        begun = None
         borrowed = 0
-        async with peer.turn:  # tasks that come together ask for the same
-            held = await asyncio.wrap_future(self._engine.held(namespace, tokens))
-            if len(ids) - held < _LEAST:
-                return Borrowed(0, time.monotonic() - asked, 0.0)
-            request = worker_pb2.FetchKvRequest(
-                model=self._model,
-                layout=self._layout,
-                namespace=namespace,
-                ids=ids,
-                first=held,
-                wait_s=source.wait_s,
-            )
-            call: Any = peer.stub.FetchKv(request, timeout=source.wait_s + _PATIENCE_S)
-            try:
-                async for part in call:
-                    begun = begun if borrowed else time.monotonic()
-                    borrowed += await self._keep(namespace, tokens, part)
-            except LookupError as problem:
-                _log.info("no more KV from %s: %s", source.address, problem)
-            except grpc.aio.AioRpcError as problem:
-                _log.info("no KV from %s: %s", source.address, problem.details() or problem.code().name)
-            finally:
-                call.cancel()
+        stub = await self._peer(source.address)
+        call: Any = stub.FetchKv(request, timeout=source.wait_s + _PATIENCE_S)
+        try:
+            async for part in call:
+                begun = begun or time.monotonic()
+                borrowed += await self._keep(namespace, tokens, part)
+        except LookupError as problem:
+            _log.info("no more KV from %s: %s", source.address, problem)
+        except grpc.aio.AioRpcError as problem:
+            _log.info("no KV from %s: %s", source.address, problem.details() or problem.code().name)
+        finally:
+            call.cancel()
         ended = time.monotonic()
-        begun = begun if borrowed else ended
+        begun = begun or ended
         return Borrowed(borrowed, begun - asked, ended - begun)
 
     async def _keep(self, namespace: str, tokens: Tokens, part: worker_pb2.KvPart) -> int:
@@ -130,22 +180,24 @@ class KvExchange:
     def _tensor(self, data: bytes) -> torch.Tensor:
         return torch.frombuffer(bytearray(data), dtype=self._dtype).view(self._shape)
 
-    async def _peer(self, address: str) -> _Peer:
-        peer = self._peers.pop(address, None) or _Peer(address)
-        self._peers[address] = peer
-        idle = [known for known, other in self._peers.items() if not (other is peer or other.turn.locked())]
-        if len(self._peers) > _PEERS and idle:
-            await self._peers.pop(idle[0]).channel.close()
-        return peer
+    async def _peer(self, address: str) -> worker_pb2_grpc.WorkerAsyncStub:
+        channel = self._channels.pop(address, None)
+        if channel is None:
+            channel = grpc.aio.insecure_channel(address, channel_options(address))
+        self._channels[address] = channel
+        if len(self._channels) > _PEERS:  # whoever uses the oldest just now reads what it was to fetch
+            _, oldest = self._channels.popitem(last=False)
+            await oldest.close()
+        return worker_pb2_grpc.WorkerStub(channel)
 
 
-class _Peer:
-    """A worker that has been asked."""
+class _Fetch:
+    """KV of a prompt that is being got."""
 
-    def __init__(self, address: str) -> None:
-        self.channel = grpc.aio.insecure_channel(address, channel_options(address))
-        self.stub = worker_pb2_grpc.WorkerStub(self.channel)
-        self.turn = asyncio.Lock()
+    def __init__(self, namespace: str, tokens: Tokens) -> None:
+        self.namespace = namespace
+        self.tokens = tokens
+        self.ended = asyncio.Event()
 
 
 def _as_bytes(tensor: torch.Tensor) -> bytes:

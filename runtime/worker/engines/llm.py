@@ -34,7 +34,7 @@ from ..faults import TaskError, invalid_arguments
 from .base import Emit, Gauges, HeldKv, Operands, Outcome, Stream, Task, Timing
 from .contexts import context_of, read, write
 from .deltas import Sift
-from .kv_exchange import NOTHING, Borrowed, KvExchange
+from .kv_exchange import Borrowed, KvExchange
 from .llm_loading import LoadedModel, describe, load
 from .operands import count_of, passages_of
 from .rating import all_of, expected
@@ -241,8 +241,6 @@ class LlmEngine:
 
     async def _borrow(self, task: Task, ids: tuple[int, ...]) -> Borrowed:
         """Get what another worker has read of a prompt, if this is advised."""
-        if task.source is None or not self._model.kv_layout:
-            return NOTHING
         return await self._exchange.borrow(task.source, task.namespace, ids)
 
     def lend(self, request: worker_pb2.FetchKvRequest) -> AsyncIterator[worker_pb2.KvPart]:

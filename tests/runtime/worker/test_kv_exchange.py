@@ -99,6 +99,14 @@ async def test_tasks_that_come_together_fetch_once(reader: Link, writer: Link) -
     assert len([tokens for tokens in fetched if tokens]) == 1
 
 
+async def test_who_has_no_source_waits_for_what_is_coming(reader: Link, writer: Link) -> None:
+    await writer.run(READ, ASKED, WRITE, source=source(reader))
+    await writer.run(READ, ASKED, WRITE, run="late")
+    assert await text_of(writer) == await text_of(writer, "late")
+    both = [*await timings(writer), *await timings(writer, "late")]
+    assert sum(timing.computed_tokens for timing in both) < 80
+
+
 async def test_namespaces_stay_apart(reader: Link, writer: Link) -> None:
     await writer.run(READ, ASKED, WRITE, namespace="other", source=source(reader))
     assert sum(timing.fetched_tokens for timing in await timings(writer)) == 0
