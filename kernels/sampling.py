@@ -42,18 +42,12 @@ class Draws:
 
     @staticmethod
     def of(draws: Sequence[Draw], device: torch.device) -> Draws:
-        """Bring `draws` to the device."""
-
-        def column(values: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
-            return torch.tensor(values, dtype=dtype).to(device)
-
-        return Draws(
-            column([draw.temperature for draw in draws], torch.float64),
-            column([draw.top_k for draw in draws], torch.int64),
-            column([draw.top_p for draw in draws], torch.float64),
-            column([_signed(draw.seed) for draw in draws], torch.int64),
-            column([draw.position for draw in draws], torch.int64),
-        )
+        """Bring `draws` to the device, in one transfer."""
+        floats = torch.tensor([[d.temperature, d.top_p] for d in draws], dtype=torch.float64)
+        ints = torch.tensor([[d.top_k, _signed(d.seed), d.position] for d in draws], dtype=torch.int64)
+        sent = torch.cat([floats.view(torch.int64), ints], dim=1).T.contiguous().to(device)
+        temperature, top_p, top_k, seed, position = sent
+        return Draws(temperature.view(torch.float64), top_k, top_p.view(torch.float64), seed, position)
 
     def rows(self, rows: torch.Tensor) -> Draws:
         """Those of some rows."""
@@ -63,6 +57,8 @@ class Draws:
 
 def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """The next token of each row; see `draw`."""
+    if all(draw.temperature <= 0 for draw in draws):
+        return logits.argmax(dim=-1)
     return draw(logits, Draws.of(draws, logits.device))
 
 

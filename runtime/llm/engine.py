@@ -25,6 +25,8 @@ from weft.runtime.kv.cache import KVCache
 from weft.runtime.kv.radix import Tokens
 
 from .errors import CancelledError, EngineClosedError
+from .gpu.model import GpuModel
+from .gpu.runner import GpuRunner
 from .grammar import CompiledGrammar
 from .handover import Handover, KvSpan, Wanted
 from .intake import Intake
@@ -34,7 +36,7 @@ from .options import EngineInfo, EngineOptions, EngineStats, choose_slots
 from .planner import Planner, StepPlan
 from .profile import Profile, measure_profile
 from .requests import GenerateRequest, Request, Sink
-from .runner import ModelRunner
+from .runner import ModelRunner, Runner
 from .sampler import draw_tokens, lay_out
 from .step_cost import StepCost
 from .tasks import GenerateTask, Task
@@ -71,7 +73,7 @@ class LLMEngine:
         self._text: TextBackend = TokenizerText(tokenizer, config) if tokenizer else IdsOnly(config)
         self._verify = options.verify
         self._drafts = options.forced_tokens
-        self._runner = ModelRunner(model, slots)
+        self._runner = _runner(model, slots, options)
         self._planner = Planner(KVCache(slots), self._limits)
         self._handover = Handover(self._planner, self._runner.pool)
         self._intake = Intake(self._text, model.config, self._planner)
@@ -337,3 +339,9 @@ class LLMEngine:
             waiting_requests=len(self._tasks) - len(planner.running),
             running_requests=len(planner.running),
         )
+
+
+def _runner(model: Model, slots: int, options: EngineOptions) -> Runner:
+    if isinstance(model, GpuModel):
+        return GpuRunner(model, slots, max_running=options.max_running, graphs=options.cuda_graphs)
+    return ModelRunner(model, slots)

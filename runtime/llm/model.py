@@ -9,6 +9,7 @@ import torch
 from .config import read_config
 from .cpu.model import CpuModel
 from .fused import FusedModel
+from .gpu.model import GpuModel
 from .loader import choose_device, choose_dtype, load_weights, resolve_folder
 from .model_base import Model
 
@@ -21,5 +22,9 @@ def load_model(model: str | Path, *, dtype: str = "auto", device: str = "auto") 
     config = read_config(folder)
     chosen = choose_device(device)
     weights = load_weights(folder, config, dtype=choose_dtype(dtype, config, chosen), device=chosen)
-    on_cpu = chosen.type == "cpu" and weights.embedding.dtype == torch.float32
-    return (CpuModel if on_cpu else FusedModel)(config, weights, name=folder.resolve().name)
+    kind: type[CpuModel] | type[GpuModel] | type[FusedModel] = FusedModel
+    if chosen.type == "cuda":
+        kind = GpuModel
+    elif weights.embedding.dtype == torch.float32:
+        kind = CpuModel
+    return kind(config, weights, name=folder.resolve().name)

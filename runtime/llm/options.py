@@ -35,6 +35,8 @@ class EngineOptions:
     """Threads that compile grammars."""
     forced_tokens: bool = True
     """Compute text that a grammar forces in one step; what is sampled is the same."""
+    cuda_graphs: bool = True
+    """On CUDA, start the kernels of a step of decodes by one call; what is computed is the same."""
     verify: bool = False
     """Check the ownership of every KV slot after every step: for tests, as it takes time."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from weft.runtime.kv.radix import Tokens
 
 from .limits import Limits
-from .runner import ModelRunner, Work
+from .runner import Runner, Work
 from .sequence import Sequence
 
 __all__ = ["DecodePoint", "PrefillPoint", "Profile", "measure_profile"]
@@ -62,7 +62,7 @@ class Profile:
         return best.batch
 
 
-def measure_profile(runner: ModelRunner, slots: Tokens, limits: Limits, seconds: float) -> Profile:
+def measure_profile(runner: Runner, slots: Tokens, limits: Limits, seconds: float) -> Profile:
     """Time steps of growing size until `seconds` are over, overwriting the KV in `slots`.
 
     Slow models get fewer points, but at least one of each kind. Raises `ValueError` if `slots` are too few
@@ -107,7 +107,7 @@ def _grid(limits: Limits, slots: int) -> Iterator[tuple[int, int, int, int]]:
 class _Meter:
     """Times single steps on made-up tokens."""
 
-    def __init__(self, runner: ModelRunner, slots: Tokens) -> None:
+    def __init__(self, runner: Runner, slots: Tokens) -> None:
         self._runner = runner
         self._slots = slots
         self._vocab = runner.model.config.vocab_size

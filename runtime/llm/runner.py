@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,10 +14,29 @@ from weft.runtime.kv.pool import KVPool
 from .model import Model
 from .sequence import Sequence
 
-__all__ = ["ModelRunner", "Work"]
+__all__ = ["ModelRunner", "Runner", "Work"]
 
 Work = tuple[Sequence, int]
 """The next so many tokens of a sequence; their slots are allocated."""
+
+
+class Runner(Protocol):
+    """Whoever runs a model, and has its KV pool."""
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+
+    @property
+    def pool(self) -> KVPool:
+        """Its pool."""
+
+    def run(self, work: Seq[Work], logit_rows: Seq[int]) -> torch.Tensor:
+        """Compute all of `work` in one forward pass, storing its KV.
+
+        Returns float32 logits [len(logit_rows), vocab] after the given tokens, which are counted through
+        `work`. The next step may overwrite them.
+        """
 
 
 class ModelRunner:
@@ -27,11 +47,7 @@ class ModelRunner:
         self.pool: KVPool = model.allocate_pool(slots)
 
     def run(self, work: Seq[Work], logit_rows: Seq[int]) -> torch.Tensor:
-        """Compute all of `work` in one forward pass, storing its KV.
-
-        Returns float32 logits [len(logit_rows), vocab] after the given tokens, which are counted through
-        `work`.
-        """
+        """See `Runner.run`."""
         spans = [(item, item.computed, item.computed + count) for item, count in work]
         batch = PagedBatch(
             slots=np.concatenate([item.slots[:end] for item, _, end in spans]),

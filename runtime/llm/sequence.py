@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from weft.runtime.kv.radix import Node, Tokens
+from weft.runtime.kv.radix import Node, Tokens, common_prefix
 
 __all__ = ["Job", "Sequence"]
 
@@ -20,7 +20,7 @@ class Sequence:
     that are expected to be sampled next, and computed together with the last one to see whether they are.
     """
 
-    __slots__ = ("allocated", "computed", "drafted", "length", "shared", "slots", "tokens")
+    __slots__ = ("allocated", "computed", "drafted", "length", "mirrored", "shared", "slots", "tokens")
 
     def __init__(self, tokens: Tokens, capacity: int) -> None:
         self.tokens: Tokens = np.empty(capacity, dtype=np.int64)
@@ -31,6 +31,7 @@ class Sequence:
         self.shared = 0
         self.allocated = 0
         self.drafted = 0
+        self.mirrored = 0  # slots, from the first, of which the device has a copy
 
     @property
     def remaining(self) -> int:
@@ -71,6 +72,9 @@ class Sequence:
     def share(self, slots: Tokens) -> None:
         """Take over KV that is present: the slots of the first tokens, which somebody else owns."""
         count = len(slots)
+        if self.mirrored:
+            same = common_prefix(self.slots[: self.mirrored], slots)
+            self.mirrored = self.mirrored if same == count else same
         self.slots[:count] = slots
         self.shared = count
         self.computed = max(self.computed, count)
@@ -83,7 +87,7 @@ class Sequence:
 
     def reset(self) -> None:
         """Forget all slots and the draft; the tokens stay."""
-        self.computed = self.shared = self.allocated = self.drafted = 0
+        self.computed = self.shared = self.allocated = self.drafted = self.mirrored = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from weft.runtime.llm.config import read_config
-from weft.runtime.llm.cpu import bfloat16
 from weft.runtime.llm.cpu.model import CpuModel
 from weft.runtime.llm.errors import ModelError
 from weft.runtime.llm.loader import resolve_folder
@@ -196,22 +195,6 @@ def test_bad_devices_and_dtypes_are_named(folder: Path) -> None:
         load_model(folder, dtype="int4")
     with pytest.raises(ModelError, match="device 'abacus' cannot be used"):
         load_model(folder, device="abacus")
-
-
-@pytest.mark.parametrize(
-    ("checkpoint", "half_seconds", "chosen"),
-    [("bfloat16", 0.5, "bfloat16"), ("bfloat16", 0.9, "float32"), ("float32", 0.5, "float32")],
-)
-def test_a_cpu_takes_bfloat16_where_it_is_measured_to_pay(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str, half_seconds: float, chosen: str
-) -> None:
-    edit_json(folder / "config.json", lambda config: config.update(dtype=checkpoint))
-
-    def seconds(run: Any) -> float:
-        return half_seconds if run.args[1].dtype == torch.bfloat16 else 1.0
-
-    monkeypatch.setattr(bfloat16, "best_seconds", seconds)
-    assert str(load_model(folder, device="cpu").dtype) == f"torch.{chosen}"
 
 
 def test_threads_are_chosen_by_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
