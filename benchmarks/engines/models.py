@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SHAPES", "write_random"]
+import torch
+
+from weft.runtime.llm.config import ModelConfig, read_config
+from weft.runtime.llm.gpu.model import GpuModel
+from weft.runtime.llm.loader import LayerWeights, Weights
+
+__all__ = ["SHAPES", "random_model", "write_random"]
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny-llama": (
@@ -36,13 +45,42 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "qwen3-8b": (
+        "Qwen3Config",
+        {
+            "vocab_size": 151936,
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 40960,
+            "rope_theta": 1e6,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "llama-3.1-8b": (
+        "LlamaConfig",
+        {
+            "vocab_size": 128256,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 131072,
+            "rope_theta": 5e5,
+            "tie_word_embeddings": False,
+        },
+    ),
 }
 """The configuration class and fields of each shape."""
 
 
 def write_random(name: str, folder: Path) -> None:
     """Write a checkpoint of a shape, the same at every call."""
-    import torch
     import transformers
 
     models: Any = transformers.AutoModelForCausalLM  # parts of transformers have no types
@@ -50,3 +88,46 @@ def write_random(name: str, folder: Path) -> None:
     torch.manual_seed(0)
     config = getattr(transformers, kind)(**fields)
     models.from_config(config).save_pretrained(folder)
+
+
+def random_model(name: str, dtype: torch.dtype, device: torch.device) -> GpuModel:
+    """A model of a shape whose weights are drawn on the device; no token ends its texts."""
+    config = _read(name)
+    hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
+    qkv = (config.heads + 2 * config.kv_heads) * config.head_dim
+    generator = torch.Generator(device).manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device).normal_(0.0, 0.02, generator=generator)
+
+    def ones(*shape: int) -> torch.Tensor:
+        return torch.ones(shape, dtype=dtype, device=device)
+
+    embedding = drawn(vocab, hidden)
+    layers = [
+        LayerWeights(
+            input_norm=ones(hidden),
+            qkv=drawn(qkv, hidden),
+            qkv_bias=None,
+            qk_norm=ones(config.heads + config.kv_heads, config.head_dim) if config.qk_norm else None,
+            out=drawn(hidden, config.heads * config.head_dim),
+            out_bias=None,
+            post_norm=ones(hidden),
+            gate_up=drawn(2 * inner, hidden),
+            gate_up_bias=None,
+            down=drawn(hidden, inner),
+            down_bias=None,
+        )
+        for _ in range(config.layers)
+    ]
+    head = embedding if config.tied else drawn(vocab, hidden)
+    return GpuModel(config, Weights(embedding, iter(layers), ones(hidden), head), name=name)
+
+
+def _read(name: str) -> ModelConfig:
+    """The configuration of a shape, as if it had been read from a checkpoint."""
+    kind, fields = SHAPES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        written = {"architectures": [kind.replace("Config", "ForCausalLM")], **fields}
+        (Path(folder) / "config.json").write_text(json.dumps(written))
+        return replace(read_config(Path(folder)), eos_ids=frozenset())

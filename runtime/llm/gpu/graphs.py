@@ -41,6 +41,10 @@ class DecodeGraphs:
         """Whether there is a graph for so many sequences."""
         return count <= self._sizes[-1]
 
+    def graph_for(self, count: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        """The smallest that takes so many sequences."""
+        return self._graphs[next(size for size in self._sizes if size >= count)]
+
     def run(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """Run a step: ids, slots, positions and rows [4, sequences].
 
@@ -49,10 +53,10 @@ class DecodeGraphs:
         if self._pages is not self._table.pages:
             self._capture()
         count = tokens.shape[1]
-        size = next(size for size in self._sizes if size >= count)
+        graph, inputs = self.graph_for(count)
+        size = inputs.shape[1]
         padded = np.concatenate([tokens, np.repeat(self._idle, size - count, axis=1)], axis=1)
         (sent,) = self._staging.send([padded.ravel()])
-        graph, inputs = self._graphs[size]
         inputs.copy_(sent.view(4, size))
         graph.replay()
         return self._logits[:count]
