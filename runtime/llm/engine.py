@@ -14,17 +14,19 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
+from weft.kernels.sampling import sample
 from weft.runtime.kv.cache import KVCache
 from weft.runtime.kv.radix import Tokens
 
 from .errors import CancelledError, EngineClosedError
+from .flight import Flight
 from .gpu.model import GpuModel
 from .gpu.runner import GpuRunner
 from .grammar import CompiledGrammar
@@ -33,11 +35,11 @@ from .intake import Intake
 from .limits import Limits
 from .model import Model
 from .options import EngineInfo, EngineOptions, EngineStats, choose_slots
-from .planner import Planner, StepPlan
+from .planner import Planner
 from .profile import Profile, measure_profile
 from .requests import GenerateRequest, Request, Sink
 from .runner import ModelRunner, Runner
-from .sampler import draw_tokens, lay_out
+from .sampler import Drawn, draw_tokens, lay_out
 from .step_cost import StepCost
 from .tasks import GenerateTask, Task
 from .text import IdsOnly, TextBackend, TokenizerText
@@ -81,6 +83,10 @@ class LLMEngine:
         self._tasks: dict[int, Task] = {}
         self._handles = itertools.count(1)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._flight: Flight | None = (
+            None  # the step that has been begun, while the one before it is looked at
+        )
+        self._ahead = self._runner if options.overlap and isinstance(self._runner, GpuRunner) else None
         self._steps = self._generated = self._drafted = self._forced = 0
         self._stats = self._count()
         self._closing = False
@@ -187,9 +193,8 @@ class LLMEngine:
         while not self._closing:
             try:
                 self._take_commands()
-                if not (self._closing or self._planner.idle):
-                    self._step(time.monotonic())
-                    self._handover.serve(time.monotonic())
+                if not self._closing:
+                    self._step()
             except Exception as error:
                 _log.exception("the LLM engine starts afresh after an error outside any request")
                 self._start_afresh(error)
@@ -202,7 +207,7 @@ class LLMEngine:
         """Carry out what is in the inbox, waiting for something if there is nothing else to do."""
         try:
             while True:
-                self._inbox.get(block=self._planner.idle and not self._closing)()
+                self._inbox.get(block=self._idle and not self._closing)()
                 self._stats = self._count()
         except Empty:
             return
@@ -231,13 +236,65 @@ class LLMEngine:
         else:
             self._planner.submit(task.job)
 
-    def _step(self, now: float) -> None:
+    @property
+    def _idle(self) -> bool:
+        return self._planner.idle and self._flight is None
+
+    def _step(self) -> None:
+        """Land the step that is under way, or one that is begun now; before that, begin the one behind it."""
+        flight = self._flight or self._launch(time.monotonic())
+        self._flight = None
+        if flight is not None:
+            self._flight = self._launch_behind(flight)
+            self._land(flight)
+            self._handover.serve(time.monotonic())
+
+    def _launch(self, now: float) -> Flight | None:
+        """Begin a step."""
+        if self._planner.idle:
+            return None
         plan = self._planner.plan(now)
         tasks = [self._tasks[job.id] for job in plan.jobs()]
         for job in plan.admitted:
             self._tasks[job.id].admit(now)
-        drawn = self._compute(plan, tasks) if plan.chunks else []
+        flight = Flight(plan.chunks, tasks)
+        if plan.chunks:
+            with self._guarding(flight):
+                layout = lay_out(plan.chunks, self._tasks)
+                work = [(chunk.sequence, chunk.count) for chunk in plan.chunks]
+                logits = self._runner.run(work, layout.rows)
+                for task, chunk, rows in layout.scores:
+                    task.guard(task.receive, chunk, logits[rows])
+                flight.drawn = draw_tokens(layout, logits)
+        return flight
+
+    def _launch_behind(self, flight: Flight) -> Flight | None:
+        """Begin the step behind one whose tokens are not known yet, if nobody waits for a place in it.
+
+        Requests that end with these tokens take part in it for nothing.
+        """
+        if self._ahead is None or self._planner.waiting or not self._inbox.empty():
+            return None
+        behind = flight.behind()
+        if behind is None or not self._planner.look_ahead([chunk.job for chunk in behind.chunks]):
+            return None
+        following = Flight(behind.chunks, behind.tasks)
+        with self._guarding(following):
+            logits = self._ahead.run_ahead([chunk.sequence for chunk in behind.chunks], behind.ids)
+            following.drawn = Drawn(behind.spans(), sample(logits, behind.draws()))
+        return following
+
+    def _land(self, flight: Flight) -> None:
+        """Wait for a step's tokens, and do what follows from them."""
+        drawn: list[tuple[GenerateTask, list[int]]] = []
+        if flight.drawn is not None:
+            with self._guarding(flight):
+                drawn = flight.drawn.wait()
         now = time.monotonic()
+        if not flight.failed:
+            self._planner.commit(flight.computed(), now)
+            self._steps += bool(flight.chunks)
+        tasks = [task for task in flight.tasks if task.job.id in self._tasks]
         for task in tasks:
             task.advance(now)
         for drawing, tokens in drawn:
@@ -253,22 +310,16 @@ class LLMEngine:
         for task in tasks:
             self._deliver(task)
 
-    def _compute(self, plan: StepPlan, tasks: list[Task]) -> list[tuple[GenerateTask, list[int]]]:
-        """Run the model and sample; an error that has no owner fails all tasks of the step."""
+    @contextmanager
+    def _guarding(self, flight: Flight) -> Iterator[None]:
+        """An error that has no owner fails all tasks of a step."""
         try:
-            layout = lay_out(plan.chunks, self._tasks)
-            logits = self._runner.run([(chunk.sequence, chunk.count) for chunk in plan.chunks], layout.rows)
-            for task, chunk, rows in layout.scores:
-                task.guard(task.receive, chunk, logits[rows])
-            drawn = draw_tokens(layout, logits)
+            yield
         except Exception as error:
-            _log.exception("a step of %d requests failed", len(tasks))
-            for failing in tasks:
-                failing.fail(error)
-            return []
-        self._planner.commit(plan, time.monotonic())
-        self._steps += 1
-        return drawn
+            _log.exception("a step of %d requests failed", len(flight.tasks))
+            flight.failed = True
+            for task in flight.tasks:
+                task.fail(error)
 
     def _settle(self, task: Task) -> None:
         """Remove a task that has ended from the planner; the KV of a failed one is not trusted."""
@@ -306,6 +357,7 @@ class LLMEngine:
     def _start_afresh(self, error: Exception) -> None:
         """Fail everything and forget the cache, whose bookkeeping can no longer be trusted."""
         tasks, self._tasks = self._tasks, {}
+        self._flight = None
         self._planner.reset()
         self._handover.close(error)
         self._stats = self._count()

@@ -37,6 +37,8 @@ class EngineOptions:
     """Compute text that a grammar forces in one step; what is sampled is the same."""
     cuda_graphs: bool = True
     """On CUDA, start the kernels of a step of decodes by one call; what is computed is the same."""
+    overlap: bool = True
+    """On CUDA, begin a step of decodes before the tokens of the one before have been looked at."""
     verify: bool = False
     """Check the ownership of every KV slot after every step: for tests, as it takes time."""
 

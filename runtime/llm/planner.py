@@ -139,6 +139,15 @@ class Planner:
                 if sequence.computed == job.prompt and not job.branches:
                     job.grow_branches()
 
+    def look_ahead(self, jobs: list[Job]) -> bool:
+        """Allocate a slot for the token that comes after the next one of each; False if there are too few."""
+        if len(jobs) > self.cache.available:
+            return False
+        slots = self.cache.allocate(len(jobs))
+        for job, slot in zip(jobs, np.split(slots, len(jobs)), strict=True):
+            job.trunk.extend(slot)
+        return True
+
     def finish(self, job: Job, now: float) -> None:
         """Remove a running job that is done; the KV of its prompt and output stays in the cache."""
         if job.max_new:

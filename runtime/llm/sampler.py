@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from .grammar import apply_mask
 from .planner import Chunk
 from .tasks import GenerateTask, ScoreTask, Task
 
-__all__ = ["Layout", "draw_tokens", "lay_out"]
+__all__ = ["Drawn", "Layout", "draw_tokens", "lay_out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,33 @@ def lay_out(chunks: Sequence[Chunk], tasks: Mapping[int, Task]) -> Layout:
     return layout
 
 
-def draw_tokens(layout: Layout, logits: torch.Tensor) -> list[tuple[GenerateTask, list[int]]]:
+class Drawn:
+    """The tokens of a step, perhaps still being computed."""
+
+    def __init__(self, spans: Sequence[tuple[GenerateTask, range]], tokens: torch.Tensor | None) -> None:
+        """`tokens`: int64 [rows]; their copy for the host begins at once, before later work of the device."""
+        self.spans = spans
+        self.tokens = tokens
+        self._copied: Any = None
+        if tokens is None or not tokens.is_cuda:
+            self._copy = tokens
+            return
+        self._copy = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        self._copy.copy_(tokens, non_blocking=True)
+        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for it
+        self._copied.record()
+
+    def wait(self) -> list[tuple[GenerateTask, list[int]]]:
+        """The tokens of each task that has not ended meanwhile."""
+        if self._copy is None:
+            return []
+        if self._copied is not None:
+            self._copied.synchronize()
+        tokens = self._copy.tolist()
+        return [(task, tokens[span.start : span.stop]) for task, span in self.spans if not task.done]
+
+
+def draw_tokens(layout: Layout, logits: torch.Tensor) -> Drawn:
     """Sample for each decode a token behind its last one and behind each of its draft, grammars obeyed.
 
     A task whose grammar fails is marked and left out.
@@ -54,7 +81,7 @@ def draw_tokens(layout: Layout, logits: torch.Tensor) -> list[tuple[GenerateTask
     """
     drawing = [(task, rows) for task, rows in layout.draws if not task.done]
     if not drawing:
-        return []
+        return Drawn((), None)
     if layout.scores or len(drawing) < len(layout.draws):
         logits = logits[[row for _, rows in drawing for row in rows]]
     ends = itertools.accumulate(len(rows) for _, rows in drawing)
@@ -69,5 +96,4 @@ def draw_tokens(layout: Layout, logits: torch.Tensor) -> list[tuple[GenerateTask
             task.guard(task.fill, mask, span.start)
         apply_mask(logits, mask.to(logits.device), [row for _, span in constrained for row in span])
     draws = [draw for task, span in spans for draw in task.draws(len(span))]
-    tokens = sample(logits, draws).tolist()
-    return [(task, tokens[span.start : span.stop]) for task, span in spans if not task.done]
+    return Drawn(spans, sample(logits, draws))

@@ -94,9 +94,14 @@ class GenerateTask(PrefillTask):
         """The last token of the sequence and its draft, if the chunk completes it."""
         return range(chunk.sequence.remaining - 1, chunk.count)
 
-    def draws(self, count: int) -> list[Draw]:
-        """How the next tokens are to be drawn."""
-        s, first = self.sampling, self.job.generated
+    @property
+    def foreseeable(self) -> bool:
+        """Whether the next step can be begun before the present one's token is known."""
+        return self.matcher is None and self.logprobs is None
+
+    def draws(self, count: int, behind: int = 0) -> list[Draw]:
+        """How the next tokens are to be drawn, or those that follow `behind` further ones."""
+        s, first = self.sampling, self.job.generated + behind
         return [Draw(s.temperature, s.top_k, s.top_p, s.seed, first + index) for index in range(count)]
 
     def weigh(self, logits: torch.Tensor) -> None:

@@ -45,8 +45,8 @@ class DecodeGraphs:
         """The smallest that takes so many sequences."""
         return self._graphs[next(size for size in self._sizes if size >= count)]
 
-    def run(self, tokens: NDArray[np.int64]) -> torch.Tensor:
-        """Run a step: ids, slots, positions and rows [4, sequences].
+    def run(self, tokens: NDArray[np.int64], ids: torch.Tensor | None = None) -> torch.Tensor:
+        """Run a step: ids, slots, positions and rows [4, sequences]; `ids`, if given, are the true ones.
 
         Returns float32 logits [sequences, vocab], which the next run overwrites.
         """
@@ -58,6 +58,8 @@ class DecodeGraphs:
         padded = np.concatenate([tokens, np.repeat(self._idle, size - count, axis=1)], axis=1)
         (sent,) = self._staging.send([padded.ravel()])
         inputs.copy_(sent.view(4, size))
+        if ids is not None:
+            inputs[0, :count].copy_(ids)
         graph.replay()
         return self._logits[:count]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence as Seq
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,24 @@ Ints = NDArray[np.int64]
 _NONE: Final[Ints] = np.empty(0, dtype=np.int64)
 
 
+class _Span(NamedTuple):
+    """The tokens of a sequence that a step computes."""
+
+    sequence: Sequence
+    start: int
+    end: int
+
+    @classmethod
+    def of(cls, sequence: Sequence, count: int) -> _Span:
+        """The next so many."""
+        return cls(sequence, sequence.computed, sequence.computed + count)
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return self.end - self.start
+
+
 class GpuRunner:
     """A model, its KV pool, and a table of the pool's slots on the device."""
 
@@ -48,54 +66,52 @@ class GpuRunner:
 
     def run(self, work: Seq[Work], logit_rows: Seq[int]) -> torch.Tensor:
         """See `Runner.run`."""
-        order = sorted(range(len(work)), key=lambda index: work[index][1] > 1)  # single tokens first
-        ordered = [work[index] for index in order]
-        rows = self._table.rows([sequence for sequence, _ in ordered])
-        singles = sum(count == 1 for _, count in work)
-        ids, slots, positions = _tokens(ordered)
-        if self._graphs is not None and singles == len(work):
-            logits = self._decode(ordered, rows, ids, slots, positions)
-            if logits is not None:
-                return logits if list(logit_rows) == list(range(len(work))) else logits[list(logit_rows)]
-        wanted = _moved(logit_rows, [count for _, count in work], order)
-        return self._compute(ordered, rows, singles, ids, slots, positions, wanted)
+        counts = [count for _, count in work]
+        order = sorted(range(len(work)), key=lambda index: counts[index] > 1)  # single tokens first
+        spans = [_Span.of(*work[index]) for index in order]
+        if counts.count(1) < len(counts):
+            return self._compute(spans, _moved(logit_rows, counts, order))
+        wanted = list(logit_rows)
+        logits = self._decode(spans)
+        return logits if wanted == list(range(len(spans))) else logits[wanted]
 
-    def _decode(
-        self, work: Seq[Work], rows: Seq[int], ids: Ints, slots: Ints, positions: Ints
-    ) -> torch.Tensor | None:
-        """A step of decodes by a graph, which mirrors their new slots itself; None if there is none."""
+    def run_ahead(self, sequences: Seq[Sequence], tokens: torch.Tensor) -> torch.Tensor:
+        """Compute the tokens that follow on those of the last step, one a sequence, in slots they have.
+
+        `tokens` are their ids, int64 [sequences] on the device, which the host need not know yet. Returns
+        float32 logits [sequences, vocab].
+        """
+        spans = [_Span(sequence, sequence.computed + 1, sequence.computed + 2) for sequence in sequences]
+        return self._decode(spans, tokens)
+
+    def _decode(self, spans: Seq[_Span], ids: torch.Tensor | None = None) -> torch.Tensor:
+        """A step of single tokens, by a graph if there is one; `ids` if the host does not know them."""
         graphs = self._graphs
-        if graphs is None or not graphs.covers(len(work)):
-            return None
-        at, new = self._mirror([(sequence, sequence.computed) for sequence, _ in work], rows)
+        if graphs is None or not graphs.covers(len(spans)):
+            return self._compute(spans, np.arange(len(spans)), ids)
+        rows = self._table.rows([span.sequence for span in spans])
+        at, new = self._mirror([(span.sequence, span.start) for span in spans], rows)
         if len(at):
             self._write_table(*self._staging.send([at, new]))
-        for sequence, _ in work:
-            sequence.mirrored = sequence.computed + 1
-        return graphs.run(np.stack([ids, slots, positions, np.asarray(rows)]))
+        for span in spans:
+            span.sequence.mirrored = span.end  # the graph sees to the new slots itself
+        return graphs.run(np.stack([*_tokens(spans), np.asarray(rows)]), ids)
 
-    def _compute(
-        self,
-        work: Seq[Work],
-        rows: Seq[int],
-        singles: int,
-        ids: Ints,
-        slots: Ints,
-        positions: Ints,
-        wanted: Ints,
-    ) -> torch.Tensor:
-        ends = [sequence.computed + count for sequence, count in work]
-        at, new = self._mirror([(sequence, end) for (sequence, _), end in zip(work, ends, strict=True)], rows)
-        starts = np.cumsum([0, *(count for _, count in work[singles:])])
+    def _compute(self, spans: Seq[_Span], wanted: Ints, ids: torch.Tensor | None = None) -> torch.Tensor:
+        singles = sum(span.size == 1 for span in spans)
+        rows = self._table.rows([span.sequence for span in spans])
+        ends = [span.end for span in spans]
+        at, new = self._mirror([(span.sequence, span.end) for span in spans], rows)
+        starts = np.cumsum([0, *(span.size for span in spans[singles:])])
         lengths = np.asarray(ends[:singles], dtype=np.int64)
-        sent = self._staging.send([ids, slots, positions, np.asarray(rows), lengths, starts, wanted, at, new])
+        sent = self._staging.send([*_tokens(spans), np.asarray(rows), lengths, starts, wanted, at, new])
         d_ids, d_slots, d_positions, d_rows, d_lengths, d_starts, d_wanted, d_at, d_new = sent
         self._write_table(d_at, d_new)
         extend = None
-        if singles < len(work):
+        if singles < len(spans):
             extend = ExtendBatch(d_rows[singles:], d_starts, d_positions[singles:])
         step = Step(
-            d_ids.long(),
+            d_ids.long() if ids is None else ids,
             d_slots.long(),
             d_positions.long(),
             KVTable(self._table.pages[:, : max(ends)]),
@@ -110,10 +126,11 @@ class GpuRunner:
         """What the table lacks of the first slots of each sequence, up to an end: where, and which slots."""
         at: list[Ints] = [_NONE]
         new: list[Ints] = [_NONE]
+        width = self._table.width
         for (sequence, end), row in zip(ends, rows, strict=True):
             first = sequence.mirrored
             if first < end:
-                at.append(np.arange(row * self._table.width + first, row * self._table.width + end))
+                at.append(np.arange(row * width + first, row * width + end))
                 new.append(sequence.slots[first:end])
                 sequence.mirrored = end
         return np.concatenate(at), np.concatenate(new)
@@ -122,13 +139,17 @@ class GpuRunner:
         self._table.pages.view(-1)[at.long()] = slots
 
 
-def _tokens(work: Seq[Work]) -> tuple[Ints, Ints, Ints]:
+def _tokens(spans: Seq[_Span]) -> tuple[Ints, Ints, Ints]:
     """Ids, slots and positions of the tokens to be computed."""
-    spans = [(sequence, sequence.computed, sequence.computed + count) for sequence, count in work]
+    if all(span.size == 1 for span in spans):
+        starts = [span.start for span in spans]
+        ids = [span.sequence.tokens[span.start] for span in spans]
+        slots = [span.sequence.slots[span.start] for span in spans]
+        return np.array(ids), np.array(slots), np.array(starts)
     return (
-        np.concatenate([sequence.tokens[start:end] for sequence, start, end in spans]),
-        np.concatenate([sequence.slots[start:end] for sequence, start, end in spans]),
-        np.concatenate([np.arange(start, end) for _, start, end in spans]),
+        np.concatenate([span.sequence.tokens[span.start : span.end] for span in spans]),
+        np.concatenate([span.sequence.slots[span.start : span.end] for span in spans]),
+        np.concatenate([np.arange(span.start, span.end) for span in spans]),
     )
 
 

@@ -15,7 +15,8 @@ from weft.graph.sampling import Regex, Sampling
 from weft.runtime.llm.blocking import run_requests
 from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.errors import CancelledError, EngineClosedError, RequestError
-from weft.runtime.llm.model import Model, load_model
+from weft.runtime.llm.gpu.runner import GpuRunner
+from weft.runtime.llm.model import Model
 from weft.runtime.llm.options import EngineOptions
 from weft.runtime.llm.planner import Planner
 from weft.runtime.llm.requests import (
@@ -32,6 +33,8 @@ from weft.runtime.llm.requests import (
 )
 from weft.runtime.llm.runner import ModelRunner
 
+from .loading import KINDS, Kind, load_as
+
 LONG = 10_000.0
 
 
@@ -44,15 +47,21 @@ def checkpoint(make_checkpoint: Callable[[str], Any]) -> Any:
     return make_checkpoint("llama")
 
 
-@pytest.fixture(scope="module")
-def model(checkpoint: Any) -> Model:
-    return load_model(checkpoint.folder, device="cpu")
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    found: Kind = request.param
+    return found
 
 
 @pytest.fixture(scope="module")
-def endless_model(checkpoint: Any) -> Model:
+def model(checkpoint: Any, kind: Kind) -> Model:
+    return load_as(kind, checkpoint.folder)
+
+
+@pytest.fixture(scope="module")
+def endless_model(checkpoint: Any, kind: Kind) -> Model:
     """The same model, but no token ends its texts."""
-    model = load_model(checkpoint.folder, device="cpu")
+    model = load_as(kind, checkpoint.folder)
     model.config = replace(model.config, eos_ids=frozenset())
     return model
 
@@ -326,7 +335,8 @@ def test_a_failing_step_fails_its_requests_only(
         raise RuntimeError("the device is on fire")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ModelRunner, "run", broken)
+        for runner in (ModelRunner, GpuRunner):
+            patch.setattr(runner, "run", broken)
         (events,) = run(engine, generate(prompt(21, 10)))
     (failed,) = events
     assert isinstance(failed, Failed)

@@ -11,16 +11,18 @@ import pytest
 from weft.graph.sampling import Sampling
 from weft.runtime.llm.blocking import run_requests
 from weft.runtime.llm.engine import LLMEngine
-from weft.runtime.llm.model import load_model
 from weft.runtime.llm.options import EngineOptions
 from weft.runtime.llm.requests import Finished, GenerateRequest
+
+from .loading import KINDS, Kind, load_as
 
 _LENGTHS = (*range(1, 25), 30, 37, 45, 64, 65, 90, 130, 300)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("token_budget", [7, 512])
 def test_greedy_output_is_that_of_transformers(
-    family: str, token_budget: int, make_checkpoint: Callable[[str], Any]
+    family: str, token_budget: int, kind: Kind, make_checkpoint: Callable[[str], Any]
 ) -> None:
     checkpoint = make_checkpoint(family)
     random.seed(family)
@@ -30,7 +32,7 @@ def test_greedy_output_is_that_of_transformers(
     random.shuffle(requests)
     by_prompt = dict(zip(prompts, expected, strict=True))
     options = EngineOptions(kv_tokens=4096, token_budget=token_budget, verify=True)
-    with LLMEngine(load_model(checkpoint.folder, device="cpu"), None, options) as engine:
+    with LLMEngine(load_as(kind, checkpoint.folder), None, options) as engine:
         reasons = set()
         for cache in ("empty", "warm"):
             answers = run_requests(engine, requests, timeout=60)
