@@ -42,7 +42,7 @@ class Flight:
             return None
         if not all(task.foreseeable for task, _ in drawn.spans):
             return None
-        going = [(task, row) for task, (row, *_) in drawn.spans if task.job.generated + 1 < task.job.max_new]
+        going = [(task, row) for task, (row, *_) in drawn.spans if _goes_on(task)]
         if not going:
             return None
         ids = drawn.tokens
@@ -50,6 +50,11 @@ class Flight:
             ids = ids[[row for _, row in going]]
         tasks = [task for task, _ in going]
         return Behind([Chunk(task.job, task.job.trunk, 1) for task in tasks], tasks, ids)
+
+
+def _goes_on(task: GenerateTask) -> bool:
+    """Whether a request may write more than the token that is being drawn; it may have ended before that."""
+    return not task.done and task.job.generated + 1 < task.job.max_new
 
 
 @dataclass(slots=True, eq=False)
