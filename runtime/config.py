@@ -106,10 +106,10 @@ class ModelSettings(BaseModel):
     checkpoint has it, is not small, and the CPU, as measured at the start, computes it faster."""
     kv_tokens: int | None = Field(default=None, gt=0)
     """Tokens whose keys and values the worker keeps; by default as many as memory allows."""
-    token_budget: int = Field(default=512, gt=0)
-    """Tokens that one step computes at most."""
-    max_running: int = Field(default=64, gt=0)
-    """Requests that one step serves at most."""
+    token_budget: int | None = Field(default=None, gt=0)
+    """Tokens that one step computes at most; by default 512 on a CPU, 2048 on a GPU."""
+    max_running: int | None = Field(default=None, gt=0)
+    """Requests that one step serves at most; by default 64 on a CPU, 256 on a GPU."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads; by default torch decides."""
     workers: int = Field(default=1, gt=0)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +33,7 @@ from .handover import Handover, KvSpan, Wanted
 from .intake import Intake
 from .limits import Limits
 from .model import Model
-from .options import EngineInfo, EngineOptions, EngineStats, choose_slots
+from .options import EngineInfo, EngineOptions, EngineStats, choose_limits, choose_slots
 from .planner import Planner
 from .profile import Profile, measure_profile
 from .requests import GenerateRequest, Request, Sink
@@ -69,23 +68,20 @@ class LLMEngine:
         """
         options = options or EngineOptions()
         slots = choose_slots(model, options.kv_tokens)
-        context = min(model.config.context_length, options.context_length or sys.maxsize)
-        self._limits = Limits(context, options.token_budget, options.max_running, options.aging_seconds)
+        self._limits = choose_limits(model, options)
         config = model.config
         self._text: TextBackend = TokenizerText(tokenizer, config) if tokenizer else IdsOnly(config)
         self._verify = options.verify
         self._drafts = options.forced_tokens
-        self._runner = _runner(model, slots, options)
+        self._runner = _runner(model, slots, self._limits, options)
         self._planner = Planner(KVCache(slots), self._limits)
         self._handover = Handover(self._planner, self._runner.pool)
         self._intake = Intake(self._text, model.config, self._planner)
-        self.info = EngineInfo.of(model, context_length=context, total_slots=slots)
+        self.info = EngineInfo.of(model, self._limits, slots)
         self._tasks: dict[int, Task] = {}
         self._handles = itertools.count(1)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._flight: Flight | None = (
-            None  # the step that has been begun, while the one before it is looked at
-        )
+        self._flight: Flight | None = None  # a step that is under way
         self._ahead = self._runner if options.overlap and isinstance(self._runner, GpuRunner) else None
         self._steps = self._generated = self._drafted = self._forced = 0
         self._stats = self._count()
@@ -393,7 +389,7 @@ class LLMEngine:
         )
 
 
-def _runner(model: Model, slots: int, options: EngineOptions) -> Runner:
+def _runner(model: Model, slots: int, limits: Limits, options: EngineOptions) -> Runner:
     if isinstance(model, GpuModel):
-        return GpuRunner(model, slots, max_running=options.max_running, graphs=options.cuda_graphs)
+        return GpuRunner(model, slots, max_running=limits.max_running, graphs=options.cuda_graphs)
     return ModelRunner(model, slots)

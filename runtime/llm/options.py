@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 
 import torch
 
+from .limits import Limits
 from .model import Model
 
-__all__ = ["EngineInfo", "EngineOptions", "EngineStats", "choose_slots"]
+__all__ = ["EngineInfo", "EngineOptions", "EngineStats", "choose_limits", "choose_slots"]
 
 _CPU_TOKENS = 64 * 1024  # default pool on a CPU, unless
 _CPU_BYTES = 2 << 30  # this is less, or
@@ -25,10 +27,11 @@ class EngineOptions:
     """Slots of the KV pool; None: as many as fit the device comfortably."""
     context_length: int | None = None
     """Shorter than the model's own, in tokens; None: the model's own."""
-    token_budget: int = 512
-    """Tokens that one step computes: decodes first, the rest goes to chunks of prompts."""
-    max_running: int = 64
-    """Requests that share a batch."""
+    token_budget: int | None = None
+    """Tokens that one step computes: decodes first, the rest goes to chunks of prompts; None: what suits the
+    device, 512 on a CPU and 2048 on a GPU."""
+    max_running: int | None = None
+    """Requests that share a batch; None: 64 on a CPU, 256 on a GPU."""
     aging_seconds: float = 5.0
     """Waiting this long weighs as much as one step of priority."""
     compile_threads: int = 2
@@ -56,20 +59,22 @@ class EngineInfo:
     kv_bytes_per_token: int
     kv_shape: tuple[int, int, int]  # layers, kv_heads, head_dim
     total_slots: int
+    max_running: int
 
     @classmethod
-    def of(cls, model: Model, *, context_length: int, total_slots: int) -> EngineInfo:
+    def of(cls, model: Model, limits: Limits, total_slots: int) -> EngineInfo:
         """Describe `model` as an engine runs it."""
         return cls(
             name=model.name,
             family=model.config.family,
-            context_length=context_length,
+            context_length=limits.context_length,
             vocab_size=model.config.vocab_size,
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(model.device),
             kv_bytes_per_token=model.kv_bytes_per_token,
             kv_shape=(model.config.layers, model.config.kv_heads, model.config.head_dim),
             total_slots=total_slots,
+            max_running=limits.max_running,
         )
 
 
@@ -94,6 +99,15 @@ class EngineStats:
     running_slots: int
     waiting_requests: int
     running_requests: int
+
+
+def choose_limits(model: Model, options: EngineOptions) -> Limits:
+    """What the engine's steps can bear. Raises ValueError for what makes no sense."""
+    context = min(model.config.context_length, options.context_length or sys.maxsize)
+    budget, running = (2048, 256) if model.device.type == "cuda" else (512, 64)
+    budget = budget if options.token_budget is None else options.token_budget
+    running = running if options.max_running is None else options.max_running
+    return Limits(context, budget, running, options.aging_seconds)
 
 
 def choose_slots(model: Model, kv_tokens: int | None) -> int:

@@ -81,7 +81,7 @@ def describe(settings: ModelSettings, loaded: LoadedModel) -> worker_pb2.EngineI
             kv_token_bytes=info.kv_bytes_per_token,
             profile=_encode_profile(loaded.profile) if loaded.profile else None,
         ),
-        capacity=settings.max_running,
+        capacity=info.max_running,
     )
 
 
