@@ -92,7 +92,7 @@ class ModelSettings(BaseModel):
     """cpu, cuda, cuda:1, …; auto takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and computation; auto takes the checkpoint's on a GPU; on a CPU float32, or bfloat16 if the
-    checkpoint has it and the CPU, as measured at the start, computes it faster."""
+    checkpoint has it, is not small, and the CPU, as measured at the start, computes it faster."""
     kv_tokens: int | None = Field(default=None, gt=0)
     """Tokens whose keys and values the worker keeps; by default as many as memory allows."""
     token_budget: int = Field(default=512, gt=0)

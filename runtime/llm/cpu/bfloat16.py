@@ -1,4 +1,8 @@
-"""Whether this CPU computes in bfloat16 faster than in float32: measured, for many merely emulate it."""
+"""Whether this CPU computes in bfloat16 faster than in float32: measured, for many merely emulate it.
+
+Small models stay in float32. Their weights come from the caches, so halving them saves little, and the path
+of float32 has fewer operations; and a noisy measurement must not decide what the bundled model answers.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,14 @@ __all__ = ["bfloat16_pays"]
 
 _ROWS = (1, 64)  # a decode, and a chunk of a prompt
 _WORTHWHILE = 1.5  # how much faster it must be: the path of float32 has fewer operations
+_SMALL = 2**22  # elements of the largest product's weight
 
 
 def bfloat16_pays(config: ModelConfig) -> bool:
-    """Time the largest product of a layer in both types."""
+    """Time the largest product of a layer in both types, if its weight is large."""
     shape = (2 * config.intermediate_size, config.hidden_size)
+    if shape[0] * shape[1] < _SMALL:
+        return False
     exact, half = (_seconds(shape, dtype) for dtype in (torch.float32, torch.bfloat16))
     return exact > _WORTHWHILE * half
 
