@@ -7,13 +7,24 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from weft import Client
 from weft.runtime.config import REFERENCE_MODEL, ModelSettings, Settings
 from weft.runtime.layout import ServerLayout
 from weft.runtime.supervisor import Supervisor
 
-__all__ = ["server"]
+__all__ = ["HttpServer", "http_server", "server"]
+
+
+class HttpServer(NamedTuple):
+    """A server with both doors."""
+
+    client: Client
+    http: str
+    """Where it speaks HTTP, as HOST:PORT."""
+    model: str
+    """The name of its model."""
 
 
 @contextmanager
@@ -22,19 +33,32 @@ def server(folder: Path, passes_off: Sequence[str] = ()) -> Iterator[Client]:
 
     The reference model; KV caches are on, as they always are.
     """
-    settings = Settings(
-        models=[ModelSettings(path=str(REFERENCE_MODEL))],
-        data=folder,
-        passes_off=list(passes_off),
-        result_cache_mb=0,
-    )
+    settings = _settings(REFERENCE_MODEL, folder).model_copy(update={"passes_off": list(passes_off)})
+    with _running(ServerLayout(settings)) as (_, client):
+        yield client
+
+
+@contextmanager
+def http_server(model: Path, folder: Path) -> Iterator[HttpServer]:
+    """As `server`, at ports of this machine, with a checkpoint's folder as its model."""
+    settings = _settings(model, folder).model_copy(update={"http": "127.0.0.1:0"})
+    with _running(ServerLayout(settings, "127.0.0.1:0")) as (supervisor, client):
+        yield HttpServer(client, supervisor.http, settings.models[0].name)
+
+
+def _settings(model: Path, folder: Path) -> Settings:
+    return Settings(models=[ModelSettings(path=str(model))], data=folder, result_cache_mb=0)
+
+
+@contextmanager
+def _running(layout: ServerLayout) -> Iterator[tuple[Supervisor, Client]]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    supervisor = Supervisor(ServerLayout(settings))
+    supervisor = Supervisor(layout)
     try:
         client = Client(asyncio.run_coroutine_threadsafe(supervisor.start(), loop).result())
-        yield client
+        yield supervisor, client
         client.close()
     finally:
         asyncio.run_coroutine_threadsafe(supervisor.stop(), loop).result()
