@@ -184,5 +184,5 @@ def _counted(reports: Sequence[RunReport]) -> dict[str, Any]:
     }
     if len(reports) == 1:
         (report,) = reports
-        found["blame"] = {str(phase): share * 1e3 for phase, share in report.blame.items()}
+        found["blame"] = {str(phase): ms for phase, ms in report.blame.items()}
     return found

@@ -1,7 +1,8 @@
 """The applications of Parrot (section 8): chain and map-reduce summary, one prompt for many users, coding.
 
 Its documents have 20,000 tokens, its shared prompt 6,000; these are what the reference model can read: parts
-of about 65 tokens, a shared prompt of about 1,200.
+of about 65 tokens, a shared prompt of about 1,200. `coding` has the conversations of MetaGPT's team, but
+about passages, since the model cannot write programs and would say nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from typing import Final
 
 from weft.apps.instructions import SUMMARIZE
-from weft.apps.multi_agent_coding.program import TEAM
 
 from .language import Ask, Each, Plan
 from .workload import Case, Workload, World, from_passages
@@ -21,7 +21,7 @@ LINKS: Final = 5
 USERS: Final = 16
 SHARED: Final = 18
 """Passages in the prompt that all users share."""
-FILES: Final = ("model.py", "store.py", "server.py", "client.py")
+FILES: Final = 4
 
 
 def _summary(name: str, text: str, tokens: int) -> Ask:
@@ -57,14 +57,10 @@ SHARED_PROMPT: Final = Plan(
     "answers",
     frozenset({"questions"}),
 )
-_DESIGNED: Final = (
-    ("system", TEAM),
-    ("user", "Task: {task}\nArchitect: list the files, path and purpose."),
-    ("assistant", "{design}"),
-)
-_CODE: Final = (*_DESIGNED, ("user", "Coder: write {item}."))
-_REVIEW: Final = (*_CODE, ("assistant", "{code}"), ("user", "Reviewer: say what is wrong with {item}."))
-_AGAIN: Final = (*_REVIEW, ("assistant", "{review}"), ("user", "Coder: write {item} again."))
+_DESIGNED: Final = (("system", SUMMARIZE), ("user", "Passage: {task}"), ("assistant", "{design}"))
+_CODE: Final = (*_DESIGNED, ("user", "Passage: {item}"))
+_REVIEW: Final = (*_CODE, ("assistant", "{code}"), ("user", "Passage: {task}"))
+_AGAIN: Final = (*_REVIEW, ("assistant", "{review}"), ("user", "Passage: {item}"))
 CODING: Final = Plan(
     ("task", "files"),
     (
@@ -108,8 +104,11 @@ def _crowds(world: World, count: int) -> list[Case]:
 
 
 def _tasks(world: World, count: int) -> list[Case]:
-    kinds = world.rng("coding").sample([subject.name for subject in world.corpus.subjects], count)
-    return [Case({"task": f"a small shop for {name}", "files": list(FILES)}) for name in kinds]
+    rng, cases = world.rng("coding"), []
+    for _ in range(count):
+        task, *files = (passage.text for passage in rng.sample(world.opening, FILES + 1))
+        cases.append(Case({"task": task, "files": files}))
+    return cases
 
 
 WORKLOADS: Final = (
@@ -124,5 +123,5 @@ WORKLOADS: Final = (
         SHARED_PROMPT,
         _crowds,
     ),
-    Workload("coding", "Parrot", f"architect; {len(FILES)} times coder, reviewer, coder", CODING, _tasks),
+    Workload("coding", "Parrot", f"architect; {FILES} times coder, reviewer, coder", CODING, _tasks),
 )
