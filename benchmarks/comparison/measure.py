@@ -70,6 +70,10 @@ class Bench:
         arms = {name: self._arm(name, workload, name) for name in self._systems}
         results, times = await _in_turn(arms, timed, lambda place: progress(f"{place} of {len(timed)} runs"))
         progress("what the engine did")
+        engine: dict[str, Any] = {}
+        for name, arm in arms.items():
+            result, engine[name] = await self._engine(arm, counted)
+            results[name].append(result)
         row: Row = {
             "workload": workload.name,
             "paper": workload.paper,
@@ -81,8 +85,8 @@ class Bench:
                 name: quantiles(found[WARM_UP:]) | {"ms": found[WARM_UP:]} for name, found in times.items()
             },
             "differs": _differing(results),
-            "right": _right(timed, results[self._systems[0]]),
-            "engine": {name: await self._engine(arm, counted) for name, arm in arms.items()},
+            "right": _right([*timed, counted], results[self._systems[0]]),
+            "engine": engine,
         }
         if loaded:
             per_s = 1e3 / row["systems"][self._systems[0]]["p50"]
@@ -120,8 +124,8 @@ class Bench:
                 found.append(point | quantiles(times))
         return found
 
-    async def _engine(self, arm: Run, case: Case) -> dict[str, Any]:
-        """Tokens that one run has read, found in the cache and written, and what its time went to."""
+    async def _engine(self, arm: Run, case: Case) -> tuple[Any, dict[str, Any]]:
+        """The result of one run; tokens that it read, found in the cache and wrote; what its time went to."""
 
         def known() -> set[str]:
             return {run.run for run in client.runs(limit=_RUNS)}
@@ -131,9 +135,9 @@ class Bench:
 
         client = self._server.client
         before = await asyncio.to_thread(known)
-        await arm(case.inputs)
+        result = to_jsonable_python(await arm(case.inputs))
         reports = await asyncio.to_thread(lambda: explained(known() - before))
-        return _counted(reports)
+        return result, _counted(reports)
 
 
 async def _in_turn(
