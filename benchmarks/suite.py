@@ -51,14 +51,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the files; the exit status."""
     options = _options(arguments)
     report: dict[str, Any] = _about(options) | {"rows": []}
+    older = (
+        json.loads(options.out.read_text(encoding="utf-8")) if options.add and options.out.exists() else None
+    )
     interrupted = False
+    if older is not None:
+        try:
+            summary.merged(older, report)  # before anything is measured
+        except ValueError as problem:
+            _say(f"nothing can be added to {options.out}: {problem}; give another --out FILE")
+            return 2
     try:
         asyncio.run(_measure(options, report["rows"]))
     except KeyboardInterrupt:
         interrupted = True
         _say("interrupted; what follows is what was measured")
-    if options.add and options.out.exists():
-        report = summary.merged(json.loads(options.out.read_text(encoding="utf-8")), report)
+    if older is not None:
+        report = summary.merged(older, report)
     report["rows"].sort(key=lambda row: list(WORKLOADS).index(row["workload"]))
     print(summary.text(report))
     if options.out and report["rows"]:

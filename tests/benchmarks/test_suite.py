@@ -30,3 +30,12 @@ def test_rows_can_only_be_added_to_a_file(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         suite.main(["--add"])
     assert "--add needs --out FILE" in capsys.readouterr().err
+
+
+def test_what_does_not_belong_to_a_file_is_refused_before_it_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "found.json"
+    out.write_text(json.dumps({"machine": "another", "rows": [], "command": ""}))
+    assert suite.main(["--add", "--out", str(out)]) == 2
+    assert "the reports differ in machine: 'another' and" in capsys.readouterr().err
