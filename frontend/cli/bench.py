@@ -38,7 +38,16 @@ def command(
         raise UsageProblem(f"there is no benchmark {name!r}; choose one of {', '.join(found)}")
     environment = os.environ | {"PYTHONPATH": str(_FOLDER)}
     script = [sys.executable, "-P", str(found[name]), *context.args]
-    raise typer.Exit(subprocess.run(script, env=environment, check=False).returncode)
+    raise typer.Exit(_status(subprocess.Popen(script, env=environment)))
+
+
+def _status(benchmark: subprocess.Popen[bytes]) -> int:
+    """How a benchmark ended. Ctrl-C reaches it, too, and it ends by itself, with what it has measured."""
+    while True:
+        try:
+            return benchmark.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def _benchmarks(folder: Path) -> dict[str, Path]:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,24 @@ from pathlib import Path
 Path(__file__).with_suffix(".json").write_text(json.dumps([sys.argv[1:], os.environ["PYTHONPATH"]]))
 sys.exit(3)
 '''
+
+_SLOW_TO_END = """
+import time
+try:
+    print("measuring", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(1)
+    print("shown", flush=True)
+"""
+_BENCH = """
+import sys
+from pathlib import Path
+from weft.frontend.cli import bench
+from weft.frontend.cli.main import app
+bench._FOLDER = Path(sys.argv[1])
+app(["bench", "long"])
+"""
 
 
 @pytest.fixture
@@ -52,3 +74,17 @@ def test_outside_a_checkout_there_are_none(folder: Path) -> None:
     assert result.exit_code == 2
     assert f"there are no benchmarks in {folder}" in result.stderr
     assert "run this in a checkout" in result.stderr
+
+
+def test_ctrl_c_leaves_a_benchmark_the_time_to_show_what_it_has(folder: Path) -> None:
+    (folder / "long.py").write_text(_SLOW_TO_END)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", _BENCH, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "measuring\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == "shown\n"

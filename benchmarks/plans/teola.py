@@ -1,0 +1,117 @@
+"""The applications of Teola (section 7): search-engine generation, naive and advanced RAG.
+
+Three expanded queries, a top three, and the modes tree and refine are the paper's. Where it ranks 16 passages
+a query by a cross-encoder, these rank four by the language model, one call a passage; contextual retrieval,
+which writes to an index, is measured by ``weft bench optimizer``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from weft import Passage
+from weft.apps.instructions import EXPAND
+from weft.apps.reference_model.corpus import questions
+from weft.apps.search_answer import offline
+from weft.apps.search_answer.program import PROXY, TRUST
+
+from .language import Ask, Branch, Compute, Each, Plan, Search, Tool
+from .workload import Case, Workload, World, brief, combined, refined
+
+__all__ = ["WORKLOADS"]
+
+WEB_S: Final = 0.2
+RATE: Final = (
+    "Rate how relevant the passage is to the question, from 0 (unrelated) to 3 (contains the answer). "
+    "Reply with one number."
+)
+
+
+async def look_up(query: str) -> str:
+    """The best page of the offline web for a query, as late as a real one would come."""
+    await asyncio.sleep(WEB_S)
+    return "\n".join(page["text"] for page in offline.search(query, 1))
+
+
+def best_three(passages: Sequence[Passage], ratings: Sequence[str]) -> list[Passage]:
+    """The passages of the highest ratings; of equal ones the first."""
+    ranked = sorted(zip(ratings, passages, strict=True), key=lambda pair: pair[0], reverse=True)
+    return [passage for _, passage in ranked[:3]]
+
+
+_EXPAND: Final = Ask("queries", (("system", EXPAND), ("user", "Question: {question}")), 64, form=list[str])
+_SEARCHED: Final = Plan(
+    ("question",),
+    (
+        _EXPAND,
+        Each("pages", "queries", Plan(("item",), (Tool("page", look_up, ("item",)),), "page")),
+        brief("answer", "{pages}"),
+    ),
+    "answer",
+)
+SEARCH_ENGINE: Final = Plan(
+    ("question",),
+    (
+        Ask("guess", (("system", PROXY), ("user", "Question: {question}")), 24),
+        Ask("trust", (("system", TRUST), ("user", "Question: {question}\nProposed answer: {guess}")), 4),
+        Branch("reply", "trust", "yes", "guess", _SEARCHED),
+    ),
+    "reply",
+)
+NAIVE_RAG: Final = Plan(
+    ("question",),
+    (
+        Search("found", "question", 3),
+        *(brief(f"part{place}", f"{{found[{place}].text}}") for place in range(3)),
+        combined("answer", [f"{{part{place}}}" for place in range(3)]),
+    ),
+    "answer",
+)
+_RATED: Final = Plan(
+    ("item", "question"),
+    (Ask("rating", (("system", RATE), ("user", "Passage: {item.text}\nQuestion: {question}")), 1),),
+    "rating",
+)
+ADVANCED_RAG: Final = Plan(
+    ("question",),
+    (
+        _EXPAND,
+        Search("found", "queries", 4),
+        Each("ratings", "found", _RATED),
+        Compute("best", best_three, ("found", "ratings")),
+        brief("first", "{best[0].text}"),
+        refined("second", "{first}", "{best[1].text}"),
+        refined("third", "{second}", "{best[2].text}"),
+    ),
+    "third",
+)
+
+
+def _look_ups(world: World, count: int) -> list[Case]:
+    return [Case({"question": q.text}, q.answer) for q in world.rng("rag").sample(world.single, count)]
+
+
+def _of_the_web(world: World, count: int) -> list[Case]:
+    asked = [question for question in questions() if question.kind == "single"]
+    return [Case({"question": q.text}, q.answer) for q in world.rng("web").sample(asked, count)]
+
+
+WORKLOADS: Final = (
+    Workload(
+        "search engine",
+        "Teola",
+        f"guess, judge, expand, 3 look-ups of {WEB_S * 1e3:.0f} ms, answer",
+        SEARCH_ENGINE,
+        _of_the_web,
+    ),
+    Workload("naive RAG", "Teola", "search, 3 answers, combine", NAIVE_RAG, _look_ups),
+    Workload(
+        "advanced RAG",
+        "Teola",
+        "expand, 3 searches, up to 12 ratings, answer, refine, refine",
+        ADVANCED_RAG,
+        _look_ups,
+    ),
+)

@@ -1,0 +1,41 @@
+"""The suite itself, on a real server, with two systems; and weft's way of running plans."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import suite
+
+
+def test_a_short_run_compares_two_systems_and_writes_its_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "found.json"
+    only = ["--only", "JSON fields", "--systems", "weft", "asyncio", "--no-load", "--quick"]
+    assert suite.main([*only, "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    (row,) = report["rows"]
+    assert row["differs"] == {}
+    assert row["right"]["right"] / row["right"]["of"] >= 0.9
+    assert {len(found["ms"]) for found in row["systems"].values()} == {suite.QUICK.repeats}
+    assert row["engine"]["weft"]["written"] == row["engine"]["asyncio"]["written"] > 0
+    assert (row["engine"]["weft"]["runs"], row["engine"]["asyncio"]["runs"]) == (1, 4)
+    assert "JSON fields" in out.with_suffix(".html").read_text()
+    assert "JSON fields: " in capsys.readouterr().out
+
+
+def test_rows_can_only_be_added_to_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        suite.main(["--add"])
+    assert "--add needs --out FILE" in capsys.readouterr().err
+
+
+def test_what_does_not_belong_to_a_file_is_refused_before_it_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "found.json"
+    out.write_text(json.dumps({"machine": "another", "rows": [], "command": ""}))
+    assert suite.main(["--add", "--out", str(out)]) == 2
+    assert "the reports differ in machine: 'another' and" in capsys.readouterr().err

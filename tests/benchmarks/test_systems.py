@@ -1,0 +1,158 @@
+"""Every framework gives the same results for any plan, and begins no step before what it needs is there."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from plans.language import (
+    ITEM,
+    Ask,
+    Branch,
+    Compute,
+    Each,
+    Plan,
+    PlanError,
+    Search,
+    Step,
+    Tool,
+    Values,
+    filled,
+)
+from systems import BASELINES, runner
+
+from weft import Passage
+
+INSTALLED = [name for name, system in BASELINES.items() if system.version]
+
+
+class Echo:
+    """A model that says what it was asked, sooner or later, and an index that finds the query."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.running = self.most = 0
+
+    async def ask(self, ask: Ask, values: Values) -> Any:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        said = filled(ask.messages[-1][1], values)  # raises KeyError if something is not there yet
+        self.asked.append(said)
+        for _ in range(len(said) % 3 + 1):
+            await asyncio.sleep(0)
+        self.running -= 1
+        return [f"{said}.{number}" for number in range(len(said) % 3)] if ask.form is not str else f"<{said}>"
+
+    async def search(self, query: str | Sequence[str], k: int) -> list[Passage]:
+        queries = [query] if isinstance(query, str) else list(query)
+        return [Passage(f"{number}", found) for number, found in enumerate(queries)]
+
+
+async def backwards(text: str) -> str:
+    """A tool."""
+    await asyncio.sleep(0)
+    return text[::-1]
+
+
+def ask(name: str, text: str, form: Any = str) -> Ask:
+    return Ask(name, (("user", text),), 8, form=form)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Random plans over the input `q`, in which everything is used."""
+    steps: list[Step] = []
+    texts: list[str] = ["q"]
+    lists: list[str] = []
+    passages: list[str] = []
+    for number in range(draw(st.integers(1, 6))):
+        name = f"s{number}"
+        taken = draw(st.lists(st.sampled_from(texts), min_size=1, max_size=3, unique=True))
+        prompt = f"{number} " + " ".join(f"{{{one}}}" for one in taken + passages)
+        kinds = ["ask", "list", "tool", "search", "branch", *(["each", "nested", "compute"] if lists else [])]
+        match draw(st.sampled_from(kinds)):
+            case "ask":
+                steps.append(ask(name, prompt))
+            case "list":
+                steps.append(ask(name, prompt, list[str]))
+                lists.append(name)
+                continue
+            case "tool":
+                steps.append(Tool(name, backwards, (taken[0],)))
+            case "search":
+                steps.append(Search(name, draw(st.sampled_from([*texts, *lists])), 1))
+                passages.append(name)
+                continue
+            case "branch":
+                otherwise = Plan((taken[0],), (ask("in", f"{{{taken[0]}}}"), ask("out", "{in}")), "out")
+                same = draw(st.booleans())
+                steps.append(Branch(name, "q", "question" if same else "no", taken[-1], otherwise))
+            case "each":
+                body = Plan((ITEM, taken[0]), (ask("in", f"{{item}} {{{taken[0]}}}"),), "in")
+                steps.append(Each(name, draw(st.sampled_from(lists)), body))
+            case "nested":
+                body = Plan((ITEM,), (ask("in", "{item}"), Tool("out", backwards, ("in",))), "out")
+                steps.append(Each(name, draw(st.sampled_from(lists)), body))
+            case _:
+                steps.append(Compute(name, lambda items: f"{len(items)}", (draw(st.sampled_from(lists)),)))
+        texts.append(name)
+    return Plan(("q",), tuple(steps), tuple(step.name for step in steps))
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(plan=plans())
+@pytest.mark.parametrize("name", [name for name in INSTALLED if name != "sequential"])
+def test_every_framework_gives_what_plain_python_gives(name: str, plan: Plan) -> None:
+    one, other = Echo(), Echo()
+    expected = asyncio.run(runner("sequential", plan, one)({"q": "question"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what frameworks say of each other's packages is theirs
+        given_ = asyncio.run(runner(name, plan, other)({"q": "question"}))
+    assert given_ == expected
+    assert sorted(other.asked) == sorted(one.asked)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_independent_calls_run_together_unless_it_is_sequential(name: str) -> None:
+    echo = Echo()
+    plan = Plan(("q",), (ask("a", "1 {q}"), ask("b", "2 {q}"), ask("c", "{a} {b}")), "c")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert asyncio.run(runner(name, plan, echo)({"q": "x"})) == "<<1 x> <2 x>>"
+    assert echo.most == (1 if name == "sequential" else 2)
+
+
+@pytest.mark.parametrize(
+    ("steps", "result", "said"),
+    [
+        ((ask("a", "{b}"),), "a", "step 'a' refers to 'b', which nothing before it gives"),
+        ((ask("q", "x"),), "q", "there are two values called 'q'; give each a name of its own"),
+        ((ask("a", "{q}"), ask("b", "{q}")), "b", "nothing uses 'a'"),
+        ((ask("a", "{q}"),), ("a", "c"), "the plan gives no 'c'"),
+    ],
+)
+def test_a_plan_that_leads_nowhere_is_refused(steps: tuple[Step, ...], result: Any, said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        Plan(("q",), steps, result)
+
+
+def test_a_step_waits_only_for_what_no_other_step_waits_for() -> None:
+    steps = (ask("a", "{q}"), ask("b", "{a}"), ask("c", "{a} {b} {q}"))
+    assert Plan(("q",), steps, "c").before(steps[2]) == ("b",)
+
+
+def test_values_stand_in_prompts_as_weft_puts_them() -> None:
+    passages = [Passage("a", "one"), Passage("b", "two")]
+    assert (
+        filled("{p}|{p[1].text}|{l}|{n}", {"p": passages, "l": ["x", "y"], "n": 3})
+        == "[1] one\n[2] two|two|x\ny|3"
+    )
