@@ -95,6 +95,10 @@ class Dispatcher:
             del self._stirred[key]
             if key in self._queues:
                 self._drain(self._queues[key], self._pools[key], now)
+        yield from self.dispatches()
+
+    def dispatches(self) -> Iterator[Dispatch]:
+        """What has been handed out and has not been said yet."""
         for worker, fragments in self._outgoing.items():
             yield Dispatch(worker.id, tuple(fragments))
         self._outgoing.clear()
