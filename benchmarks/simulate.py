@@ -31,6 +31,7 @@ from weft.frontend.client import embedded
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
 from weft.runtime.orchestrator.profiles import costs_of
+from weft.runtime.process import collect_seldom
 from weft.runtime.scheduler.policies import Policies
 from weft.runtime.scheduler.scheduler import Scheduler
 from weft.runtime.simulator.builder import Form
@@ -179,6 +180,7 @@ SCALE_MIX: Final[Mapping[str, float]] = {
 
 def scale(share: float) -> dict[str, Any]:
     """The scheduler's CPU time for each primitive; 100 runs for each worker, at the same load for each."""
+    collect_seldom()  # as the process of an orchestrator does
     found: dict[str, Any] = {}
     for workers in (10, 100, 1000):
         rate = 1.5 * workers
@@ -289,7 +291,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = parts[options.part](options.share)
     if options.json:
         machine = {"python": platform.python_version(), "cpu": platform.processor() or platform.machine()}
-        options.json.write_text(json.dumps({"machine": machine, options.part: found}, indent=1) + "\n")
+        report = {"machine": machine, "date": time.strftime("%Y-%m-%d"), options.part: found}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -111,6 +111,10 @@ class Dispatcher:
         if timeout_s is not None:
             self._timers.set(now + timeout_s, (live, live.attempt))
 
+    def answered(self, live: LiveNode, now: float) -> None:
+        """A tool has given its result."""
+        self._tools.admission.answered(live.primitive.key.model, now - live.since)
+
     def _open(self, key: EngineKey) -> None:
         self._queues[key] = self._tools.queue()
         pool = self._pools[key] = self._tools.pool(key, self._stirred)
@@ -151,6 +155,8 @@ class Dispatcher:
             tasks.append((live.primitive.node.id, live.attempt))
             if live.waiting == 0:
                 self.activate(live, now)
+            else:
+                where.changed()
         fragments = self._outgoing.setdefault(engine.worker, [])
         fragments.append(Fragment(root.run.id, tuple(tasks)))
 

@@ -197,7 +197,7 @@ class Scheduler:
             if kind == "llm":
                 self._residency.done(live, event.usage)
             elif kind == "tool":
-                self._residency.patience.note(live.primitive.key.model, self._now - live.since)
+                self._dispatcher.answered(live, self._now)
             self._complete([live])
             self._residency.end_turn(live, self._now)
 
