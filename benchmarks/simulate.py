@@ -31,11 +31,12 @@ from weft.frontend.client import embedded
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
 from weft.runtime.orchestrator.profiles import costs_of
+from weft.runtime.process import collect_seldom
 from weft.runtime.scheduler.policies import Policies
 from weft.runtime.scheduler.scheduler import Scheduler
 from weft.runtime.simulator.builder import Form
 from weft.runtime.simulator.profiles import LLAMA_8B_H200, BatchProfile, LlmProfile
-from weft.runtime.simulator.recording import arrivals_of, batches_of, delays_of
+from weft.runtime.simulator.recording import arrivals_of, as_recorded, batches_of, delays_of
 from weft.runtime.simulator.report import Report, report
 from weft.runtime.simulator.simulation import Outcome, Simulation
 from weft.runtime.simulator.worker import SimWorker
@@ -179,6 +180,7 @@ SCALE_MIX: Final[Mapping[str, float]] = {
 
 def scale(share: float) -> dict[str, Any]:
     """The scheduler's CPU time for each primitive; 100 runs for each worker, at the same load for each."""
+    collect_seldom()  # as the process of an orchestrator does
     found: dict[str, Any] = {}
     for workers in (10, 100, 1000):
         rate = 1.5 * workers
@@ -255,10 +257,15 @@ def record(seconds: float, rate: float) -> tuple[list[pb.RunInfo], LlmProfile]:
 
 
 def calibrate(share: float) -> dict[str, Any]:
-    """Job completion times as measured and as simulated, at three rates."""
+    """Job completion times as measured and as simulated, at three rates.
+
+    How fast the model is when it is served is taken from runs of before, which are not compared.
+    """
     found: dict[str, Any] = {}
+    infos, profile = record(60 * share, 1.0)
+    profile = dataclasses.replace(profile, costs=as_recorded(infos, profile.costs))
     for rate in (0.5, 1.5, 3.0):
-        infos, profile = record(60 * share, rate)
+        infos, _ = record(60 * share, rate)
         simulation = Simulation(Scheduler(), delays_of(infos))
         batches = batches_of(infos)
         simulation.join(partial(SimWorker, "w", llms=[profile], batches=batches))
@@ -289,7 +296,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = parts[options.part](options.share)
     if options.json:
         machine = {"python": platform.python_version(), "cpu": platform.processor() or platform.machine()}
-        options.json.write_text(json.dumps({"machine": machine, options.part: found}, indent=1) + "\n")
+        report = {"machine": machine, "date": time.strftime("%Y-%m-%d"), options.part: found}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -126,9 +126,10 @@ class Orchestrator:
         except GraphError as problem:
             raise invalid(str(problem)) from None
         record.emit(pb.RunEvent(started=record.info(record.started_s)), record.started_s)
-        self._register(run, request.deadline_s)
         run.indexes |= indexes
-        self._launch(run, nodes, inputs, primitives)
+        with self.shell.together():
+            self._register(run, request.deadline_s)
+            self._launch(run, nodes, inputs, primitives)
         return run
 
     def _instantiate(self, request: pb.SubmitRequest, tools: frozenset[str], once: bool) -> Begun:
@@ -169,8 +170,9 @@ class Orchestrator:
     ) -> None:
         """Let nodes run, with the inputs among them bound."""
         known = run.bind(nodes, inputs)
-        self.shell.grown(run, Growth(nodes), primitives)
-        self.shell.known(run, known)
+        with self.shell.together():
+            self.shell.grown(run, Growth(nodes), primitives)
+            self.shell.known(run, known)
         self.shell.settle(run)
 
     def extend(self, run: Run, request: pb.Extend) -> None:

@@ -6,8 +6,8 @@ Everything here runs in the event loop's thread and never waits; between two cal
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -65,7 +65,7 @@ class Shell:
         self._owner = owner
         self._scheduler = scheduler
         self._sender = Sender(fleet, self._refused, max_bytes=max_bytes)
-        self._events: deque[ev.Event] = deque()
+        self._events: list[ev.Event] = []
         self._busy = False
         self._timer = Timer(lambda: self.handle(ev.Tick()))
 
@@ -76,7 +76,7 @@ class Shell:
     def handle(self, *events: ev.Event) -> None:
         """Let the scheduler see events and perform what it wants, until nothing is left to do at once.
 
-        Events that come up meanwhile are queued; so nothing here recurses.
+        Events that come up meanwhile are queued, and seen together; so nothing here recurses.
         """
         self._events.extend(events)
         if self._busy:
@@ -84,12 +84,24 @@ class Shell:
         self._busy = True
         try:
             while self._events:
-                for action in self._scheduler.handle(self._events.popleft(), now()):
+                seen, self._events = self._events, []
+                for action in self._scheduler.handle(*seen, now=now()):
                     self._perform(action)
                 if not self._events:
                     self._sender.flush()
         finally:
             self._busy = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let the scheduler see the events of a block all at once, at its end."""
+        outermost, self._busy = not self._busy, True
+        try:
+            yield
+        finally:
+            if outermost:
+                self._busy = False
+                self.handle()
 
     # ---- workers
 
@@ -111,22 +123,22 @@ class Shell:
         """Take what a worker says. What it says about runs and attempts that are over is dropped."""
         at = now()
         done: dict[str, None] = {}  # runs
-        for report in reports:
-            match report.WhichOneof("report"):
-                case "delta":
-                    self._delta(report.delta)
-                case "done":
-                    if self._task_done(link, report.done, at - report.age_s):
-                        done[report.done.run] = None
-                case "failed":
-                    failed = report.failed
-                    self.task_failed(failed.run, failed.node, failed.attempt, decode_fault(failed.fault))
-                case "status":
-                    link.status = report.status
-                    self._fleet.update_indexes(link, [index.name for index in report.status.indexes])
-                case _:
-                    _log.warning("worker %r sent an empty report", link.id)
-        self.handle()
+        with self.together():
+            for report in reports:
+                match report.WhichOneof("report"):
+                    case "delta":
+                        self._delta(report.delta)
+                    case "done":
+                        if self._task_done(link, report.done, at - report.age_s):
+                            done[report.done.run] = None
+                    case "failed":
+                        failed = report.failed
+                        self.task_failed(failed.run, failed.node, failed.attempt, decode_fault(failed.fault))
+                    case "status":
+                        link.status = report.status
+                        self._fleet.update_indexes(link, [index.name for index in report.status.indexes])
+                    case _:
+                        _log.warning("worker %r sent an empty report", link.id)
         for run_id in done:
             self._go_on(run_id)
 

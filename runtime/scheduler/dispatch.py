@@ -98,6 +98,10 @@ class Dispatcher:
             del self._stirred[key]
             if key in self._queues:
                 self._drain(self._queues[key], self._pools[key], now)
+        yield from self.dispatches()
+
+    def dispatches(self) -> Iterator[Dispatch]:
+        """What has been handed out and has not been said yet."""
         for worker, fragments in self._outgoing.items():
             yield Dispatch(worker.id, tuple(fragments), tuple(self._sources.pop(worker, ())))
         self._outgoing.clear()
@@ -109,6 +113,10 @@ class Dispatcher:
         timeout_s = live.node.policy.timeout_s
         if timeout_s is not None:
             self._timers.set(now + timeout_s, (live, live.attempt))
+
+    def answered(self, live: LiveNode, now: float) -> None:
+        """A tool has given its result."""
+        self._tools.admission.answered(live.primitive.key.model, now - live.since)
 
     def _open(self, key: EngineKey) -> None:
         self._queues[key] = self._tools.queue()
@@ -152,6 +160,8 @@ class Dispatcher:
             tasks.append((live.primitive.node.id, live.attempt))
             if live.waiting == 0:
                 self.activate(live, now)
+            else:
+                where.changed()
         fragments = self._outgoing.setdefault(engine.worker, [])
         fragments.append(Fragment(root.run.id, tuple(tasks)))
 

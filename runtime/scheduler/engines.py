@@ -283,6 +283,9 @@ class Pool:
 
     def least_loaded(self) -> EngineState | None:
         """The engine with room whose load is least; the longest-serving of several."""
+        if len(self._engines) == 1:
+            (only,) = self._engines
+            return only if only.has_room else None
         self._index()
         heap = self._heap
         while heap:

@@ -76,13 +76,17 @@ class Scheduler:
             Tick: self._tick,
         }
 
-    def handle(self, event: Event, now: float) -> list[Action]:
-        """Take in what happened at `now` (monotonic seconds) and say what to do, in order.
+    def handle(self, *events: Event, now: float) -> list[Action]:
+        """Take in what has happened by `now` (monotonic seconds), and say what to do, in order.
 
-        Events of runs that are over, and reports of attempts that are no longer current, change nothing.
+        Of several events each is taken in before anything is handed out: so what a worker reports in one
+        message is paid for once, and what has become ready together can be computed together. That a worker
+        has joined or is lost comes alone. Events of runs that are over, and reports of attempts that are no
+        longer current, change nothing.
         """
         self._now, self._actions = now, []
-        self._handlers[type(event)](event)
+        for event in events:
+            self._handlers[type(event)](event)
         self._actions += self._dispatcher.drain(now)
         time = self._timers.announcement()
         if time is not None:
@@ -113,6 +117,7 @@ class Scheduler:
         unfinished = [live for live in run.nodes.values() if live.phase is not Phase.DONE]
         running = (live.engine for live in unfinished if live.phase is Phase.RUNNING)
         busy = {engine.worker for engine in running if engine}
+        self._actions += self._dispatcher.dispatches()  # nothing of the run may follow its end
         for worker in run.workers.values():
             if worker.alive:
                 if worker in busy:
@@ -192,7 +197,7 @@ class Scheduler:
             if kind == "llm":
                 self._residency.done(live, event.usage)
             elif kind == "tool":
-                self._residency.patience.note(live.primitive.key.model, self._now - live.since)
+                self._dispatcher.answered(live, self._now)
             self._complete([live])
             self._residency.end_turn(live, self._now)
 
@@ -274,6 +279,7 @@ class Scheduler:
                 self._call_back(follower)
 
     def _cancel(self, worker: str, live: LiveNode) -> None:
+        self._actions += self._dispatcher.dispatches()  # what is called back has been sent before
         self._actions.append(CancelTasks(worker, live.run.id, (live.node.id,)))
 
     def _fail_run(self, run: LiveRun, fault: Fault) -> None:

@@ -81,7 +81,7 @@ class LiveNode:
         return self.primitive.key
 
     def begin(self, engine: EngineState | None = None) -> None:
-        """A new attempt is handed out."""
+        """A new attempt is handed out; the caller reckons with it on the engine, and says `changed` there."""
         self.attempt += 1
         self.phase = Phase.RUNNING
         self.engine = engine
@@ -89,7 +89,6 @@ class LiveNode:
             worker = engine.worker
             worker.tasks[self] = None
             self.run.workers[worker.id] = worker
-            engine.changed()
 
     def activate(self) -> None:
         """All operands of the task are known: its engine works on it."""

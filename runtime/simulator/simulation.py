@@ -134,7 +134,7 @@ class Simulation:
 
     def _send(self, event: ev.Event) -> None:
         began = time.thread_time()
-        actions = self._scheduler.handle(event, self.clock.now)
+        actions = self._scheduler.handle(event, now=self.clock.now)
         self._outcome.scheduler_s += time.thread_time() - began
         self._outcome.decisions += 1
         for action in actions:

@@ -47,7 +47,7 @@ class Driver:
             self.send(ev.WorkerJoined(worker, (engine,)))
 
     def send(self, event: ev.Event) -> list[act.Action]:
-        return self.scheduler.handle(event, self.now)
+        return self.scheduler.handle(event, now=self.now)
 
     def run(
         self,

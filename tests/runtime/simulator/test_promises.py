@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -71,3 +73,32 @@ def test_chats_and_bulk_work_on_the_same_workers_hardly_hurt_each_other() -> Non
     both = mixed({"chat": 2.0, "map_reduce": 1.0})
     assert both.latency["chat"].mean <= 1.3 * chats.latency["chat"].mean
     assert both.latency["map_reduce"].mean <= 1.3 * bulk.latency["map_reduce"].mean
+
+
+def test_the_maps_of_a_reduction_are_computed_together() -> None:
+    def seconds(at_once: int) -> float:
+        builder = Builder("map-reduce", COSTS, "graph", "one")
+        parts = [builder.write([Text(f"chunk {number}", 1000)], 100) for number in range(16)]
+        builder.write([Text("reduce", 50), *parts], 200)
+        simulation = world(llm=replace(LLAMA_8B_H200, max_running=at_once))
+        (run,) = simulation.run([Arrival(0.0, builder.build())]).runs
+        return run.seconds
+
+    assert seconds(256) <= 0.5 * seconds(2)
+
+
+def test_a_worker_that_is_lost_while_it_writes_costs_others_nothing() -> None:
+    def pair(*, lose: bool) -> list[float]:
+        simulation = world(2, llm=LLAMA_8B_H200)
+        if lose:
+            simulation.clock.at(0.5, partial(simulation.lose, "w0"))
+        outcome = simulation.run(
+            Arrival(0.01 * n, call(n, Text(f"head {n}", 500), writes=400)) for n in range(2)
+        )
+        assert [run.fault for run in outcome.runs] == ["", ""]
+        return [run.seconds for run in outcome.runs]
+
+    first, second = pair(lose=False)
+    again, untouched = pair(lose=True)
+    assert again > first + 0.3, "what had been written is written again elsewhere"
+    assert untouched == pytest.approx(second, rel=0.15)

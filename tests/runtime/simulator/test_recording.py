@@ -9,6 +9,7 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.simulator.recording import (
     RecordingError,
     arrivals_of,
+    as_recorded,
     batches_of,
     delays_of,
     read_recording,
@@ -91,3 +92,23 @@ def test_a_recording_is_read_as_it_was_written() -> None:
     assert read_recording([*write_recording(runs), ""]) == runs
     with pytest.raises(RecordingError, match="line 2 is no recorded run"):
         read_recording([*write_recording(runs[:1]), "{"])
+
+
+def test_costs_are_stretched_to_what_requests_took_that_were_alone() -> None:
+    def stretched(*runs: pb.RunInfo) -> tuple[float, float]:
+        costs = as_recorded(runs, COSTS)
+        return costs.prefill_ms(0, 100) / COSTS.prefill_ms(0, 100), costs.decode_ms(1, 100) / COSTS.decode_ms(
+            1, 100
+        )
+
+    assert stretched() == (1.0, 1.0)
+    assert stretched(recorded("r1", 0.0)) == pytest.approx((140 / 141, 1.0), rel=0.01)
+    slow = recorded("r2", 0.0)
+    for each in slow.stats:
+        each.timing.prefill *= 2
+        each.timing.decode *= 3
+    assert stretched(slow) == pytest.approx((280 / 141, 3.0), rel=0.01)
+    beside = recorded("r3", 0.1)
+    assert stretched(slow, beside) == pytest.approx((120 / 82, 2.0), rel=0.01), (
+        "the second request of each was alone"
+    )
