@@ -126,8 +126,8 @@ class _Step:
         fields = json_schema.fields(kind.schema) if isinstance(kind, Data) else None
         result = self._graph.types[Value(node.id)]
         nested = isinstance(result, Data) and json.loads(result.schema).get("type") in ("array", "object")
-        if fields is not None and len(fields) == 1 and not nested:
-            return f"{key!r} is the only field: it closes with the whole", "closes with the whole"
+        if fields is not None and fields[-1:] == (key,) and not nested:  # grammars keep the schema's order
+            return f"{key!r} is the last field: it closes with the whole", "closes with the whole"
         return None
 
     # ---- consumers of lists
