@@ -63,7 +63,7 @@ def evaluate(
 ) -> None:
     """How many percent of replies about worlds never seen are right, by task."""
     evaluation = _module("evaluate")
-    network = _module("network").load(folder or _module("encoder").MODEL)
+    network = _module("network").load(folder or _module("encoder").MODEL).to(_module("train").device())
     names = [name for name in evaluation.GROUPS if only in name]
     if not names:
         raise UsageProblem(f"no task has {only!r} in its name; they are {'; '.join(evaluation.GROUPS)}")
