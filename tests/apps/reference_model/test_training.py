@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from weft.apps.reference_model.training.agreement import differences
 from weft.apps.reference_model.training.encoder import MODEL, Encoder
 from weft.apps.reference_model.training.evaluate import GROUPS, cases, evaluate
 from weft.apps.reference_model.training.feed import shard
@@ -55,6 +56,13 @@ def test_a_reply_counts_as_right_when_greedy_decoding_gives_it() -> None:
         said = tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)
         right += said == reply
     assert evaluate(load(MODEL), drawn) == right / len(drawn)
+
+
+def test_the_engine_says_what_transformers_says() -> None:
+    encode = Encoder()
+    names = ("answer, 1-12 passages", "alias, 4-16 passages", "agent, chat turns", "summarize")
+    prompts = [next(cases(GROUPS[name], 1, 1.0)).tokens(encode)[0] for name in names]
+    assert differences(MODEL, prompts) == []
 
 
 def test_a_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
