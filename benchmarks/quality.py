@@ -94,7 +94,9 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of tokens to recompute")
     parser.add_argument("--quick", action="store_true", help="40 prompts, the gates, and one share")
     parser.add_argument("--output", type=Path, help="a JSON file for the results")
+    parser.add_argument("--threads", type=int, default=1, help="more only help where nothing else runs")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     if options.quick:
         options.count, options.shares = 40, [0.15]
     tasks = [task for task in TASKS if not options.quick or task in GATES]
