@@ -60,16 +60,27 @@ def evaluate(
         bool, typer.Option("--paraphrased", help="With paraphrases of the canonical system messages.")
     ] = False,
     only: Annotated[str, typer.Option(help="Only tasks with this in their name.")] = "",
+    engine: Annotated[
+        bool,
+        typer.Option("--engine", help="Compare the replies of weft's engine and of transformers instead."),
+    ] = False,
 ) -> None:
     """How many percent of replies about worlds never seen are right, by task."""
     evaluation = _module("evaluate")
-    network = _module("network").load(folder or _module("encoder").MODEL)
+    folder = folder or _module("encoder").MODEL
+    network = _module("network").load(folder).to(_module("train").device())
     names = [name for name in evaluation.GROUPS if only in name]
     if not names:
         raise UsageProblem(f"no task has {only!r} in its name; they are {'; '.join(evaluation.GROUPS)}")
+    encode = _module("encoder").Encoder()
     for name in names:
         cases = list(evaluation.cases(evaluation.GROUPS[name], count, 0.0 if paraphrased else 1.0))
-        OUTPUT.out(f"{name:34}{100 * evaluation.evaluate(network, cases):6.1f}", highlight=False)
+        if engine:
+            prompts = [case.tokens(encode)[0] for case in cases]
+            same = count - len(_module("agreement").differences(folder, prompts))
+            OUTPUT.out(f"{name:34}{same} of {count} the same", highlight=False)
+        else:
+            OUTPUT.out(f"{name:34}{100 * evaluation.evaluate(network, cases):6.1f}", highlight=False)
 
 
 def _module(name: str) -> Any:

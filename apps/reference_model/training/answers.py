@@ -35,13 +35,6 @@ CANONICAL: Final = 0.4
 Question = Literal["single", "reverse", "two_hops", "absent", "absent_two_hops"]
 Style = Literal["answer", "steps", "plain"]
 
-_QUESTIONS: Final[dict[Question, int]] = {
-    "single": 46,
-    "reverse": 8,
-    "two_hops": 22,
-    "absent": 18,
-    "absent_two_hops": 6,
-}
 _HEADINGS: Final = ("Passages:", "Passages:", "Passages:", "Context:", "Documents:")
 _LABELS: Final = ("Question:", "Question:", "Question:", "Q:")
 
@@ -51,7 +44,7 @@ def answers(
     passages: int,
     branches: int,
     *,
-    kinds: dict[Question, int] | None = None,
+    kinds: dict[Question, int],
     canonical: float = CANONICAL,
     steps: float = 0.16,
     plain: float = 0.0,
@@ -59,20 +52,22 @@ def answers(
     question_first: float = 0.0,
     length: Length = "usual",
     anaphora: float = 0.25,
+    chain: float = 0.5,
+    focus: float = 0.3,
 ) -> Sample:
     """Questions about the same passages, in one style: with citations, step by step, or bare (`plain`).
 
-    In a share of the samples, they are asked one after the other, or before the passages.
+    In a share of the samples, they are asked one after the other, or before the passages. `anaphora`, `chain`
+    and `focus` are what `build` says.
     """
-    context = build(rng, passages, anaphora=anaphora, length=length)
+    context = build(rng, passages, anaphora=anaphora, chain=chain, focus=focus, length=length)
     draw = rng.random()
     style: Style = "steps" if draw < steps else "plain" if draw < steps + plain else "answer"
     sample = over_passages(rng, context, style, canonical)
     label = _LABELS[0] if rng.random() < canonical else rng.choice(_LABELS)
-    weights = kinds or _QUESTIONS
     asked: set[str] = set()
     for _ in range(branches * 2):
-        kind = rng.choices(list(weights), list(weights.values()))[0]
+        kind = rng.choices(list(kinds), list(kinds.values()))[0]
         branch = _question(rng, context, kind, label, style)
         if branch is None or branch.turns[0][0] in asked:
             continue

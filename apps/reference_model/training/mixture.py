@@ -13,8 +13,8 @@ __all__ = ["draw"]
 
 _SHARES: Final = {
     "answers": 50,
-    "overwrites": 6,
-    "aliases": 9,
+    "overwrites": 7,
+    "aliases": 11,
     "judgements": 7,
     "outlines": 6,
     "summaries": 3,
@@ -25,6 +25,39 @@ _SHARES: Final = {
     "combinations": 3,
     "actions": 8,
 }
+_FEWEST: Final = 4
+_MOST: Final = 16
+"""Passages that a sample may have at the beginning, and at the end."""
+_LATE: Final = 0.4
+"""From here on what is still wrong is two hops, code names and corrections, in many passages."""
+_LATE_SHARES: Final = {
+    "answers": 55,
+    "overwrites": 9,
+    "aliases": 17,
+    "judgements": 5,
+    "outlines": 3,
+    "summaries": 2,
+    "refinements": 2.5,
+    "relevance": 2,
+    "expansions": 1,
+    "standalone": 1,
+    "combinations": 1.5,
+    "actions": 5,
+}
+_FIRST_QUESTIONS: Final[dict[answers.Question, int]] = {
+    "single": 70,
+    "reverse": 10,
+    "two_hops": 8,
+    "absent": 10,
+    "absent_two_hops": 2,
+}
+_QUESTIONS: Final[dict[answers.Question, int]] = {
+    "single": 34,
+    "reverse": 8,
+    "two_hops": 34,
+    "absent": 16,
+    "absent_two_hops": 8,
+}
 _RECOGNIZABLE: Final = {"answers", "judgements", "outlines", "refinements", "standalone", "combinations"}
 """The user message alone tells these apart."""
 _GENERIC: Final = ("", "", "You are a helpful assistant.", "You are a careful assistant.")
@@ -33,12 +66,21 @@ _UNRECOGNIZABLE_TASKS: Final = {"plain", "steps"}
 
 def draw(rng: Random, progress: float) -> Sample:
     """A sample; `progress`, from 0 to 1, is the share of the training that is done."""
-    most = 3 if progress < 0.03 else 6 if progress < 0.08 else 12
-    early = progress < 0.03 and rng.random() < 0.7
-    family = "answers" if early else rng.choices(list(_SHARES), list(_SHARES.values()))[0]
+    most = _most_passages(progress)
+    shares = _SHARES if progress < _LATE else _LATE_SHARES
+    early = most == _FEWEST and rng.random() < 0.7
+    family = "answers" if early else rng.choices(list(shares), list(shares.values()))[0]
     sample = _sample(rng, family, most)
     _place_instruction(rng, sample, family)
     return sample
+
+
+def _most_passages(progress: float) -> int:
+    """Few at first: a model that has to find one of many learns nothing until it can find one of three."""
+    for until, most in ((0.03, _FEWEST), (0.07, 6), (0.11, 9), (_LATE, 12)):
+        if progress < until:
+            return most
+    return _MOST
 
 
 def _sample(rng: Random, family: str, most: int) -> Sample:
@@ -48,12 +90,12 @@ def _sample(rng: Random, family: str, most: int) -> Sample:
             return _answers(rng, passages, most)
         case "overwrites":
             passages, length = _size(rng, max(2, passages), most)
-            return records.overwrites(rng, passages, rng.randint(5, 10), length=length)
+            return records.overwrites(rng, passages, rng.randint(8, 16), length=length)
         case "aliases":
             passages, length = _size(rng, max(3, passages), most)
-            return records.aliases(rng, passages, rng.randint(5, 10), length=length)
+            return records.aliases(rng, passages, rng.randint(8, 16), length=length)
         case "judgements":
-            return answers.judgements(rng, passages, rng.randint(5, 10))
+            return answers.judgements(rng, passages, rng.randint(6, 14))
         case "outlines":
             return answers.outlines(rng, passages, 4)
         case "summaries":
@@ -77,22 +119,33 @@ def _sample(rng: Random, family: str, most: int) -> Sample:
 def _answers(rng: Random, passages: int, most: int) -> Sample:
     if rng.random() < 0.01:
         return answers.nothing_found(rng, 3)
+    first = most == _FEWEST
     passages, length = _size(rng, passages, most)
-    first = 0.04 if passages < 9 else 0.0
-    branches = rng.randint(5, 12)
-    return answers.answers(rng, passages, branches, plain=0.1, question_first=first, length=length)
+    return answers.answers(
+        rng,
+        max(2, passages) if first else passages,
+        rng.randint(8, 18),
+        kinds=_FIRST_QUESTIONS if first else _QUESTIONS,
+        plain=0.1,
+        question_first=0.04 if passages < 9 else 0.0,
+        length=length,
+        chain=rng.choice((0.5, 0.8)),
+        focus=0.8 if first else 0.3,
+    )
 
 
 def _size(rng: Random, passages: int, most: int) -> tuple[int, Length]:
     """So many passages, or many more, or few long ones, once the curriculum has come so far."""
-    if most < 12:
-        return passages, "usual"
     draw = rng.random()
+    if most == _FEWEST:
+        return passages, "short" if draw < 0.7 else "usual"
+    if most < 12:
+        return passages, "short" if draw < 0.2 else "usual"
     if draw < 0.08:
         return rng.randint(13, 28), "usual"
-    if draw < 0.15:
+    if draw < 0.17:
         return rng.randint(4, 33), "short"
-    if draw < 0.23:
+    if draw < 0.24:
         return rng.randint(2, 9), "long"
     return passages, "usual"
 

@@ -21,7 +21,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from .encoder import BOS, END, PAD, VOCABULARY
 from .rows import BRANCHES
 
-__all__ = ["Network", "Shape", "dense_mask", "export", "load", "may_attend", "token_losses"]
+__all__ = ["Block", "Network", "Shape", "dense_mask", "export", "load", "may_attend", "token_losses"]
 
 POSITIONS: Final = 4096
 _EPSILON: Final = 1e-5
@@ -61,7 +61,7 @@ class Network(nn.Module):
         super().__init__()
         self.shape = shape
         self.embedding = nn.Parameter(torch.empty(VOCABULARY, shape.width))
-        self.blocks = nn.ModuleList(_Block(shape) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = nn.Parameter(torch.ones(shape.width))
         half = shape.head // 2
         frequencies = _THETA ** (-torch.arange(half) / half)
@@ -92,14 +92,16 @@ class Network(nn.Module):
         deep = (2 * shape.layers) ** -0.5
         nn.init.normal_(self.embedding, std=0.02)
         for block in self.blocks:
-            assert isinstance(block, _Block)
+            assert isinstance(block, Block)
             nn.init.normal_(block.qkv.weight, std=0.5 * shape.width**-0.5)
             nn.init.normal_(block.up.weight, std=0.5 * shape.width**-0.5)
             nn.init.normal_(block.out.weight, std=0.5 * deep * shape.width**-0.5)
             nn.init.normal_(block.down.weight, std=0.5 * deep * shape.hidden**-0.5)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """Attention and a gated feed-forward layer, each after a norm and added to what came in."""
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
@@ -111,6 +113,7 @@ class _Block(nn.Module):
         self.down = nn.Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | BlockMask) -> Tensor:
+        """Of hidden states (rows, tokens, width)."""
         shape = self.shape
         rows, size, _ = x.shape
         y = F.rms_norm(x, (shape.width,), self.norm1, _EPSILON)
@@ -240,7 +243,7 @@ def _named(network: Network) -> list[tuple[str, Tensor]]:
         ("model.norm.weight", network.norm),
     ]
     for index, block in enumerate(network.blocks):
-        assert isinstance(block, _Block)
+        assert isinstance(block, Block)
         q, k, v = torch.split(block.qkv.weight, [shape.width, shape.kv_width, shape.kv_width])
         gate, up = block.up.weight.chunk(2)
         parts = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 import torch
@@ -17,7 +16,7 @@ _ADAM_RATE: Final = 3e-3
 _MOMENTUM: Final = 0.95
 _DECAY: Final = 0.02
 _WARM_UP: Final = 0.01
-"""The share of the training in which the rates rise; after it they fall to zero along a cosine."""
+"""The share of the training in which the rates rise; after it they fall to zero along a line."""
 
 
 class Optimizers:
@@ -123,7 +122,7 @@ def _orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
 def _schedule(progress: float) -> float:
     if progress < _WARM_UP:
         return progress / _WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - _WARM_UP) / (1 - _WARM_UP))))
+    return (1 - progress) / (1 - _WARM_UP)
 
 
 def _rounded(state: Any) -> Any:
