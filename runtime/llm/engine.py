@@ -267,12 +267,16 @@ class LLMEngine:
     def _launch_behind(self, flight: Flight) -> Flight | None:
         """Begin the step behind one whose tokens are not known yet, if nobody waits for a place in it.
 
-        Requests that end with these tokens take part in it for nothing.
+        Requests that end with these tokens take part in it for nothing. Nobody waits for a place if all are
+        taken and none is sure to become free; one that becomes free nevertheless is taken a step later.
         """
-        if self._ahead is None or self._planner.waiting or not self._inbox.empty():
+        planner = self._planner
+        if self._ahead is None or (planner.waiting and not planner.full) or not self._inbox.empty():
             return None
         behind = flight.behind()
-        if behind is None or not self._planner.look_ahead([chunk.job for chunk in behind.chunks]):
+        if behind is None or (planner.waiting and len(behind.chunks) < len(flight.chunks)):
+            return None
+        if not planner.look_ahead([chunk.job for chunk in behind.chunks]):
             return None
         following = Flight(behind.chunks, behind.tasks)
         with self._guarding(following):

@@ -90,6 +90,11 @@ class Planner:
         """Whether there is nothing to plan."""
         return not (self.waiting or self.running)
 
+    @property
+    def full(self) -> bool:
+        """Whether nobody who waits could be admitted, however much memory there were."""
+        return len(self.running) >= self.limits.max_running
+
     def validate(self, job: Job) -> None:
         """Raise `RequestError` if `job` could never run, however long it waited."""
         limit = self.limits.context_length

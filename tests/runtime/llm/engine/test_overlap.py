@@ -73,6 +73,21 @@ def test_texts_are_the_same(model: Model, ahead: list[int], kv_tokens: int, max_
     assert {reason for _, reason in with_it} == {"stop", "length"}
 
 
+def test_steps_are_begun_ahead_while_others_wait_for_a_place(model: Model, ahead: list[int]) -> None:
+    """Two run and four wait; steps behind which a place becomes free are not begun ahead."""
+    endless = load_like(model)
+    requests = [GenerateRequest((7 + n, 8, 9), sampling=Sampling(max_tokens=20)) for n in range(6)]
+    found = []
+    for overlap in (True, False):
+        options = EngineOptions(kv_tokens=4096, max_running=2, overlap=overlap, verify=True)
+        with LLMEngine(endless, None, options) as engine:
+            finished = [events[-1] for events in run_requests(engine, requests, timeout=120)]
+        found.append([event.ids for event in finished if isinstance(event, Finished)])
+    assert found[0] == found[1]
+    assert [len(ids) for ids in found[0]] == [20] * 6
+    assert ahead.count(2) > 40, "three pairs of 20 tokens: two pairs have others behind them"
+
+
 def test_cancelling_in_the_middle_of_a_step_leaves_the_others(model: Model, ahead: list[int]) -> None:
     endless = load_like(model)
     engine = LLMEngine(endless, None, EngineOptions(kv_tokens=4096, verify=True))
