@@ -163,7 +163,9 @@ def main() -> None:
                 )
             serve(engine, min(most, 8), options.prompt, 8, seed=1)
             for batch in options.batches:
-                speed, step = decode_speed(serve(engine, batch, options.prompt, options.output, seed=batch))
+                speed, step = decode_speed(
+                    serve(engine, batch, options.prompt, options.output, seed=100 + batch)
+                )
                 row = rows[batch]
                 row["tokens_s" if graphs else "graphs_off"] = speed
                 if graphs:

@@ -1,7 +1,7 @@
 """The LLM engine: one thread that computes all requests in steps of one batch each.
 
     submit ─▶ inbox ─▶ planner.plan ─▶ runner.run ─▶ sample ─▶ tasks ─▶ events ─▶ sinks
-                           ▲                                     │
+                           ▲        (launcher.py)                │
                            └───────── planner.commit ◀───────────┘
 
 Callers talk to the thread through its inbox only; it sleeps there while there is nothing to compute.
@@ -13,32 +13,27 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from weft.kernels.sampling import sample
 from weft.runtime.kv.cache import KVCache
 from weft.runtime.kv.radix import Tokens
 
 from .errors import CancelledError, EngineClosedError
 from .flight import Flight
-from .gpu.model import GpuModel
-from .gpu.runner import GpuRunner
 from .grammar import CompiledGrammar
 from .handover import Handover, KvSpan, Wanted
 from .intake import Intake
-from .limits import Limits
+from .launcher import Launcher, runner_for
 from .model import Model
 from .options import EngineInfo, EngineOptions, EngineStats, choose_limits, choose_slots
 from .planner import Planner
 from .profile import Profile, measure_profile
 from .requests import GenerateRequest, Request, Sink
-from .runner import ModelRunner, Runner
-from .sampler import Drawn, draw_tokens, lay_out
 from .step_cost import StepCost
 from .tasks import GenerateTask, Task
 from .text import IdsOnly, TextBackend, TokenizerText
@@ -73,16 +68,16 @@ class LLMEngine:
         self._text: TextBackend = TokenizerText(tokenizer, config) if tokenizer else IdsOnly(config)
         self._verify = options.verify
         self._drafts = options.forced_tokens
-        self._runner = _runner(model, slots, self._limits, options)
+        self._runner = runner_for(model, slots, self._limits, options)
         self._planner = Planner(KVCache(slots), self._limits)
         self._handover = Handover(self._planner, self._runner.pool)
         self._intake = Intake(self._text, model.config, self._planner)
         self.info = EngineInfo.of(model, self._limits, slots)
         self._tasks: dict[int, Task] = {}
+        self._launcher = Launcher(self._planner, self._runner, self._tasks, overlap=options.overlap)
         self._handles = itertools.count(1)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._flight: Flight | None = None  # a step that is under way
-        self._ahead = self._runner if options.overlap and isinstance(self._runner, GpuRunner) else None
         self._steps = self._generated = self._drafted = self._forced = 0
         self._stats = self._count()
         self._closing = False
@@ -238,57 +233,19 @@ class LLMEngine:
 
     def _step(self) -> None:
         """Land the step that is under way, or one that is begun now; before that, begin the one behind it."""
-        flight = self._flight or self._launch(time.monotonic())
+        flight = self._flight or self._launcher.launch(time.monotonic())
         self._flight = None
         if flight is not None:
-            self._flight = self._launch_behind(flight)
+            if self._inbox.empty():
+                self._flight = self._launcher.launch_behind(flight)
             self._land(flight)
             self._handover.serve(time.monotonic())
-
-    def _launch(self, now: float) -> Flight | None:
-        """Begin a step."""
-        if self._planner.idle:
-            return None
-        plan = self._planner.plan(now)
-        tasks = [self._tasks[job.id] for job in plan.jobs()]
-        for job in plan.admitted:
-            self._tasks[job.id].admit(now)
-        flight = Flight(plan.chunks, tasks)
-        if plan.chunks:
-            with self._guarding(flight):
-                layout = lay_out(plan.chunks, self._tasks)
-                work = [(chunk.sequence, chunk.count) for chunk in plan.chunks]
-                logits = self._runner.run(work, layout.rows)
-                for task, chunk, rows in layout.scores:
-                    task.guard(task.receive, chunk, logits[rows])
-                flight.drawn = draw_tokens(layout, logits)
-        return flight
-
-    def _launch_behind(self, flight: Flight) -> Flight | None:
-        """Begin the step behind one whose tokens are not known yet, if nobody waits for a place in it.
-
-        Requests that end with these tokens take part in it for nothing. Nobody waits for a place if all are
-        taken and none is sure to become free; one that becomes free nevertheless is taken a step later.
-        """
-        planner = self._planner
-        if self._ahead is None or (planner.waiting and not planner.full) or not self._inbox.empty():
-            return None
-        behind = flight.behind()
-        if behind is None or (planner.waiting and len(behind.chunks) < len(flight.chunks)):
-            return None
-        if not planner.look_ahead([chunk.job for chunk in behind.chunks]):
-            return None
-        following = Flight(behind.chunks, behind.tasks)
-        with self._guarding(following):
-            logits = self._ahead.run_ahead([chunk.sequence for chunk in behind.chunks], behind.ids)
-            following.drawn = Drawn(behind.spans(), sample(logits, behind.draws()))
-        return following
 
     def _land(self, flight: Flight) -> None:
         """Wait for a step's tokens, and do what follows from them."""
         drawn: list[tuple[GenerateTask, list[int]]] = []
         if flight.drawn is not None:
-            with self._guarding(flight):
+            with flight.guarded():
                 drawn = flight.drawn.wait()
         now = time.monotonic()
         if not flight.failed:
@@ -309,17 +266,6 @@ class LLMEngine:
         self._stats = self._count()
         for task in tasks:
             self._deliver(task)
-
-    @contextmanager
-    def _guarding(self, flight: Flight) -> Iterator[None]:
-        """An error that has no owner fails all tasks of a step."""
-        try:
-            yield
-        except Exception as error:
-            _log.exception("a step of %d requests failed", len(flight.tasks))
-            flight.failed = True
-            for task in flight.tasks:
-                task.fail(error)
 
     def _settle(self, task: Task) -> None:
         """Remove a task that has ended from the planner; the KV of a failed one is not trusted."""
@@ -356,12 +302,13 @@ class LLMEngine:
 
     def _start_afresh(self, error: Exception) -> None:
         """Fail everything and forget the cache, whose bookkeeping can no longer be trusted."""
-        tasks, self._tasks = self._tasks, {}
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
         self._flight = None
         self._planner.reset()
         self._handover.close(error)
         self._stats = self._count()
-        for task in tasks.values():
+        for task in tasks:
             task.fail(error)
             self._deliver(task)
 
@@ -391,9 +338,3 @@ class LLMEngine:
             waiting_requests=len(self._tasks) - len(planner.running),
             running_requests=len(planner.running),
         )
-
-
-def _runner(model: Model, slots: int, limits: Limits, options: EngineOptions) -> Runner:
-    if isinstance(model, GpuModel):
-        return GpuRunner(model, slots, max_running=limits.max_running, graphs=options.cuda_graphs)
-    return ModelRunner(model, slots)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +17,8 @@ from .sampler import Drawn
 from .tasks import GenerateTask, Task
 
 __all__ = ["Behind", "Flight"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +33,17 @@ class Flight:
     def computed(self) -> StepPlan:
         """What it has computed for jobs that have not ended meanwhile."""
         return StepPlan([chunk for chunk in self.chunks if chunk.job.node is not None])
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """An error that has no owner fails all tasks of the step."""
+        try:
+            yield
+        except Exception as error:
+            _log.exception("a step of %d requests failed", len(self.tasks))
+            self.failed = True
+            for task in self.tasks:
+                task.fail(error)
 
     def behind(self) -> Behind | None:
         """The step after this one, if it can be begun while nobody knows this one's tokens.

@@ -1,0 +1,77 @@
+"""Begins the steps of an engine. Runs on the engine's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from weft.kernels.sampling import sample
+
+from .flight import Flight
+from .gpu.model import GpuModel
+from .gpu.runner import GpuRunner
+from .limits import Limits
+from .model import Model
+from .options import EngineOptions
+from .planner import Planner
+from .runner import ModelRunner, Runner
+from .sampler import Drawn, draw_tokens, lay_out
+from .tasks import Task
+
+__all__ = ["Launcher", "runner_for"]
+
+
+class Launcher:
+    """Plans steps and hands them to the device."""
+
+    def __init__(self, planner: Planner, runner: Runner, tasks: Mapping[int, Task], *, overlap: bool) -> None:
+        """`tasks`: those that have not ended, by the ids of their jobs."""
+        self._planner = planner
+        self._runner = runner
+        self._tasks = tasks
+        self._ahead = runner if overlap and isinstance(runner, GpuRunner) else None
+
+    def launch(self, now: float) -> Flight | None:
+        """Begin a step, if there is anything to compute."""
+        if self._planner.idle:
+            return None
+        plan = self._planner.plan(now)
+        tasks = [self._tasks[job.id] for job in plan.jobs()]
+        for job in plan.admitted:
+            self._tasks[job.id].admit(now)
+        flight = Flight(plan.chunks, tasks)
+        if plan.chunks:
+            with flight.guarded():
+                layout = lay_out(plan.chunks, self._tasks)
+                work = [(chunk.sequence, chunk.count) for chunk in plan.chunks]
+                logits = self._runner.run(work, layout.rows)
+                for task, chunk, rows in layout.scores:
+                    task.guard(task.receive, chunk, logits[rows])
+                flight.drawn = draw_tokens(layout, logits)
+        return flight
+
+    def launch_behind(self, flight: Flight) -> Flight | None:
+        """Begin the step behind one whose tokens are not known yet, if nobody waits for a place in it.
+
+        Requests that end with these tokens take part in it for nothing. Nobody waits for a place if all are
+        taken and none is sure to become free; one that becomes free nevertheless is taken a step later.
+        """
+        planner = self._planner
+        if self._ahead is None or (planner.waiting and not planner.full):
+            return None
+        behind = flight.behind()
+        if behind is None or (planner.waiting and len(behind.chunks) < len(flight.chunks)):
+            return None
+        if not planner.look_ahead([chunk.job for chunk in behind.chunks]):
+            return None
+        following = Flight(behind.chunks, behind.tasks)
+        with following.guarded():
+            logits = self._ahead.run_ahead([chunk.sequence for chunk in behind.chunks], behind.ids)
+            following.drawn = Drawn(behind.spans(), sample(logits, behind.draws()))
+        return following
+
+
+def runner_for(model: Model, slots: int, limits: Limits, options: EngineOptions) -> Runner:
+    """Whoever runs such a model, with a KV pool of `slots` slots."""
+    if isinstance(model, GpuModel):
+        return GpuRunner(model, slots, max_running=limits.max_running, graphs=options.cuda_graphs)
+    return ModelRunner(model, slots)
