@@ -5,7 +5,8 @@ tokens comes from reading their passage alone, right behind the instruction.
 
 - `full`: everything, in one pass; what the others are compared with.
 - `prefix`: everything, but the instruction from a cache: what exact prefix sharing does.
-- `naive`: no passage token; keys are rotated to their places. `unrotated`: they keep those behind the instruction.
+- `naive`: no passage token; keys are rotated to their places.
+- `unrotated`: the same with the positions at which the passages were read, right behind the instruction.
 - `first`: the first tokens of each passage (EPIC, https://arxiv.org/abs/2410.15332).
 - `deviation`: those whose KV of the second layer, the first that depends on context, differs most from what
   was read alone (CacheBlend, https://arxiv.org/abs/2405.16444; chosen once, not again on later layers).
