@@ -1,11 +1,12 @@
 """What of a prompt is computed anew, and what is taken from passages that were read alone.
 
 Every policy is a choice of tokens to recompute. The instruction and the question always are; the KV of other
-tokens comes from reading their passage with nothing before it.
+tokens comes from reading their passage alone, right behind the instruction.
 
 - `full`: everything, in one pass; what the others are compared with.
 - `prefix`: everything, but the instruction from a cache: what exact prefix sharing does.
-- `naive`: no passage token; keys are rotated to their places. `unrotated`: they keep the positions 0, 1, ….
+- `naive`: no passage token; keys are rotated to their places.
+- `unrotated`: the same with the positions at which the passages were read, right behind the instruction.
 - `first`: the first tokens of each passage (EPIC, https://arxiv.org/abs/2410.15332).
 - `deviation`: those whose KV of the second layer, the first that depends on context, differs most from what
   was read alone (CacheBlend, https://arxiv.org/abs/2405.16444; chosen once, not again on later layers).
@@ -57,16 +58,22 @@ Chooser = Callable[[Situation], list[int]]
 
 
 def read_alone(network: Network, prompt: Prompt, length: int) -> States:
-    """The KV of the passages, each read with nothing before it, among states of so many tokens.
+    """The KV of the passages, each read right behind the instruction, among states of so many tokens.
 
     Positions are those of the prompt.
     """
     states = States.blank(network.shape, length)
+    before = len(prompt.head)
+    head = States.blank(network.shape, before)
+    if before:
+        compute(network, torch.tensor(prompt.head), torch.arange(before), head)
     for start, chunk in zip(prompt.starts, prompt.chunks, strict=True):
-        own = States.blank(network.shape, len(chunk))
-        compute(network, torch.tensor(chunk), torch.arange(len(chunk)), own)
-        states.keys[:, :, start : start + len(chunk)] = own.keys
-        states.values[:, :, start : start + len(chunk)] = own.values
+        end = before + len(chunk)
+        own = States.blank(network.shape, end)
+        own.keys[:, :, :before], own.values[:, :, :before] = head.keys, head.values
+        compute(network, torch.tensor([*prompt.head, *chunk]), torch.arange(before, end), own)
+        states.keys[:, :, start : start + len(chunk)] = own.keys[:, :, before:]
+        states.values[:, :, start : start + len(chunk)] = own.values[:, :, before:]
     return states
 
 
@@ -84,7 +91,8 @@ def run(network: Network, prompt: Prompt, reply: list[int], policy: Policy, alon
         compute(network, tokens, torch.arange(len(prompt.head)), states)
     elif policy.name == "unrotated":
         for start, chunk in zip(prompt.starts, prompt.chunks, strict=True):
-            states.rotary[start : start + len(chunk)] = torch.arange(len(chunk))
+            first = len(prompt.head)
+            states.rotary[start : start + len(chunk)] = torch.arange(first, first + len(chunk))
     rows = recomputed(Situation(network, prompt, alone, policy.share), policy)
     rows += range(len(prompt.tokens), len(tokens))
     hidden = compute(network, tokens, torch.tensor(rows), states)

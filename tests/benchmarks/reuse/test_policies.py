@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from reuse.measures import FULL, Measured, compare
@@ -53,9 +55,10 @@ def test_recomputing_everything_is_full_recomputation(name: str) -> None:
     torch.testing.assert_close(scores(Policy(name, 1.0)), scores(FULL), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("prompt", [ONE_CHUNK, replace(ONE_CHUNK, head=PROMPT.head)])
 @pytest.mark.parametrize("name", ["naive", "unrotated"])
-def test_a_single_passage_with_nothing_before_it_is_read_the_same_alone(name: str) -> None:
-    torch.testing.assert_close(scores(Policy(name), ONE_CHUNK), scores(FULL, ONE_CHUNK), rtol=1e-5, atol=1e-6)
+def test_a_single_passage_is_read_the_same_alone(name: str, prompt: Prompt) -> None:
+    torch.testing.assert_close(scores(Policy(name), prompt), scores(FULL, prompt), rtol=1e-5, atol=1e-6)
 
 
 def test_passages_read_alone_are_not_passages_read_in_context() -> None:
