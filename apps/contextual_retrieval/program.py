@@ -48,7 +48,7 @@ def fill(parts: list[Part], index: Static[str] = "contextual") -> dict[str, Any]
     def situate(part: Var[Part]) -> dict[str, Any]:
         prompt = f"Around it: {part.around}\n\nPassage: {part.text}"
         context = gen(prompt, system=SITUATE, max_tokens=32, stop="\n", name="situate")
-        return {"id": part.id, "text": f"{context} {part.text}", "source": part.source}
+        return {"id": part.id, "text": f"{context}\n{part.text}", "source": part.source}
 
     return ingest(index, map(situate, parts))
 

@@ -38,7 +38,7 @@ async def agent(question: str, server: str = SAMPLE, steps: int = 8, approve: Ap
             if approve == "all" or (approve == "writes" and not offer.reads_only):
                 request = {"tool": offer.name, "arguments": arguments, "question": "May it be called?"}
                 if not await interrupt(request, type=bool, name="approve"):
-                    context.user("Observation: No results. A person has refused this call.")
+                    context.user("Observation: error: a person has refused this call")
                     continue
             context.user(f"Observation: {call(toolbox.id, offer.name, arguments)}")
     return "gave up"

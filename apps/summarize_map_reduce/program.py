@@ -12,7 +12,7 @@ def summary(text: str, chars: int = 1000) -> str:
     """A summary of `text`, read in parts of at most `chars` characters."""
 
     def summarize(part: Var[str]) -> str:
-        return gen(f"Passage: {part}", system=SUMMARIZE, max_tokens=120, name="map")
+        return f"{gen(f'Passage: {part}', system=SUMMARIZE, max_tokens=120, name='map')}."
 
     lines = map(summarize, parts_of(text, chars))
     return gen(f"Passage: {lines}", system=SUMMARIZE, max_tokens=160, name="reduce")

@@ -44,6 +44,9 @@ _LATE_SHARES: Final = {
     "combinations": 1.5,
     "actions": 5,
 }
+_LAST: Final = 2 / 3
+"""From here on more of what apps chain, where one wrong step of several spoils the answer."""
+_LAST_SHARES: Final = {**_LATE_SHARES, "actions": 16, "summaries": 4, "combinations": 3}
 _FIRST_QUESTIONS: Final[dict[answers.Question, int]] = {
     "single": 70,
     "reverse": 10,
@@ -67,7 +70,7 @@ _UNRECOGNIZABLE_TASKS: Final = {"plain", "steps"}
 def draw(rng: Random, progress: float) -> Sample:
     """A sample; `progress`, from 0 to 1, is the share of the training that is done."""
     most = _most_passages(progress)
-    shares = _SHARES if progress < _LATE else _LATE_SHARES
+    shares = _SHARES if progress < _LATE else _LATE_SHARES if progress < _LAST else _LAST_SHARES
     early = most == _FEWEST and rng.random() < 0.7
     family = "answers" if early else rng.choices(list(shares), list(shares.values()))[0]
     sample = _sample(rng, family, most)
