@@ -25,12 +25,6 @@ def ramble(topic: str) -> str:
 
 
 @program
-def stroll(topic: str) -> str:
-    """A text that takes some seconds."""
-    return gen(f"Passage: {topic}", max_tokens=400, regex="[ab]{400}")
-
-
-@program
 def brief(topic: str) -> str:
     """A short text."""
     return gen(f"Question: {topic}", max_tokens=8)
@@ -101,17 +95,22 @@ def test_work_of_a_killed_worker_goes_on_elsewhere(own_server: Server) -> None:
     second = subprocess.Popen(command, env={**os.environ, "WEFT_PROFILE_S": "0"})
     try:
         eventually(lambda: len(llm_workers(own_server.client)) == 2, within_s=60)
-        runs = [stroll.using(own_server.client).submit(topic) for topic in ("rivers", "hills")]
+        runs = [ramble.using(own_server.client).submit(topic) for topic in ("rivers", "hills")]
         eventually(lambda: all(_running(own_server, pid) for pid in llm_workers(own_server.client).values()))
         os.kill(first, signal.SIGKILL)
         texts = [run.result(timeout=120) for run in runs]
-        eventually(lambda: len(llm_workers(own_server.client)) == 2, within_s=60)  # it has rejoined
-        assert first not in llm_workers(own_server.client).values()
-        again = [stroll.using(own_server.client)(topic) for topic in ("rivers", "hills")]
+        eventually(lambda: _replaced(own_server, first), within_s=60)
+        again = [ramble.using(own_server.client)(topic) for topic in ("rivers", "hills")]
         assert texts == again
     finally:
         second.terminate()
         assert second.wait(20) == 0
+
+
+def _replaced(server: Server, pid: int) -> bool:
+    """Whether there are two workers again, and this one, of which the end may be heard of late, is none."""
+    workers = llm_workers(server.client).values()
+    return len(workers) == 2 and pid not in workers
 
 
 def _running(server: Server, pid: int) -> bool:

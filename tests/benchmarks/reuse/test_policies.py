@@ -79,7 +79,7 @@ def test_what_is_recomputed() -> None:
 
 
 def test_prompts_are_cut_at_passages_and_full_recomputation_is_its_own_measure() -> None:
-    (prompt,) = prompts("overwrite, 4-16 passages", 1)
+    (prompt,) = prompts("direct, 4-16 passages", 1)
     assert 4 <= len(prompt.chunks) <= 16
     full, prefix = compare(load(MODEL), prompt, [FULL, Policy("prefix")])
     assert full == Measured(exact=True, divergence=0.0, agreement=1.0)
