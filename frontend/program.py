@@ -90,7 +90,7 @@ class StaticProgram(Program[P, R]):
                 )
             )
         session = self.client.detach(submission).result()
-        return Run(session, PROGRAMS.submit(job.result(session)))
+        return Run(session, PROGRAMS.start(job.result, session))
 
 
 class AsyncProgram(Program[P, R]):

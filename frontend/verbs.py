@@ -172,7 +172,7 @@ class Program(ABC, Generic[P, R]):
         if detached:
             return self._detach(job)
         session = wait(self._open(job, stream=stream, quiet=False))
-        return Run(session, PROGRAMS.submit(job.result(session)))
+        return Run(session, PROGRAMS.start(job.result, session))
 
     # ---- the graph
 

@@ -7,7 +7,9 @@ import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
 __all__ = ["NETWORK", "PROGRAMS", "Portal"]
@@ -53,17 +55,33 @@ class Portal:
             raise
         return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
-    def call(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run an async function on the loop and wait for it; Ctrl-C cancels it.
+    def start(
+        self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        """Run an async function on the loop; cancelling the future cancels it.
 
-        The coroutine is made on the loop: Ctrl-C cannot come between its making and its start.
+        The coroutine is made on the loop, and is a task at once: neither Ctrl-C nor the loop's end can come
+        between its making and its start.
         """
-        begun: Future[Future[T]] = Future()
-        self.loop.call_soon_threadsafe(lambda: begun.set_result(self.submit(function(*args, **kwargs))))
+        loop = self.loop
+        outcome: Future[T] = Future()
+
+        def begin() -> None:
+            if not outcome.cancelled():
+                task = loop.create_task(function(*args, **kwargs))
+                task.add_done_callback(partial(_pass_on, outcome))
+                outcome.add_done_callback(partial(_cancel_too, loop, task))
+
+        loop.call_soon_threadsafe(begin)
+        return outcome
+
+    def call(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an async function on the loop and wait for it; Ctrl-C cancels it."""
+        outcome = self.start(function, *args, **kwargs)
         try:
-            return begun.result().result()
+            return outcome.result()
         except KeyboardInterrupt:
-            begun.add_done_callback(lambda done: done.result().cancel())
+            outcome.cancel()
             raise
 
     def stop(self) -> None:
@@ -89,6 +107,23 @@ class Portal:
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._loop = self._thread = None
+
+
+def _pass_on(outcome: Future[T], task: asyncio.Task[T]) -> None:
+    """A task has ended: so has what stands for it in other threads, unless that was cancelled."""
+    with suppress(InvalidStateError):
+        if task.cancelled():
+            outcome.cancel()
+        elif (error := task.exception()) is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(task.result())
+
+
+def _cancel_too(loop: asyncio.AbstractEventLoop, task: asyncio.Task[T], outcome: Future[T]) -> None:
+    if outcome.cancelled():
+        with suppress(RuntimeError):  # the loop is closed, and the task with it
+            loop.call_soon_threadsafe(task.cancel)
 
 
 NETWORK: Final = Portal("weft-client")

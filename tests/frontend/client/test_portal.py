@@ -57,3 +57,32 @@ def test_ctrl_c_while_the_loop_starts_leaves_nothing_behind(
     with pytest.raises(KeyboardInterrupt):
         portal.submit(coroutine)
     assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+
+
+def test_what_is_started_gives_its_result_or_error_and_ends_with_its_future() -> None:
+    portal = Portal("test")
+    begun, ended = threading.Event(), threading.Event()
+
+    async def double(number: int) -> int:
+        return 2 * number
+
+    async def fail() -> None:
+        raise ValueError("no")
+
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    assert portal.start(double, 4).result(10) == 8
+    with pytest.raises(ValueError, match="no"):
+        portal.start(fail).result(10)
+    waiting = portal.start(wait)
+    assert begun.wait(10)
+    assert waiting.cancel()
+    assert ended.wait(10)
+    left = portal.start(wait)
+    portal.stop()
+    assert left.cancelled()
