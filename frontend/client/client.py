@@ -68,7 +68,7 @@ class Client:
     def run(self, run: str) -> Run[Any]:
         """A run that goes on at the server, by its id; its result is JSON data. Raises NotFound."""
         session = NETWORK.call(self._watch, run)
-        return Run(session, PROGRAMS.submit(_outputs(session)))
+        return Run(session, PROGRAMS.start(_outputs, session))
 
     def explain(self, request: pb.ExplainRequest) -> pb.ExplainResponse:
         """A graph as written and after each pass of the server's optimizer."""
@@ -89,20 +89,20 @@ class Client:
         """As `invoke`, for event loops; cancelling it cancels the run."""
         connection = self._answering()
         if connection is None:
-            connection = await asyncio.wrap_future(NETWORK.submit(self._ready()))
+            connection = await asyncio.wrap_future(NETWORK.start(self._ready))
         try:
             return await connection.calls.ainvoke(submission.request(), submission.program)
         except Unavailable:
-            await asyncio.wrap_future(NETWORK.submit(connection.ready()))
+            await asyncio.wrap_future(NETWORK.start(connection.ready))
             raise
 
     def open(self, submission: Submission, home: asyncio.AbstractEventLoop) -> Future[Session]:
         """Start a run whose async tools run on the loop `home`; done when the server has accepted it."""
-        return NETWORK.submit(self._open(submission, home, contextvars.copy_context()))
+        return NETWORK.start(self._open, submission, home, contextvars.copy_context())
 
     def detach(self, submission: Submission) -> Future[WatchSession]:
         """Start a run that goes on without this client."""
-        return NETWORK.submit(self._detach(submission))
+        return NETWORK.start(self._detach, submission)
 
     def close(self) -> None:
         """Disconnect; runs of this client that are not detached are cancelled."""

@@ -46,15 +46,6 @@ class Portal:
         """Whether the caller runs on this loop, and so must not wait for it."""
         return self._thread is threading.current_thread()
 
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine on the loop; cancelling the future cancels it."""
-        try:
-            loop = self.loop
-        except KeyboardInterrupt:  # while its thread was being started
-            coroutine.close()
-            raise
-        return asyncio.run_coroutine_threadsafe(coroutine, loop)
-
     def start(
         self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:

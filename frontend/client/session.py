@@ -104,12 +104,12 @@ class WatchSession:
 
     def outputs(self) -> Future[tuple[Datum, ...]]:
         """What the run returns; raises ProgramError when it fails."""
-        return NETWORK.submit(_shielded(self.journal.outputs))
+        return NETWORK.start(_shielded, self.journal.outputs)
 
     async def texts(self) -> AsyncIterator[str]:
         """The pieces of streamed text, until the run is over. On any event loop."""
         position = 0
-        while events := await asyncio.wrap_future(NETWORK.submit(self.journal.since(position))):
+        while events := await asyncio.wrap_future(NETWORK.start(self.journal.since, position)):
             position += len(events)
             for event in events:
                 if isinstance(event, TextAdded):
@@ -118,7 +118,7 @@ class WatchSession:
     def cancel(self) -> Future[pb.RunInfo]:
         """Cancel the run on the server; done when the server has."""
         request = pb.CancelRunRequest(run=self.run)
-        return NETWORK.submit(self.connection.call(lambda stub: stub.Cancel(request)))
+        return NETWORK.start(self.connection.call, lambda stub: stub.Cancel(request))
 
     def abandon(self) -> None:
         """Stop listening; a run that belongs to the stream is cancelled by that."""
@@ -183,7 +183,7 @@ class Session(WatchSession):
 
     def value(self, value: Value) -> Future[Datum]:
         """A value that was asked for; raises ProgramError when the run fails."""
-        return NETWORK.submit(self._value(value))
+        return NETWORK.start(self._value, value)
 
     def finish(self, result: str, fault: value_pb2.Fault | None = None) -> None:
         """Say that a growing program has returned or raised."""

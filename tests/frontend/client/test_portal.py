@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 import pytest
 
@@ -26,7 +26,7 @@ async def halved(number: int, by: int = 2) -> float:
 
 def test_results_and_errors_come_back(portal: Portal) -> None:
     assert portal.call(halved, 3) == 1.5
-    assert portal.submit(halved(3)).result() == 1.5
+    assert portal.start(halved, 3).result() == 1.5
     with pytest.raises(ZeroDivisionError):
         portal.call(halved, 3, by=0)
 
@@ -52,11 +52,16 @@ def test_ctrl_c_while_the_loop_starts_leaves_nothing_behind(
     def interrupted(self: Portal) -> asyncio.AbstractEventLoop:
         raise KeyboardInterrupt
 
+    made: list[int] = []
+
+    def counted(number: int) -> Coroutine[Any, Any, float]:
+        made.append(number)
+        return halved(number)
+
     monkeypatch.setattr(Portal, "loop", property(interrupted))
-    coroutine = halved(1)
     with pytest.raises(KeyboardInterrupt):
-        portal.submit(coroutine)
-    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+        portal.start(counted, 1)
+    assert made == []
 
 
 def test_what_is_started_gives_its_result_or_error_and_ends_with_its_future() -> None:
