@@ -30,6 +30,7 @@ class Charge(NamedTuple):
     prefill_ms: float = 0.0  # of that, reading
     writes: float = 0.0  # tokens to write
     context: float = 0.0  # tokens in the context of what is written
+    urgent: bool = False  # whether somebody waits for what is written
     underway: Sequence[int] = ()  # the prefixes that it makes the engine hold, until they are read
 
 
@@ -43,6 +44,7 @@ class EngineState:
     load_ms: float = 0.0  # the charges of all tasks handed out
     prefill_ms: float = 0.0
     writers: int = 0
+    urgent: int = 0  # of them, those for whose tokens somebody waits
     context_tokens: float = 0.0
     kv: int = 0  # tokens that the runs it works for hold or are going to
     written: float = 0.0  # tokens whose KV it has computed since it joined
@@ -72,6 +74,7 @@ class EngineState:
             self.underway.update(charge.underway)
             if charge.writes:
                 self.writers += 1
+                self.urgent += charge.urgent
                 self.context_tokens += charge.context
 
     def discharge(self, live: LiveNode) -> None:
@@ -86,13 +89,16 @@ class EngineState:
             self._end_reading(charge)
             if charge.writes:
                 self.writers -= 1
+                self.urgent -= charge.urgent
                 self.context_tokens -= charge.context
 
     def has_read(self, live: LiveNode) -> None:
         """Reckon with the prompt of a task no longer; what is left of it is to write."""
         charge = live.charge
         if charge is not None and charge.prefill_ms:
-            live.charge = Charge(charge.load_ms - charge.prefill_ms, 0.0, charge.writes, charge.context)
+            live.charge = charge._replace(
+                load_ms=charge.load_ms - charge.prefill_ms, prefill_ms=0.0, underway=()
+            )
             self._end_reading(charge)
             live.run.served_ms += charge.prefill_ms
             self._add_load(-charge.prefill_ms)
@@ -109,8 +115,12 @@ class EngineState:
         """Reckon with what one task is to read on account of another."""
         if live.charge is not None and heir.charge is not None:
             ms, reading = live.charge.prefill_ms, live.charge.underway
-            load_ms, prefill_ms, writes, context, own = heir.charge
-            heir.charge = Charge(load_ms + ms, prefill_ms + ms, writes, context, (*own, *reading))
+            own = heir.charge
+            heir.charge = own._replace(
+                load_ms=own.load_ms + ms,
+                prefill_ms=own.prefill_ms + ms,
+                underway=(*own.underway, *reading),
+            )
             self.underway.update(reading)
             self._add_load(ms)
             self.prefill_ms += ms

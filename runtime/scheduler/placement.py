@@ -13,7 +13,8 @@ __all__ = ["PLACEMENT", "Affinity", "LeastLoaded", "Placement", "RoundRobin", "S
 
 _OVERLOAD: Final = 2.0  # times the mean load: more than that at home drives work away
 _SLACK_MS: Final = 200.0  # of load beyond that, which is not worth a change of place
-_OTHERS: Final = 0.5  # a second of somebody else's, in one's own
+_OTHERS: Final = 0.5  # a second of somebody else's, in one's own,
+_URGENT: Final = 3.0  # and of one for whose tokens somebody waits
 
 
 class Placement(Protocol):
@@ -83,8 +84,11 @@ class Affinity(RoundRobin):
     """Where a primitive is expected to cost least time: its own, and that of those whom it delays.
 
     It is cheap to read on where the beginning of a prompt has been read. It is dear to wait there behind
-    others, to write in a large batch, and to make many wait for a long prompt. The candidates are the engine
-    that holds the context, some that hold the longest prefix, and the least loaded one.
+    others, to write in a large batch, and to make many wait for a long prompt; dearest where somebody waits
+    for every token, so that bulk work keeps away from engines that serve people, as Parrot's caps on the
+    tokens of such engines want it (OSDI'24, section 5.3), but without a cap, which would leave engines idle.
+    The candidates are the engine that holds the context, some that hold the longest prefix, and the least
+    loaded one.
     """
 
     def __init__(self, residency: Residency) -> None:
@@ -134,8 +138,9 @@ class Affinity(RoundRobin):
         step = a + each * (engine.writers + 1) + per_token * (engine.context_tokens + tokens)
         arriving = move.ms if move is not None else 0.0
         mine = engine.prefill_ms + arriving + reading + demand.writes * step
-        others = engine.writers * (reading + demand.writes * (each + per_token * tokens))
-        return mine + _OTHERS * others + self._crowding(demand, engine, held)
+        delay = reading + demand.writes * (each + per_token * tokens)
+        others = _URGENT * engine.urgent + _OTHERS * (engine.writers - engine.urgent)
+        return mine + others * delay + self._crowding(demand, engine, held)
 
     def _crowding(self, demand: Demand, engine: EngineState, cached: float) -> float:
         """What others will have to read again because this takes their place."""

@@ -147,6 +147,7 @@ class Residency:
         charge = _charge(engine, live.tokens, base.tokens + reads - live.cached, writes)
         if engine.spec.kv_layout and charge.prefill_ms:
             charge = charge._replace(underway=[key for key, tokens in prefixes if tokens > known])
+        charge = charge._replace(urgent=live.primitive.forecast.objective.kind == "latency")
         engine.charge(live, charge)
         shared = held if maker is not None else self._share(live.run, engine, prefixes)
         self._hold(live, engine, live.tokens - shared)

@@ -33,6 +33,8 @@ class Stat:
     cached: float = 0.0
     computed: float = 0.0
     written: int = 0
+    program: str = ""  # its name, and that
+    worker: str = ""  # of who did it
 
 
 @dataclass(eq=False, slots=True)
@@ -181,8 +183,18 @@ class SimWorker:
     def _job_done(self, task: Task, job: Job) -> None:
         if job.writes:
             task.program.paths[task.number] = job.written_path
-        times = (job.arrived, job.finished, job.first_token)
-        stat = Stat(*times, job.path, job.written_path, job.cached, job.computed, job.writes)
+        stat = Stat(
+            started=job.arrived,
+            finished=job.finished,
+            first_token=job.first_token,
+            path=job.path,
+            written_path=job.written_path,
+            cached=job.cached,
+            computed=job.computed,
+            written=job.writes,
+            program=task.program.program.name,
+            worker=self.name,
+        )
         self._finish(task, stat, Usage(round(job.cached), round(job.computed), job.writes))
 
     def _call_done(self, task: Task, call: Call) -> None:
