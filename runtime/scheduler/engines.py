@@ -41,7 +41,8 @@ class EngineState:
     spec: EngineSpec
     worker: WorkerState
     active: int = 0  # tasks handed out whose operands are all known
-    load_ms: float = 0.0  # the charges of all tasks handed out
+    charges: int = 0  # tasks handed out
+    load_ms: float = 0.0  # of their charges
     prefill_ms: float = 0.0
     writers: int = 0
     urgent: int = 0  # of them, those for whose tokens somebody waits
@@ -68,6 +69,7 @@ class EngineState:
     def charge(self, live: LiveNode, charge: Charge) -> None:
         """Reckon with a task."""
         live.charge = charge
+        self.charges += 1
         self._add_load(charge.load_ms)
         if charge.prefill_ms or charge.writes:
             self.prefill_ms += charge.prefill_ms
@@ -83,7 +85,10 @@ class EngineState:
         if charge is None:
             return
         live.charge = None
-        self._add_load(-charge.load_ms)
+        self.charges -= 1
+        self._add_load(
+            -charge.load_ms if self.charges else -self.load_ms
+        )  # idle engines are alike to the bit
         if charge.prefill_ms or charge.writes:
             self.prefill_ms -= charge.prefill_ms
             self._end_reading(charge)

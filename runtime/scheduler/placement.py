@@ -13,8 +13,8 @@ __all__ = ["PLACEMENT", "Affinity", "LeastLoaded", "Placement", "RoundRobin", "S
 
 _OVERLOAD: Final = 2.0  # times the mean load: more than that at home drives work away
 _SLACK_MS: Final = 200.0  # of load beyond that, which is not worth a change of place
-_OTHERS: Final = 0.5  # a second of somebody else's, in one's own,
-_URGENT: Final = 3.0  # and of one for whose tokens somebody waits
+_OTHERS: Final = 0.5  # a second of somebody else's, in one's own
+_URGENT: Final = 3.0  # the same where somebody waits for the other's tokens, and nobody for one's own
 
 
 class Placement(Protocol):
@@ -84,11 +84,11 @@ class Affinity(RoundRobin):
     """Where a primitive is expected to cost least time: its own, and that of those whom it delays.
 
     It is cheap to read on where the beginning of a prompt has been read. It is dear to wait there behind
-    others, to write in a large batch, and to make many wait for a long prompt; dearest where somebody waits
-    for every token, so that bulk work keeps away from engines that serve people, as Parrot's caps on the
-    tokens of such engines want it (OSDI'24, section 5.3), but without a cap, which would leave engines idle.
-    The candidates are the engine that holds the context, some that hold the longest prefix, and the least
-    loaded one.
+    others, to write in a large batch, and to make many wait for a long prompt. Bulk work counts the time of
+    those for whose tokens somebody waits for more than its own, and so keeps away from engines that serve
+    them: what Parrot's caps on the tokens of such engines are for (OSDI'24, section 5.3), but engines need
+    not idle for it. The candidates are the engine that holds the context, some that hold the longest prefix,
+    and the least loaded one.
     """
 
     def __init__(self, residency: Residency) -> None:
@@ -139,7 +139,9 @@ class Affinity(RoundRobin):
         arriving = move.ms if move is not None else 0.0
         mine = engine.prefill_ms + arriving + reading + demand.writes * step
         delay = reading + demand.writes * (each + per_token * tokens)
-        others = _URGENT * engine.urgent + _OTHERS * (engine.writers - engine.urgent)
+        others = _OTHERS * engine.writers
+        if not demand.urgent:
+            others += (_URGENT - _OTHERS) * engine.urgent
         return mine + others * delay + self._crowding(demand, engine, held)
 
     def _crowding(self, demand: Demand, engine: EngineState, cached: float) -> float:

@@ -24,6 +24,7 @@ class Demand(NamedTuple):
     context: float  # tokens of the context that it continues
     reads: float  # tokens on top of it
     writes: float
+    urgent: bool  # whether somebody waits for what is written
     home: EngineState | None  # that holds the context that it continues
     prefixes: Sequence[Boundary]  # of all that it reads, shortest first
     found: Found
@@ -43,13 +44,15 @@ class Residency:
         maker = _maker(live)
         home = maker.engine if maker is not None and maker.engine and maker.engine.worker.alive else None
         reads, writes = _reads(live, live.chain), live.primitive.forecast.writes
+        urgent = _is_urgent(live)
         for follower in live.run.consumers(live):
             if follower.primitive.context == live.primitive.node.id:
                 reads += follower.primitive.forecast.reads
                 writes += follower.primitive.forecast.writes
+                urgent = urgent or _is_urgent(follower)
         whole = (base, *prefixes) if base.tokens else prefixes
         found = self.directory.longest(whole) if whole else NOWHERE
-        return Demand(base.tokens, reads, writes, home, whole, found)
+        return Demand(base.tokens, reads, writes, urgent, home, whole, found)
 
     def cached(self, demand: Demand, engine: EngineState) -> float:
         """The tokens of a prompt that an engine holds, as far as is known."""
@@ -147,7 +150,7 @@ class Residency:
         charge = _charge(engine, live.tokens, base.tokens + reads - live.cached, writes)
         if engine.spec.kv_layout and charge.prefill_ms:
             charge = charge._replace(underway=[key for key, tokens in prefixes if tokens > known])
-        charge = charge._replace(urgent=live.primitive.forecast.objective.kind == "latency")
+        charge = charge._replace(urgent=_is_urgent(live))
         engine.charge(live, charge)
         shared = held if maker is not None else self._share(live.run, engine, prefixes)
         self._hold(live, engine, live.tokens - shared)
@@ -268,6 +271,10 @@ def _holding(run: LiveRun, engine: EngineState) -> Holding:
     if holding is None:
         holding = run.holdings[engine] = Holding()
     return holding
+
+
+def _is_urgent(live: LiveNode) -> bool:
+    return live.primitive.forecast.objective.kind == "latency"
 
 
 def _maker(live: LiveNode) -> LiveNode | None:

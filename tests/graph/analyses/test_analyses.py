@@ -9,10 +9,11 @@ from weft.graph.analyses.depth import critical_path, depth, remaining_ms
 from weft.graph.analyses.objectives import objectives
 from weft.graph.analyses.times import finish_ms
 from weft.graph.ir import Graph, Node, Value
+from weft.graph.ops.base import Op
 from weft.graph.ops.common import Gather, Input
 from weft.graph.ops.optimized import Element
 from weft.graph.ops.primitive import Decode, Prefill
-from weft.graph.prompt import Fixed
+from weft.graph.prompt import Fixed, Slot
 from weft.graph.sampling import JsonSchema
 from weft.graph.types import TEXT
 
@@ -80,6 +81,30 @@ def test_siblings_before_what_somebody_waits_for_are_a_task_group() -> None:
     found = objectives(fan(16), {Value(51): "latency"})
     assert found[51].kind == found[50].kind == "latency"
     assert {(found[1 + n].kind, found[1 + n].group) for n in range(16)} == {("group", 50)}
+
+
+def test_what_feeds_the_parts_of_a_cut_prompt_is_a_task_group_too() -> None:
+    """Four texts, each written by a call of its own, are read one by one into the prompt of a fifth."""
+    nodes: list[Node] = []
+
+    def add(op: Op, **args: Value) -> Node:
+        nodes.append(Node(len(nodes), op, args))
+        return nodes[-1]
+
+    texts = []
+    for number in range(4):
+        read = add(Prefill("m", (Fixed(f"chunk {number}"),)))
+        texts.append(add(Decode("m"), kv=Value(read.id)))
+    chain = [add(Prefill("m", (Fixed("summaries:"),)))]
+    for text in texts:
+        slot = Prefill("m", (Slot("text"),))
+        chain.append(add(slot, kv=Value(chain[-1].id), text=Value(text.id, 1)))
+    last = add(Decode("m"), kv=Value(chain[-1].id))
+    found = objectives(Graph(tuple(nodes), (Value(last.id, 1),)), {Value(last.id, 1): "latency"})
+    assert {(found[text.id].kind, found[text.id].group) for text in texts} == {("group", last.id)}
+    assert {found[part.id].kind for part in [*chain, last]} == {"latency"}
+    alone = objectives(Graph(tuple(nodes[:3]), ()), {Value(1, 1): "latency"})
+    assert alone[1].kind == alone[0].kind == "latency"
 
 
 def test_what_nobody_waits_for_is_run_for_throughput_until_somebody_does() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from weft.graph.analyses.forecast import Forecast
+from weft.graph.analyses.objectives import LATENCY, Objective
 from weft.graph.costs import DecodePoint, ModelCosts, PrefillPoint
 from weft.graph.ir import Node
 from weft.graph.ops.primitive import Prefill
@@ -72,6 +75,27 @@ def test_a_skewed_mix_does_not_overload_the_holder() -> None:
     counts = sorted(places.count(worker) for worker, _ in WORKERS)
     assert counts[-1] <= 1.5 * 120 / 4
     assert counts[0] > 0
+
+
+def test_bulk_work_keeps_away_from_those_for_whose_tokens_somebody_waits() -> None:
+    """Two workers have read the instructions of a bulk job; on one of them somebody waits for an answer."""
+    for watched, expected in ((LATENCY, 1), (Objective("group", 9), 2)):
+        driver = Driver(*WORKERS[:2], placement="affinity")
+
+        def write(run: str, text: str, objective: Objective, driver: Driver = driver) -> str:
+            nodes, known = call(text, f"tail of {run}", writes=100.0)
+            forecasts = {number: replace(each, objective=objective) for number, each in known.items()}
+            return placed(driver.run(*nodes, run=run, forecasts=forecasts))[0][0]
+
+        group = Objective("group", 3)
+        readers = {write(f"reader {number}", "i" * 400, group) for number in range(2)}
+        assert len(readers) == 2
+        for number in range(2):
+            finish(driver, f"reader {number}", 0, 100)
+        elsewhere = write("chat", "question", watched)
+        used = {write(f"map {number}", "i" * 400, group) for number in range(2)}
+        assert len(used) == expected
+        assert expected == 2 or elsewhere not in used
 
 
 def test_prompts_that_are_read_hold_back_nobody_while_their_answers_are_written() -> None:

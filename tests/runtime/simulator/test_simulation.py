@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 from functools import partial
+from statistics import fmean
 
 import pytest
 
 from weft.graph.ops.primitive import Decode, Prefill
 from weft.runtime.scheduler.policies import Policies
+from weft.runtime.scheduler.scheduler import Scheduler
 from weft.runtime.simulator.builder import Form, Text
+from weft.runtime.simulator.profiles import LLAMA_8B_H200
 from weft.runtime.simulator.programs import Arrival
 from weft.runtime.simulator.report import report
-from weft.runtime.simulator.simulation import RunStat
+from weft.runtime.simulator.simulation import RunStat, Simulation
+from weft.runtime.simulator.worker import SimWorker
 from weft.runtime.simulator.workloads import WORKLOADS, Mix, arrivals, one
 
 from .conftest import COSTS, LLM, builder, small, worker, world
@@ -150,3 +154,27 @@ def test_a_report_counts_what_was_read_twice() -> None:
     assert found.imbalance == pytest.approx(1.0)
     assert (found.failed, found.latency["all"].runs) == (0, 2)
     assert LLM.spec.capacity == LLM.max_running
+
+
+def test_chats_and_bulk_jobs_on_the_same_workers_hardly_slow_each_other() -> None:
+    """Chats and map-reduce on four workers, against each alone (Parrot, OSDI'24, section 8.5)."""
+
+    def measure(mix: dict[str, float]) -> tuple[dict[str, float], float]:
+        simulation = Simulation(Scheduler(), keep_calls=True)
+        for number in range(4):
+            simulation.join(partial(SimWorker, f"w{number}", llms=[LLAMA_8B_H200]))
+        outcome = simulation.run(arrivals(Mix(mix), 30.0, 1, LLAMA_8B_H200.costs, "graph"))
+        assert not any(run.fault for run in outcome.runs)
+        tokens = [
+            (call.finished - call.first_token) / (call.written - 1)
+            for call in outcome.calls
+            if call.program == "chat" and call.written > 1
+        ]
+        jobs = {name: each.mean for name, each in report(outcome).latency.items()}
+        return jobs, fmean(tokens) if tokens else 0.0
+
+    mixed, chatting = measure({"chat": 4.0, "map_reduce": 1.0})
+    _, alone = measure({"chat": 4.0})
+    bulk, _ = measure({"map_reduce": 1.0})
+    assert chatting <= 1.15 * alone
+    assert mixed["map_reduce"] <= 1.1 * bulk["map_reduce"]
