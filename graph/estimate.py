@@ -11,6 +11,7 @@ from .observed import Observed, duration_key, length_key
 from .ops.common import Const, Input
 from .ops.primitive import Decode, Prefill, Rate, Score, Weigh
 from .prompt import Fixed
+from .sampling import Sampling
 
 __all__ = ["Estimator"]
 
@@ -69,7 +70,11 @@ class Estimator:
         """The tokens that a decode writes."""
         assert isinstance(node.op, Decode)
         seen = self._observed.quantile(length_key(node), 0.5)
-        return min(node.op.sampling.max_tokens, _MOST_EXPECTED) if seen is None else seen
+        return self.most_expected(node.op.sampling) if seen is None else seen
+
+    def most_expected(self, sampling: Sampling) -> float:
+        """The tokens of a text of which nothing but its sampling is known."""
+        return min(sampling.max_tokens, _MOST_EXPECTED)
 
     def costs(self, model: str) -> ModelCosts:
         """What a model takes, as measured if it was."""

@@ -121,4 +121,4 @@ def test_what_a_model_would_read_beside_its_own_writing_is_not_cut_where_that_is
     (report,) = [report for report in live.reports if report.name == "split_prefill"]
     texts = [note.text for note in report.refusals if note.rule == "saves less than it costs"]
     assert len(texts) == 2
-    assert all("the model at work for" in text for text in texts)
+    assert all("its processor at work for" in text for text in texts)
