@@ -1,8 +1,8 @@
 """What rewrites cost and save, from measured profiles.
 
 Two things that a measured model shows, and that Teola's engines are not said to have: a step has a fixed
-cost, which work that shares the step shares; and what runs on one processor beside a model slows it, so that
-nothing is won by overlapping the two but that fixed cost.
+cost, so that reading in two pieces is dearer; and what runs on the model's processor slows it, so that
+nothing is won by doing both at once.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from ..costs import CHARS_PER_TOKEN, DEFAULT_COSTS, ModelCosts
-from ..deployment import Deployment, every_node
-from ..estimate import Estimator
-from ..ir import Graph, Node
-from ..ops.primitive import Decode
-from ..ops.user import Generate
+from ..deployment import Deployment
+from ..ir import Node
 from ..prompt import Fixed, Piece
 
-__all__ = ["NODE_MS", "Split", "beside_ms", "competing", "shared_ms", "split_gain", "tokens_of"]
+__all__ = ["NODE_MS", "SLOT_TOKENS", "Split", "competing", "measured", "shared_ms", "split_gain", "tokens_of"]
 
 NODE_MS: Final = 1.0
 """What one more primitive costs on its way to a worker and back (measured on two cores)."""
 
-_SLOT_TOKENS: Final = 64.0  # of a value that nobody has seen yet
+SLOT_TOKENS: Final = 64.0
+"""The tokens of a value that nobody has seen yet."""
+
 _TEXT_MS: Final = 0.004  # of cutting text into one token (measured: 1 µs a character)
 
 
@@ -36,7 +35,7 @@ class Split(NamedTuple):
 
 def split_gain(deployment: Deployment, model: str, left: Iterable[Piece], right: Iterable[Piece]) -> Split:
     """What there is to gain by reading `left` early, and what it costs to read it apart."""
-    costs = _measured(deployment, model) or DEFAULT_COSTS
+    costs = measured(deployment, model) or DEFAULT_COSTS
     first, second = tokens_of(left), tokens_of(right)
     left_ms = costs.prefill_ms(0, first)
     apart_ms = left_ms + costs.prefill_ms(first, second)
@@ -62,34 +61,6 @@ def competing(deployment: Deployment, model: str) -> Callable[[Node], bool]:
     return competes
 
 
-def beside_ms(body: Graph, model: str, deployment: Deployment, estimator: Estimator) -> float:
-    """What is won by doing the work of a body while a model writes, rather than after it.
-
-    All of it that does not compete; of what the model itself reads and writes, the fixed cost of the steps.
-    """
-    competes, costs = competing(deployment, model), _measured(deployment, model)
-    won = 0.0
-    for node in every_node(body):
-        if node.op.kind in ("host", "control"):
-            continue
-        if not competes(node):
-            won += estimator.duration_ms(node)
-        elif costs is not None and node.op.kind == "llm":
-            won += costs.prefill_terms[0] + _texts(node, estimator) * costs.decode_terms[0]
-    return won
-
-
-def _texts(node: Node, estimator: Estimator) -> float:
-    """The tokens that a node writes."""
-    match node.op:
-        case Decode():
-            return estimator.length(node)
-        case Generate(sampling=sampling, n=n):
-            return n * estimator.most_expected(sampling)
-        case _:
-            return 0.0
-
-
 def shared_ms(deployment: Deployment, model: str, characters: int, prompts: int) -> float:
     """What is saved when a head of `characters` is a node of its own, for so many prompts; may be negative.
 
@@ -98,7 +69,7 @@ def shared_ms(deployment: Deployment, model: str, characters: int, prompts: int)
     head's text into tokens, at the price of a step. Of others, all of reading it.
     """
     tokens = characters / CHARS_PER_TOKEN
-    costs = _measured(deployment, model)
+    costs = measured(deployment, model)
     if costs is not None:
         return (prompts - 1) * _TEXT_MS * tokens - costs.prefill_terms[0] - NODE_MS
     once_ms = DEFAULT_COSTS.prefill_ms(0, 1 + tokens) - DEFAULT_COSTS.prefill_ms(0, 1)
@@ -107,9 +78,10 @@ def shared_ms(deployment: Deployment, model: str, characters: int, prompts: int)
 
 def tokens_of(pieces: Iterable[Piece]) -> float:
     """About how many tokens a segment has."""
-    return sum(len(p.text) / CHARS_PER_TOKEN if isinstance(p, Fixed) else _SLOT_TOKENS for p in pieces)
+    return sum(len(p.text) / CHARS_PER_TOKEN if isinstance(p, Fixed) else SLOT_TOKENS for p in pieces)
 
 
-def _measured(deployment: Deployment, model: str) -> ModelCosts | None:
+def measured(deployment: Deployment, model: str) -> ModelCosts | None:
+    """What a model takes, if a worker has measured it."""
     spec = deployment.models.get(model)
     return spec.costs if spec is not None else None

@@ -27,11 +27,16 @@ from ..ops.primitive import Decode
 from ..sampling import JsonSchema
 from ..types import Data
 from .base import Context, Rewrite, follow
-from .gates import NODE_MS, beside_ms
+from .beside import beside_ms
+from .gates import NODE_MS
 from .item_bodies import embed_body, search_body
 
 __all__ = ["PipelineDecode"]
 
+_ITEM_MS: Final = 1.5
+"""What a message for one item costs, and one pass over its body rather than one over those of all."""
+
+_ITEMS: Final = 3  # that a list is expected to have, at least
 _NO_GAIN: Final = "saves less than it costs"
 
 
@@ -155,7 +160,7 @@ class _Step:
         if part is None:
             self.builder.keep(node)
             return
-        gain = self._gain(part, op.body, 1)
+        gain = self._gain(part, op.body, one_by_one=0 < op.concurrency < _ITEMS)
         if not gain.worthwhile:
             self._leave(node, gain)
             return
@@ -206,14 +211,15 @@ class _Step:
         assert isinstance(user.op, Search)
         return self._gain(part, search_body(user, user.op, embed), 2).worthwhile
 
-    def _gain(self, part: _Part, body: Graph, primitives: int) -> _Gain:
-        """What the items of a list gain by leaving one by one, if each is worth so many primitives more."""
+    def _gain(self, part: _Part, body: Graph, more: int = 0, *, one_by_one: bool = False) -> _Gain:
+        """What each item of a list gains by leaving at once, if it makes so many primitives more."""
         decode = self._maker(part.text)
         assert decode is not None
         assert isinstance(decode.op, Decode)
         context = self._context
-        saved = beside_ms(body, decode.op.model, context.deployment, context.estimator)
-        return _Gain(saved, primitives * NODE_MS)
+        model, deployment = decode.op.model, context.deployment
+        saved = beside_ms(body, model, deployment, context.estimator, one_by_one=one_by_one)
+        return _Gain(saved, _ITEM_MS + more * NODE_MS)
 
     def _leave(self, node: Node, gain: _Gain) -> None:
         """Let a consumer of a list wait for all of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from weft.runtime.config import ModelSettings
 from weft.runtime.llm.chat import ChatMessage, ChatTemplate
 from weft.runtime.llm.pieces import TextPiece
 from weft.runtime.worker.engines.base import StartError
+from weft.runtime.worker.engines.embed import EmbedEngine
+from weft.runtime.worker.engines.index import IndexEngine
 from weft.runtime.worker.engines.llm import LlmEngine
 
 from .conftest import Link, StartWorker
@@ -368,6 +371,15 @@ async def test_a_pool_that_is_too_small_to_measure_is_one_clear_line(model_setti
     engine = LlmEngine(model_settings.model_copy(update={"kv_tokens": 4}), profile_s=0.05)
     with pytest.raises(StartError, match=r"^model 'reference': 4 free KV slots are too few"):
         await engine.start()
+
+
+async def test_a_model_on_the_cores_shares_them_with_retrieval(
+    start_worker: StartWorker, model_settings: ModelSettings, tmp_path: Path
+) -> None:
+    engines = (EmbedEngine(None), IndexEngine(tmp_path, "hash"), LlmEngine(model_settings, profile_s=0))
+    worker = await start_worker(*engines)
+    assert len({engine.processor for engine in worker.info.engines}) == 1
+    assert worker.info.engines[0].processor.endswith("/cpu")
 
 
 async def test_the_profile_is_measured(start_worker: StartWorker, model_settings: ModelSettings) -> None:
