@@ -70,7 +70,7 @@ def test_a_prompt_whose_parts_are_known_together_stays_whole() -> None:
     assert [rule for _, rule in refusals(live)] == ["known together"]
 
 
-@pytest.mark.parametrize(("head", "search_ms"), [("Answer: ", 500.0), (HEAD, 0.5)])
+@pytest.mark.parametrize(("head", "search_ms"), [("Answer: ", 500.0), (HEAD, 0.5), ("Answer: ", 0.0)])
 def test_a_cut_that_saves_less_than_it_costs_is_refused_by_name(head: str, search_ms: float) -> None:
     live = live_of(head, Slot("c"), search_ms=search_ms)
     assert len(segments(live)) == 1

@@ -207,6 +207,22 @@ async def test_a_held_context_is_continued_from_the_cache(llm: Link) -> None:
     assert timing.cached_tokens >= first.cached_tokens + first.computed_tokens + first.generated_tokens - 2
 
 
+async def test_the_second_slot_of_a_template_reads_only_what_stands_between(llm: Link) -> None:
+    between = Fixed("\nAnd when was it founded? ")
+    await llm.run(
+        prompt(1),
+        decode(2, Value(1)),
+        prefill(3, between, kv=Value(2)),
+        decode(4, Value(3), max_tokens=8),
+        values=QUESTION,
+    )
+    first, second = (await llm.done(2)).timing, (await llm.done(4)).timing
+    assert (await text_of(llm, 2)).text == ANSWER
+    read = first.cached_tokens + first.computed_tokens + first.generated_tokens
+    assert second.cached_tokens >= read - 2
+    assert second.computed_tokens <= len(between.text)
+
+
 async def test_a_context_is_rebuilt_from_its_segments(llm: Link) -> None:
     await llm.run(prompt(1), decode(2, Value(1)), decode(3, Value(2), max_tokens=4), values=QUESTION)
     text, more = await text_of(llm, 2), await text_of(llm, 3)
