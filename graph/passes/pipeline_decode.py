@@ -34,7 +34,7 @@ from .item_bodies import embed_body, search_body
 __all__ = ["PipelineDecode"]
 
 _ITEM_MS: Final = 1.5
-"""What a message for one item costs, and one pass over its body rather than one over those of all."""
+"""What a message for one item costs, and passes over its body alone (measured on two cores)."""
 
 _ITEMS: Final = 3  # that a list is expected to have, at least
 _NO_GAIN: Final = "saves less than it costs"
