@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from .analyses.depth import remaining_ms
 from .costs import CHARS_PER_TOKEN, DEFAULT_COSTS, ModelCosts
 from .deployment import Deployment
 from .ir import Node
 from .observed import Observed, duration_key, length_key
 from .ops.common import Const, Input
+from .ops.control import Map
 from .ops.primitive import Decode, Prefill, Rate, Score, Weigh
+from .ops.user import Generate
 from .prompt import Fixed
 from .sampling import Sampling
 from .sketch import RELATIVE_ERROR
@@ -45,6 +48,11 @@ class Estimator:
                 seen = self._observed.quantile(duration_key(node), 0.5)
                 alone = self.costs(model).prefill_ms(0, _RATED_TOKENS)
                 return alone if seen is None else seen
+            case Generate(sampling=sampling):  # within a body, which is lowered once it runs
+                costs, tokens = self.costs(self._model(node)), self.most_expected(sampling)
+                return costs.prefill_ms(0, _SLOT_TOKENS) + tokens * costs.decode_ms(1, _CONTEXT_TOKENS)
+            case Map(body=body):  # its bodies run side by side
+                return max(remaining_ms(body, self.duration_ms).values(), default=0.0) + _CONTROL_MS
             case Input() | Const():
                 return 0.0
         if node.op.kind == "host":
@@ -83,6 +91,9 @@ class Estimator:
     def most_expected(self, sampling: Sampling) -> float:
         """The tokens of a text of which nothing but its sampling is known."""
         return min(sampling.max_tokens, _MOST_EXPECTED)
+
+    def _model(self, node: Node) -> str:
+        return getattr(node.op, "model", "") or self._deployment.default_model
 
     def costs(self, model: str) -> ModelCosts:
         """What a model takes, as measured if it was."""

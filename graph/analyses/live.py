@@ -77,13 +77,13 @@ class LiveForecasts:
         return number in self._found and self._found[number].objective.kind != "latency"
 
     def _concerned(self, taken: Collection[int]) -> list[Node]:
-        """What leads to these nodes, and all that follows on that, as far as it is not done."""
-        users: dict[int, list[int]] = {}
+        """What hangs together with these nodes, as far as it is not done: siblings count, too."""
+        around: dict[int, set[int]] = {number: set() for number in self._nodes}
         for number in self._nodes:
             for maker in self._makers(number):
-                users.setdefault(maker, []).append(number)
-        before = _reachable(taken, self._makers)
-        return self._sorted(_reachable(before, lambda number: users.get(number, ())))
+                around[maker].add(number)
+                around[number].add(maker)
+        return self._sorted(_reachable(taken, around.__getitem__))
 
     def _makers(self, number: int) -> list[int]:
         made = dict.fromkeys(value.node for value in self._nodes[number].args.values())

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from ..costs import CHARS_PER_TOKEN, DEFAULT_COSTS, ModelCosts
 from ..deployment import Deployment
 from ..ir import Node
+from ..ops.control import Map
 from ..prompt import Fixed, Piece
 
 __all__ = ["NODE_MS", "SLOT_TOKENS", "Split", "competing", "measured", "shared_ms", "split_gain", "tokens_of"]
@@ -53,6 +54,8 @@ def competing(deployment: Deployment, model: str) -> Callable[[Node], bool]:
         return lambda node: False
 
     def competes(node: Node) -> bool:
+        if isinstance(node.op, Map):
+            return any(map(competes, node.op.body))
         if node.op.kind != "llm":
             return bool(spec.processor) and deployment.processors.get(node.op.kind) == spec.processor
         other = deployment.models.get(getattr(node.op, "model", "") or deployment.default_model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from weft.graph.analyses.forecast import Forecast, forecasts
@@ -114,6 +114,13 @@ def histories(draw: st.DrawFn) -> tuple[list[list[Node]], list[set[int]]]:
     return increments, wanted
 
 
+@example(
+    (
+        [[node(0, op=CALL), node(1, op=CALL), node(2, op=CALL), node(3, 0, 1)], [node(4, 0, op=CALL)]],
+        [{3}, set()],
+    )
+)
+@settings(max_examples=300)
 @given(histories())
 def test_increments_and_the_whole_at_once_give_the_same_forecasts(
     history: tuple[list[list[Node]], list[set[int]]],

@@ -154,6 +154,23 @@ def test_the_embeddings_of_a_search_that_is_not_streamed_are_kept() -> None:
     assert search.args["query"] == embed.args["texts"]
 
 
+@pytest.mark.parametrize(("deployment", "heads"), [(ON_CORES, 0), (ON_GPU, 1)])
+def test_what_a_streamed_list_is_searched_for_is_waited_for_like_one_search(
+    deployment: Deployment, heads: int
+) -> None:
+    ask = Generate((Message("raw", (HEAD, Slot("c"))),))
+    live = compiled(deployment, *listing(VECTORS), Node(4, ask, {"c": Value(3)}))
+    assert count(live, Map) == heads  # the list is streamed where retrieval has a processor of its own
+    assert count(live, Prefill) == 2 + heads
+
+
+@pytest.mark.parametrize(("body", "prefills"), [(WRITES, 2), (mapped(Tool("t"), query=Value(0)), 3)])
+def test_a_map_competes_as_what_it_maps_does(body: Map, prefills: int) -> None:
+    ask = Generate((Message("raw", (HEAD, Slot("c"))),))
+    live = compiled(ON_CORES, *listing(body), Node(4, ask, {"c": Value(3)}))
+    assert count(live, Prefill) == prefills
+
+
 def asking(head: str, prompts: int) -> tuple[Node, ...]:
     """Prompts that begin alike."""
     asks = [
