@@ -35,12 +35,17 @@ class Split(NamedTuple):
 
 
 def split_gain(deployment: Deployment, model: str, left: Iterable[Piece], right: Iterable[Piece]) -> Split:
-    """What there is to gain by reading `left` early, and what it costs to read it apart."""
+    """What there is to gain by reading `left` early, and what it costs to read it apart.
+
+    What a model does more than for the whole counts twice: this prompt waits for it, and so does whoever else
+    wants the processor.
+    """
     costs = measured(deployment, model) or DEFAULT_COSTS
     first, second = tokens_of(left), tokens_of(right)
     left_ms = costs.prefill_ms(0, first)
     apart_ms = left_ms + costs.prefill_ms(first, second)
-    return Split(left_ms, apart_ms - costs.prefill_ms(0, first + second) + NODE_MS)
+    more_ms = apart_ms - costs.prefill_ms(0, first + second)
+    return Split(left_ms, 2 * more_ms + NODE_MS)
 
 
 def competing(deployment: Deployment, model: str) -> Callable[[Node], bool]:
