@@ -5,8 +5,9 @@ Arms, on the same questions and the same engines:
 - `a modules`: plain Python that calls one module after the other, as LlamaIndex or LangChain run a chain.
 - `b gathered`: the same with every independent call made at once by asyncio; prefix caching is on everywhere.
 - `c langgraph`: the same application as a compiled LangGraph StateGraph with parallel branches and Send.
-- `weft`: one program, all passes; `none`: without any that can be switched off; with ``--passes`` also
-  `only X` and `without X`.
+- `weft`: one program, all passes; `none`: without any that can be switched off; with ``--passes`` also the
+  passes that let things run side by side (`parallel only`), those that pipeline (`pipeline only`), and each
+  alone and left out (`only X`, `without X`).
 
 Each arm has a server of its own with the same history. The answers of all arms must be equal, or the
 benchmark fails. One question at a time, the arms in turn; with ``--load`` also as a Poisson process at a
@@ -23,6 +24,7 @@ import os
 import platform
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -43,12 +45,21 @@ from weft.apps.reference_model.corpus import documents, questions
 from weft.graph.deployment import Deployment, ModelSpec
 from weft.graph.passes import OPTIONAL
 from weft.graph.plan import Plan
-from weft.runtime.config import REFERENCE_MODEL
+from weft.runtime.config import REFERENCE_MODEL, ModelSettings
 from weft.runtime.llm.chat import ChatTemplate
+from weft.runtime.llm.engine import LLMEngine
+from weft.runtime.llm.requests import PrefillRequest
 from weft.runtime.orchestrator.chat import TemplateRenderer
+from weft.runtime.worker.engines.llm_loading import load
 
 WORKLOADS: Final = ("advanced_rag", "naive_rag_refine", "naive_rag_tree", "search_engine", "contextual")
 BASELINES: Final = ("a modules", "b gathered", "c langgraph")
+GROUPS: Final = {
+    "parallel": ("prune", "dedupe", "split_prefill"),
+    "pipeline": ("stage", "pipeline_decode"),
+}
+"""The passes by what they are for (Teola, section 7.3)."""
+
 WARM_UP: Final = 3  # questions
 PARTS: Final = 8  # passages that contextual retrieval indexes for each question
 REPORTS: Final = 5  # runs whose bounds and blame are averaged
@@ -62,6 +73,8 @@ def passes_off(ablation: bool) -> dict[str, list[str]]:
     arms: dict[str, list[str]] = {"weft": [], "none": list(OPTIONAL)}
     if not ablation:
         return {name: [] for name in BASELINES} | arms
+    arms = {"a modules": []} | arms
+    arms |= {f"{name} only": [other for other in OPTIONAL if other not in on] for name, on in GROUPS.items()}
     arms |= {f"only {name}": [other for other in OPTIONAL if other != name] for name in OPTIONAL}
     return arms | {f"without {name}": [name] for name in OPTIONAL}
 
@@ -160,6 +173,36 @@ def compile_times(repeats: int) -> dict[str, float]:
     }
 
 
+def cut_costs(tokens: int, repeats: int) -> dict[str, float]:
+    """Median milliseconds of reading a prompt on the bare engine at once, and cut in the middle."""
+    loaded = load(ModelSettings(path=str(REFERENCE_MODEL)), 0.0)
+    ids = tuple(100 + number % 1000 for number in range(tokens))
+    whole: list[float] = []
+    halves: list[float] = []
+    try:
+        for number in range(repeats):
+            whole.append(_read(loaded.engine, f"whole {number}", ids))
+            halves.append(
+                sum(_read(loaded.engine, f"cut {number}", part) for part in (ids[: tokens // 2], ids))
+            )
+    finally:
+        loaded.engine.close()
+    once, twice = statistics.median(whole), statistics.median(halves)
+    return {
+        f"{tokens} tokens ms": once,
+        f"{tokens} tokens, cut": twice,
+        f"{tokens} tokens, %": 100 * (twice / once - 1),
+    }
+
+
+def _read(engine: LLMEngine, namespace: str, ids: tuple[int, ...]) -> float:
+    done = threading.Event()
+    began = time.perf_counter()
+    engine.submit(PrefillRequest(ids, namespace), lambda events: done.set())
+    done.wait()
+    return (time.perf_counter() - began) * 1e3
+
+
 # ---- showing
 
 
@@ -217,12 +260,15 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="five questions instead of twenty")
     parser.add_argument("--load", action="store_true", help="also under Poisson arrivals")
     parser.add_argument("--passes", action="store_true", help="also each pass alone, and each left out")
-    parser.add_argument("--compile", action="store_true", help="only time compiling and binding")
+    parser.add_argument(
+        "--compile", action="store_true", help="only time compiling and binding, and what a cut prompt costs"
+    )
     parser.add_argument("--web-ms", type=int, default=300, help="how long looking up a query takes (300)")
     parser.add_argument("--json", type=Path, help="write the results there, too")
     options = parser.parse_args(arguments if arguments is None else list(arguments))
     if options.compile:
-        for name, value in compile_times(200).items():
+        times = compile_times(200) | cut_costs(128, 40) | cut_costs(512, 20)
+        for name, value in times.items():
             print(f"{name:20}{value:10.2f}")
         return
     report: dict[str, Any] = {

@@ -30,6 +30,7 @@ class ModelSpec:
     chat: ChatRenderer | None = None  # None: the model has no chat template; prompts are plain text
     tokenizer: str = ""  # fingerprint
     costs: ModelCosts | None = None  # as measured by a worker that runs it
+    processor: str = ""  # what it computes on; empty: unknown
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Deployment:
     """By kind of engine: the items in one call beyond which a larger one gains nothing, where measured."""
     item_ms: Mapping[str, float] = field(default_factory=dict)
     """By kind of engine: the time of one item in a call of that size."""
+    processors: Mapping[str, str] = field(default_factory=dict)
+    """By kind of engine, language models left out: what it computes on, where that is known."""
 
     def model(self, name: str) -> ModelSpec:
         """The model called `name`, or the default one for an empty name. Raises UnknownNameError."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
+from .analyses.depth import remaining_ms
 from .costs import CHARS_PER_TOKEN, DEFAULT_COSTS, ModelCosts
 from .deployment import Deployment
 from .ir import Node
 from .observed import Observed, duration_key, length_key
 from .ops.common import Const, Input
+from .ops.control import Map
 from .ops.primitive import Decode, Prefill, Rate, Score, Weigh
+from .ops.user import Generate
 from .prompt import Fixed
+from .sampling import Sampling
+from .sketch import RELATIVE_ERROR
 
 __all__ = ["Estimator"]
 
@@ -43,6 +48,11 @@ class Estimator:
                 seen = self._observed.quantile(duration_key(node), 0.5)
                 alone = self.costs(model).prefill_ms(0, _RATED_TOKENS)
                 return alone if seen is None else seen
+            case Generate(sampling=sampling):  # within a body, which is lowered once it runs
+                costs, tokens = self.costs(self._model(node)), self.most_expected(sampling)
+                return costs.prefill_ms(0, _SLOT_TOKENS) + tokens * costs.decode_ms(1, _CONTEXT_TOKENS)
+            case Map(body=body):  # its bodies run side by side
+                return max(remaining_ms(body, self.duration_ms).values(), default=0.0) + _CONTROL_MS
             case Input() | Const():
                 return 0.0
         if node.op.kind == "host":
@@ -51,6 +61,13 @@ class Estimator:
             return _CONTROL_MS
         seen = self._observed.quantile(duration_key(node), 0.5)
         return _DEFAULT_MS.get(node.op.kind, 0.0) if seen is None else seen
+
+    def spread_ms(self, node: Node) -> float:
+        """How much longer than usual a node takes one time in ten: all of it where nobody has seen it yet."""
+        usual, long = (self._observed.quantile(duration_key(node), q) for q in (0.5, 0.9))
+        if usual is None or long is None:
+            return self.duration_ms(node)
+        return long - usual if long > usual * (1 + 3 * RELATIVE_ERROR) else 0.0
 
     def tokens(self, node: Node) -> float:
         """The tokens that a prefill reads."""
@@ -69,7 +86,14 @@ class Estimator:
         """The tokens that a decode writes."""
         assert isinstance(node.op, Decode)
         seen = self._observed.quantile(length_key(node), 0.5)
-        return min(node.op.sampling.max_tokens, _MOST_EXPECTED) if seen is None else seen
+        return self.most_expected(node.op.sampling) if seen is None else seen
+
+    def most_expected(self, sampling: Sampling) -> float:
+        """The tokens of a text of which nothing but its sampling is known."""
+        return min(sampling.max_tokens, _MOST_EXPECTED)
+
+    def _model(self, node: Node) -> str:
+        return getattr(node.op, "model", "") or self._deployment.default_model
 
     def costs(self, model: str) -> ModelCosts:
         """What a model takes, as measured if it was."""

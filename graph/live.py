@@ -41,6 +41,8 @@ class Growth(NamedTuple):
     nodes: tuple[Node, ...]
     replaces: bool = False
     """Whether the last of them has the id of a control node, whose place it takes."""
+    control: int | None = None
+    """The control node of which they are bodies, if it stays."""
 
 
 class LiveGraph:
@@ -312,7 +314,7 @@ class LiveGraph:
             self._maps.began(node.id, result, finished=result in self.known)
             self._note_body(node, op, index, item, result)
         if not opened.all_begun:
-            return Growth(nodes)
+            return Growth(nodes, control=node.id)
         self._maps.close(node.id)
         listed = {str(index): value for index, value in enumerate(opened.results)}
         merged = Gather("list") if op.merge == "list" else Merge(op.merge)

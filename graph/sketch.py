@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Final
 
-__all__ = ["Quantiles"]
+__all__ = ["RELATIVE_ERROR", "Quantiles"]
 
-_ERROR: Final = 0.05  # relative, of every quantile
-_GAMMA: Final = (1 + _ERROR) / (1 - _ERROR)
+RELATIVE_ERROR: Final = 0.05
+"""Of every quantile."""
+
+_GAMMA: Final = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _LOG_GAMMA: Final = math.log(_GAMMA)
 _TINY: Final = 1e-6  # what is smaller counts as nothing
 _MOST_BUCKETS: Final = 256

@@ -158,6 +158,7 @@ class EngineInfo(google.protobuf.message.Message):
     CAPACITY_FIELD_NUMBER: builtins.int
     EFFICIENT_BATCH_FIELD_NUMBER: builtins.int
     ITEM_MS_FIELD_NUMBER: builtins.int
+    PROCESSOR_FIELD_NUMBER: builtins.int
     kind: builtins.str
     """llm, embed, index, rerank or tool"""
     model: builtins.str
@@ -172,6 +173,8 @@ class EngineInfo(google.protobuf.message.Message):
     """
     item_ms: builtins.float
     """of one item in a call of that size"""
+    processor: builtins.str
+    """what it computes on: engines with the same one slow each other; empty: unknown"""
     @property
     def llm(self) -> Global___LlmInfo: ...
     @property
@@ -190,9 +193,10 @@ class EngineInfo(google.protobuf.message.Message):
         capacity: builtins.int = ...,
         efficient_batch: builtins.int = ...,
         item_ms: builtins.float = ...,
+        processor: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["llm", b"llm"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["capacity", b"capacity", "detail", b"detail", "efficient_batch", b"efficient_batch", "indexes", b"indexes", "item_ms", b"item_ms", "kind", b"kind", "llm", b"llm", "model", b"model", "tools", b"tools"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["capacity", b"capacity", "detail", b"detail", "efficient_batch", b"efficient_batch", "indexes", b"indexes", "item_ms", b"item_ms", "kind", b"kind", "llm", b"llm", "model", b"model", "processor", b"processor", "tools", b"tools"]) -> None: ...
 
 Global___EngineInfo: typing_extensions.TypeAlias = EngineInfo
 

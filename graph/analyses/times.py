@@ -40,13 +40,15 @@ def finish_ms(
     return times
 
 
-def busy_ms(graph: Graph, node: int, model: str, times: Times, begin: float, end: float) -> float:
-    """How long between two times a model works towards a node's result, on the longest way to it."""
+def busy_ms(
+    graph: Graph, node: int, competes: Callable[[Node], bool], times: Times, begin: float, end: float
+) -> float:
+    """How long between two times nodes that compete are at work, on the longest way to a node's result."""
     busy, until = 0.0, end
     while node in times and until > begin:
         start, finish = times[node]
         made = graph.by_id[node]
-        if made.op.kind == "llm" and getattr(made.op, "model", None) == model:
+        if competes(made):
             busy += max(0.0, min(finish, until) - max(start, begin))
         until = min(until, start)
         before = [value.node for value in made.args.values() if value.node in times]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from .. import schema as json_schema
 from ..ir import Graph, Node, Value
@@ -27,9 +27,17 @@ from ..ops.primitive import Decode
 from ..sampling import JsonSchema
 from ..types import Data
 from .base import Context, Rewrite, follow
+from .beside import beside_ms
+from .gates import NODE_MS
 from .item_bodies import embed_body, search_body
 
 __all__ = ["PipelineDecode"]
+
+_ITEM_MS: Final = 1.5
+"""What a message for one item costs, and passes over its body alone (measured on two cores)."""
+
+_ITEMS: Final = 3  # that a list is expected to have, at least
+_NO_GAIN: Final = "saves less than it costs"
 
 
 class _Part(NamedTuple):
@@ -39,8 +47,23 @@ class _Part(NamedTuple):
     path: tuple[Key, ...]
 
 
+class _Gain(NamedTuple):
+    """What one item gains by leaving before the list is complete, and what that costs."""
+
+    saved_ms: float
+    cost_ms: float
+
+    @property
+    def worthwhile(self) -> bool:
+        return self.saved_ms > self.cost_ms
+
+
 class PipelineDecode:
-    """Teola's Pass 4 (section 4.2), for any structure that a grammar enforces, with the count discovered."""
+    """Teola's Pass 4 (section 4.2), for any structure that a grammar enforces, with the count discovered.
+
+    Items leave one by one if what is done with each, beside the model that writes on, is worth more than its
+    messages.
+    """
 
     name = "pipeline_decode"
 
@@ -137,6 +160,10 @@ class _Step:
         if part is None:
             self.builder.keep(node)
             return
+        gain = self._gain(part, op.body, one_by_one=0 < op.concurrency < _ITEMS)
+        if not gain.worthwhile:
+            self._leave(node, gain)
+            return
         args = {**self.builder.renamed(node), "items": self._whole(part, node, "items")}
         self.builder.keep(replace(node, args=args))
         self.builder.changed(node, f"its bodies begin as the items of {args['items']} close")
@@ -147,8 +174,12 @@ class _Step:
         if part is None or not self._holds_texts(node, "query") or ("vectors" in node.args and embed is None):
             self.builder.keep(node)
             return
-        shared = {name: value for name, value in self.builder.renamed(node).items() if name in ("k", "after")}
         body = search_body(node, op, embed)
+        gain = self._gain(part, body, 1 if embed is None else 2)
+        if not gain.worthwhile:
+            self._leave(node, gain)
+            return
+        shared = {name: value for name, value in self.builder.renamed(node).items() if name in ("k", "after")}
         self._to_map(node, Map(body, merge="passages"), {"items": self._whole(part, node, "query"), **shared})
 
     def _embed(self, node: Node, op: Embed) -> None:
@@ -159,8 +190,12 @@ class _Step:
         users = self._graph.users.get(Value(node.id), ())
         if users and Value(node.id) not in self._graph.outputs and all(map(self._takes_over, users)):
             return  # each search embeds its own query
-        items = self._whole(part, node, "texts")
-        self._to_map(node, Map(embed_body(node, op), merge="vectors"), {"items": items})
+        body = embed_body(node, op)
+        gain = self._gain(part, body, 1)
+        if not gain.worthwhile:
+            self._leave(node, gain)
+            return
+        self._to_map(node, Map(body, merge="vectors"), {"items": self._whole(part, node, "texts")})
 
     def _to_map(self, node: Node, op: Map, args: Mapping[str, Value]) -> None:
         made = self.builder.add(op, args, node)
@@ -169,7 +204,28 @@ class _Step:
 
     def _takes_over(self, user: Node) -> bool:
         """Whether a user of a list's embeddings will embed item by item."""
-        return isinstance(user.op, Search) and self._embed_of(user) is not None
+        embed = self._embed_of(user) if isinstance(user.op, Search) else None
+        part = self._part(user, "query") if embed is not None else None
+        if embed is None or part is None:
+            return False
+        assert isinstance(user.op, Search)
+        return self._gain(part, search_body(user, user.op, embed), 2).worthwhile
+
+    def _gain(self, part: _Part, body: Graph, more: int = 0, *, one_by_one: bool = False) -> _Gain:
+        """What each item of a list gains by leaving at once, if it makes so many primitives more."""
+        decode = self._maker(part.text)
+        assert decode is not None
+        assert isinstance(decode.op, Decode)
+        context = self._context
+        model, deployment = decode.op.model, context.deployment
+        saved = beside_ms(body, model, deployment, context.estimator, one_by_one=one_by_one)
+        return _Gain(saved, _ITEM_MS + more * NODE_MS)
+
+    def _leave(self, node: Node, gain: _Gain) -> None:
+        """Let a consumer of a list wait for all of it."""
+        self.builder.keep(node)
+        text = f"each item would save {gain.saved_ms:.1f} ms beside the model that writes, and cost"
+        self.builder.refused(node, f"{text} {gain.cost_ms:.1f} ms of messages", _NO_GAIN)
 
     def _embed_of(self, node: Node) -> Node | None:
         """What embeds the queries of a search, if it embeds just those."""

@@ -20,7 +20,7 @@ from ..ir import Graph, Node
 from ..ops.primitive import Prefill
 from ..prompt import Piece, Slot, slots
 from .base import Builder, Context, Rewrite
-from .gates import competes, split_gain
+from .gates import competing, split_gain
 
 __all__ = ["SplitPrefill"]
 
@@ -32,7 +32,7 @@ _NOW: Final = (0.0, 0.0)
 
 
 class _Wait(NamedTuple):
-    """How much later a value is known than what is left of it; how long of that its own model is at work."""
+    """How much later a value is known than what is left of it; how long of that the wait is not free."""
 
     ms: float
     busy_ms: float
@@ -51,7 +51,8 @@ class SplitPrefill:
 
     A cut is made if what it lets the model read earlier takes longer than the cut costs: reading two
     segments one after the other instead of both at once, and one more primitive. While the model itself
-    works for the value that is waited for, nothing is won by letting it read beside (`competes`).
+    works for the value that is waited for, or something on the same processor, nothing is won by reading
+    beside it (`competing`).
     """
 
     name = "split_prefill"
@@ -89,9 +90,8 @@ class SplitPrefill:
             maker = node.args[piece.name].node
             slot_ms = times.get(maker, _NOW)[1]
             if index > begin:
-                busy = 0.0
-                if competes(self._context.deployment, op.model):
-                    busy = busy_ms(graph, maker, op.model, times, known_ms, slot_ms)
+                competes = competing(self._context.deployment, op.model)
+                busy = busy_ms(graph, maker, competes, times, known_ms, slot_ms)
                 wait = _Wait(max(slot_ms - known_ms, 0.0), busy)
                 cut = self._weigh(node, op.pieces[begin:index], op.pieces[index:], wait, index)
                 if cut.saved_ms > 0:
@@ -142,7 +142,7 @@ def _refuse(node: Node, piece: Slot, cut: _Cut, builder: Builder) -> None:
         text = f"not cut before {piece.name!r}, which is known as early as what precedes it"
         builder.refused(node, text, _TOGETHER)
     else:
-        working = f", the model at work for {cut.wait.busy_ms:.1f} of it," if cut.wait.busy_ms else ""
+        working = f", its processor at work for {cut.wait.busy_ms:.1f} of it," if cut.wait.busy_ms else ""
         wait = f"with a wait of {cut.wait.ms:.1f} ms{working}"
         wait += f" it would cost {-cut.saved_ms:.1f} ms more than it saves"
         builder.refused(node, f"not cut before {piece.name!r}: {wait}", _NO_GAIN)

@@ -130,6 +130,7 @@ class Fleet:
             reranker=_first(engines, "rerank"),
             batches={e.kind: e.efficient_batch for e in rising if e.efficient_batch},
             item_ms={e.kind: e.item_ms for e in rising if e.efficient_batch},
+            processors={e.kind: e.processor for e in rising if e.kind != "llm" and e.processor},
         )
 
     def _changed(self) -> None:
@@ -153,7 +154,8 @@ class Fleet:
     def _model(self, engine: worker_pb2.EngineInfo) -> ModelSpec:
         llm = engine.llm
         chat = self._chat(llm.chat_template) if llm.chat_template else None
-        return ModelSpec(engine.model, llm.context_length, chat, llm.tokenizer, costs_of(llm.profile))
+        costs = costs_of(llm.profile)
+        return ModelSpec(engine.model, llm.context_length, chat, llm.tokenizer, costs, engine.processor)
 
     def _chat(self, template: str) -> ChatRenderer:
         if template not in self._chats:

@@ -2,58 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from weft.graph.analyses.forecast import Forecast, forecasts
-from weft.graph.estimate import Estimator
-from weft.graph.ir import Graph, Node, Value
+from weft.graph.analyses.live import LiveForecasts
+from weft.graph.ir import Graph, Value
 from weft.graph.live import Growth, LiveGraph
 from weft.graph.plan import Plan
 from weft.runtime.scheduler.primitive import Primitive, describe
 
-__all__ = ["Foresight", "of_plan"]
+__all__ = ["Foresight", "Outlook", "of_plan"]
 
 
 def of_plan(plan: Plan) -> tuple[Primitive, ...]:
     """The primitives that every run of a plan begins with."""
-    outputs = [plan.live.resolve(value) for value in plan.source.outputs]
-    graph = _graph(plan.nodes, outputs)
+    outputs = tuple(plan.live.resolve(value) for value in plan.source.outputs)
+    graph = Graph.inferred(plan.nodes, outputs, "", {}, {})
     return describe(plan.nodes, forecasts(graph, plan.live.estimator))
 
 
-class Foresight:
-    """What is expected of one run. It remembers what follows on control nodes that are to expand."""
+class Outlook(NamedTuple):
+    """New nodes as primitives, and what is expected by now of nodes that were there before."""
 
-    def __init__(self, live: LiveGraph) -> None:
-        self._estimator: Estimator = live.estimator
-        self._controls: dict[int, Forecast] = {}
+    primitives: tuple[Primitive, ...]
+    revised: Mapping[int, Forecast]
+
+
+class Foresight:
+    """What is expected of one run. `wanted`: the values that its client waits for now."""
+
+    def __init__(self, live: LiveGraph, wanted: Collection[Value]) -> None:
+        self._forecasts = LiveForecasts(live.estimator, live.known, wanted)
 
     def remember(self, primitives: Iterable[Primitive]) -> None:
         """Take note of primitives that the run begins with."""
-        for primitive in primitives:
-            if primitive.node.op.kind == "control":
-                self._controls[primitive.node.id] = primitive.forecast
+        begun = list(primitives)
+        self._forecasts.put((p.node for p in begun), {p.node.id: p.forecast for p in begun})
 
-    def of_growth(self, growth: Growth) -> tuple[Primitive, ...]:
-        """The new nodes. If they replace a control node, what followed on it follows on the last of them."""
+    def of_growth(self, growth: Growth) -> Outlook:
+        """The new nodes, and what changes on their account."""
         nodes = growth.nodes
-        control = self._controls.pop(nodes[-1].id, None) if growth.replaces else None
-        if control is None:
-            found = forecasts(_graph(nodes, _ends(nodes)), self._estimator)
+        if growth.replaces:
+            found = self._forecasts.expand(nodes)
+        elif growth.control is not None:
+            found = self._forecasts.begin(growth.control, nodes)
         else:
-            last = nodes[-1].id
-            after, given = {last: control.remaining_ms - control.ms}, {last: control.objective}
-            found = forecasts(_graph(nodes, ()), self._estimator, after=after, given=given)
-        primitives = describe(nodes, found)
-        self.remember(primitives)
-        return primitives
-
-
-def _ends(nodes: Sequence[Node]) -> list[Value]:
-    """The nodes whose results no other of them takes: somebody outside is going to."""
-    taken = {value.node for node in nodes for value in node.args.values()}
-    return [Value(node.id) for node in nodes if node.id not in taken]
-
-
-def _graph(nodes: Sequence[Node], outputs: Sequence[Value]) -> Graph:
-    return Graph.inferred(tuple(nodes), tuple(outputs), "", {}, {})
+            found = self._forecasts.grow(nodes)
+        new = {node.id for node in nodes}
+        revised = {number: forecast for number, forecast in found.items() if number not in new}
+        return Outlook(describe(nodes, found), revised)

@@ -74,7 +74,7 @@ class Run:
     def __post_init__(self) -> None:
         self.id = self.record.id
         self.values = self.graph.known
-        self.foresight = Foresight(self.graph)
+        self.foresight = Foresight(self.graph, self._wanted.keys())
         self.reuse = Reuse(
             self.shared, self.id, self.namespace, self.batch, self.graph, self.values, self.attempts
         )

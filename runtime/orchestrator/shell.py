@@ -275,16 +275,17 @@ class Shell:
         """
         run.add(growth.nodes, now())
         if primitives is None:
-            primitives = run.foresight.of_growth(growth)
+            primitives, revised = run.foresight.of_growth(growth)
         else:
             run.foresight.remember(primitives)
+            revised = {}
         primitives = run.reuse.gated(primitives)
         if growth.replaces:
             control = growth.nodes[-1].id
             del run.attempts[control]
             self.handle(ev.Expanded(run.id, control, primitives, self._found(run)))
         else:
-            self.handle(ev.NodesAdded(run.id, primitives, self._found(run)))
+            self.handle(ev.NodesAdded(run.id, primitives, self._found(run), revised))
         known, grown = run.graph.catch_up(growth.nodes)
         self._take_in(run, grown, known)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from weft.graph.analyses.forecast import Forecast
 from weft.graph.costs import ModelCosts
 from weft.graph.ir import Value
 
@@ -82,6 +83,8 @@ class NodesAdded:
     run: str
     nodes: tuple[Primitive, ...]
     known: Mapping[Value, Content | None] = field(default_factory=dict)
+    revised: Mapping[int, Forecast] = field(default_factory=dict)
+    """What is expected by now of nodes that were there before; those in a queue keep their place there."""
 
 
 @dataclass(frozen=True, slots=True)

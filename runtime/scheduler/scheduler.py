@@ -67,7 +67,7 @@ class Scheduler:
             WorkerLost: self._worker_lost,
             RunStarted: self._run_started,
             NodesAdded: self._nodes_added,
-            Expanded: self._nodes_added,
+            Expanded: self._expanded,
             ValuesKnown: self._values_known,
             PromptRead: self._prompt_read,
             TaskDone: self._task_done,
@@ -100,7 +100,13 @@ class Scheduler:
             event.run, self._now, event.priority, event.grows, event.namespace, event.deadline
         )
 
-    def _nodes_added(self, event: NodesAdded | Expanded) -> None:
+    def _nodes_added(self, event: NodesAdded) -> None:
+        run = self._runs.get(event.run)
+        if run is not None:
+            run.revise(event.revised)
+            self._expanded(event)
+
+    def _expanded(self, event: NodesAdded | Expanded) -> None:
         run = self._runs.get(event.run)
         if run is not None:
             added = run.add(event.nodes)

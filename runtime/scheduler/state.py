@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
+from weft.graph.analyses.forecast import Forecast
 from weft.graph.ir import Node, Value
 
 from .engines import Charge, EngineState, Pool, WorkerState
@@ -150,6 +151,13 @@ class LiveRun:
                 self._continuations[context] = self._continuations.get(context, 0) + 1
             added.append(live)
         return added
+
+    def revise(self, forecasts: Mapping[int, Forecast]) -> None:
+        """Expect something else of nodes that are not done."""
+        for number, forecast in forecasts.items():
+            live = self.nodes[number]
+            if live.phase is not Phase.DONE:
+                live.primitive = replace(live.primitive, forecast=forecast)
 
     def complete(self, live: LiveNode) -> Iterable[LiveNode]:
         """Mark a node as done. Its consumers, each with one operand less to wait for."""

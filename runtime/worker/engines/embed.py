@@ -16,6 +16,7 @@ from weft.runtime.retrieval.errors import ModelError
 
 from ..batcher import Batcher
 from ..efficient_batch import SAMPLE, EfficientBatch, efficient_batch, timed
+from ..processor import processor
 from .base import Emit, Gauges, Operands, Outcome, StartError, Task
 from .operands import texts_of
 
@@ -59,6 +60,7 @@ class EmbedEngine:
             capacity=_BATCH,
             efficient_batch=self._measured.items,
             item_ms=self._measured.item_ms,
+            processor=processor(),
         )
 
     def gauges(self) -> Gauges:

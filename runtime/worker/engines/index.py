@@ -28,6 +28,7 @@ from weft.runtime.retrieval.rerank import merge_queries
 
 from ..batcher import Batcher
 from ..faults import TaskError, invalid_arguments
+from ..processor import processor
 from .base import Emit, Gauges, Operands, Outcome, Task
 from .operands import chunks_of, count_of, documents_of, passages_of, texts_of, vectors_of
 
@@ -97,7 +98,9 @@ class IndexEngine:
 
     def info(self) -> worker_pb2.EngineInfo:
         """The indexes that exist."""
-        return worker_pb2.EngineInfo(kind=self.kind, detail="LanceDB", indexes=self._indexes, capacity=_BATCH)
+        return worker_pb2.EngineInfo(
+            kind=self.kind, detail="LanceDB", indexes=self._indexes, capacity=_BATCH, processor=processor()
+        )
 
     def gauges(self) -> Gauges:
         """The indexes that exist, as of the last change made here."""

@@ -18,6 +18,7 @@ from weft.runtime.llm.options import EngineOptions
 from weft.runtime.llm.profile import Profile
 from weft.runtime.llm.tokenizer import Tokenizer, TokenizerError
 
+from ..processor import processor
 from .base import StartError
 
 __all__ = ["LoadedModel", "describe", "load"]
@@ -82,6 +83,7 @@ def describe(settings: ModelSettings, loaded: LoadedModel) -> worker_pb2.EngineI
             profile=_encode_profile(loaded.profile) if loaded.profile else None,
         ),
         capacity=info.max_running,
+        processor=processor(info.device),
     )
 
 

@@ -17,6 +17,7 @@ from weft.runtime.retrieval.rerank import CrossEncoderReranker, Reranker, top_k
 from ..batcher import Batcher
 from ..efficient_batch import SAMPLE, EfficientBatch, efficient_batch, timed
 from ..faults import invalid_arguments
+from ..processor import processor
 from .base import Emit, Gauges, Operands, Outcome, StartError, Task
 from .operands import count_of, passages_of
 
@@ -58,6 +59,7 @@ class RerankEngine:
             capacity=_BATCH,
             efficient_batch=self._measured.items,
             item_ms=self._measured.item_ms,
+            processor=processor(),
         )
 
     def gauges(self) -> Gauges:

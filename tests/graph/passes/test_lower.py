@@ -103,6 +103,19 @@ def test_the_next_turn_continues_the_kv_value_of_the_reply() -> None:
     )
 
 
+def test_what_a_model_fills_in_twice_is_one_context() -> None:
+    begun = ("Name: ", Slot("a"), "\nAge: ")
+    nodes = lowered(
+        Node(0, Generate((Message("raw", begun[:1]),))),
+        Node(1, Generate((Message("raw", begun),)), {"a": Value(0)}),
+        outputs=(Value(0), Value(1)),
+    )
+    name, age = (node for node in nodes if isinstance(node.op, Decode))
+    between = next(node for node in nodes if node.id == age.args["kv"].node)
+    assert between.args == {"kv": Value(name.id)}
+    assert between.op == Prefill("chat", (Fixed("\nAge: ", True),))
+
+
 def test_a_reply_elsewhere_in_a_prompt_is_read_as_text() -> None:
     other = Message("user", ("Shorten: ", Slot("r")))
     nodes = lowered(

@@ -1,9 +1,44 @@
-"""What runs at the same time once programs are optimized: checks of Teola's passes on a virtual clock."""
+"""What runs at the same time once programs are optimized: checks of Teola's passes on a virtual clock.
+
+Where each check of the acceptance list is a test; those without a file are here, the others beside this file
+or, from `worker/`, `orchestrator/` and `report/` on, among the tests of the runtime and the frontend:
+
+1. Pruned edges: `test_expanding_does_not_wait_for_indexing`.
+2. Stages: `test_stages_are_stored_while_later_ones_are_embedded_and_nothing_else_is_stored`; in test_stage.py
+   `test_666_passages_at_an_efficient_batch_of_128_are_six_stages`,
+   `test_up_to_the_efficient_batch_nothing_is_cut` (0, 1 and 128 passages).
+3. The efficient batch: worker/test_efficient_batch.py `test_the_batch_doubles_until_throughput_stops_rising`;
+   test_stage.py `test_a_slower_or_smaller_engine_cuts_at_other_sizes`.
+4. Split prompts: `test_a_head_is_read_during_the_search_and_only_the_rest_after_it`; counted on an engine:
+   worker/test_llm_worker.py `test_what_stands_before_a_late_value_is_computed_while_it_is_awaited`; equal
+   tokens on the reference model: test_reference_model.py.
+5. Both orders, one variable: test_split_prefill.py
+   `test_what_is_known_is_read_while_the_rest_is_searched_for`,
+   `test_a_prompt_that_begins_with_the_late_value_reads_its_head_only`,
+   `test_a_prompt_of_one_variable_reads_its_head`.
+6. Three refine steps: `test_a_refine_chain_reads_everything_that_is_known_before_the_answer_so_far`; as a
+   graph: test_split_prefill.py `test_every_step_of_a_refine_chain_reads_what_comes_before_its_passage`.
+7. The cost gate: test_split_prefill.py `test_a_cut_that_saves_less_than_it_costs_is_refused_by_name`;
+   test_gates.py; named to users: report/test_explanation.py
+   `test_the_text_has_the_rules_and_the_predictions`. What a cut costs is measured by
+   ``weft bench optimizer --compile``.
+8. Pipelined decodes: `test_each_query_is_embedded_while_the_next_one_is_written`; bare strings:
+   test_pipeline_decode.py `test_each_query_is_searched_for_as_soon_as_it_is_written`.
+9. Other numbers of items: `test_as_many_items_as_the_model_writes_are_searched_for`; test_pipeline_decode.py
+   `test_the_number_of_items_is_discovered`.
+22. Two slots that a model fills: test_lower.py `test_what_a_model_fills_in_twice_is_one_context`; counted on
+   an engine: worker/test_llm_worker.py `test_the_second_slot_of_a_template_reads_only_what_stands_between`.
+24. Overheads: orchestrator/test_invoke.py `test_a_program_that_comes_again_goes_through_no_pass`; the times
+   and the ablation are printed by ``weft bench optimizer``: tests/benchmarks/test_optimizer.py.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+
+import pytest
 
 from weft.graph.deployment import Deployment
 from weft.graph.ir import Graph, Node, Value
@@ -18,6 +53,7 @@ from weft.graph.sampling import JsonSchema
 from weft.graph.types import INTEGER, STRINGS
 from weft.graph.values import Datum, render
 
+from . import conftest
 from .clock import Rehearsal
 from .conftest import DEPLOYMENT
 
@@ -26,7 +62,8 @@ TOKEN_MS = 50.0  # of a decode
 CHAR_MS = 0.1  # of a prefill
 FIVE = "b"
 """A question for which the model of these tests writes five queries."""
-HEAD = "Answer from the passages and cite them. " * 20
+HEAD = "Answer from the passages and cite them. " * 100
+"""About 1,000 tokens."""
 
 
 def ms(node: Node, args: Mapping[str, Datum]) -> float:
@@ -170,7 +207,8 @@ def test_a_refine_chain_reads_everything_that_is_known_before_the_answer_so_far(
     assert run.now < 0.85 * whole.now
 
 
-def test_each_query_is_embedded_while_the_next_one_is_written() -> None:
+def searching() -> Graph:
+    """A search for each of the queries that a model writes."""
     expand = Generate(raw("List: ", Slot("q")), STRINGS, constraint=JsonSchema(STRINGS.schema))
     nodes = (
         Node(0, Input("q")),
@@ -178,11 +216,25 @@ def test_each_query_is_embedded_while_the_next_one_is_written() -> None:
         Node(2, Const("4", INTEGER)),
         Node(3, Search("empty"), {"query": Value(1), "k": Value(2)}),
     )
-    graph = Graph(nodes, (Value(3),))
-    run, whole = (Rehearsal(graph, {"q": FIVE}, ms, off) for off in ((), OPTIONAL))
+    return Graph(nodes, (Value(3),))
+
+
+def test_each_query_is_embedded_while_the_next_one_is_written() -> None:
+    run, whole = (Rehearsal(searching(), {"q": FIVE}, ms, off) for off in ((), OPTIONAL))
     assert run.run() == whole.run()
     (decode,) = run.of(Decode)
     embeds = run.of(Embed)
     assert len(embeds) == 5
     assert sum(i.overlaps(decode) for i in embeds) >= 2
     assert all(i.start >= decode.end for i in whole.of(Embed))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_as_many_items_as_the_model_writes_are_searched_for(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = json.dumps([f"query {number}" for number in range(count)])
+    monkeypatch.setattr(conftest, "write", lambda text, schema: written)
+    run, whole = (Rehearsal(searching(), {"q": "three, please"}, ms, off) for off in ((), OPTIONAL))
+    assert run.run() == whole.run()
+    assert len(run.of(Embed)) == len(run.of(Search)) == count

@@ -15,6 +15,7 @@ from weft.graph.ops.common import Const, Format, Input, Project, Search, Tool
 from weft.graph.ops.control import Map
 from weft.graph.ops.primitive import Decode
 from weft.graph.ops.user import Generate, Ingest
+from weft.graph.passes import Pipeline
 from weft.graph.prompt import Message, Slot
 from weft.graph.types import INTEGER, JSON, STRINGS, TEXT
 from weft.proto import orchestrator_pb2 as pb
@@ -65,6 +66,22 @@ async def test_map_expands_at_run_time(stage: Any) -> None:
     nodes = (Node(0, Input("xs", STRINGS)), Node(1, Map(body), {"items": Value(0)}))
     result = await stage.stub.Invoke(request(Graph(nodes, (Value(1),)), xs=["a", "b", "c"]))
     assert json.loads(result.outputs[0].json) == ["<Q: a>", "<Q: b>", "<Q: c>"]
+
+
+async def test_a_program_that_comes_again_goes_through_no_pass(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+    run = Pipeline.run
+
+    def counted(passes: Pipeline, graph: Graph, *, closed: bool, staged: bool = False) -> Any:
+        compiled.append(graph.name)
+        return run(passes, graph, closed=closed, staged=staged)
+
+    monkeypatch.setattr(Pipeline, "run", counted)
+    for text in ("a", "b", "c"):
+        await stage.stub.Invoke(request(chain(3), q=text))
+    assert len(compiled) == 1
 
 
 async def test_default_of_an_input(stage: Any) -> None:

@@ -18,6 +18,9 @@ from weft.graph.prompt import Message, Slot
 from weft.graph.types import INTEGER, STRINGS, TEXT, Effect
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2
+from weft.runtime.scheduler import events as ev
+from weft.runtime.scheduler.actions import Action
+from weft.runtime.scheduler.scheduler import Scheduler
 
 
 def ask(number: int, source: int | None = None) -> Node:
@@ -92,6 +95,31 @@ async def test_deltas_add_up_to_the_text(talk: Conversation) -> None:
     assert all(e.delta.value == encode_value(Value(1)) for e in talk.seen if e.HasField("delta"))
     assert talk.seen[0].HasField("started")
     assert sum(event.HasField("delta") for event in talk.seen) == 9
+
+
+async def test_what_is_awaited_later_is_run_for_latency_from_then_on(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added: list[ev.NodesAdded] = []
+    handle = Scheduler.handle
+
+    def seen(scheduler: Scheduler, *events: ev.Event, now: float) -> list[Action]:
+        added.extend(event for event in events if isinstance(event, ev.NodesAdded))
+        return handle(scheduler, *events, now=now)
+
+    monkeypatch.setattr(Scheduler, "handle", seen)
+    await talk.say(start(None, tools=["slow"]))
+    await talk.say(extend(Graph((Node(0, Tool("slow", TEXT)), ask(1, 0)), ())))
+    await talk.next("tool")
+    await talk.say(extend(Graph((), ()), wanted=[Value(1, 1)]))
+    await talk.say(pb.RunRequest(tool=pb.ToolAnswer(node=0, attempt=1, json='"x"')))
+    await talk.next("known")
+    await talk.say(finish(None))
+    await talk.finished()
+    first = {p.node.op.label(): p.forecast.objective.kind for event in added for p in event.nodes}
+    assert first == {"tool": "throughput", "prefill": "throughput", "decode": "throughput"}
+    last = added[-1]
+    assert [forecast.objective.kind for forecast in last.revised.values()] == ["latency"] * 3
 
 
 async def test_tool_of_the_client(talk: Conversation) -> None:

@@ -205,3 +205,13 @@ async def test_invoke_is_cancelled_with_its_caller_but_submit_is_not(bare: Any, 
     watch = pb.WatchRequest(run=detached.run)
     events = [event async for message in bare.stub.Watch(watch) for event in message.events]
     assert events[-1].finished.info.state == "done"
+
+
+async def test_programs_are_compiled_for_what_engines_say_they_compute_on(bare: Any) -> None:
+    engines = [llm(), worker_pb2.EngineInfo(kind="embed", model="e"), tools()]
+    for engine, processor in zip(engines, ("here/cuda:0", "here/cpu", ""), strict=True):
+        engine.processor = processor
+    await bare.worker("w", *engines)
+    profile = bare.server.orchestrator.fleet.profile
+    assert profile.models["m"].processor == "here/cuda:0"
+    assert profile.processors == {"embed": "here/cpu"}

@@ -136,3 +136,13 @@ def test_whoever_has_waited_longest_goes_first_after_the_bound() -> None:
             break
     assert before[-1] == "long"
     assert len(before) == 12
+
+
+def test_what_is_expected_of_nodes_that_wait_can_change() -> None:
+    driver = Driver(("w", BATCHES))
+    ahead = [node(n, Format(())) for n in (0, 1, 2)]
+    work = [node(10 + n, EMBED, x=n) for n in (0, 1, 2)]
+    driver.run(*ahead, *work, grows=True, forecasts=ways(n10=900.0, n11=800.0, n12=700.0))
+    driver.send(ev.NodesAdded("r", (), revised=ways(n12=1000.0)))
+    actions = driver.scheduler.handle(*(ev.TaskDone("r", n, 1) for n in (0, 1, 2)), now=driver.now)
+    assert batches_of(driver, actions) == [[("r", 12), ("r", 10)], [("r", 11)]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from weft.runtime.config import ModelSettings
 from weft.runtime.llm.chat import ChatMessage, ChatTemplate
 from weft.runtime.llm.pieces import TextPiece
 from weft.runtime.worker.engines.base import StartError
+from weft.runtime.worker.engines.embed import EmbedEngine
+from weft.runtime.worker.engines.index import IndexEngine
 from weft.runtime.worker.engines.llm import LlmEngine
 
 from .conftest import Link, StartWorker
@@ -204,6 +207,22 @@ async def test_a_held_context_is_continued_from_the_cache(llm: Link) -> None:
     assert timing.cached_tokens >= first.cached_tokens + first.computed_tokens + first.generated_tokens - 2
 
 
+async def test_the_second_slot_of_a_template_reads_only_what_stands_between(llm: Link) -> None:
+    between = Fixed("\nAnd when was it founded? ")
+    await llm.run(
+        prompt(1),
+        decode(2, Value(1)),
+        prefill(3, between, kv=Value(2)),
+        decode(4, Value(3), max_tokens=8),
+        values=QUESTION,
+    )
+    first, second = (await llm.done(2)).timing, (await llm.done(4)).timing
+    assert (await text_of(llm, 2)).text == ANSWER
+    read = first.cached_tokens + first.computed_tokens + first.generated_tokens
+    assert second.cached_tokens >= read - 2
+    assert second.computed_tokens <= len(between.text)
+
+
 async def test_a_context_is_rebuilt_from_its_segments(llm: Link) -> None:
     await llm.run(prompt(1), decode(2, Value(1)), decode(3, Value(2), max_tokens=4), values=QUESTION)
     text, more = await text_of(llm, 2), await text_of(llm, 3)
@@ -368,6 +387,15 @@ async def test_a_pool_that_is_too_small_to_measure_is_one_clear_line(model_setti
     engine = LlmEngine(model_settings.model_copy(update={"kv_tokens": 4}), profile_s=0.05)
     with pytest.raises(StartError, match=r"^model 'reference': 4 free KV slots are too few"):
         await engine.start()
+
+
+async def test_a_model_on_the_cores_shares_them_with_retrieval(
+    start_worker: StartWorker, model_settings: ModelSettings, tmp_path: Path
+) -> None:
+    engines = (EmbedEngine(None), IndexEngine(tmp_path, "hash"), LlmEngine(model_settings, profile_s=0))
+    worker = await start_worker(*engines)
+    assert len({engine.processor for engine in worker.info.engines}) == 1
+    assert worker.info.engines[0].processor.endswith("/cpu")
 
 
 async def test_the_profile_is_measured(start_worker: StartWorker, model_settings: ModelSettings) -> None:
