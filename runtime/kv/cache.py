@@ -157,6 +157,4 @@ class KVCache:
             parent = node.parent
             assert node.slots is not None or node.host is not None, "a node is nowhere"
             assert parent is not None
-            assert node.slots is None or parent.slots is not None, (
-                "a node is on the device without its parent"
-            )
+            assert node.slots is None or parent.slots is not None, "a parent is not on the device"

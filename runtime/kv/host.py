@@ -1,9 +1,9 @@
 """The host tier: pinned memory, and copies that run beside the computation.
 
 On CUDA, what leaves the device is gathered on the stream that computes, into a buffer, before anything begun
-later can overwrite it; the buffer goes to the host on a stream of its own. What comes back does so on that stream
-altogether, and only who needs it waits. Both directions share this stream, so that they see the host's memory
-in the order in which they were asked for.
+later can overwrite it; the buffer goes to the host on a stream of its own. What comes back does so on that
+stream altogether, and only who needs it waits. Both directions share this stream, so that they see the host's
+memory in the order in which they were asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .tier import Arrival
 __all__ = ["HostPool"]
 
 _BUFFER_BYTES: Final = 32 << 20
-_BUFFERS: Final = 2  # for each direction: one is filled while the other is still being emptied
+_BUFFERS: Final = 2  # of what leaves: one is filled while the other is still being emptied
 _REPEATS: Final = 3  # of what is timed
 
 
@@ -48,10 +48,9 @@ class HostPool:
         self._stream: Any = None
         if self._cuda:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch has no types for it
-        options = {"dtype": pool.keys.dtype, "device": self._device}
         self._piece = piece
-        self._out = itertools.cycle([_Buffer(piece, shape, self._cuda, options) for _ in range(_BUFFERS)])
-        self._in = torch.empty(piece, *shape, **options)
+        self._in = torch.empty(piece, *shape, dtype=pool.keys.dtype, device=self._device)
+        self._out = itertools.cycle([_Buffer(torch.empty_like(self._in)) for _ in range(_BUFFERS)])
         self._base_ms, self._token_ms = self._measure()
 
     @property
@@ -139,10 +138,10 @@ class HostPool:
 class _Buffer:
     """Device memory on its way to the host."""
 
-    def __init__(self, piece: int, shape: tuple[int, ...], cuda: bool, options: dict[str, Any]) -> None:
-        self.tokens = torch.empty(piece, *shape, **options)
+    def __init__(self, tokens: torch.Tensor) -> None:
+        self.tokens = tokens
         self._emptied: Any = None
-        if cuda:
+        if tokens.is_cuda:
             self._emptied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for it
 
     def await_empty(self) -> None:
@@ -193,13 +192,17 @@ class _Memory:
         self.bytes = torch.frombuffer(self._map, dtype=torch.uint8)
         self._pinned = pinned
         if pinned:
-            error = int(torch.cuda.cudart().cudaHostRegister(self.bytes.data_ptr(), size, 0))
+            error = int(_cuda_runtime().cudaHostRegister(self.bytes.data_ptr(), size, 0))
             if error:
                 raise MemoryError(f"{size} bytes of the host cannot be pinned (CUDA error {error})")
 
     def close(self) -> None:
         """Unpin it; it is freed with the last tensor over it."""
         if self._pinned:
-            torch.cuda.cudart().cudaHostUnregister(self.bytes.data_ptr())
+            _cuda_runtime().cudaHostUnregister(self.bytes.data_ptr())
             self._pinned = False
         self.bytes = self.bytes[:0]
+
+
+def _cuda_runtime() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]  # torch has no types for it

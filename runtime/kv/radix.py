@@ -4,16 +4,17 @@ The tree is RadixAttention's (Zheng et al., "SGLang", NeurIPS 2024, section 3) a
 is a run of tokens, siblings differ in their first token, and a path from a root spells a cached prefix.
 Each namespace has a root of its own, so equal tokens under different namespaces never share slots.
 
-A node's KV lies on the *device*, on the *host*, or on both; whatever is on the device hangs below nodes that are,
-too, so that a path from a root is a part on the device and then a part on the host. Eviction from the device
-moves KV to the host, if there is room or older KV to be forgotten; the tree says which slots are to be copied.
+A node's KV lies on the *device*, on the *host*, or on both. What is on the device hangs below nodes that
+are on it, too: a path from a root is a part on the device, and then a part on the host. Eviction from the
+device moves KV to the host, if there is room or older KV to be forgotten; the tree says which slots are to
+be copied.
 
 It is a plain data structure: no threads, no tensors, and the clock comes from the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -248,7 +249,7 @@ class RadixTree:
         return slots
 
     def _move_to_host(self, node: Node) -> Tokens:
-        """Give a node that is nowhere a place on the host: slots for as many of its first tokens as it has room.
+        """Give a node that is nowhere slots on the host, for as many of its first tokens as find room.
 
         The others, and what hangs below them, are forgotten.
         """
@@ -266,7 +267,12 @@ class RadixTree:
         """Forget what the host need not hold until it has room for `count` tokens; for how many it has."""
         if self._host is None:
             return 0
-        while self._host.free < count and (node := self._on_both.pop() or self._on_host.pop()) is not None:
+        while (missing := count - self._host.free) > 0:
+            node = self._on_both.pop() or self._on_host.pop()
+            if node is None:
+                break
+            if len(node.tokens) > missing:
+                self._split(node, len(node.tokens) - missing)
             self._forget(node)
         return min(self._host.free, count)
 
@@ -327,7 +333,7 @@ def _below(node: Node) -> Iterator[Node]:
         pending.extend(node.children.values())
 
 
-def _joined(parts: list[Tokens | None]) -> Tokens:
+def _joined(parts: Sequence[Tokens | None]) -> Tokens:
     return np.concatenate([part for part in parts if part is not None] or [_EMPTY])
 
 

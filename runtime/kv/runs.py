@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 
 import numpy as np
 
@@ -78,4 +79,4 @@ def runs(slots: Tokens) -> list[tuple[int, int]]:
         return []
     cuts = np.flatnonzero(np.diff(slots) != 1) + 1
     bounds = [0, *cuts.tolist(), len(slots)]
-    return [(int(slots[a]), b - a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [(int(slots[a]), b - a) for a, b in itertools.pairwise(bounds)]

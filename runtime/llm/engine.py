@@ -60,8 +60,8 @@ class LLMEngine:
         """Reserve the KV pool and start the thread.
 
         Without a tokenizer the engine knows ids only: texts stay empty, and neither stop strings nor
-        constraints are served. Raises `ModelError` if tokenizer and model do not belong together, `ValueError`
-        for options that this machine cannot serve, `MemoryError` if the host tier's memory is not to be had.
+        constraints are served. Raises `ModelError` if tokenizer and model do not belong together,
+        `ValueError` for options that make no sense here, `MemoryError` if the host has no room for its tier.
         """
         options = options or EngineOptions()
         slots = choose_slots(model, options.kv_tokens)

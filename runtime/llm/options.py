@@ -31,8 +31,8 @@ class EngineOptions:
     kv_tokens: int | None = None
     """Slots of the KV pool; None: as many as fit the device comfortably."""
     host_kv_tokens: int | None = None
-    """Tokens whose KV, evicted from the pool, stays in the host's memory; 0: none; None: what suits the machine
-    on a GPU, none on a CPU."""
+    """Tokens whose KV, evicted from the pool, stays in the host's memory; 0: none; None: what suits the
+    machine, and on a CPU none."""
     context_length: int | None = None
     """Shorter than the model's own, in tokens; None: the model's own."""
     token_budget: int | None = None
@@ -147,8 +147,8 @@ def choose_host_slots(model: Model, slots: int, host_kv_tokens: int | None) -> i
         return min(slots, _memory() // _HOST_FRACTION // torch.cuda.device_count() // size)
     if host_kv_tokens * size > (most := _memory() // _HOST_MOST):
         raise ValueError(
-            f"host_kv_tokens = {host_kv_tokens} takes {host_kv_tokens * size >> 20} MiB of pinned memory; half of "
-            f"this machine's is {most >> 20} MiB: at most {most // size} tokens, or 0 for none"
+            f"host_kv_tokens = {host_kv_tokens} takes {host_kv_tokens * size >> 20} MiB of pinned memory; "
+            f"half of this machine's is {most >> 20} MiB: at most {most // size} tokens, or 0 for none"
         )
     return host_kv_tokens
 

@@ -181,10 +181,11 @@ class Planner:
         """Verify slot by slot that every slot has one owner; raises `AssertionError`."""
         self.cache.check()
         owned = [sequence.owned for job in self.running for sequence in (job.trunk, *job.branches)]
+        owned += self.restores.owned()
         slots = np.concatenate(owned) if owned else np.empty(0, dtype=np.int64)
-        assert len(np.unique(slots)) == len(slots), "two sequences own one slot"
+        assert len(np.unique(slots)) == len(slots), "two own one slot"
         assert len(slots) == self.cache.running, (
-            f"jobs own {len(slots)} slots, the cache counts {self.cache.running}"
+            f"jobs and restores own {len(slots)} slots, the cache counts {self.cache.running}"
         )
 
     def _plan_decodes(self, plan: StepPlan, now: float) -> None:
@@ -292,7 +293,7 @@ class Planner:
         self._output_fraction = max(moved, _MIN_OUTPUT)
 
     def _make_room(self, plan: StepPlan, now: float) -> None:
-        """Make room: by what restores hold, or else by sending the least urgent running job back to the queue."""
+        """Let go of what is on its way, or else send the least urgent job that runs back to the queue."""
         if self.restores.settle(now, early=True):
             return
         if len(self.running) < 2:

@@ -42,17 +42,19 @@ class Restores:
     ) -> Match | None:
         """The longest prefix of `tokens` on the device; None: wait, more of it is on its way.
 
-        What only the host has of it is copied back if that is quicker than to compute it, and if the job `fits`
+        What only the host has of it is copied back if that is quicker than to compute it, and the job `fits`
         with so many tokens found. When nobody else computes (`alone`), the device waits, not the job.
         """
         match = self._cache.match(namespace, tokens, now)
-        held = len(match.slots)
-        if not self._brings(namespace, tokens, held):
-            room = len(match.host) <= self._cache.available
-            if not (room and self._pays(match, cost) and fits(held)):
+        if not self._brings(namespace, tokens, len(match.slots)):
+            self._cache.lock(match.node)  # as the job would do: what it holds is not available to it
+            pays = self._pays(match, cost) and fits(len(match.slots))
+            if pays:
+                self._pending.append(self._cache.restore(namespace, tokens, match))
+                self.tokens += len(match.host)
+            self._cache.unlock(match.node)
+            if not pays:
                 return match
-            self._pending.append(self._cache.restore(namespace, tokens, match))
-            self.tokens += len(match.host)
         if not alone:
             return None
         self.settle(now, early=True)
@@ -69,9 +71,13 @@ class Restores:
             self._cache.settle(restore, now)
         return bool(ready)
 
+    def owned(self) -> list[Tokens]:
+        """The slots that await what is on its way."""
+        return [restore.slots[restore.shared :] for restore in self._pending]
+
     def _pays(self, match: Match, cost: StepCost) -> bool:
         count, tier = len(match.host), self._cache.tier
-        if tier is None or count < _LEAST:
+        if tier is None or not _LEAST <= count <= self._cache.available:
             return False
         return tier.load_ms(count) < cost.ms(len(match.slots), count)
 

@@ -184,9 +184,8 @@ class RadixMachine(RuleBasedStateMachine):
 
     @invariant()
     def nodes_hold_every_slot_once(self) -> None:
-        slots = [
-            slot for _, node in self.tree.nodes() for slot in (node.slots if node.slots is not None else [])
-        ]
+        held = [node.slots for _, node in self.tree.nodes() if node.slots is not None]
+        slots = [slot for some in held for slot in some.tolist()]
         assert sorted(slots) == sorted(entry.slot for entry in self.trie.entries.values())
 
 

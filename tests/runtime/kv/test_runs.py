@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -50,4 +52,4 @@ def test_misuse_is_refused() -> None:
 def test_runs_are_maximal_and_spell_the_slots(slots: list[int]) -> None:
     found = runs(np.array(slots, dtype=np.int64))
     assert [slot for start, count in found for slot in range(start, start + count)] == slots
-    assert all(a + count != b for (a, count), (b, _) in zip(found, found[1:], strict=False))
+    assert all(a + count != b for (a, count), (b, _) in itertools.pairwise(found))
