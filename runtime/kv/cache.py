@@ -7,7 +7,7 @@ where there is a host tier, it is told what to copy before the slots concerned a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from .slots import SlotAllocator
 from .tier import HostTier, Restore
 
 __all__ = ["KVCache", "Published"]
+
+_PIECE: Final = 256  # tokens that leave for the host at once, but
+_PIECES: Final = 16  # no more than this part of the pool
 
 
 class Published(NamedTuple):
@@ -133,7 +136,9 @@ class KVCache:
         self._tree.unlock(restore.node)
 
     def _evict(self, count: int) -> None:
-        evicted = self._tree.evict(count)
+        """Free at least so many slots; what goes to the host goes in pieces that are worth a transfer."""
+        least = min(_PIECE, self.total // _PIECES) if self.tier else 0
+        evicted = self._tree.evict(max(count, least))
         if self.tier is not None and len(evicted.moved):
             self.tier.save(evicted.moved, evicted.host)
         self._allocator.release(evicted.slots)

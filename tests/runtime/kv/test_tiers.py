@@ -117,7 +117,10 @@ class TierMachine(RuleBasedStateMachine):
         before = [self.tier.host[at] for at in match.host.tolist()]
         held = len(match.slots)
         assert before == [(namespace, tuple(tokens[: held + n + 1])) for n in range(len(before))]
-        if len(before) <= self.cache.available:
+        self.cache.lock(match.node)
+        fits = len(before) <= self.cache.available
+        self.cache.unlock(match.node)
+        if fits:
             self.restores.append(self.cache.restore(namespace, known, match))
 
     @precondition(lambda self: self.restores)
@@ -263,3 +266,15 @@ def test_restoring_needs_slots() -> None:
         cache.restore("", ids(1, 2, 3), match)
     cache.check()
     assert len(cache.match("", ids(1, 2, 3), 3.0).host) == 3
+
+
+def test_what_goes_to_the_host_goes_in_pieces() -> None:
+    tier = _Tier(1000, device=dict.fromkeys(range(320), ("", ())))
+    cache = KVCache(320, tier)
+    published = cache.publish("", np.arange(320), cache.allocate(320), 0, 1.0)
+    cache.unlock(published.node)
+    for taken in range(1, 21):
+        cache.allocate(1)
+        assert (tier.saved, cache.free) == (20, 20 - taken)
+    cache.allocate(1)
+    assert (tier.saved, cache.free) == (40, 19)
