@@ -194,8 +194,11 @@ class RadixTree:
     def nodes(self) -> Iterator[tuple[str, Node]]:
         """All nodes but the roots, each with its namespace."""
         for namespace, root in self._roots.items():
-            for child in root.children.values():
-                yield from ((namespace, node) for node in _below(child))
+            pending = list(root.children.values())
+            while pending:
+                node = pending.pop()
+                yield namespace, node
+                pending.extend(node.children.values())
 
     def _descend(self, node: Node, tokens: Tokens, now: float) -> list[Node]:
         """The path from a root along `tokens`, split where they leave an edge, and refreshed."""
@@ -251,7 +254,7 @@ class RadixTree:
     def _move_to_host(self, node: Node) -> Tokens:
         """Give a node that is nowhere slots on the host, for as many of its first tokens as find room.
 
-        The others, and what hangs below them, are forgotten.
+        The others are forgotten; by then, all that hung below them has been, to make room.
         """
         room = self._make_room(len(node.tokens))
         kept = node if room == len(node.tokens) else self._split(node, room) if room else None
@@ -293,14 +296,12 @@ class RadixTree:
             self._on_host.offer(node)
 
     def _remove(self, node: Node) -> None:
-        """Cut off a node that is not on the device; what hangs below it is on the host at most."""
+        """Cut off a leaf that is nowhere."""
         parent = node.parent
         assert parent is not None
+        assert not node.children
         del parent.children[int(node.tokens[0])]
-        for lost in list(_below(node)):
-            lost.parent = None
-            if lost.host is not None and self._host is not None:
-                self._host.release(lost.host)
+        node.parent = None
         if parent.parent is not None:
             self._offer(parent)
         else:
@@ -322,15 +323,6 @@ def _on_both(node: Node) -> bool:
 def _may_be_forgotten(node: Node) -> bool:
     on_host_alone = node.host is not None and node.slots is None
     return on_host_alone and not (node.children or node.locks or node.parent is None)
-
-
-def _below(node: Node) -> Iterator[Node]:
-    """A node and all below it."""
-    pending = [node]
-    while pending:
-        node = pending.pop()
-        yield node
-        pending.extend(node.children.values())
 
 
 def _joined(parts: Sequence[Tokens | None]) -> Tokens:
