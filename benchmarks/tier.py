@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import random
 import threading
@@ -76,7 +77,8 @@ def converse(engine: LLMEngine, options: argparse.Namespace, seed: int) -> dict[
     histories: list[Ids] = [()] * options.conversations
     replies: list[list[Ids]] = [[] for _ in histories]
     asker = Asker(engine, options.parallel)
-    before, begun, prompts = engine.stats(), time.perf_counter(), 0
+    before, prompts = engine.stats(), 0
+    times = [time.perf_counter()]
     for _ in range(options.turns):
         order = rng.sample(range(len(histories)), len(histories))
         for number in order:
@@ -87,9 +89,11 @@ def converse(engine: LLMEngine, options: argparse.Namespace, seed: int) -> dict[
         ):
             histories[number] += reply
             replies[number].append(reply)
+        times.append(time.perf_counter())
     after = engine.stats()
     return {
-        "seconds": time.perf_counter() - begun,
+        "seconds": times[-1] - times[0],
+        "turns_s": [round(end - begin, 2) for begin, end in itertools.pairwise(times)],
         "found": (after.cached_tokens - before.cached_tokens) / prompts,
         "restored": after.restored_tokens - before.restored_tokens,
         "computed": after.computed_tokens - before.computed_tokens,
@@ -128,7 +132,7 @@ def measure(model: GpuModel, options: argparse.Namespace) -> dict[str, Any]:
             for seed in range(1, options.rounds + 1):
                 engine.flush()
                 found["rounds"].append(converse(engine, options, seed))
-                print(arm, {key: round(value, 3) for key, value in _numbers(found["rounds"][-1]).items()})
+                print(arm, _numbers(found["rounds"][-1]), flush=True)
             if engine._tier is not None:  # nobody else knows how fast it is
                 token_ms = engine._tier.load_ms(2) - engine._tier.load_ms(1)
                 found["load_gb_s"] = engine.info.kv_bytes_per_token / token_ms / 1e6
@@ -145,7 +149,7 @@ def measure(model: GpuModel, options: argparse.Namespace) -> dict[str, Any]:
     return arms
 
 
-def _numbers(row: dict[str, Any]) -> dict[str, float]:
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != "replies"}
 
 
