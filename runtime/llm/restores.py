@@ -26,7 +26,9 @@ class Restores:
         """Tokens restored since the start."""
 
     def start_afresh(self, cache: KVCache) -> None:
-        """Forget what is on its way; from now on it is about another cache."""
+        """Forget what is on its way; from now on it is about another cache, of the same slots."""
+        for restore in self._pending:
+            restore.arrival.await_on_device()  # or it would overwrite what they hold next
         self._cache = cache
         self._pending.clear()
 

@@ -156,6 +156,22 @@ def test_others_compute_while_a_prefix_comes_back() -> None:
     assert planner.restores.tokens == 60
 
 
+def test_what_is_on_its_way_is_awaited_before_its_slots_are_used_afresh() -> None:
+    tier = _SlowTier()
+    harness = on_host(tier, [distinct(1, 60)])
+    harness.planner.submit(make_job(1, distinct(2, 4), 20))
+    harness.step()
+    harness.planner.submit(make_job(2, distinct(1, 70), 2))
+    harness.step()
+    assert tier.copies[0].polls > 0
+    harness.planner.reset()
+    assert tier.copies[0].polls == 0
+    harness.planner.check()
+    harness.planner.submit(make_job(3, distinct(1, 70), 2))
+    harness.run()
+    assert tier.loaded == [60], "what the host held has been forgotten, too"
+
+
 def test_with_nobody_else_the_device_waits() -> None:
     tier = _SlowTier()
     harness = on_host(tier, [distinct(1, 60)])
