@@ -106,6 +106,10 @@ class ModelSettings(BaseModel):
     checkpoint has it, is not small, and the CPU, as measured at the start, computes it faster."""
     kv_tokens: int | None = Field(default=None, gt=0)
     """Tokens whose keys and values the worker keeps; by default as many as memory allows."""
+    host_kv_tokens: int | None = Field(default=None, ge=0)
+    """Tokens whose keys and values stay in the host's memory, pinned, when the GPU has no room for them, to
+    be copied back when they are asked for; by default as many as the GPU has room for, but no more than an
+    eighth of the machine's memory for all its GPUs; on a CPU none. 0: none."""
     token_budget: int | None = Field(default=None, gt=0)
     """Tokens that one step computes at most; by default 512 on a CPU, 2048 on a GPU."""
     max_running: int | None = Field(default=None, gt=0)

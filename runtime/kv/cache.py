@@ -1,19 +1,25 @@
 """Bookkeeping of the KV pool: who owns each slot.
 
 A slot is *free*, *running* (owned by one request), or *cached* (owned by the radix tree, and shared by all
-requests that matched it); `free + cached + running == total` always. Pure: slot numbers in, slot numbers out.
+requests that matched it); `free + cached + running == total` always. Pure: slot numbers in, slot numbers out;
+where there is a host tier, it is told what to copy before the slots concerned are handed out.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from .radix import Match, Node, RadixTree, Tokens
+from .runs import RunAllocator
 from .slots import SlotAllocator
+from .tier import HostTier, Restore
 
 __all__ = ["KVCache", "Published"]
+
+_PIECE: Final = 256  # tokens that leave for the host at once, but
+_PIECES: Final = 16  # no more than this part of the pool
 
 
 class Published(NamedTuple):
@@ -24,13 +30,18 @@ class Published(NamedTuple):
 
 
 class KVCache:
-    """One pool of `total` slots for running requests and for the prefix cache."""
+    """One pool of `total` slots for running requests and for the prefix cache.
 
-    def __init__(self, total: int) -> None:
+    What is evicted from it goes to the host `tier`, if there is one, and can be restored from there.
+    """
+
+    def __init__(self, total: int, tier: HostTier | None = None) -> None:
+        self.tier = tier
         self._allocator = SlotAllocator(total)
-        self._tree = RadixTree()
+        self._host = RunAllocator(tier.slots) if tier else None
+        self._tree = RadixTree(self._host)
         self.running = 0
-        """Slots owned by running requests."""
+        """Slots owned by running requests, and by restores."""
 
     @property
     def total(self) -> int:
@@ -46,6 +57,11 @@ class KVCache:
     def cached(self) -> int:
         """Slots owned by the tree, locked or not."""
         return self._tree.size
+
+    @property
+    def on_host(self) -> int:
+        """Tokens whose KV the host holds, whether the device holds it, too, or not."""
+        return self._host.total - self._host.free if self._host else 0
 
     @property
     def available(self) -> int:
@@ -72,7 +88,7 @@ class KVCache:
         if count > self.available:
             raise MemoryError(f"{count} KV slots asked for, {self.available} of {self.total} are available")
         if count > self.free:
-            self._allocator.release(self._tree.evict(count - self.free))
+            self._evict(count - self.free)
         self.running += count
         return self._allocator.allocate(count)
 
@@ -82,8 +98,8 @@ class KVCache:
         self.running -= len(slots)
 
     def flush(self) -> None:
-        """Free all cached slots that nobody has locked."""
-        self._allocator.release(self._tree.evict(self._tree.evictable))
+        """Forget all that is cached and that nobody has locked."""
+        self._allocator.release(self._tree.flush())
 
     def publish(self, namespace: str, tokens: Tokens, slots: Tokens, shared: int, now: float) -> Published:
         """Hand a request's KV to the tree, freeing what the tree holds already.
@@ -96,9 +112,41 @@ class KVCache:
         self.running -= len(slots) - shared
         return Published(inserted.node, inserted.slots)
 
+    def restore(self, namespace: str, tokens: Tokens, match: Match) -> Restore:
+        """Begin to copy back what a match of `tokens` found on the host; `settle` ends it.
+
+        Raises `MemoryError` if there are too few slots available.
+        """
+        assert self.tier is not None
+        self._tree.lock(match.end)
+        try:
+            new = self.allocate(len(match.host))
+            self._tree.lock(match.node)
+        finally:
+            self._tree.unlock(match.end)
+        slots = np.concatenate([match.slots, new])
+        arrival = self.tier.load(match.host, new)
+        return Restore(namespace, tokens[: len(slots)], slots, len(match.slots), match.node, arrival)
+
+    def settle(self, restore: Restore, now: float) -> None:
+        """Let the tree have what has been restored; the device waits for what is still on its way."""
+        restore.arrival.await_on_device()
+        published = self.publish(restore.namespace, restore.tokens, restore.slots, restore.shared, now)
+        self._tree.unlock(published.node)
+        self._tree.unlock(restore.node)
+
+    def _evict(self, count: int) -> None:
+        """Free at least so many slots; what goes to the host goes in pieces that are worth a transfer."""
+        least = min(_PIECE, self.total // _PIECES) if self.tier else 0
+        evicted = self._tree.evict(max(count, least))
+        if self.tier is not None and len(evicted.moved):
+            self.tier.save(evicted.moved, evicted.host)
+        self._allocator.release(evicted.slots)
+
     def check(self) -> None:
         """Verify, slot by slot, that each has one owner; raises `AssertionError`."""
-        held = [node.slots for _, node in self._tree.nodes()]
+        nodes = [node for _, node in self._tree.nodes()]
+        held = [node.slots for node in nodes if node.slots is not None]
         cached = np.concatenate(held) if held else np.empty(0, dtype=np.int64)
         owned = np.concatenate([self._allocator.free_slots(), cached])
         assert len(cached) == self.cached, f"the tree holds {len(cached)} slots and counts {self.cached}"
@@ -106,3 +154,12 @@ class KVCache:
         assert len(owned) + self.running == self.total, (
             f"free {self.free} + cached {self.cached} + running {self.running} != total {self.total}"
         )
+        on_host = [node.host for node in nodes if node.host is not None]
+        if self._host is not None:
+            both = np.sort(np.concatenate([self._host.free_slots(), *on_host]))
+            assert np.array_equal(both, np.arange(self._host.total)), "a slot of the host has not one owner"
+        for node in nodes:
+            parent = node.parent
+            assert node.slots is not None or node.host is not None, "a node is nowhere"
+            assert parent is not None
+            assert node.slots is None or parent.slots is not None, "a parent is not on the device"

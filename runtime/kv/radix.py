@@ -4,20 +4,25 @@ The tree is RadixAttention's (Zheng et al., "SGLang", NeurIPS 2024, section 3) a
 is a run of tokens, siblings differ in their first token, and a path from a root spells a cached prefix.
 Each namespace has a root of its own, so equal tokens under different namespaces never share slots.
 
+A node's KV lies on the *device*, on the *host*, or on both. What is on the device hangs below nodes that
+are on it, too: a path from a root is a part on the device, and then a part on the host. Eviction from the
+device moves KV to the host, if there is room or older KV to be forgotten; the tree says which slots are to
+be copied.
+
 It is a plain data structure: no threads, no tensors, and the clock comes from the caller.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Insertion", "Match", "Node", "RadixTree", "Tokens", "common_prefix"]
+from .lru import LruQueue
+
+__all__ = ["Eviction", "HostSlots", "Insertion", "Match", "Node", "RadixTree", "Tokens", "common_prefix"]
 
 Tokens = NDArray[np.int64]
 """Token ids or slot indices: a one-dimensional int64 array."""
@@ -25,26 +30,47 @@ Tokens = NDArray[np.int64]
 _EMPTY: Tokens = np.empty(0, dtype=np.int64)
 
 
+class HostSlots(Protocol):
+    """Whoever hands out slots of the host's memory."""
+
+    @property
+    def total(self) -> int:
+        """How many there are."""
+
+    @property
+    def free(self) -> int:
+        """How many may be allocated."""
+
+    def allocate(self, count: int) -> Tokens:
+        """Take so many; `MemoryError` if fewer are free."""
+
+    def release(self, slots: Tokens) -> None:
+        """Give back slots."""
+
+
 class Node:
     """One edge of the tree together with the node it leads to; callers hold it only to lock and unlock it."""
 
-    __slots__ = ("children", "locks", "parent", "queued", "slots", "tokens", "used")
+    __slots__ = ("children", "host", "locks", "parent", "resident", "slots", "tokens", "used")
 
-    def __init__(self, tokens: Tokens, slots: Tokens, parent: Node | None, used: float) -> None:
+    def __init__(self, tokens: Tokens, slots: Tokens | None, parent: Node | None, used: float) -> None:
         self.tokens = tokens
-        self.slots = slots
+        self.slots = slots  # None: not on the device
+        self.host: Tokens | None = None  # slots of the host; None: not there
         self.parent = parent  # None: a root, or a node that has been evicted
         self.used = used
         self.children: dict[int, Node] = {}
+        self.resident = 0  # children on the device
         self.locks = 0
-        self.queued = False  # whether the eviction heap holds an entry for this node
 
 
 class Match(NamedTuple):
-    """The longest cached prefix of some tokens."""
+    """The longest cached prefix of some tokens: a part on the device, and behind it a part on the host."""
 
-    slots: Tokens  # of the matched tokens, in order
-    node: Node  # where the match ends; lock it before anything may be evicted
+    slots: Tokens  # of the matched tokens on the device, in order
+    node: Node  # where that part ends; lock it before anything may be evicted
+    host: Tokens  # the host's slots of the tokens behind them
+    end: Node  # where the match ends
 
 
 class Insertion(NamedTuple):
@@ -55,48 +81,70 @@ class Insertion(NamedTuple):
     duplicates: Tokens  # those of the caller's slots that the tree did not take; the caller frees them
 
 
-class RadixTree:
-    """Cached prefixes with locks and least-recently-used eviction of leaves."""
+class Eviction(NamedTuple):
+    """What left the device."""
 
-    def __init__(self) -> None:
+    slots: Tokens  # that are free now
+    moved: Tokens  # those of them whose KV the tree keeps on the host,
+    host: Tokens  # and where there, one by one; it must be copied before the slots are used again
+
+
+class RadixTree:
+    """Cached prefixes with locks and least-recently-used eviction of leaves, over one memory or two."""
+
+    def __init__(self, host: HostSlots | None = None) -> None:
+        self._host = host
         self._roots: dict[str, Node] = {}
-        self._leaves: list[tuple[float, int, Node]] = []  # a heap; entries may be stale
-        self._ticket = itertools.count()
+        self._on_device = LruQueue(_may_leave_device)
+        self._on_both = LruQueue(_on_both)
+        self._on_host = LruQueue(_may_be_forgotten)
         self.evictable = 0
-        """Cached tokens that no lock protects."""
+        """Tokens cached on the device that no lock protects."""
         self.locked = 0
-        """Cached tokens on the path of some lock."""
+        """Tokens cached on the device on the path of some lock."""
 
     @property
     def size(self) -> int:
-        """All cached tokens."""
+        """All tokens cached on the device."""
         return self.evictable + self.locked
 
     def match(self, namespace: str, tokens: Tokens, now: float) -> Match:
         """Find the longest cached prefix of `tokens` and mark it, and only it, as used at `now`."""
-        node = self._roots.get(namespace) or Node(_EMPTY, _EMPTY, None, now)
-        node, found = self._descend(node, tokens, now)
-        return Match(np.concatenate(found) if found else _EMPTY, node)
+        root = self._roots.get(namespace) or Node(_EMPTY, _EMPTY, None, now)
+        path = self._descend(root, tokens, now)
+        device = [node for node in path if node.slots is not None]
+        return Match(
+            _joined([node.slots for node in device]),
+            device[-1],
+            _joined([node.host for node in path[len(device) :]]),
+            path[-1],
+        )
 
     def insert(self, namespace: str, tokens: Tokens, slots: Tokens, now: float) -> Insertion:
-        """Add `tokens`, held by `slots`; where the tree has them already, its own slots stay."""
+        """Add `tokens`, held by `slots`; where the tree has them on the device, its own slots stay."""
         if len(tokens) != len(slots):
             raise ValueError(f"{len(tokens)} tokens cannot be held by {len(slots)} slots")
         root = self._roots.setdefault(namespace, Node(_EMPTY, _EMPTY, None, now))
-        node, found = self._descend(root, tokens, now)
-        present = sum(map(len, found))
-        if present < len(tokens):
-            node = self._add_leaf(node, tokens[present:].copy(), slots[present:].copy(), now)
-            found.append(node.slots)
-        elif node is root:
-            self._drop_if_empty(namespace, root)
-        held = np.concatenate(found) if found else _EMPTY
-        return Insertion(held, node, slots[held != slots])
+        path = self._descend(root, tokens, now)
+        at = 0
+        for node in path:
+            if node.slots is None:
+                self._settle(node, slots[at : at + len(node.tokens)].copy())
+            at += len(node.tokens)
+        if at < len(tokens):
+            leaf = Node(tokens[at:].copy(), None, path[-1], now)
+            path[-1].children[int(tokens[at])] = leaf
+            self._settle(leaf, slots[at:].copy())
+            path.append(leaf)
+        elif path[-1] is root:
+            self._drop_if_empty(root)
+        held = _joined([node.slots for node in path])
+        return Insertion(held, path[-1], slots[held != slots])
 
     def lock(self, node: Node) -> None:
-        """Protect the path from the root to `node` against eviction; locks count."""
+        """Protect the path from the root to `node` against eviction and forgetting; locks count."""
         while node.parent is not None:
-            if node.locks == 0:
+            if node.locks == 0 and node.slots is not None:
                 self.evictable -= len(node.tokens)
                 self.locked += len(node.tokens)
             node.locks += 1
@@ -108,29 +156,40 @@ class RadixTree:
             if node.locks == 0:
                 raise ValueError("unlock of a node that is not locked")
             node.locks -= 1
-            if node.locks == 0:
+            if node.locks == 0 and node.slots is not None:
                 self.locked -= len(node.tokens)
                 self.evictable += len(node.tokens)
-                self._offer(node)
+            self._offer(node)
             node = node.parent
 
-    def evict(self, count: int) -> Tokens:
-        """Drop up to `count` unlocked tokens, least recently used leaves first, and return their slots.
+    def evict(self, count: int) -> Eviction:
+        """Take up to `count` unlocked tokens off the device, least recently used leaves first.
 
-        A leaf larger than what is left to drop loses only its tail: its head stays useful.
+        A leaf larger than what is left to evict loses only its tail: its head stays where it is.
         """
         freed: list[Tokens] = []
-        while count > 0 and (node := self._pop_leaf()) is not None:
-            keep = max(len(node.tokens) - count, 0)
-            freed.append(node.slots[keep:])
-            count -= len(node.tokens) - keep
-            self.evictable -= len(node.tokens) - keep
-            if keep:
-                node.tokens, node.slots = node.tokens[:keep], node.slots[:keep]
-                self._offer(node)
-            else:
-                self._remove(node)
-        return np.concatenate(freed) if freed else _EMPTY
+        moved: list[Tokens] = []
+        host: list[Tokens] = []
+        while count > 0 and (node := self._on_device.pop()) is not None:
+            if len(node.tokens) > count:
+                self._split(node, len(node.tokens) - count)
+            count -= len(node.tokens)
+            slots = self._unsettle(node)
+            freed.append(slots)
+            if node.host is None:
+                host.append(self._move_to_host(node))
+                moved.append(slots[: len(host[-1])])
+        return Eviction(_joined(freed), _joined(moved), _joined(host))
+
+    def flush(self) -> Tokens:
+        """Forget all that no lock protects, on both sides; returns the slots of the device."""
+        freed: list[Tokens] = []
+        while (node := self._on_both.pop() or self._on_host.pop()) is not None:
+            self._forget(node)
+        while (node := self._on_device.pop()) is not None:
+            freed.append(self._unsettle(node))
+            self._remove(node)
+        return _joined(freed)
 
     def nodes(self) -> Iterator[tuple[str, Node]]:
         """All nodes but the roots, each with its namespace."""
@@ -141,65 +200,133 @@ class RadixTree:
                 yield namespace, node
                 pending.extend(node.children.values())
 
-    def _descend(self, node: Node, tokens: Tokens, now: float) -> tuple[Node, list[Tokens]]:
-        """Walk from a root along `tokens`, splitting where they leave an edge, and refresh the path."""
-        found: list[Tokens] = []
+    def _descend(self, node: Node, tokens: Tokens, now: float) -> list[Node]:
+        """The path from a root along `tokens`, split where they leave an edge, and refreshed."""
+        path = [node]
         at = 0
         node.used = now
         while at < len(tokens) and (child := node.children.get(int(tokens[at]))) is not None:
             shared = common_prefix(child.tokens, tokens[at:])
             node = child if shared == len(child.tokens) else self._split(child, shared)
             node.used = now
-            found.append(node.slots)
+            path.append(node)
             at += shared
-        return node, found
+        return path
 
     def _split(self, node: Node, at: int) -> Node:
         """Cut an edge after `at` tokens; `node` stays the lower part, so that locks on it remain right."""
         assert node.parent is not None
-        upper = Node(node.tokens[:at], node.slots[:at], node.parent, node.used)
+        upper = Node(node.tokens[:at], None, node.parent, node.used)
         upper.locks = node.locks
         upper.children[int(node.tokens[at])] = node
         node.parent.children[int(node.tokens[0])] = upper
-        node.tokens, node.slots, node.parent = node.tokens[at:], node.slots[at:], upper
+        node.tokens, node.parent = node.tokens[at:], upper
+        if node.slots is not None:
+            upper.slots, node.slots = node.slots[:at], node.slots[at:]
+            upper.resident = 1
+        if node.host is not None:
+            upper.host, node.host = node.host[:at], node.host[at:]
+        self._offer(upper)
         return upper
 
-    def _add_leaf(self, parent: Node, tokens: Tokens, slots: Tokens, now: float) -> Node:
-        leaf = Node(tokens, slots, parent, now)
-        parent.children[int(tokens[0])] = leaf
-        self.evictable += len(tokens)
-        self._offer(leaf)
-        return leaf
+    def _settle(self, node: Node, slots: Tokens) -> None:
+        """Let `node` be on the device; its parent is."""
+        assert node.parent is not None
+        node.slots = slots
+        node.parent.resident += 1
+        if node.locks:
+            self.locked += len(slots)
+        else:
+            self.evictable += len(slots)
+        self._offer(node)
+
+    def _unsettle(self, node: Node) -> Tokens:
+        """Take an unlocked node without children on the device off it."""
+        assert node.parent is not None
+        assert node.slots is not None
+        slots, node.slots = node.slots, None
+        node.parent.resident -= 1
+        self.evictable -= len(slots)
+        self._offer(node)
+        self._offer(node.parent)
+        return slots
+
+    def _move_to_host(self, node: Node) -> Tokens:
+        """Give a node that is nowhere slots on the host, for as many of its first tokens as find room.
+
+        The others are forgotten; by then, all that hung below them has been, to make room.
+        """
+        room = self._make_room(len(node.tokens))
+        kept = node if room == len(node.tokens) else self._split(node, room) if room else None
+        if kept is not node:
+            self._remove(node)
+        if kept is None or self._host is None:
+            return _EMPTY
+        kept.host = self._host.allocate(room)
+        self._offer(kept)
+        return kept.host
+
+    def _make_room(self, count: int) -> int:
+        """Forget what the host need not hold until it has room for `count` tokens; for how many it has."""
+        if self._host is None:
+            return 0
+        while (missing := count - self._host.free) > 0:
+            node = self._on_both.pop() or self._on_host.pop()
+            if node is None:
+                break
+            if len(node.tokens) > missing:
+                self._split(node, len(node.tokens) - missing)
+            self._forget(node)
+        return min(self._host.free, count)
+
+    def _forget(self, node: Node) -> None:
+        """Drop what the host holds of a node; one that is nowhere else leaves the tree."""
+        assert self._host is not None
+        assert node.host is not None
+        self._host.release(node.host)
+        node.host = None
+        if node.slots is None:
+            self._remove(node)
 
     def _offer(self, node: Node) -> None:
-        """Enter `node` into the eviction heap if it may be evicted and is not there yet."""
-        if not (node.children or node.locks or node.queued or node.parent is None):
-            node.queued = True
-            heapq.heappush(self._leaves, (node.used, next(self._ticket), node))
+        """Enter a node wherever it may be given up."""
+        self._on_device.offer(node)
+        if self._host is not None:
+            self._on_both.offer(node)
+            self._on_host.offer(node)
 
-    def _pop_leaf(self) -> Node | None:
-        """The least recently used unlocked leaf; entries that time has overtaken are mended on the way."""
-        while self._leaves:
-            used, _, node = heapq.heappop(self._leaves)
-            node.queued = False
-            if used == node.used and not (node.children or node.locks or node.parent is None):
-                return node
-            self._offer(node)
-        return None
-
-    def _remove(self, leaf: Node) -> None:
-        parent = leaf.parent
+    def _remove(self, node: Node) -> None:
+        """Cut off a leaf that is nowhere."""
+        parent = node.parent
         assert parent is not None
-        del parent.children[int(leaf.tokens[0])]
-        leaf.parent = None
+        assert not node.children
+        del parent.children[int(node.tokens[0])]
+        node.parent = None
         if parent.parent is not None:
             self._offer(parent)
-        elif not parent.children:
-            self._roots = {name: root for name, root in self._roots.items() if root is not parent}
+        else:
+            self._drop_if_empty(parent)
 
-    def _drop_if_empty(self, namespace: str, root: Node) -> None:
+    def _drop_if_empty(self, root: Node) -> None:
         if not root.children:
-            del self._roots[namespace]
+            self._roots = {name: other for name, other in self._roots.items() if other is not root}
+
+
+def _may_leave_device(node: Node) -> bool:
+    return not (node.slots is None or node.resident or node.locks or node.parent is None)
+
+
+def _on_both(node: Node) -> bool:
+    return not (node.slots is None or node.host is None or node.parent is None)
+
+
+def _may_be_forgotten(node: Node) -> bool:
+    on_host_alone = node.host is not None and node.slots is None
+    return on_host_alone and not (node.children or node.locks or node.parent is None)
+
+
+def _joined(parts: Sequence[Tokens | None]) -> Tokens:
+    return np.concatenate([part for part in parts if part is not None] or [_EMPTY])
 
 
 def common_prefix(left: Tokens, right: Tokens) -> int:

@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from weft.runtime.kv.cache import KVCache
+from weft.runtime.kv.host import HostPool
 from weft.runtime.kv.radix import Tokens
 
 from .errors import CancelledError, EngineClosedError
@@ -30,7 +31,7 @@ from .handover import Handover, KvSpan, Wanted
 from .intake import Intake
 from .launcher import Launcher, runner_for
 from .model import Model
-from .options import EngineInfo, EngineOptions, EngineStats, choose_limits, choose_slots
+from .options import EngineInfo, EngineOptions, EngineStats, choose_host_slots, choose_limits, choose_slots
 from .planner import Planner
 from .profile import Profile, measure_profile
 from .requests import GenerateRequest, Request, Sink
@@ -59,20 +60,23 @@ class LLMEngine:
         """Reserve the KV pool and start the thread.
 
         Without a tokenizer the engine knows ids only: texts stay empty, and neither stop strings nor
-        constraints are served. Raises `ModelError` if tokenizer and model do not belong together.
+        constraints are served. Raises `ModelError` if tokenizer and model do not belong together,
+        `ValueError` for options that make no sense here, `MemoryError` if the host has no room for its tier.
         """
         options = options or EngineOptions()
         slots = choose_slots(model, options.kv_tokens)
+        host_slots = choose_host_slots(model, slots, options.host_kv_tokens)
         self._limits = choose_limits(model, options)
         config = model.config
         self._text: TextBackend = TokenizerText(tokenizer, config) if tokenizer else IdsOnly(config)
         self._verify = options.verify
         self._drafts = options.forced_tokens
         self._runner = runner_for(model, slots, self._limits, options)
-        self._planner = Planner(KVCache(slots), self._limits)
+        self._tier = HostPool(self._runner.pool, host_slots) if host_slots else None
+        self._planner = Planner(KVCache(slots, self._tier), self._limits)
         self._handover = Handover(self._planner, self._runner.pool)
         self._intake = Intake(self._text, model.config, self._planner)
-        self.info = EngineInfo.of(model, self._limits, slots)
+        self.info = EngineInfo.of(model, self._limits, slots, host_slots)
         self._tasks: dict[int, Task] = {}
         self._launcher = Launcher(self._planner, self._runner, self._tasks, overlap=options.overlap)
         self._handles = itertools.count(1)
@@ -193,6 +197,8 @@ class LLMEngine:
         for handle in list(self._tasks):
             self._fail(handle, EngineClosedError("the engine was closed before the request ended"))
         self._handover.close()
+        if self._tier is not None:
+            self._tier.close()
 
     def _take_commands(self) -> None:
         """Carry out what is in the inbox, waiting for something if there is nothing else to do."""
@@ -327,6 +333,7 @@ class LLMEngine:
         return EngineStats(
             steps=self._steps,
             cached_tokens=planner.cached_tokens,
+            restored_tokens=planner.restores.tokens,
             computed_tokens=planner.computed_tokens,
             generated_tokens=self._generated,
             drafted_tokens=self._drafted,
@@ -335,6 +342,7 @@ class LLMEngine:
             free_slots=cache.free,
             cached_slots=cache.cached,
             running_slots=cache.running,
+            host_tokens=cache.on_host,
             waiting_requests=len(self._tasks) - len(planner.running),
             running_requests=len(planner.running),
         )

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import torch
 
 from .limits import Limits
 from .model import Model
 
-__all__ = ["EngineInfo", "EngineOptions", "EngineStats", "choose_limits", "choose_slots"]
+__all__ = ["EngineInfo", "EngineOptions", "EngineStats", "choose_host_slots", "choose_limits", "choose_slots"]
 
+_CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _CPU_TOKENS = 64 * 1024  # default pool on a CPU, unless
 _CPU_BYTES = 2 << 30  # this is less, or
 _CPU_FRACTION = 8  # an eighth of the machine's memory
 _CUDA_FRACTION = 0.85  # of the memory that is free once the weights are loaded
+_HOST_FRACTION = 8  # the host tiers of all GPUs together take an eighth of the machine's memory by default,
+_HOST_MOST = 2  # and each at most half of it when asked for more
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,9 @@ class EngineOptions:
 
     kv_tokens: int | None = None
     """Slots of the KV pool; None: as many as fit the device comfortably."""
+    host_kv_tokens: int | None = None
+    """Tokens whose KV, evicted from the pool, stays in the host's memory; 0: none; None: what suits the
+    machine, and on a CPU none."""
     context_length: int | None = None
     """Shorter than the model's own, in tokens; None: the model's own."""
     token_budget: int | None = None
@@ -59,10 +67,11 @@ class EngineInfo:
     kv_bytes_per_token: int
     kv_shape: tuple[int, int, int]  # layers, kv_heads, head_dim
     total_slots: int
+    host_slots: int
     max_running: int
 
     @classmethod
-    def of(cls, model: Model, limits: Limits, total_slots: int) -> EngineInfo:
+    def of(cls, model: Model, limits: Limits, total_slots: int, host_slots: int) -> EngineInfo:
         """Describe `model` as an engine runs it."""
         return cls(
             name=model.name,
@@ -74,6 +83,7 @@ class EngineInfo:
             kv_bytes_per_token=model.kv_bytes_per_token,
             kv_shape=(model.config.layers, model.config.kv_heads, model.config.head_dim),
             total_slots=total_slots,
+            host_slots=host_slots,
             max_running=limits.max_running,
         )
 
@@ -85,6 +95,8 @@ class EngineStats:
     steps: int
     cached_tokens: int
     """Prompt tokens found in the cache."""
+    restored_tokens: int
+    """Tokens copied back from the host, where eviction had put them."""
     computed_tokens: int
     """Tokens computed, decodes left out: prompts, options, and what retractions made necessary again."""
     generated_tokens: int
@@ -97,6 +109,8 @@ class EngineStats:
     free_slots: int
     cached_slots: int
     running_slots: int
+    host_tokens: int
+    """Tokens whose KV the host holds."""
     waiting_requests: int
     running_requests: int
 
@@ -117,6 +131,32 @@ def choose_slots(model: Model, kv_tokens: int | None) -> int:
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
         return max(int(free * _CUDA_FRACTION) // model.kv_bytes_per_token, 1)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    room = min(_CPU_BYTES, memory // _CPU_FRACTION)
+    room = min(_CPU_BYTES, _memory() // _CPU_FRACTION)
     return max(min(_CPU_TOKENS, room // model.kv_bytes_per_token), 1)
+
+
+def choose_host_slots(model: Model, slots: int, host_kv_tokens: int | None) -> int:
+    """The size of the host tier of a pool of `slots` slots, in tokens; 0: none.
+
+    Raises ValueError if the machine has not that much memory to give away.
+    """
+    size = model.kv_bytes_per_token
+    if host_kv_tokens is None:
+        if model.device.type != "cuda":
+            return 0
+        return min(slots, _memory() // _HOST_FRACTION // torch.cuda.device_count() // size)
+    if host_kv_tokens * size > (most := _memory() // _HOST_MOST):
+        raise ValueError(
+            f"host_kv_tokens = {host_kv_tokens} takes {host_kv_tokens * size >> 20} MiB of pinned memory; "
+            f"half of this machine's is {most >> 20} MiB: at most {most // size} tokens, or 0 for none"
+        )
+    return host_kv_tokens
+
+
+def _memory() -> int:
+    """Bytes of memory that this process may have: the machine's, or less in a container."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(machine, int(_CGROUP_LIMIT.read_text()))
+    except (OSError, ValueError):  # no control groups of version 2, or no limit: "max"
+        return machine

@@ -10,6 +10,9 @@ Admission reserves the output that a request is expected to produce, not the mos
 dry after all, the least urgent requests are retracted: they return to the queue and go on later from what the
 cache still holds.
 
+A job whose prefix the host holds waits for it to be copied back, if that is quicker than computing it, while
+others compute; if nobody else does, the device waits.
+
 One order decides on admission, chunks and retraction: the *rank*, the time of arrival less what the priority
 is worth. The first in that order always advances, and nobody who comes later by more than that overtakes; so
 nobody starves, however well the cache suits others.
@@ -21,6 +24,7 @@ import bisect
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -29,6 +33,7 @@ from weft.runtime.kv.radix import Node, Tokens, common_prefix
 
 from .errors import RequestError
 from .limits import Limits, Room
+from .restores import Restores
 from .sequence import Job, Sequence
 from .step_cost import StepCost
 
@@ -69,6 +74,7 @@ class Planner:
     def __init__(self, cache: KVCache, limits: Limits) -> None:
         self.cache = cache
         self.limits = limits
+        self.restores = Restores(cache)
         self.cost = StepCost()
         self.waiting: list[Job] = []  # sorted by rank
         self.running: list[Job] = []  # sorted by rank
@@ -81,7 +87,8 @@ class Planner:
 
     def reset(self) -> None:
         """Forget all jobs and all that is cached; the counters stay."""
-        self.cache = KVCache(self.cache.total)
+        self.cache = KVCache(self.cache.total, self.cache.tier)
+        self.restores.start_afresh(self.cache)
         self.waiting.clear()
         self.running.clear()
 
@@ -119,11 +126,12 @@ class Planner:
     def plan(self, now: float) -> StepPlan:
         """Choose the next step's work and allocate its slots."""
         plan = StepPlan()
+        self.restores.settle(now, early=not self.running)
         self._plan_decodes(plan, now)
         room = Room(self.limits, self.cost, [chunk.job for chunk in plan.chunks], now)
         self._plan_prefills(plan, room)
         while self.running and not plan.chunks:
-            self._retract_one(plan, now)
+            self._make_room(plan, now)
             self._plan_prefills(plan, room)
         if not plan.retracted:
             self._admit(plan, room, now)
@@ -173,10 +181,11 @@ class Planner:
         """Verify slot by slot that every slot has one owner; raises `AssertionError`."""
         self.cache.check()
         owned = [sequence.owned for job in self.running for sequence in (job.trunk, *job.branches)]
+        owned += self.restores.owned()
         slots = np.concatenate(owned) if owned else np.empty(0, dtype=np.int64)
-        assert len(np.unique(slots)) == len(slots), "two sequences own one slot"
+        assert len(np.unique(slots)) == len(slots), "two own one slot"
         assert len(slots) == self.cache.running, (
-            f"jobs own {len(slots)} slots, the cache counts {self.cache.running}"
+            f"jobs and restores own {len(slots)} slots, the cache counts {self.cache.running}"
         )
 
     def _plan_decodes(self, plan: StepPlan, now: float) -> None:
@@ -189,7 +198,7 @@ class Planner:
             for job in decodes:
                 job.trunk.drafted = 0
         while sum(map(_missing, decodes)) > self.cache.available:
-            self._retract_one(plan, now)
+            self._make_room(plan, now)
             decodes = [job for job in self.running if job.decoding]
         missing = [_missing(job) for job in decodes]
         slots = self.cache.allocate(sum(missing))
@@ -221,7 +230,11 @@ class Planner:
             if len(self.running) >= self.limits.max_running or deferred >= _MAX_DEFERRED:
                 return
             known = job.trunk.tokens[: job.trunk.length - job.needs_logits]
-            match = self.cache.match(job.namespace, known, now)
+            fits = partial(self._fits, job)
+            match = self.restores.match(job.namespace, known, now, self.cost, fits, alone=not self.running)
+            if match is None:
+                deferred += 1
+                continue
             if room.for_chunk(job, len(match.slots)) <= 0:
                 return
             if (other := self._computing_prefix(job, len(match.slots))) is not None:
@@ -279,8 +292,10 @@ class Planner:
         moved = self._output_fraction + _LEARNING_RATE * (fraction - self._output_fraction)
         self._output_fraction = max(moved, _MIN_OUTPUT)
 
-    def _retract_one(self, plan: StepPlan, now: float) -> None:
-        """Send the least urgent of the running jobs back to the queue."""
+    def _make_room(self, plan: StepPlan, now: float) -> None:
+        """Let go of what is on its way, or else send the least urgent job that runs back to the queue."""
+        if self.restores.settle(now, early=True):
+            return
         if len(self.running) < 2:
             raise AssertionError("a job that was admitted alone does not fit the pool")
         job = self.running.pop()

@@ -47,6 +47,7 @@ def load(settings: ModelSettings, profile_s: float) -> LoadedModel:
         torch.set_num_threads(settings.threads)
     options = EngineOptions(
         kv_tokens=settings.kv_tokens,
+        host_kv_tokens=settings.host_kv_tokens,
         token_budget=settings.token_budget,
         max_running=settings.max_running,
     )
@@ -57,7 +58,7 @@ def load(settings: ModelSettings, profile_s: float) -> LoadedModel:
         model = load_model(folder, dtype=settings.dtype, device=settings.device)
         engine = LLMEngine(model, tokenizer, options)
         profile = engine.measure_profile(profile_s) if profile_s else None
-    except (ModelError, TokenizerError, ValueError) as problem:
+    except (MemoryError, ModelError, TokenizerError, ValueError) as problem:
         raise StartError(f"model {settings.name!r}: {problem}") from problem
     except torch.OutOfMemoryError as problem:
         remedy = "lower kv_tokens, or choose a smaller dtype or another device"

@@ -398,6 +398,12 @@ async def test_a_model_on_the_cores_shares_them_with_retrieval(
     assert worker.info.engines[0].processor.endswith("/cpu")
 
 
+async def test_a_host_tier_larger_than_the_machine_is_one_clear_line(model_settings: ModelSettings) -> None:
+    engine = LlmEngine(model_settings.model_copy(update={"host_kv_tokens": 10**12}), profile_s=0)
+    with pytest.raises(StartError, match=r"^model 'reference': host_kv_tokens = 1000000000000 takes \d+ MiB"):
+        await engine.start()
+
+
 async def test_the_profile_is_measured(start_worker: StartWorker, model_settings: ModelSettings) -> None:
     llm = await start_worker(LlmEngine(model_settings, profile_s=0.05))
     profile = llm.info.engines[0].llm.profile
