@@ -5,6 +5,7 @@ step. Everything in one run, the arms in turn:
 
 - `weft, server tools`: client, orchestrator and worker are three processes that speak gRPC over loopback.
 - `weft, client tools`: the same, but every step runs in the client, which the server asks to.
+- `grpc alone`: the messages of both, between processes that only give them back: their floor on this machine.
 - `asyncio`: coroutines and tasks and nothing else, in this process: the floor.
 - LangGraph, LlamaIndex workflows, Haystack: as their documentation writes such graphs, in this process.
 
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from workloads import frameworks, noop, texts
+from workloads import echo, frameworks, noop, texts
 
 from weft import Client
 from weft.frontend.client.portal import Portal
@@ -111,7 +112,8 @@ def show(title: str, columns: Sequence[str], table: Table, form: str) -> None:
 
 def measure_steps(client: Client, repeats: int) -> Table:
     """The table of the steps, printed, with what is missing."""
-    found = asyncio.run(steps(arms(client), repeats))
+    with echo.arms() as floors:
+        found = asyncio.run(steps(arms(client) | floors, repeats))
     show("microseconds a step", ("chain", "fan-out"), found, ".0f")
     for package in frameworks.FRAMEWORKS:
         if not frameworks.installed(package):
