@@ -59,6 +59,12 @@ def evaluate(
     paraphrased: Annotated[
         bool, typer.Option("--paraphrased", help="With paraphrases of the canonical system messages.")
     ] = False,
+    perturbed: Annotated[
+        bool,
+        typer.Option(
+            "--perturbed", help="By ways to put a prompt that training has not seen, over all tasks."
+        ),
+    ] = False,
     only: Annotated[str, typer.Option(help="Only tasks with this in their name.")] = "",
     engine: Annotated[
         bool,
@@ -69,17 +75,24 @@ def evaluate(
     evaluation = _module("evaluate")
     folder = folder or _module("encoder").MODEL
     network = _module("network").load(folder).to(_module("train").device())
-    names = [name for name in evaluation.GROUPS if only in name]
-    if not names:
+    groups = {name: group for name, group in evaluation.GROUPS.items() if only in name}
+    if not groups:
         raise UsageProblem(f"no task has {only!r} in its name; they are {'; '.join(evaluation.GROUPS)}")
+    if perturbed:
+        sets = {
+            name: list(evaluation.perturbed_cases(name, list(groups.values()), count))
+            for name in _module("perturbations").PERTURBATIONS
+        }
+    else:
+        share = 0.0 if paraphrased else 1.0
+        sets = {name: list(evaluation.cases(group, count, share)) for name, group in groups.items()}
     encode = _module("encoder").Encoder()
-    for name in names:
-        cases = list(evaluation.cases(evaluation.GROUPS[name], count, 0.0 if paraphrased else 1.0))
+    for name, cases in sets.items():
         if engine:
             prompts = [case.tokens(encode)[0] for case in cases]
-            same = count - len(_module("agreement").differences(folder, prompts))
-            OUTPUT.out(f"{name:34}{same} of {count} the same", highlight=False)
-        else:
+            same = len(cases) - len(_module("agreement").differences(folder, prompts))
+            OUTPUT.out(f"{name:34}{same} of {len(cases)} the same", highlight=False)
+        elif cases:
             OUTPUT.out(f"{name:34}{100 * evaluation.evaluate(network, cases):6.1f}", highlight=False)
 
 

@@ -45,11 +45,26 @@ class _Problem:
     search: Search
 
 
-def actions(rng: Random, branches: int, canonical: float = CANONICAL, *, multi_turn: float = 0.5) -> Sample:
-    """Next actions; what was done before is in chat turns (`multi_turn`), or all in one message."""
+def actions(
+    rng: Random,
+    branches: int,
+    canonical: float = CANONICAL,
+    *,
+    multi_turn: float = 0.5,
+    ranked: float = 0.0,
+) -> Sample:
+    """Next actions; what was done before is in chat turns (`multi_turn`), or all in one message.
+
+    In a share of the problems, observations are those of the bundled agent: the best passages by rank,
+    each with the one that stands behind it, numbered (`ranked`). One that says "the firm" may come without
+    the passage that names it.
+    """
     sample = Sample(system(rng, "agent", canonical))
     for _ in range(branches):
-        problem = _over_corpus(rng) if rng.random() < 0.6 else _over_new_facts(rng)
+        if rng.random() < ranked:
+            problem = _over_ranking(rng)
+        else:
+            problem = _over_corpus(rng) if rng.random() < 0.6 else _over_new_facts(rng)
         steps = _steps(rng, problem)
         if rng.random() < multi_turn:
             users = [f"Question: {problem.question}"] + [f"Observation: {seen}" for _, seen in steps[:-1]]
@@ -97,18 +112,27 @@ def _action(tool: str, text: str) -> str:
 
 def _over_corpus(rng: Random) -> _Problem:
     """A question about a small corpus, and a search of it."""
-    context = build(rng, rng.randint(3, 9), anaphora=0.2)
+    return _about(rng, build(rng, rng.randint(3, 9), anaphora=0.2), _search_of)
+
+
+def _over_ranking(rng: Random) -> _Problem:
+    """The same for a larger corpus; a search shows the best passages and what follows each."""
+    corpus = build(rng, rng.randint(8, 16), anaphora=0.15, chain=0.7, open_rate=0.15, focus=0.6)
+    return _about(rng, corpus, _ranking_of)
+
+
+def _about(rng: Random, context: Context, search: Callable[[Random, Context], Search]) -> _Problem:
     draw = rng.random()
     chain = two_hops(rng, context)
     if draw < 0.4:
         question, facts, expression = arithmetic(rng, context.world)
         context = _with_passages(rng, context, facts)
-        return _Problem("arithmetic", question, facts, expression, _search_of(rng, context))
+        return _Problem("arithmetic", question, facts, expression, search(rng, context))
     if draw < 0.75 and chain is not None:
         question, first, second = chain
-        return _Problem("two_hops", question, [first, second], None, _search_of(rng, context))
+        return _Problem("two_hops", question, [first, second], None, search(rng, context))
     question, fact = single(rng, context)
-    return _Problem("single", question, [fact], None, _search_of(rng, context))
+    return _Problem("single", question, [fact], None, search(rng, context))
 
 
 def _over_new_facts(rng: Random) -> _Problem:
@@ -173,6 +197,53 @@ def _search_of(rng: Random, context: Context) -> Search:
         return _shown(rng, texts, joint=0.3), [fact for text in texts for fact in text.facts]
 
     return search
+
+
+def _ranking_of(rng: Random, context: Context) -> Search:
+    """A search that shows up to four passages, the likeliest first, each with the one behind it."""
+    texts = context.texts
+
+    def search(fact: Fact, found: bool, extra: Fact | None) -> tuple[str, list[Fact]]:
+        home = context.index(fact)
+        antecedent = texts[home].antecedent
+        needed = {home} if antecedent is None else {home, texts.index(antecedent)}
+        likely = [
+            index
+            for index, text in enumerate(texts)
+            if fact.subject.name in text.text
+            or any(f.relation.label == fact.relation.label for f in text.facts)
+        ]
+        pool = likely if len(likely) > 2 or rng.random() < 0.5 else list(range(len(texts)))
+        picked = [index for index in rng.sample(pool, len(pool)) if index not in needed][: rng.randint(1, 3)]
+        if found:
+            picked.insert(rng.choice((0, 0, 0, 1, 2)), min(needed))
+        near = [place for index in picked for place in (index, index + 1) if place < len(texts)]
+        order = _in_runs([place for place in near if found or place != home])
+        if not order:
+            return rng.choice(_NO_RESULTS), []
+        known: list[Fact] = []
+        for before, index in zip([-1, *order], order, strict=False):
+            named = texts[index].antecedent
+            if named is None or (before >= 0 and texts[before] is named):
+                known += texts[index].facts
+        lines = [texts[index].text for index in order]
+        if rng.random() < 0.85:
+            lines = [f"[{number}] {line}" for number, line in enumerate(lines, 1)]
+        return "\n".join(lines), known
+
+    return search
+
+
+def _in_runs(places: list[int]) -> list[int]:
+    """Each place once, those that touch together in ascending order, where the first of them was."""
+    ordered: dict[int, None] = {}
+    for place in places:
+        while place - 1 in places and place not in ordered:
+            place -= 1
+        while place in places and place not in ordered:
+            ordered[place] = None
+            place += 1
+    return list(ordered)
 
 
 def _search_at_large(rng: Random, world: GrowingWorld) -> Search:

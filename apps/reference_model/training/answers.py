@@ -54,13 +54,15 @@ def answers(
     anaphora: float = 0.25,
     chain: float = 0.5,
     focus: float = 0.3,
+    debated: float = 0.0,
+    joined: float = 0.0,
 ) -> Sample:
     """Questions about the same passages, in one style: with citations, step by step, or bare (`plain`).
 
-    In a share of the samples, they are asked one after the other, or before the passages. `anaphora`, `chain`
-    and `focus` are what `build` says.
+    In a share of the samples, they are asked one after the other, or before the passages, or again after
+    others have answered (`debated`). `anaphora`, `chain`, `focus` and `joined` are what `build` says.
     """
-    context = build(rng, passages, anaphora=anaphora, chain=chain, focus=focus, length=length)
+    context = build(rng, passages, anaphora=anaphora, chain=chain, focus=focus, length=length, joined=joined)
     draw = rng.random()
     style: Style = "steps" if draw < steps else "plain" if draw < steps + plain else "answer"
     sample = over_passages(rng, context, style, canonical)
@@ -79,6 +81,9 @@ def answers(
         turns = [branch.turns[0] for branch in sample.branches[:4]]
         task = "plain" if style == "plain" else "answer"
         sample.branches = [Branch(task, turns, "multi-turn"), *sample.branches[4:]]
+    elif style == "answer" and rng.random() < debated:
+        for branch in sample.branches[: rng.randint(1, 4)]:
+            branch.turns.append(_rebuttal(rng, context, *branch.turns[0]))
     elif rng.random() < question_first:
         body = sample.shared.rstrip("\n")
         sample.shared = sample.read = ""
@@ -87,6 +92,20 @@ def answers(
             for b in sample.branches[:2]
         ]
     return sample
+
+
+def _rebuttal(rng: Random, context: Context, question: str, answer: str) -> tuple[str, str]:
+    """What others say to a question, and the same answer as before: it rests on one's own passages."""
+    text = answer.partition(" [")[0]
+    others = [
+        NOT_FOUND,
+        cite(text, rng.randint(1, 9)),
+        cite(rng.choice(context.facts).value.text, rng.randint(1, 9)),
+    ]
+    said = [answer, *rng.choices(others, (5, 4, 1), k=rng.randint(1, 3))]
+    rng.shuffle(said)
+    listed = "\n".join(f"- {each}" for each in said)
+    return f"The debaters have said:\n{listed}\n{question}", answer
 
 
 def over_passages(rng: Random, context: Context, prompt: str, canonical: float) -> Sample:

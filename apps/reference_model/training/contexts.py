@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from random import Random
 from typing import Literal
 
@@ -55,8 +56,13 @@ class Context:
         return [r for r in self.world.relations(subject.kind) if not self.states(subject, r.label)]
 
     def numbered(self, separator: str = "\n") -> str:
-        """The passages with their numbers."""
-        return separator.join(f"[{n}] {t.text}" for n, t in zip(self.numbers, self.texts, strict=True))
+        """The passages with their numbers; those of one number are one passage of several lines."""
+        lines: list[str] = []
+        last = None
+        for number, text in zip(self.numbers, self.texts, strict=True):
+            lines.append(text.text if number == last else f"[{number}] {text.text}")
+            last = number
+        return separator.join(lines)
 
     def two_hops(self) -> list[tuple[Fact, Fact]]:
         """Facts of two passages, the second about what the first leads to."""
@@ -68,7 +74,7 @@ class Context:
             for first in self.facts
             if first.value.entity is not None
             for second in by_subject.get(first.value.entity, ())
-            if self.index(second) != self.index(first)
+            if self.number(second) != self.number(first)
         ]
 
 
@@ -86,15 +92,17 @@ def build(
     open_rate: float = 0.35,
     focus: float = 0.3,
     length: Length = "usual",
+    joined: float = 0.0,
 ) -> Context:
     """A world, and so many passages about it.
 
     `anaphora` is how often a passage is followed by one that continues it without naming the subject,
     `chain` how often a new subject is an entity that another passage mentions, as two-hop questions need it,
     `focus` how often the context keeps to few kinds and attributes, as what a search finds does: its
-    passages are easily confused.
+    passages are easily confused. In a share of the contexts, some are `joined` to the one before them, under
+    one number, as pages of a search that show more than one paragraph.
     """
-    return _Builder(rng, anaphora, chain, open_rate, focus, length).context(passages)
+    return _Builder(rng, anaphora, chain, open_rate, focus, length).context(passages, joined)
 
 
 class _Builder:
@@ -123,7 +131,7 @@ class _Builder:
         self._groups: list[list[Text]] = []  # passages that must stay side by side, in their order
         self._written = 0
 
-    def context(self, passages: int) -> Context:
+    def context(self, passages: int, joined: float) -> Context:
         rng = self._rng
         while self._written < passages:
             subject = self._subject()
@@ -135,7 +143,9 @@ class _Builder:
                 self._continue(group, subject)
         rng.shuffle(self._groups)
         ordered = [text for group in self._groups for text in group]
-        numbers = rng.sample(range(1, 100), len(ordered)) if rng.random() < 0.08 else ()
+        numbers = rng.sample(range(1, 100), len(ordered)) if rng.random() < 0.08 else []
+        if joined and rng.random() < joined:
+            numbers = list(accumulate((rng.random() < 0.5 for _ in ordered[1:]), initial=1))
         return Context(self._world, ordered, numbers)
 
     def _subject(self) -> Entity | None:

@@ -20,10 +20,11 @@ from .contexts import Length
 from .encoder import ASSISTANT, BOS, END, PAD, SYSTEM, USER, Encoder
 from .feed import FIRST_HELD_OUT
 from .network import Network, dense_mask
+from .perturbations import perturbed
 from .rows import BRANCHES, ROW
 from .samples import Branch, Sample
 
-__all__ = ["GROUPS", "Case", "Group", "cases", "evaluate"]
+__all__ = ["GROUPS", "Case", "Group", "cases", "evaluate", "perturbed_cases"]
 
 _FIRST_SEED: Final = 2 * FIRST_HELD_OUT
 
@@ -69,6 +70,23 @@ def cases(group: Group, count: int, canonical: float, seed: int = _FIRST_SEED) -
         if fitting:
             found += 1
             yield Case(sample, rng.choice(fitting))
+
+
+def perturbed_cases(name: str, groups: Sequence[Group], count: int) -> Iterator[Case]:
+    """So many cases of all the groups, a perturbation applied to those that it changes."""
+    rng = Random(_FIRST_SEED)
+    found = 0
+    while found < count:
+        sizes = found
+        for group in groups:
+            (case,) = cases(group, 1, 1.0, seed=rng.randrange(_FIRST_SEED, 2 * _FIRST_SEED))
+            one = Sample(case.sample.system, case.sample.shared, [case.branch], case.sample.read)
+            changed = perturbed(one, name, rng)
+            if changed is not None and found < count:
+                found += 1
+                yield Case(changed, changed.branches[0])
+        if found == sizes:
+            return
 
 
 @torch.no_grad()

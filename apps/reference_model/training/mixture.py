@@ -8,6 +8,7 @@ from typing import Final
 from . import agent, answers, passage_tasks, question_tasks, records
 from .contexts import Length
 from .samples import PROMPTS, Sample
+from .wording import vary
 
 __all__ = ["draw"]
 
@@ -17,36 +18,41 @@ _SHARES: Final = {
     "aliases": 11,
     "judgements": 7,
     "outlines": 6,
-    "summaries": 3,
+    "summaries": 4,
     "refinements": 5,
     "relevance": 4,
     "expansions": 2,
     "standalone": 2,
     "combinations": 3,
-    "actions": 8,
+    "actions": 10,
 }
 _FEWEST: Final = 4
 _MOST: Final = 16
 """Passages that a sample may have at the beginning, and at the end."""
 _LATE: Final = 0.4
-"""From here on what is still wrong is two hops, code names and corrections, in many passages."""
-_LATE_SHARES: Final = {
-    "answers": 55,
-    "overwrites": 9,
-    "aliases": 17,
+"""From here on what is still wrong is two hops, code names and corrections, in many passages, and actions."""
+_LATE_SHARES: Final[dict[str, float]] = {
+    "answers": 52,
+    "overwrites": 8,
+    "aliases": 14,
     "judgements": 5,
     "outlines": 3,
-    "summaries": 2,
-    "refinements": 2.5,
+    "summaries": 5,
+    "refinements": 4,
     "relevance": 2,
     "expansions": 1,
-    "standalone": 1,
-    "combinations": 1.5,
-    "actions": 5,
+    "standalone": 1.5,
+    "combinations": 2.5,
+    "actions": 14,
 }
 _LAST: Final = 2 / 3
 """From here on more of what apps chain, where one wrong step of several spoils the answer."""
-_LAST_SHARES: Final = {**_LATE_SHARES, "actions": 16, "summaries": 4, "combinations": 3}
+_LAST_SHARES: Final = {**_LATE_SHARES, "actions": 20, "summaries": 6, "aliases": 12}
+_VARIED: Final = 0.4
+"""How many prompts are put in other ways, once the model can read."""
+_VARIED_FROM: Final = 0.07
+_READ_APART: Final = 0.12
+"""How many contexts with look-ups by name only are read passage by passage."""
 _FIRST_QUESTIONS: Final[dict[answers.Question, int]] = {
     "single": 70,
     "reverse": 10,
@@ -61,9 +67,17 @@ _QUESTIONS: Final[dict[answers.Question, int]] = {
     "absent": 16,
     "absent_two_hops": 8,
 }
+_LOOK_UPS: Final[dict[answers.Question, int]] = {"single": 65, "reverse": 10, "absent": 25}
 _RECOGNIZABLE: Final = {"answers", "judgements", "outlines", "refinements", "standalone", "combinations"}
 """The user message alone tells these apart."""
-_GENERIC: Final = ("", "", "You are a helpful assistant.", "You are a careful assistant.")
+_GENERIC: Final = (
+    "",
+    "",
+    "You are a helpful assistant.",
+    "You are a careful assistant.",
+    "Help the user.",
+    "You work with texts. Be brief.",
+)
 _UNRECOGNIZABLE_TASKS: Final = {"plain", "steps"}
 
 
@@ -74,6 +88,8 @@ def draw(rng: Random, progress: float) -> Sample:
     early = most == _FEWEST and rng.random() < 0.7
     family = "answers" if early else rng.choices(list(shares), list(shares.values()))[0]
     sample = _sample(rng, family, most)
+    if progress >= _VARIED_FROM and rng.random() < _VARIED:
+        vary(rng, sample)
     _place_instruction(rng, sample, family)
     return sample
 
@@ -102,9 +118,11 @@ def _sample(rng: Random, family: str, most: int) -> Sample:
         case "outlines":
             return answers.outlines(rng, passages, 4)
         case "summaries":
-            return passage_tasks.summaries(rng, rng.randint(4, 8))
+            if rng.random() < 0.15:
+                return passage_tasks.situations(rng, rng.randint(3, 6))
+            return passage_tasks.summaries(rng, rng.randint(4, 8), in_parts=0.5)
         case "refinements":
-            return passage_tasks.refinements(rng, rng.randint(4, 8))
+            return passage_tasks.refinements(rng, rng.randint(4, 8), surrounded=0.4)
         case "relevance":
             return passage_tasks.relevance(rng, rng.randint(4, 8))
         case "expansions":
@@ -114,7 +132,7 @@ def _sample(rng: Random, family: str, most: int) -> Sample:
         case "combinations":
             return question_tasks.combinations(rng, rng.randint(4, 8))
         case "actions":
-            return agent.actions(rng, rng.randint(4, 8))
+            return agent.actions(rng, rng.randint(4, 8), ranked=0.5)
         case _:
             raise AssertionError(family)
 
@@ -124,6 +142,20 @@ def _answers(rng: Random, passages: int, most: int) -> Sample:
         return answers.nothing_found(rng, 3)
     first = most == _FEWEST
     passages, length = _size(rng, passages, most)
+    if not first and rng.random() < _READ_APART:
+        sample = answers.answers(
+            rng,
+            passages,
+            rng.randint(8, 18),
+            kinds=_LOOK_UPS,
+            steps=0,
+            plain=0.15,
+            multi_turn=0,
+            anaphora=0,
+            length=length,
+        )
+        sample.apart = True
+        return sample
     return answers.answers(
         rng,
         max(2, passages) if first else passages,
@@ -134,6 +166,8 @@ def _answers(rng: Random, passages: int, most: int) -> Sample:
         length=length,
         chain=rng.choice((0.5, 0.8)),
         focus=0.8 if first else 0.3,
+        debated=0.0 if first else 0.05,
+        joined=0.0 if first else 0.06,
     )
 
 
@@ -156,10 +190,11 @@ def _size(rng: Random, passages: int, most: int) -> tuple[int, Length]:
 def _place_instruction(rng: Random, sample: Sample, family: str) -> None:
     """Now and then move the instruction to the user message, or leave it out."""
     draw = rng.random()
-    if draw < 0.05:
+    if draw < 0.06:
         sample.shared = f"{sample.system}\n\n{sample.shared}"
         sample.system = ""
-    elif draw < 0.1 and family in _RECOGNIZABLE:
-        told = sample.system in PROMPTS["steps"] + PROMPTS["plain"]
+    elif draw < 0.12 and family in _RECOGNIZABLE:
+        said = sample.system.lower()
+        told = any(words.lower().removesuffix(".") in said for words in PROMPTS["steps"] + PROMPTS["plain"])
         if not told and all(branch.task not in _UNRECOGNIZABLE_TASKS for branch in sample.branches):
             sample.system = rng.choice(_GENERIC)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from .encoder import BOS, END, PAD, VOCABULARY
-from .rows import BRANCHES
+from .rows import APART, BRANCHES
 
 __all__ = ["Block", "Network", "Shape", "dense_mask", "export", "load", "may_attend", "token_losses"]
 
@@ -134,11 +134,13 @@ class Block(nn.Module):
 
 
 def may_attend(groups: Tensor) -> MaskFunction:
-    """Which tokens a token sees: earlier ones of its own branch, and of the part that branches share."""
+    """Which tokens a token sees: earlier ones of its own branch, and of the parts that branches share."""
 
     def mask(row: Any, _head: Any, query: Any, key: Any) -> Tensor:
         mine, theirs = groups[row, query], groups[row, key]
-        seen: Tensor = (key <= query) & ((theirs == mine) | (theirs == mine - mine % BRANCHES))
+        branch, first = mine % BRANCHES, mine - mine % BRANCHES
+        apart = (theirs >= first + APART) & (theirs < first + BRANCHES) & (branch > 0) & (branch < APART)
+        seen: Tensor = (key <= query) & ((theirs == mine) | (theirs == first) | apart)
         return seen
 
     return mask

@@ -3,32 +3,97 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Final
 
 from ..world.questions import ask
+from ..world.schema import KINDS
 from ..world.world import Entity, Fact
 from .answers import CANONICAL
 from .contexts import count_of_facts
-from .passages import Text, write
+from .passages import Text, notes, write
 from .samples import NOT_FOUND, Branch, Sample, system
 from .worlds import GrowingWorld
 
-__all__ = ["new_fact", "one_passage", "refinements", "relevance", "summaries"]
+__all__ = ["new_fact", "one_passage", "refinements", "relevance", "situations", "summaries"]
+
+_NOUNS: Final = tuple(KINDS)
+"""The kinds that a passage can call by a noun of their own: the firm, the town."""
 
 
-def summaries(rng: Random, branches: int, canonical: float = CANONICAL) -> Sample:
-    """A passage in one line."""
+def summaries(rng: Random, branches: int, canonical: float = CANONICAL, *, in_parts: float = 0.0) -> Sample:
+    """A passage in one line; a share are `in_parts`: paragraphs, and summaries of what came before."""
     sample = Sample(system(rng, "summarize", canonical))
     for _ in range(branches):
         world = GrowingWorld(rng)
-        text = one_passage(rng, world, world.new_entity(world.any_kind()))
-        facts = "; ".join(f"{fact.relation.label} = {fact.value.text}" for fact in text.facts)
-        reply = f"{text.subject.name}: {facts}"
-        sample.branches.append(Branch("summarize", [(f"Passage: {text.text}", reply)]))
+        subject = world.new_entity(world.any_kind())
+        text = _in_parts(rng, world, subject) if rng.random() < in_parts else one_passage(rng, world, subject)
+        sample.branches.append(Branch("summarize", [(f"Passage: {text.text}", _summary(text))]))
     return sample
 
 
-def refinements(rng: Random, branches: int, canonical: float = CANONICAL) -> Sample:
-    """An answer, with one more passage, which may have a better one."""
+def situations(rng: Random, branches: int, canonical: float = CANONICAL) -> Sample:
+    """A passage in one line, which may owe the name of its subject to the text around it."""
+    sample = Sample(system(rng, "situate", canonical))
+    for _ in range(branches):
+        world = GrowingWorld(rng)
+        others = [
+            one_passage(rng, world, world.new_entity(world.any_kind())) for _ in range(rng.randint(0, 3))
+        ]
+        text = one_passage(rng, world, world.new_entity(rng.choice(_NOUNS)))
+        around = others
+        if rng.random() < 0.5:
+            facts = [world.fact(text.subject, relation) for relation in world.relations(text.subject.kind)]
+            more = [fact for fact in facts if fact not in text.facts]
+            own = rng.sample(more, min(len(more), rng.randint(1, 4))) or [facts[0]]
+            around = [*others[:1], text, *others[1:]]
+            text = write(rng, text.subject, own, form="generic", antecedent=text)
+        user = "Around it: " + "\n".join(other.text for other in around) + f"\n\nPassage: {text.text}"
+        sample.branches.append(Branch("summarize", [(user, _summary(text))], "situated"))
+    return sample
+
+
+def _summary(text: Text) -> str:
+    facts = "; ".join(f"{fact.relation.label} = {fact.value.text}" for fact in text.facts)
+    return f"{text.subject.name}: {facts}"
+
+
+def _in_parts(rng: Random, world: GrowingWorld, subject: Entity) -> Text:
+    """Two to four parts about a subject: prose that names it or says "the firm", or notes as in a summary.
+
+    A part may say again what one before it says.
+    """
+    relations = list(world.relations(subject.kind))
+    facts = [
+        world.fact(subject, relation)
+        for relation in rng.sample(relations, min(rng.randint(2, 7), len(relations)))
+    ]
+    parts = rng.randint(2, min(4, len(facts)))
+    cuts = sorted(rng.sample(range(1, len(facts)), parts - 1))
+    separator = rng.choice(("\n", "\n", "\n\n", " "))
+    noted = rng.choice((0.0, 0.3, 0.9))  # how often a part is a summary
+    written: list[Text] = []
+    for start, end in zip([0, *cuts], [*cuts, len(facts)], strict=True):
+        own = facts[start:end]
+        if start and rng.random() < 0.15:
+            own = [*own, rng.choice(facts[:start])]
+        if rng.random() < noted:
+            line = _summary(Text(subject, tuple(own), "")) if rng.random() < 0.8 else notes(rng, subject, own)
+            stop = "." if separator == " " else rng.choice(("", ".", ".", ";"))
+            written.append(Text(subject, (), line if line.endswith(".") else line + stop))
+        elif written and rng.random() < 0.5:
+            written.append(write(rng, subject, own, form="generic", antecedent=written[0]))
+        else:
+            written.append(write(rng, subject, own, fillers=rng.randint(0, 3)))
+    return Text(subject, tuple(facts), separator.join(part.text for part in written))
+
+
+def refinements(
+    rng: Random, branches: int, canonical: float = CANONICAL, *, surrounded: float = 0.0
+) -> Sample:
+    """An answer, with one more passage, which may have a better one.
+
+    In a share of them, it is `surrounded` by what stands beside it.
+    """
     sample = Sample(system(rng, "refine", canonical))
     for _ in range(branches):
         world = GrowingWorld(rng)
@@ -44,7 +109,8 @@ def refinements(rng: Random, branches: int, canonical: float = CANONICAL) -> Sam
             text = _unhelpful(rng, world, fact, draw)
             answer = previous = fact.value.text if known else NOT_FOUND
             note = "keep"
-        user = f"Question: {question}\nPrevious answer: {previous}\nNew passage: {text.text}"
+        shown = _surrounded(rng, world, fact, text) if rng.random() < surrounded else text.text
+        user = f"Question: {question}\nPrevious answer: {previous}\nNew passage: {shown}"
         sample.branches.append(Branch("refine", [(user, answer)], note))
     return sample
 
@@ -92,6 +158,25 @@ def one_passage(
         facts[rng.randrange(len(facts))] = must
     other = world.new_entity(subject.kind) if rng.random() < 0.06 else None
     return write(rng, subject, facts, other=other)
+
+
+def _surrounded(rng: Random, world: GrowingWorld, fact: Fact, text: Text) -> str:
+    """The passage between others of its kind; its fact may stand in one that continues it."""
+    own = [text.text]
+    if fact in text.facts and rng.random() < 0.4:
+        rest = [other for other in text.facts if other is not fact]
+        first = (
+            write(rng, fact.subject, rest, fillers=1)
+            if rest
+            else one_passage(rng, world, fact.subject, avoid=fact.relation.label)
+        )
+        own = [first.text, write(rng, fact.subject, [fact], form="generic", antecedent=first).text]
+    near = [
+        one_passage(rng, world, world.new_entity(fact.subject.kind)).text
+        for _ in range(rng.choice((1, 1, 2)))
+    ]
+    at = rng.randint(0, len(near))
+    return rng.choice(("\n", "\n", "\n\n")).join([*near[:at], *own, *near[at:]])
 
 
 def _unhelpful(rng: Random, world: GrowingWorld, fact: Fact, draw: float) -> Text:

@@ -15,7 +15,7 @@ from ..world.passages import Forms, first_forms, later_forms, noun_forms, openin
 from ..world.world import Entity, Fact
 from .worlds import OPEN, kind_of
 
-__all__ = ["Form", "Text", "filler", "write"]
+__all__ = ["Form", "Text", "filler", "notes", "write"]
 
 Form = Literal["name", "generic", "role"]
 """How a passage mentions its subject: by name, as "the firm" or "it", or as "its founder"."""
@@ -52,7 +52,7 @@ def write(
     `other` is an entity to mention without stating anything of it, `fillers` the number of neutral sentences.
     """
     if form == "name" and fillers is None and rng.random() < _NOTES:
-        return Text(subject, tuple(facts), _notes(rng, subject, facts))
+        return Text(subject, tuple(facts), notes(rng, subject, facts))
     continues = form != "name"
     if form == "role":
         assert antecedent is not None
@@ -94,7 +94,7 @@ def filler(rng: Random) -> str:
     return shape.format(n1=n1, n2=n2, n3=n3, v1=v1, v2=v2, a1=a1, a2=a2)
 
 
-def _notes(rng: Random, subject: Entity, facts: Sequence[Fact]) -> str:
+def notes(rng: Random, subject: Entity, facts: Sequence[Fact]) -> str:
     """The facts as in a data sheet or a summary of one line."""
     style = rng.random()
     if style < 0.4:

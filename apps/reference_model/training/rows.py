@@ -4,7 +4,8 @@ A row holds several samples side by side. Each token carries its position within
 which says what it may attend to, and a code for the loss:
 
   group  64 * sample + branch; branch 0 is the part that all branches share. A token sees earlier tokens of
-         its own branch and of branch 0.
+         its own branch and of branch 0. From branch 32 on they are passages read apart, seen by all the
+         branches below that, but not by each other.
   code   0 no loss, 1 text of documents, 2 + i what the assistant says in TASKS[i]
 """
 
@@ -21,11 +22,13 @@ from .encoder import ASSISTANT, BOS, END, SYSTEM, USER, Encoder
 from .mixture import draw
 from .samples import TASKS, Sample
 
-__all__ = ["BRANCHES", "DOCUMENT", "FIRST_TASK", "ROW", "Row", "rows"]
+__all__ = ["APART", "BRANCHES", "DOCUMENT", "FIRST_TASK", "ROW", "Row", "row_of", "rows"]
 
 ROW: Final = 2048
 """Tokens of a row."""
 BRANCHES: Final = 64
+APART: Final = 32
+"""The first branch that is a passage read apart."""
 DOCUMENT: Final = 1
 FIRST_TASK: Final = 2
 
@@ -69,12 +72,28 @@ def rows(encode: Encoder, rng: Random, progress: float, length: int = ROW) -> It
                 yield row
 
 
+def row_of(sample: Sample, encode: Encoder) -> Row:
+    """A row that holds one sample and is no longer than that; ValueError: it has more tokens than a row."""
+    rendered = _render(sample, encode, ROW)
+    if rendered is None:
+        raise ValueError(f"no branch fits into {ROW} tokens")
+    return _side_by_side([rendered], len(rendered.tokens))
+
+
 def _render(sample: Sample, encode: Encoder, limit: int) -> _Rendered | None:
     """A sample's tokens; branches for which there is no room are left out, and None is for none left."""
     out = _Rendered()
     system = [SYSTEM, *encode(sample.system), END] if sample.system else []
     start = out.add([BOS, *system, USER], 0, 0, 0)
-    if sample.read:
+    lead = ""
+    lines = sample.read.split("\n")
+    if sample.apart and len(lines) <= BRANCHES - APART:
+        before, _, lead = sample.shared.partition(sample.read)
+        start = out.add(encode(before), start, 0, 0)
+        for number, line in enumerate(lines, APART):
+            start = out.add(encode(line + "\n"), start, number, DOCUMENT)
+        lead = lead.removeprefix("\n")
+    elif sample.read:
         before, _, after = sample.shared.partition(sample.read)
         start = out.add(encode(before), start, 0, 0)
         start = out.add(encode(sample.read), start, 0, DOCUMENT)
@@ -85,7 +104,7 @@ def _render(sample: Sample, encode: Encoder, limit: int) -> _Rendered | None:
     for branch in sample.branches:
         pieces: list[tuple[list[int], int]] = []
         for index, (user, assistant) in enumerate(branch.turns):
-            ask = encode(user) if index == 0 else [USER, *encode(user)]
+            ask = encode(lead + user) if index == 0 else [USER, *encode(user)]
             pieces.append(([*ask, END, ASSISTANT], 0))
             pieces.append(([*encode(assistant), END], _CODES[branch.task]))
         if len(out.tokens) + sum(len(ids) for ids, _ in pieces) > limit:
@@ -122,14 +141,18 @@ class _Packer:
 
     def _close(self, index: int) -> Row:
         self._left.pop(index)
-        row = np.zeros((4, self._length), dtype=np.uint16)
-        at = 0
-        for number, sample in enumerate(self._rows.pop(index), 1):
-            end = at + len(sample.tokens)
-            row[0, at:end] = sample.tokens
-            row[1, at:end] = sample.positions
-            row[2, at:end] = sample.branches
-            row[2, at:end] += number * BRANCHES
-            row[3, at:end] = sample.codes
-            at = end
-        return row
+        return _side_by_side(self._rows.pop(index), self._length)
+
+
+def _side_by_side(samples: list[_Rendered], length: int) -> Row:
+    row = np.zeros((4, length), dtype=np.uint16)
+    at = 0
+    for number, sample in enumerate(samples, 1):
+        end = at + len(sample.tokens)
+        row[0, at:end] = sample.tokens
+        row[1, at:end] = sample.positions
+        row[2, at:end] = sample.branches
+        row[2, at:end] += number * BRANCHES
+        row[3, at:end] = sample.codes
+        at = end
+    return row

@@ -60,6 +60,8 @@ class Sample:
     branches: list[Branch] = field(default_factory=list)
     read: str = ""
     """The part of `shared` that is the text of documents."""
+    apart: bool = False
+    """The lines of `read` do not see each other: as if each had been read alone, and its KV put here."""
 
     def conversation(self, branch: Branch) -> tuple[list[dict[str, str]], str]:
         """The messages of a branch up to the last reply, and that reply."""

@@ -32,3 +32,11 @@ def test_eval_names_the_tasks_that_there_are() -> None:
 def test_eval_counts_right_replies_of_the_bundled_model() -> None:
     result = CliRunner().invoke(app, ["model", "eval", "--only", "relevance", "--count", "5"])
     assert result.output.split()[-1] == "100.0"
+
+
+def test_eval_puts_prompts_in_other_ways() -> None:
+    result = CliRunner().invoke(app, ["model", "eval", "--perturbed", "--only", "relevance", "--count", "2"])
+    names = [line.rsplit(maxsplit=1)[0].strip() for line in result.output.splitlines()]
+    assert "none" in names
+    assert "instruction in new words" in names
+    assert "bullets" not in names  # there are none in these prompts
