@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 from plans.language import (
     ITEM,
@@ -52,7 +53,8 @@ def runner(plan: Plan, client: Client, index: str, namespace: str = "", *, force
     return run
 
 
-class _Place(NamedTuple):
+@dataclass(frozen=True)
+class _Place:
     """What a plan does not say."""
 
     index: str
