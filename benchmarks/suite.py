@@ -5,7 +5,11 @@
 Each application is a plan (`plans/`) that every system (`systems/`) runs in its own idiomatic way: plain
 Python, asyncio, LangGraph, LlamaIndex workflows and Haystack call one weft server through its OpenAI door,
 weft runs it as a program over gRPC. All are greedy and use the same engine with its prefix cache; none sees
-what another has read. Results are compared, and checked where the reference model knows the task.
+what another has read (of `unshared`, which must be named, no call sees what any has read). Results are
+compared, and checked where the reference model knows the task.
+
+For speed alone, with the papers' token structure: `--shape` serves random weights of a known shape behind the
+reference model's tokenizer, with texts of forced lengths; `--length` lengthens the passages.
 
 Prints a table and writes FILE (JSON) and a page beside it (HTML). Ctrl-C ends it with what there is.
 """
@@ -28,11 +32,12 @@ from typing import Any, Final
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")  # read when it is imported
 
 import torch
-from comparison import page, summary
+from comparison import page, shapes, summary
 from comparison.measure import INDEX, Bench, Extent, Row
+from engines.models import SHAPES
 from plans import helium, parrot, sglang, teola
 from plans.workload import World
-from systems import BASELINES, SYSTEMS
+from systems import BASELINES, SYSTEMS, USUAL
 from workloads.servers import http_server
 
 from weft.apps.reference_model.corpus import fill
@@ -80,14 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _measure(options: argparse.Namespace, rows: list[Row]) -> None:
     extent = QUICK if options.quick else FULL
-    world = World(options.seed)
+    world = World(options.seed, options.length)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="weft-suite-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+        folder = Path(name) / "data"
+        model = options.model
+        if options.shape:
+            _say(f"drawing a random {options.shape}")
+            model = shapes.written(options.shape, Path(name))
         _say("starting a server")
-        with http_server(options.model, folder) as server:
-            await fill.using(server.client).ainvoke(world.corpus.documents(), index=INDEX)
-            bench = Bench(server, folder, world, options.systems)
+        with http_server(model, folder) as server:
+            if any(WORKLOADS[name].plan.searches() for name in options.only):
+                await fill.using(server.client).ainvoke(world.corpus.documents(), index=INDEX)
+            bench = Bench(server, folder, world, options.systems, forced=options.forced)
             for number, workload in enumerate(options.only, 1):
 
                 def progress(what: str, at: str = f"{number}/{len(options.only)} {workload}") -> None:
@@ -104,12 +114,24 @@ def _about(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": shlex.join(["weft", "bench", "suite", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
-        "model": options.model.name if options.model != REFERENCE_MODEL else "reference",
+        "machine": f"{_processor()}, {os.cpu_count()} cores{_device()}",
+        "model": _model(options),
         "seed": options.seed,
         "systems": options.systems,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), **versions},
     }
+
+
+def _model(options: argparse.Namespace) -> str:
+    name = options.model.name if options.model != REFERENCE_MODEL else "reference"
+    parts = [f"random {options.shape}, {shapes.VOCABULARY}" if options.shape else name]
+    parts += ["forced lengths"] if options.forced else []
+    parts += [f"passages of {options.length}"] if options.length > 1 else []
+    return ", ".join(parts)
+
+
+def _device() -> str:
+    return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
 
 
 def _processor() -> str:
@@ -129,17 +151,27 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", metavar="NAME", choices=SYSTEMS, help=", ".join(SYSTEMS))
     parser.add_argument("--no-load", action="store_true", help="no Poisson arrivals")
     parser.add_argument("--model", type=Path, default=REFERENCE_MODEL, help="a checkpoint's folder")
+    parser.add_argument(
+        "--shape", choices=SHAPES, help="random weights of this shape instead, lengths forced"
+    )
+    parser.add_argument("--forced", action="store_true", help="texts as long as their steps allow")
+    parser.add_argument("--length", type=int, default=1, help="passages in each passage of a prompt (1)")
     parser.add_argument("--seed", type=int, default=11, help="of the world that is asked about (11)")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the results there, and a page beside it"
     )
     parser.add_argument("--add", action="store_true", help="keep the rows that FILE has of other workloads")
     options = parser.parse_args(arguments)
+    if options.shape and options.model != REFERENCE_MODEL:
+        parser.error("--shape draws a model of its own: leave out --model")
+    if options.length < 1:
+        parser.error(f"--length must be at least 1, not {options.length}")
+    options.forced = options.forced or bool(options.shape)
     if options.add and not options.out:
         parser.error("--add needs --out FILE, the file whose rows are kept")
     if options.systems is None:
-        options.systems = [name for name in SYSTEMS if name == "weft" or BASELINES[name].version]
-        for name in SYSTEMS:
+        options.systems = [name for name in USUAL if name == "weft" or BASELINES[name].version]
+        for name in USUAL:
             if name not in options.systems:
                 _say(f"{name} is left out: install it with pip install 'weft[bench]'")
     return options

@@ -31,6 +31,7 @@ class TurnOptions(TypedDict, total=False):
     top_p: float
     top_k: int
     stop: str | Sequence[str]
+    ignore_eos: bool
     regex: str | None
     choices: Sequence[str] | None
     seed: int | None
@@ -68,6 +69,7 @@ def gen(
     top_p: float = 1.0,
     top_k: int = 0,
     stop: str | Sequence[str] = (),
+    ignore_eos: bool = False,
     regex: str | None = None,
     choices: Sequence[str] | None = None,
     n: int = 1,
@@ -91,6 +93,7 @@ def gen(
         top_p: Draw from the likeliest tokens that hold this much of the probability.
         top_k: Draw from so many of the likeliest tokens; 0 is all of them.
         stop: Texts that end the writing; they are not part of the result.
+        ignore_eos: Write on where the model would end, up to `max_tokens`; for plain text only.
         regex: A regular expression that the whole text matches.
         choices: The texts to write one of; `select` compares their likelihoods instead.
         n: So many samples, as a list.
@@ -105,7 +108,11 @@ def gen(
     """
     trace = current("gen()")
     want = wanted(type, regex, choices)
-    sampling = _sampling(max_tokens, temperature, top_p, top_k, seed, stop)
+    sampling = _sampling(max_tokens, temperature, top_p, top_k, seed, stop, ignore_eos)
+    if ignore_eos and want.constraint is not None:
+        raise TraceError(
+            located("ignore_eos goes with plain text: a typed or constrained text ends with its form")
+        )
     messages, args = messages_of(turns_of(prompt, system, raw), trace)
     op = Generate(messages, want.kind, sampling, want.constraint, n, model, cache=cache)
     if seed is None and temperature > 0:
@@ -150,13 +157,19 @@ def select(
 
 
 def _sampling(
-    max_tokens: int, temperature: float, top_p: float, top_k: int, seed: int | None, stop: str | Sequence[str]
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    seed: int | None,
+    stop: str | Sequence[str],
+    ignore_eos: bool,
 ) -> Sampling:
     if seed is not None and not 0 <= seed < 2**63:
         raise TraceError(located(f"seed must lie in [0, 2**63), not {seed!r}"))
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     try:
-        return Sampling(max_tokens, temperature, top_p, top_k, seed or 0, stops)
+        return Sampling(max_tokens, temperature, top_p, top_k, seed or 0, stops, ignore_eos)
     except (TypeError, ValueError) as problem:
         if isinstance(problem, TraceError):
             raise

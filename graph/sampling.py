@@ -18,6 +18,8 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
     """Texts that end the decode; the text before the first of them is the result."""
+    ignore_eos: bool = False
+    """Whether the model writes on when it would end, so that only `max_tokens` and `stop` end the text."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:

@@ -421,12 +421,14 @@ class Sampling(google.protobuf.message.Message):
     TOP_K_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     STOP_FIELD_NUMBER: builtins.int
+    IGNORE_EOS_FIELD_NUMBER: builtins.int
     max_tokens: builtins.int
     """0 counts as the default"""
     temperature: builtins.float
     top_p: builtins.float
     top_k: builtins.int
     seed: builtins.int
+    ignore_eos: builtins.bool
     @property
     def stop(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
@@ -438,9 +440,10 @@ class Sampling(google.protobuf.message.Message):
         top_k: builtins.int = ...,
         seed: builtins.int = ...,
         stop: collections.abc.Iterable[builtins.str] | None = ...,
+        ignore_eos: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_top_p", b"_top_p", "top_p", b"top_p"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_top_p", b"_top_p", "max_tokens", b"max_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_top_p", b"_top_p", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_top_p", b"_top_p"]) -> typing.Literal["top_p"] | None: ...
 
 Global___Sampling: typing_extensions.TypeAlias = Sampling

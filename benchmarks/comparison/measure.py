@@ -45,24 +45,31 @@ class Extent:
 class Bench:
     """The systems around one server. Use its methods on one event loop, and close it there."""
 
-    def __init__(self, server: HttpServer, folder: Path, world: World, systems: Sequence[str]) -> None:
-        """`folder`: the data folder of the server, where it has indexed the world."""
+    def __init__(
+        self, server: HttpServer, folder: Path, world: World, systems: Sequence[str], *, forced: bool = False
+    ) -> None:
+        """`folder`: the data folder of the server, where it has indexed the world if a workload searches.
+
+        `forced`: texts are as long as their steps allow, and none is expected to be right.
+        """
         self._server = server
         self._indexes = folder / "indexes"
         self._world = world
         self._systems = list(systems)
+        self._forced = forced
         self._doors: list[Door] = []
-        IndexStore(self._indexes).describe(INDEX)  # raises if there is no such index
 
     async def row(
         self, workload: Workload, extent: Extent, *, loaded: bool, progress: Callable[[str], None]
     ) -> Row:
-        """One workload in all systems.
+        """One workload in all systems. Raises UnknownIndexError if it searches and nothing is indexed.
 
         Every case is run by each system once, another first each time; runs of different systems share
         nothing that the engine has read. The first case is not counted; after the last, one more run of each
         system, which is not timed, says what the engine did.
         """
+        if workload.plan.searches():
+            IndexStore(self._indexes).describe(INDEX)
         count = WARM_UP + extent.repeats + 1 + (extent.arrivals if loaded else 0)
         cases = workload.cases(self._world, count)
         timed, counted = cases[: WARM_UP + extent.repeats], cases[WARM_UP + extent.repeats]
@@ -85,7 +92,7 @@ class Bench:
                 name: quantiles(found[WARM_UP:]) | {"ms": found[WARM_UP:]} for name, found in times.items()
             },
             "differs": _differing(results),
-            "right": _right([*timed, counted], results[self._systems[0]]),
+            "right": None if self._forced else _right([*timed, counted], results[self._systems[0]]),
             "engine": engine,
         }
         if loaded:
@@ -102,8 +109,9 @@ class Bench:
         if system == "weft":
             from systems import weft_programs
 
-            return weft_programs.runner(workload.plan, self._server.client, INDEX, salt)
-        door = Door(self._server.http, self._server.model, salt, self._indexes, INDEX)
+            return weft_programs.runner(workload.plan, self._server.client, INDEX, salt, forced=self._forced)
+        salt = "" if system == "unshared" else salt
+        door = Door(self._server.http, self._server.model, salt, self._indexes, INDEX, forced=self._forced)
         self._doors.append(door)
         return runner(system, workload.plan, door)
 

@@ -16,16 +16,18 @@ _STYLE: Final = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child, td:first-child, td.words { text-align: left; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
 td.best { font-weight: 700; }
-small, caption { opacity: .75; }
-caption { caption-side: bottom; text-align: left; padding-top: .5rem; }
+small, .about { opacity: .75; }
+code { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
 svg text { font-size: 10px; fill: currentColor; }
 svg .title { font-size: 12px; font-weight: 600; }
 .legend span { margin-right: 1rem; }
 .legend i { display: inline-block; width: .8em; height: .8em; margin-right: .35em; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; }
+.plots svg { max-width: 100%; height: auto; }
 """
 
 
@@ -56,14 +58,14 @@ def page(report: Report) -> str:
 
 def _table(report: Report) -> str:
     systems = report["systems"]
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("workload", *systems, f"weft × {REFERENCE}"))
+    compared = (f"weft × {REFERENCE}",) if REFERENCE in systems else ()
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("workload", *systems, *compared))
     lines = "\n".join(_line(row, systems) for row in report["rows"])
     found = overall(report)
     last = "".join(f"<td>{found[name]:.2f}</td>" if name in found else "<td></td>" for name in systems)
-    return (
-        f"<table><caption>{_about(report)}</caption><thead><tr>{head}</tr></thead>\n<tbody>{lines}\n"
-        f"<tr><td>× {REFERENCE}, median of the rows</td>{last}<td></td></tr></tbody></table>"
-    )
+    foot = f"<tr><td>× {REFERENCE}, median</td>{last}<td></td></tr>" if compared else ""
+    table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>{lines}\n{foot}</tbody></table>"
+    return f'<div class="wide">{table}</div><p class="about">{_about(report)}</p>'
 
 
 def _line(row: Row, systems: list[str]) -> str:
@@ -75,10 +77,9 @@ def _line(row: Row, systems: list[str]) -> str:
         value = f"{found['p50']:.0f} <small>{found['p95']:.0f}</small>" if found else ""
         cells.append(f"<td{kind}>{value}</td>")
     title = f"{row['paper']}: {row['shape']}"
-    last = "" if own is None else f"{own:.2f}"
-    return (
-        f'<tr><td title="{escape(title)}">{escape(row["workload"])}</td>{"".join(cells)}<td>{last}</td></tr>'
-    )
+    if own is not None:
+        cells.append(f"<td>{own:.2f}</td>")
+    return f'<tr><td title="{escape(title)}">{escape(row["workload"])}</td>{"".join(cells)}</tr>'
 
 
 def _about(report: Report) -> str:
@@ -132,4 +133,5 @@ def _hits(rows: list[Row], colours: Mapping[str, str]) -> str:
         row["workload"]: {name: found["hit rate"] for name, found in row["engine"].items()} for row in rows
     }
     width = 70 + 52 * len(groups)
-    return plots.bars("hit rate", "share", groups, colours, width=width)
+    drawn = plots.bars("hit rate", "share", groups, colours, width=width)
+    return f'<div class="wide">{drawn}</div>'

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import ceil, log10
 from typing import Final
 
 __all__ = ["COLOURS", "bars", "cdf", "legend", "lines"]
@@ -17,6 +17,7 @@ _HEIGHT: Final = 240
 _LEFT: Final = 52
 _BOTTOM: Final = 38
 _TOP: Final = 26
+_TOPS: Final = (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10, 12)
 
 Points = Sequence[tuple[float, float]]
 
@@ -136,8 +137,8 @@ def _number(value: float) -> str:
 
 
 def _round(value: float) -> float:
-    """The next number of one or two digits, so that ticks are easy to read."""
+    """The next number whose quarters, the ticks, are short."""
     if value <= 0:
         return 1.0
-    unit = 10.0 ** (ceil(log10(value)) - 1)
-    return ceil(value / unit * 2) / 2 * unit
+    unit = 10.0 ** math.floor(math.log10(value))
+    return unit * next(top for top in _TOPS if top * unit >= value)

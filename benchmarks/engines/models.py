@@ -79,15 +79,27 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 """The configuration class and fields of each shape."""
 
 
-def write_random(name: str, folder: Path) -> None:
-    """Write a checkpoint of a shape, the same at every call."""
+def write_random(
+    name: str,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+    vocabulary: int | None = None,
+) -> None:
+    """Write a checkpoint of a shape, the same at every call; drawn on `device`, by default the CPU.
+
+    `vocabulary`: tokens in place of the shape's, for a tokenizer that has fewer.
+    """
     import transformers
 
     models: Any = transformers.AutoModelForCausalLM  # parts of transformers have no types
     kind, fields = SHAPES[name]
     torch.manual_seed(0)
-    config = getattr(transformers, kind)(**fields)
-    models.from_config(config).save_pretrained(folder)
+    config = getattr(transformers, kind)(**fields | ({"vocab_size": vocabulary} if vocabulary else {}))
+    with device or torch.device("cpu"):
+        model = models.from_config(config, dtype=dtype)
+    model.save_pretrained(folder)
 
 
 def random_model(name: str, dtype: torch.dtype, device: torch.device) -> GpuModel:

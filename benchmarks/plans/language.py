@@ -66,6 +66,12 @@ class Ask:
         """What refers to values."""
         return (text for _, text in self.messages)
 
+    def ends(self, forced: bool) -> dict[str, Any]:
+        """The options that say where a text ends besides `tokens`; `forced`: nowhere before."""
+        if forced:
+            return {"ignore_eos": True} if self.form is str else {}
+        return {"stop": self.stop} if self.stop else {}
+
 
 @dataclass(frozen=True)
 class Search:
@@ -194,10 +200,18 @@ class Plan:
 
     def asks(self) -> int:
         """How many calls of the model the plan has at least: those of lists and branches count once."""
-        bodies = [
+        return sum(isinstance(step, Ask) for step in self.steps) + sum(body.asks() for body in self._bodies())
+
+    def searches(self) -> bool:
+        """Whether the plan needs the index."""
+        return any(isinstance(step, Search) for step in self.steps) or any(
+            body.searches() for body in self._bodies()
+        )
+
+    def _bodies(self) -> list[Plan]:
+        return [
             s.body if isinstance(s, Each) else s.otherwise for s in self.steps if isinstance(s, Each | Branch)
         ]
-        return sum(isinstance(step, Ask) for step in self.steps) + sum(body.asks() for body in bodies)
 
 
 def reads(step: Step) -> frozenset[str]:

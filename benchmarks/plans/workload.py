@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
 from typing import Any, Final
@@ -79,9 +79,11 @@ _SIZE: Final = 2  # of the corpus: 120 passages
 class World:
     """A world made from a seed, and what can be asked about it."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, length: int = 1) -> None:
+        """`length`: passages in each passage of `opening`, for prompts as long as the papers' are."""
         self.corpus = Corpus(seed, size=_SIZE)
         self._seed = seed
+        self._length = length
 
     def rng(self, name: str) -> Random:
         """Chance for one workload, independent of which others are run."""
@@ -95,7 +97,12 @@ class World:
     @cached_property
     def opening(self) -> list[Any]:
         """The passages that name what they are about, so that each can be read alone."""
-        return [placed.passage for placed in self.corpus.passages if not placed.passage.continues]
+        found = [placed.passage for placed in self.corpus.passages if not placed.passage.continues]
+        rng, more = self.rng("length"), self._length - 1
+        return [
+            replace(passage, text=" ".join([passage.text, *(p.text for p in rng.choices(found, k=more))]))
+            for passage in found
+        ]
 
     def numbered(self, rng: Random, count: int) -> Numbered:
         """A question about one of `count` passages."""

@@ -15,7 +15,7 @@ from plans.language import Plan
 
 from .calls import Calls, Run
 
-__all__ = ["BASELINES", "SYSTEMS", "System", "runner"]
+__all__ = ["BASELINES", "SYSTEMS", "USUAL", "System", "runner"]
 
 
 class System(NamedTuple):
@@ -38,13 +38,19 @@ class System(NamedTuple):
 BASELINES: Final[Mapping[str, System]] = {
     "sequential": System("sequential", "openai"),
     "asyncio": System("gathered", "openai"),
+    "unshared": System("gathered", "openai"),
     "langgraph": System("langgraph_graphs", "langgraph"),
     "llama-index": System("llama_index_workflows", "llama-index-workflows"),
     "haystack": System("haystack_pipelines", "haystack-ai"),
 }
-"""By name; each calls the engine as OpenAI's client does."""
+"""By name; each calls the engine as OpenAI's client does. 
+
+`unshared` is asyncio of which no two calls share what is read, as on an engine without a prefix cache.
+"""
 
 SYSTEMS: Final = ("weft", *BASELINES)
+USUAL: Final = tuple(name for name in SYSTEMS if name != "unshared")
+"""Those that are compared unless others are named."""
 
 
 def runner(name: str, plan: Plan, calls: Calls) -> Run:

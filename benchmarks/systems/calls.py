@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Final, Protocol
 
 import openai
@@ -59,20 +60,27 @@ class Calls(Protocol):
 class Door:
     """A model behind an HTTP door, and an index. Close it after use."""
 
-    def __init__(self, http: str, model: str, salt: str, indexes: Path, index: str) -> None:
-        """`salt`: calls with another one share nothing that the model has read."""
+    def __init__(
+        self, http: str, model: str, salt: str, indexes: Path, index: str, *, forced: bool = False
+    ) -> None:
+        """`salt`: calls with another one share nothing that the model has read.
+
+        Without one, no call shares anything. `forced`: texts have the length that their steps allow.
+        """
         self._client = openai.AsyncOpenAI(
             base_url=f"http://{http}/v1", api_key="none", max_retries=0, timeout=_SECONDS
         )
         self._model = model
         self._salt = salt
+        self._forced = forced
         self._index = index
         self._store = IndexStore(indexes)
         self._embedder = HashEmbedder()
 
     async def ask(self, ask: Ask, values: Values) -> Any:
         """One chat completion, greedy."""
-        options: dict[str, Any] = {"stop": ask.stop} if ask.stop else {}
+        extra = {"cache_salt": self._salt or token_hex(8), **ask.ends(self._forced)}
+        options: dict[str, Any] = {"extra_body": extra}
         if ask.form is not str:
             schema = {"name": ask.name, "schema": TypeAdapter(ask.form).json_schema()}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -81,7 +89,6 @@ class Door:
             messages=[{"role": role, "content": filled(text, values)} for role, text in ask.messages],  # type: ignore[misc]  # the role is known at run time
             temperature=0,
             max_tokens=ask.tokens,
-            extra_body={"cache_salt": self._salt},
             **options,
         )
         text = answer.choices[0].message.content or ""

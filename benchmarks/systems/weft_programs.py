@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from plans.language import (
@@ -39,9 +40,12 @@ _TOOLS: Final[dict[Any, ClientTool[..., Any]]] = {}
 """Tools have to be defined once."""
 
 
-def runner(plan: Plan, client: Client, index: str, namespace: str = "") -> Run:
-    """The plan as a program of that client. Runs of other namespaces share nothing of what is read."""
-    made = as_program(plan, index).using(client, namespace=namespace)
+def runner(plan: Plan, client: Client, index: str, namespace: str = "", *, forced: bool = False) -> Run:
+    """The plan as a program of that client. Runs of other namespaces share nothing of what is read.
+
+    `forced`: texts have the length that their steps allow.
+    """
+    made = as_program(plan, index, forced=forced).using(client, namespace=namespace)
 
     async def run(inputs: Values) -> Any:
         return await made.ainvoke(**inputs)
@@ -49,15 +53,24 @@ def runner(plan: Plan, client: Client, index: str, namespace: str = "") -> Run:
     return run
 
 
-def as_program(plan: Plan, index: str) -> Program[..., Any]:
+@dataclass(frozen=True)
+class _Place:
+    """What a plan does not say."""
+
+    index: str
+    forced: bool
+
+
+def as_program(plan: Plan, index: str, *, forced: bool = False) -> Program[..., Any]:
     """The plan in weft's language."""
+    place = _Place(index, forced)
     grows = any(isinstance(step, Compute) for step in plan.steps)
 
     def application(**inputs: Any) -> Any:
-        return _traced(plan, inputs, index)
+        return _traced(plan, inputs, place)
 
     async def growing(**inputs: Any) -> Any:
-        return await _grown(plan, inputs, index)
+        return await _grown(plan, inputs, place)
 
     written: Callable[..., Any] = growing if grows else application
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -69,14 +82,14 @@ def as_program(plan: Plan, index: str) -> Program[..., Any]:
     return made
 
 
-def _traced(plan: Plan, inputs: Values, index: str) -> Any:
+def _traced(plan: Plan, inputs: Values, place: _Place) -> Any:
     values = dict(inputs)
     for step in plan.steps:
-        values[step.name] = _written(step, values, index)
+        values[step.name] = _written(step, values, place)
     return plan.value(values)
 
 
-async def _grown(plan: Plan, inputs: Values, index: str) -> Any:
+async def _grown(plan: Plan, inputs: Values, place: _Place) -> Any:
     """What needs no Python is traced before anything is awaited."""
     values, rest = dict(inputs), list(plan.steps)
     while rest:
@@ -86,7 +99,7 @@ async def _grown(plan: Plan, inputs: Values, index: str) -> Any:
             known = [await _known(found(taken, values)) for taken in step.takes]
             values[step.name] = step.function(*known)
         else:
-            values[step.name] = _written(step, values, index)
+            values[step.name] = _written(step, values, place)
         rest.remove(step)
     return plan.value(values)
 
@@ -99,37 +112,38 @@ async def _known(value: Any) -> Any:
     return value
 
 
-def _written(step: Step, values: Values, index: str) -> Any:
+def _written(step: Step, values: Values, place: _Place) -> Any:
     """A step as a person writes it."""
     match step:
         case Ask():
             context = Context()
             for role, text in step.messages:
                 getattr(context, role)(filled(text, values))
-            stop: Any = {"stop": step.stop} if step.stop else {}
-            return context.gen(type=step.form, max_tokens=step.tokens, name=step.name, **stop)
+            return context.gen(
+                type=step.form, max_tokens=step.tokens, name=step.name, **step.ends(place.forced)
+            )
         case Search():
-            return search(index, found(step.query, values), k=step.k, name=step.name)
+            return search(place.index, found(step.query, values), k=step.k, name=step.name)
         case Tool():
             called = _TOOLS.setdefault(step.function, tool(idempotent=True)(step.function))
             return called(*(found(taken, values) for taken in step.takes))
         case Each():
-            return _spread(step, values, index)
+            return _spread(step, values, place)
         case Branch():
             plan = step.otherwise
             inner = {name: values[name] for name in plan.inputs}
             taken = found(step.text, values).equals(step.equals)
-            return cond(taken, found(step.then, values), lambda: _traced(plan, inner, index))
+            return cond(taken, found(step.then, values), lambda: _traced(plan, inner, place))
         case Compute():
             raise TypeError(f"step {step.name!r} is Python within the body of a list or a branch")
 
 
-def _spread(step: Each, values: Values, index: str) -> Any:
+def _spread(step: Each, values: Values, place: _Place) -> Any:
     """A list of the run is mapped; over one that Python knows goes a loop."""
     around: Mapping[str, Any] = {name: values[name] for name in step.body.inputs if name != ITEM}
     items = found(step.over, values)
 
     def body(item: Any) -> Any:
-        return _traced(step.body, {**around, ITEM: item}, index)
+        return _traced(step.body, {**around, ITEM: item}, place)
 
     return map(body, items) if isinstance(items, Var) else [body(item) for item in items]

@@ -94,6 +94,10 @@ class Generate(Op):
             raise OperandError(f"a model can write text or data, not {self.type}")
         if self.n < 1:
             raise OperandError(f"n must be at least 1, not {self.n}")
+        if self.sampling.ignore_eos and self.constraint is not None:
+            raise OperandError(
+                "a constrained text ends with its form: leave out ignore_eos or the constraint"
+            )
         if self.cache and not self.deterministic:
             raise OperandError(
                 "only greedy texts can be cached: leave out cache, or set the temperature to 0"

@@ -48,6 +48,7 @@ UNSUPPORTED: Final = {
     "function_call": Unsupported("it is deprecated; pass `tool_choice`"),
     "functions": Unsupported("it is deprecated; pass `tools`"),
     "logit_bias": Unsupported("leave it out; to constrain the answer pass `response_format`", ({},)),
+    "min_tokens": Unsupported("for a text of exact length pass `ignore_eos` and `max_tokens`", (0,)),
     "modalities": _TEXT_ONLY,
     "prediction": Unsupported("leave it out: it would change only the speed"),
     "presence_penalty": _PENALTY,
@@ -178,6 +179,7 @@ class GenerationBody(Body):
     top_k: int = Field(default=0, ge=-1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Texts = Field(default_factory=list)
+    ignore_eos: bool = False
     n: int = Field(default=1, ge=1, le=128)
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     cache_salt: str = ""

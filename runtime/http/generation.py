@@ -41,7 +41,7 @@ def sampling_of(body: GenerationBody, max_tokens: int) -> Sampling:
     """How the answers to a request are drawn; without a seed, differently each time."""
     seed = random.getrandbits(63) if body.seed is None else body.seed
     top_k = max(body.top_k, 0)  # others write -1 for "all"
-    return Sampling(max_tokens, body.temperature, body.top_p, top_k, seed, tuple(body.stop))
+    return Sampling(max_tokens, body.temperature, body.top_p, top_k, seed, tuple(body.stop), body.ignore_eos)
 
 
 def generation(
@@ -54,7 +54,16 @@ def generation(
     constraint: Constraint | None = None,
     logprobs: int | None = None,
 ) -> Generation:
-    """`n` samples for each prompt; `name` is what observers call the run. Raises ApiError for too many."""
+    """`n` samples for each prompt; `name` is what observers call the run.
+
+    Raises ApiError for too many, and for a constrained text that is not to end with its form.
+    """
+    if sampling.ignore_eos and constraint is not None:
+        raise ApiError(
+            400,
+            "'ignore_eos' does not go with a constrained answer, which ends with its form",
+            param="ignore_eos",
+        )
     if n * len(prompts) > _MOST:
         raise ApiError(
             400, f"{n * len(prompts)} texts are too many for one request; ask for {_MOST} at most", param="n"

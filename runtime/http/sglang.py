@@ -38,9 +38,8 @@ _OFF: Final = "weft does not offer it; leave it out"
 _SAMPLING_UNSUPPORTED: Final = {
     "ebnf": Unsupported("pass `regex` or `json_schema`", ("",)),
     "frequency_penalty": Unsupported(_OFF, (0,)),
-    "ignore_eos": Unsupported(_OFF, (False,)),
     "logit_bias": Unsupported(_OFF, ({},)),
-    "min_new_tokens": Unsupported(_OFF, (0,)),
+    "min_new_tokens": Unsupported("for an exact length pass `ignore_eos` and `max_new_tokens`", (0,)),
     "min_p": Unsupported(_OFF, (0,)),
     "no_stop_trim": Unsupported(_OFF, (False,)),
     "presence_penalty": Unsupported(_OFF, (0,)),
@@ -75,6 +74,7 @@ class _SamplingBody(Body):
     top_k: int = Field(default=-1, ge=-1)
     n: int = Field(default=1, ge=1, le=128)
     stop: Annotated[list[_Stop], BeforeValidator(_stops)] = Field(default_factory=list)
+    ignore_eos: bool = False
     sampling_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     regex: str = ""
     json_schema: str = ""
@@ -257,7 +257,15 @@ def _event(batch: _Batch, index: int, text: str) -> bytes:
 def _sampling(body: _SamplingBody) -> Sampling:
     temperature = 0.0 if body.temperature < _GREEDY_BELOW else body.temperature
     seed = random.getrandbits(63) if body.sampling_seed is None else body.sampling_seed
-    return Sampling(body.max_new_tokens, temperature, body.top_p, max(body.top_k, 0), seed, tuple(body.stop))
+    return Sampling(
+        body.max_new_tokens,
+        temperature,
+        body.top_p,
+        max(body.top_k, 0),
+        seed,
+        tuple(body.stop),
+        body.ignore_eos,
+    )
 
 
 def _constraint(body: _SamplingBody) -> Constraint | None:

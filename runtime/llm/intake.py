@@ -44,6 +44,10 @@ class Intake:
     def _generate(self, handle: int, request: GenerateRequest, sink: Sink, now: float) -> GenerateTask:
         sampling = request.sampling
         self._text.check(sampling.stop, request.constraint)
+        if sampling.ignore_eos and request.constraint is not None:
+            raise RequestError(
+                "a constrained text ends with its form: ignore_eos does not go with a constraint"
+            )
         ids = self._ids(request.ids, "ids")
         room = max(self._context - len(ids), 1)
         job = self._job(handle, request, ids, now, max_new=min(sampling.max_tokens, room))
@@ -54,7 +58,7 @@ class Intake:
             sink,
             now,
             sampling=sampling,
-            eos_ids=self._text.eos_ids,
+            eos_ids=frozenset() if sampling.ignore_eos else self._text.eos_ids,
             stream=stream,
             logprobs=request.logprobs,
         )

@@ -117,3 +117,17 @@ def test_a_plot_stays_within_its_frame() -> None:
     assert all(0 <= x <= 420 and 0 <= y <= 240 for x, y in points)
     assert points[1][0] > points[0][0]
     assert points[1][1] < points[0][1]
+
+
+@pytest.mark.parametrize(
+    ("most", "ticks"),
+    [
+        (350, "100 200 300 400"),
+        (0.03, "0.008 0.016 0.024 0.032"),
+        (1000, "250 500 750 1000"),
+        (0, "0.25 0.5"),
+    ],
+)
+def test_ticks_are_short_numbers(most: float, ticks: str) -> None:
+    drawn = ElementTree.fromstring(plots.lines("t", "x", "y", {"a": [(0, 0), (most, 1)]}, {"a": "#000"}))
+    assert set(ticks.split()) <= {text.text for text in drawn.iter("text")}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import suite
+from plans import parrot
 
 
 def test_a_short_run_compares_two_systems_and_writes_its_report(
@@ -39,3 +40,30 @@ def test_what_does_not_belong_to_a_file_is_refused_before_it_is_measured(
     out.write_text(json.dumps({"machine": "another", "rows": [], "command": ""}))
     assert suite.main(["--add", "--out", str(out)]) == 2
     assert "the reports differ in machine: 'another' and" in capsys.readouterr().err
+
+
+def test_random_weights_write_as_much_as_their_steps_allow_in_every_system(tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    only = ["--only", "chain summary", "--systems", "weft", "asyncio", "unshared", "--quick"]
+    assert suite.main([*only, "--shape", "tiny-llama", "--length", "2", "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    (row,) = report["rows"]
+    assert {found["written"] for found in row["engine"].values()} == {parrot.LINKS * 50}
+    assert row["right"] is None
+    assert row["engine"]["unshared"]["cached"] == 0 < row["engine"]["asyncio"]["cached"]
+    assert report["model"].startswith("random tiny-llama, ")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--shape", "tiny-llama", "--model", "elsewhere"], "--shape draws a model of its own"),
+        (["--length", "0"], "--length must be at least 1, not 0"),
+    ],
+)
+def test_contradictory_options_are_refused(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        suite.main(given)
+    assert said in capsys.readouterr().err

@@ -156,3 +156,18 @@ def test_values_stand_in_prompts_as_weft_puts_them() -> None:
         filled("{p}|{p[1].text}|{l}|{n}", {"p": passages, "l": ["x", "y"], "n": 3})
         == "[1] one\n[2] two|two|x\ny|3"
     )
+
+
+def test_texts_of_forced_length_end_nowhere_else() -> None:
+    free = Ask("a", (("user", "x"),), 8, stop="\n")
+    assert free.ends(forced=False) == {"stop": "\n"}
+    assert free.ends(forced=True) == {"ignore_eos": True}
+    assert ask("a", "x", list[str]).ends(forced=True) == {}
+
+
+def test_a_search_is_found_in_bodies_and_branches() -> None:
+    inner = Plan((ITEM,), (Search("found", ITEM, 1),), "found")
+    assert Plan(("q",), (ask("l", "{q}", list[str]), Each("e", "l", inner)), "e").searches()
+    other = Plan(("q",), (Search("found", "q", 1),), "found")
+    assert Plan(("q",), (Branch("b", "q", "no", "q", other),), "b").searches()
+    assert not Plan(("q",), (ask("a", "{q}"),), "a").searches()

@@ -146,6 +146,12 @@ def test_what_is_generated_can_be_weighed(raw: httpx2.Client) -> None:
         ({"input_ids": [1, 2]}, "input_ids", "can be weighed, not continued"),
         ({"text": "a", "image_data": "x"}, "image_data", "unknown parameter"),
         ({"text": "a", "sampling_params": {"min_p": 0.1}}, "min_p", "is not supported"),
+        ({"text": "a", "sampling_params": {"min_new_tokens": 3}}, "min_new_tokens", "pass `ignore_eos`"),
+        (
+            {"text": "a", "sampling_params": {"ignore_eos": True, "regex": "a"}},
+            "ignore_eos",
+            "does not go with a constrained answer",
+        ),
         ({"text": "a", "sampling_params": {"max_new_tokens": -1}}, "max_new_tokens", "greater than"),
         ({"text": "a", "sampling_params": {"regex": "a", "json_schema": "{}"}}, "regex", "pass either"),
         ({"text": "a", "sampling_params": {"regex": "("}}, None, "cannot be enforced"),
@@ -167,6 +173,16 @@ def test_what_is_refused(raw: httpx2.Client, body: Any, param: str | None, said:
     error = answer.json()["error"]
     assert error["param"] == param
     assert said in error["message"]
+
+
+def test_a_text_of_forced_length(raw: httpx2.Client) -> None:
+    free = generate(raw, text=PROMPT, sampling_params={**SAMPLING, "max_new_tokens": 30})
+    forced = generate(
+        raw, text=PROMPT, sampling_params={**SAMPLING, "max_new_tokens": 30, "ignore_eos": True}
+    )
+    assert free["meta_info"]["completion_tokens"] < forced["meta_info"]["completion_tokens"] == 30
+    assert forced["text"].startswith(free["text"])
+    assert forced["meta_info"]["finish_reason"] == {"type": "length", "length": 30}
 
 
 @pytest.mark.skipif(

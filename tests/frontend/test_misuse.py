@@ -129,6 +129,8 @@ def test_what_needs_the_value(use: Callable[[Any, Any], Any], what: str) -> None
         (lambda x, xs: gen(x, temperature=-1), "temperature must lie between"),
         (lambda x, xs: gen(x, top_p=0), "top_p must lie in"),
         (lambda x, xs: gen(x, stop=""), "stop must not hold an empty string"),
+        (lambda x, xs: gen(x, ignore_eos=True, type=int), "ignore_eos goes with plain text"),
+        (lambda x, xs: gen(x, ignore_eos=True, regex="a+"), "ignore_eos goes with plain text"),
         (lambda x, xs: gen(x, n=0), "n must be at least 1"),
         (lambda x, xs: gen(x, cache=True, temperature=0.5), "only greedy texts can be cached"),
         (lambda x, xs: gen(x, seed=-1), r"seed must lie in \[0, 2\*\*63\)"),

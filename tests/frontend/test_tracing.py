@@ -39,7 +39,7 @@ from weft import (
 from weft.graph.ir import Graph
 from weft.graph.ops.common import Input, Project
 from weft.graph.ops.user import Generate
-from weft.graph.sampling import Choices, JsonSchema, Regex
+from weft.graph.sampling import Choices, JsonSchema, Regex, Sampling
 from weft.graph.types import TEXT, Data
 from weft.graph.verify import verify
 
@@ -256,6 +256,13 @@ def test_sampling() -> None:
 
     assert last(sampled).n == 3
     assert "max_tokens=9, temperature=0.7, top_p=0.9, top_k=5, seed=4" in text_of(sampled)
+
+
+def test_a_text_of_forced_length() -> None:
+    def forced() -> str:
+        return gen("x", max_tokens=9, ignore_eos=True)
+
+    assert last(forced).sampling == Sampling(max_tokens=9, ignore_eos=True)
 
 
 def test_fields_and_items() -> None:

@@ -31,7 +31,7 @@ from weft.graph.ops.optimized import Element, Merge, Slice, Stage
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Rate, Score, Upsert, Weigh
 from weft.graph.ops.user import Chunking, Generate, Ingest, Probe, Rerank, Select
 from weft.graph.prompt import Fixed, Message, Slot
-from weft.graph.sampling import Sampling
+from weft.graph.sampling import Regex, Sampling
 from weft.graph.types import (
     BOOLEAN,
     INTEGER,
@@ -181,6 +181,11 @@ def test_every_operation_has_a_signature_here() -> None:
         (Generate(ASK), {}, "lacks the operand 'x'"),
         (Generate(ASK, KV), {"x": TEXT}, "a model can write text or data, not kv"),
         (Generate(ASK, n=0), {"x": TEXT}, "n must be at least 1, not 0"),
+        (
+            Generate(ASK, sampling=Sampling(ignore_eos=True), constraint=Regex("a")),
+            {"x": TEXT},
+            "a constrained text ends with its form: leave out ignore_eos or the constraint",
+        ),
         (Generate(ASK, n=2, logprobs=0), {"x": TEXT}, "logprobs go with n = 1"),
         (Probe(), {}, "a probe takes either messages or ids"),
         (Probe(ASK, (1,)), {"x": TEXT}, "a probe takes either messages or ids"),

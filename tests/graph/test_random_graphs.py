@@ -84,6 +84,7 @@ SAMPLINGS = st.builds(
     top_k=st.integers(0, 100),
     seed=st.integers(-(2**63), 2**63 - 1),
     stop=OPTIONS,
+    ignore_eos=st.booleans(),
 ) | st.just(Sampling())
 POLICIES = st.just(Policy()) | st.builds(
     Policy,
@@ -216,6 +217,7 @@ class Builder:
     def generate(self) -> Value:
         messages, args = self.messages()
         sampling, constraint = self.draw(SAMPLINGS), self.draw(CONSTRAINTS)
+        constraint = None if sampling.ignore_eos else constraint
         count, model = self.draw(st.integers(1, 3)), self.draw(MODELS)
         logprobs = self.draw(st.sampled_from([None, 0, 3])) if count == 1 else None
         op = Generate(messages, self.draw(PLAIN), sampling, constraint, count, model, logprobs)

@@ -248,6 +248,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"n": 1.5}, "n", "valid integer, not 1.5"),
     ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
     ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "contradict each other"),
+    (
+        {"ignore_eos": True, "response_format": {"type": "json_object"}},
+        "ignore_eos",
+        "does not go with a constrained answer",
+    ),
     ({"stop": ""}, "stop[0]", "at least 1 character"),
     ({"stop": [1]}, "stop[0]", "valid string"),
     ({"seed": 2**64}, "seed", "less than"),

@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from weft.graph.ops.primitive import Prefill
+from weft.graph.ops.primitive import Decode, Prefill
 from weft.graph.prompt import Fixed
 
 from .conftest import Door, StartDoor, language_model
@@ -34,6 +34,13 @@ async def test_several_prompts_and_samples(door: Door) -> None:
     assert answer.usage.completion_tokens == 12
 
 
+async def test_a_forced_length_reaches_the_worker(door: Door) -> None:
+    for extra in ({"ignore_eos": True}, {"min_tokens": 0}):
+        await door.openai.completions.create(model="m", prompt="a", max_tokens=5, extra_body=extra)
+    decodes = [node.op for node in door.workers[0].nodes() if isinstance(node.op, Decode)]
+    assert [(op.sampling.max_tokens, op.sampling.ignore_eos) for op in decodes] == [(5, True), (5, False)]
+
+
 async def test_a_stream_of_several(door: Door) -> None:
     stream = await door.openai.completions.create(
         model="m", prompt=["a", "b"], stream=True, stream_options={"include_usage": True}
@@ -55,6 +62,8 @@ async def test_a_stream_of_several(door: Door) -> None:
         ({"prompt": "a", "echo": True}, "echo", "put the prompt before the answer yourself"),
         ({"prompt": "a", "best_of": 3}, "best_of", "pass `n`"),
         ({"prompt": "a", "suffix": "z"}, "suffix", "continue a text"),
+        ({"prompt": "a", "ignore_eos": "yes"}, "ignore_eos", "should be a valid boolean"),
+        ({"prompt": "a", "min_tokens": 3}, "min_tokens", "pass `ignore_eos` and `max_tokens`"),
         ({"prompt": "a", "logprobs": 99}, "logprobs", "less than or equal to 20"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from weft.graph.sampling import Choices, Constraint, JsonSchema, Regex, Sampling
 from weft.runtime.llm.blocking import run_requests
 from weft.runtime.llm.engine import LLMEngine
-from weft.runtime.llm.errors import CancelledError
+from weft.runtime.llm.errors import CancelledError, RequestError
 from weft.runtime.llm.model import load_model
 from weft.runtime.llm.options import EngineOptions
 from weft.runtime.llm.requests import Delta, Event, Failed, Finished, GenerateRequest
@@ -71,6 +72,36 @@ def test_deltas_make_up_the_text(engine: LLMEngine, tokenizer: Tokenizer) -> Non
         last = finished(events)
         assert deltas(events) == last.text, seed
         assert last.tail == ""
+
+
+def test_a_forced_length_goes_past_the_end_and_begins_with_the_same_text(
+    engine: LLMEngine, tokenizer: Tokenizer
+) -> None:
+    ids = ids_of(
+        tokenizer, "<|user|>Passage: Hipujas was founded in 1987.\nQuestion: When?<|end|><|assistant|>"
+    )
+    free = request(ids, max_tokens=40)
+    forced = replace(free, sampling=replace(free.sampling, ignore_eos=True))
+    short, long = (finished(events) for events in run(engine, free, forced))
+    assert (short.finish_reason, long.finish_reason) == ("stop", "length")
+    assert len(short.ids) < len(long.ids) == 40
+    assert long.ids[: len(short.ids)] == short.ids
+    assert long.ids[len(short.ids)] in tokenizer.eos_ids
+
+
+def test_a_stop_string_ends_a_text_of_forced_length(engine: LLMEngine, tokenizer: Tokenizer) -> None:
+    plain = request(ids_of(tokenizer, "Question: Who"))
+    forced = replace(plain, sampling=replace(plain.sampling, ignore_eos=True))
+    whole = finished(run(engine, forced)[0]).text
+    stopped = replace(forced, sampling=replace(forced.sampling, stop=(whole[5:9],)))
+    last = finished(run(engine, stopped)[0])
+    assert (last.finish_reason, last.text) == ("stop", whole.partition(whole[5:9])[0])
+
+
+def test_a_forced_length_does_not_go_with_a_constraint(engine: LLMEngine) -> None:
+    sampling = Sampling(max_tokens=4, ignore_eos=True)
+    with pytest.raises(RequestError, match="ignore_eos does not go with a constraint"):
+        run(engine, GenerateRequest((5,), sampling=sampling, constraint=Regex("a+")))
 
 
 def test_a_stop_string_ends_the_text_before_it(engine: LLMEngine, tokenizer: Tokenizer) -> None:
