@@ -111,13 +111,14 @@ def graph_seconds(engine: LLMEngine, batch: int, context: int) -> float:
     """The time of the device for a step: its graph over contexts of such a length, run on end."""
     runner: Any = engine._runner  # nothing else times the device alone
     graphs = runner._graphs
-    graph, inputs = graphs.graph_for(batch)
+    captured = graphs.graph_for(batch)
+    inputs = captured.tokens
     rows = torch.zeros_like(inputs)
     rows[0], rows[2] = 7, context
     rows[1] = runner.pool.slots  # the slot of idle rows
     rows[3] = torch.arange(1, inputs.shape[1] + 1)
     inputs.copy_(rows)
-    return _seconds(graph.replay, 20)
+    return _seconds(captured.graph.replay, 20)
 
 
 def main() -> None:
