@@ -68,8 +68,8 @@ class Capacity(NamedTuple):
         return sum(self._sizes)
 
     @property
-    def _sizes(self) -> tuple[int, ...]:
-        return 6 * self.items, self.parts, self.batch + 1, self.parts, self.batch
+    def _sizes(self) -> list[int]:
+        return [6 * self.items, self.parts, self.batch + 1, self.parts, self.batch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +92,7 @@ class SharedPlan:
         return cls(items.view(-1, 6), members, first_part, parts, starts, capacity.parts, _queries(group))
 
 
-def find_shared_prefixes(
-    slots: Sequence[NDArray[np.integer]], *, min_keys: int = MIN_KEYS
-) -> SharedPrefixes:
+def find_shared_prefixes(slots: Sequence[NDArray[np.integer]], *, min_keys: int = MIN_KEYS) -> SharedPrefixes:
     """Group the sequences by the prefixes of their slot lists that at least `min_keys` keys are added by."""
     groups: list[Group] = []
     own_starts = [0] * len(slots)
@@ -165,7 +163,7 @@ def cut_shared(
         raise ValueError(f"a plan of {needed} exceeds {room}")
     numbers = np.zeros(room.numbers, dtype=np.int64)
     fields = np.split(numbers, np.cumsum(room._sizes)[:-1])
-    filled = (
+    filled: tuple[Sequence[int], ...] = (
         [field for item in items for field in item],
         members,
         [],

@@ -1,4 +1,4 @@
-"""The kernels' tests run on torch and on Triton: on the GPU if there is one, else in its interpreter (`tests/conftest.py`)."""
+"""The kernels' tests run on torch and on Triton, which `tests/conftest.py` sees to without a GPU, too."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """CUDA graphs of decode steps: a step's hundreds of kernels are started by one call.
 
-There are two graphs for a number of sequences: one reads all keys of each, the other reads shared prefixes once.
+There are two graphs for a number of sequences: one reads all keys of each, the other reads shared prefixes
+once.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -113,9 +113,7 @@ class GpuModel(Model):
             return {}
         kv_heads = self.config.kv_heads
         return {
-            window: plan_decode(
-                step.lengths, step.rows, kv_heads=kv_heads, window=window, shared=step.shared
-            )
+            window: plan_decode(step.lengths, step.rows, kv_heads=kv_heads, window=window, shared=step.shared)
             for window in set(self.config.windows)
         }
 

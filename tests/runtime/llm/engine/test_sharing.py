@@ -20,7 +20,7 @@ from weft.runtime.llm.config import ModelConfig
 from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.gpu import runner as runner_module
 from weft.runtime.llm.gpu.runner import GpuRunner
-from weft.runtime.llm.gpu.sharing import Sharing
+from weft.runtime.llm.gpu.sharing import Sharing, heads
 from weft.runtime.llm.model import Model
 from weft.runtime.llm.options import EngineOptions
 from weft.runtime.llm.requests import Finished, GenerateRequest
@@ -84,8 +84,8 @@ def test_many_short_spans_become_fewer_long_ones(config: ModelConfig) -> None:
     batch = [decode(list(range(200 + 8 * number)), 3) for number in range(64)]
     found = Sharing(config, torch.float32, min_keys=8, least_saved=0).prefixes(batch)
     assert found is not None
-    heads = {"group": config.heads // config.kv_heads, "kv_heads": config.kv_heads}
-    assert cut_shared(found, **heads)[1].within(Capacity.of(64, **heads))
+    numbers = heads(config)
+    assert cut_shared(found, **numbers)[1].within(Capacity.of(64, **numbers))
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("triton")
 def test_texts_are_the_same(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two families with a common head: a tree of two levels, and steps in which some read while others write."""
+    """Two families with a common head: a tree of two levels; some read while others write."""
     chance = random.Random(3)
 
     def ids(count: int) -> tuple[int, ...]:
