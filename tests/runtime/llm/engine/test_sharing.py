@@ -126,8 +126,8 @@ def test_texts_are_the_same(model: Model, monkeypatch: pytest.MonkeyPatch) -> No
     head = ids(70)
     families = [head + ids(20), head + ids(30)]
     requests = [
-        GenerateRequest(families[number % 2] + ids(3 + number), sampling=Sampling(max_tokens=4 + number))
-        for number in range(5)
+        GenerateRequest(families[number % 2] + ids(3 + number), sampling=Sampling(max_tokens=3 + number))
+        for number in range(4)
     ]
     texts = []
     for sharing in (True, False):
