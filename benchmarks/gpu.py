@@ -8,8 +8,7 @@ that rate, whichever is more: the roofline.
 tokens a second while all requests write, through the engine's door, all sampled greedily; the roofline, and
 the fraction reached; the same without CUDA graphs if `--graphs-off`; a trace of the device at the largest
 batch; then the speed of reading, and what starting takes. `shared-prefix`, `long-prompt`, `tight-pool`: see
-`gpus/loads.py`. `start`: a new process on a checkpoint, up to its first token. With `--vllm`, a folder in
-which vLLM and what it needs are installed, it runs the `decode` load first, on the same device.
+`gpus/loads.py`. `start`: a new process on a checkpoint, up to its first token.
 
 `beyond_graph` is one less the time of the step's graph, run many times on end, over the time of a step of
 the engine: what drawing tokens, moving them and waiting take. Run: ``weft bench gpu``.
@@ -19,15 +18,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from engines.models import SHAPES, config_of, random_model
+from engines.models import SHAPES, random_model
 from gpus.ceilings import copy_bandwidth, product_rate, roofline, seconds
 from gpus.clocks import serve
 from gpus.loads import LOADS
@@ -92,31 +88,6 @@ def decode(model: GpuModel, options: argparse.Namespace, ceilings: tuple[float, 
     return report
 
 
-def vllm(options: argparse.Namespace) -> dict[str, Any]:
-    """The same load on vLLM, in a process of its own."""
-    asked = {
-        "config": config_of(options.model),
-        "batches": options.batches,
-        "prompt": options.prompt,
-        "output": options.output,
-        "budget": BUDGET,
-        "prompts": PROMPTS,
-    }
-    here = Path(__file__).parent
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{options.vllm}:{here}",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_USE_FLASHINFER_SAMPLER": "0",
-        "VLLM_USE_DEEP_GEMM": "0",
-        "HF_HUB_OFFLINE": "1",
-    }
-    command = [sys.executable, "-P", str(here / "gpus" / "vllm_peer.py"), json.dumps(asked)]
-    ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
-    return found
-
-
 def main() -> None:
     """Measure, print, and write JSON if asked to."""
     parser = argparse.ArgumentParser(
@@ -129,7 +100,6 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=1000)
     parser.add_argument("--output", type=int, default=256)
     parser.add_argument("--graphs-off", action="store_true", help="decode without CUDA graphs, too")
-    parser.add_argument("--vllm", type=Path, help="a folder with vLLM, which runs the decode load first")
     parser.add_argument("--json", type=Path, help="write the results there, too")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -154,8 +124,6 @@ def main() -> None:
 
     print(", ".join(f"{key} {value}" for key, value in report.items()), flush=True)
     torch.cuda.empty_cache()
-    if options.vllm:
-        note("vllm", vllm(options))
     if "start" in options.loads:
         note("start", start_seconds(options.model))
     if set(options.loads) - {"start"}:

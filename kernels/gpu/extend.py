@@ -35,6 +35,8 @@ def extend_attention(
     group = heads // kv_heads
     sequences = len(batch.rows)
     usual = triton.next_power_of_2(triton.cdiv(queries, sequences) * group)
+    if usual > 16:  # the fewer variants there are, the fewer are compiled
+        usual = max(usual, 64)
     wide = q.element_size() * head_dim > 256
     most = 128 if rotary is None else 256  # more rows share the rotation of their keys
     if wide or q.element_size() > 2:
@@ -76,7 +78,7 @@ def extend_attention(
         BLOCK_N=key_block(k_pool),
         BLOCK_D=triton.next_power_of_2(head_dim),
         BLOCK_H=max(16, triton.next_power_of_2(head_dim // 2)),
-        BLOCK_B=triton.next_power_of_2(sequences),
+        BLOCK_B=max(triton.next_power_of_2(sequences), 64),
         PAGE=table.page_size,
         WINDOW=0 if window is None else window,
         SPLIT=splits > 1,

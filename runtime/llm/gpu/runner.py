@@ -22,6 +22,7 @@ from .model import GpuModel, Step
 from .sharing import Sharing, heads
 from .staging import Staging
 from .table import PageTable
+from .warmup import warm_up
 
 __all__ = ["GpuRunner"]
 
@@ -75,6 +76,8 @@ class GpuRunner:
         self._staging = Staging(model.device)
         self._sharing = Sharing(model.config, model.dtype) if sharing else None
         self._graphs = None
+        if model.device.type == "cuda":
+            warm_up(model, whole, self._table)
         if graphs and model.device.type == "cuda":
             self._graphs = DecodeGraphs(model, whole, self._table, max_running, sharing=sharing)
 
