@@ -24,7 +24,8 @@ _KERNELS: Final = 12  # that are named
 def trace_decodes(engine: LLMEngine, batch: int, prompt: int, seconds: float = 0.5) -> dict[str, Any]:
     """Trace the device while requests write that share nothing.
 
-    It counts from the first start of a kernel to the last end. `idle` is the share of that time in which no kernel and no copy ran.
+    It counts from the first start of a kernel to the last end. `idle` is the share of that time in which no
+    kernel and no copy ran.
     """
     chance, vocab = random.Random(9), engine.info.vocab_size
     clocks = [
