@@ -10,16 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Group", "SharedPlan", "SharedPrefixes", "find_shared_prefixes", "plan_shared"]
+__all__ = [
+    "Capacity",
+    "Group",
+    "SharedPlan",
+    "SharedPrefixes",
+    "cut_shared",
+    "find_shared_prefixes",
+    "plan_shared",
+]
 
-_MIN_KEYS = 128  # a shorter span costs more in merging than its single reading saves
+MIN_KEYS: Final = 128  # a shorter span costs more in merging than its single reading saves
+_PROGRAMS: Final = 528  # of a kernel, that fill a large device
 
 
 class Group(NamedTuple):
@@ -37,75 +45,106 @@ class SharedPrefixes(NamedTuple):
     own_starts: tuple[int, ...]  # of each sequence: the first key that no group covers
 
 
+class Capacity(NamedTuple):
+    """How much a plan has room for, so that a CUDA graph can read one plan after another."""
+
+    batch: int  # sequences
+    items: int  # work items
+    parts: int  # partial outputs; also memberships
+
+    @classmethod
+    def of(cls, batch: int, *, group: int, kv_heads: int) -> Capacity:
+        """What nearly all batches of so many sequences get by with."""
+        items = -(-_PROGRAMS // kv_heads) + batch
+        return cls(batch, items, items * _queries(group))
+
+    def within(self, room: Capacity) -> bool:
+        """Whether there is room enough for this."""
+        return all(need <= have for need, have in zip(self, room, strict=True))
+
+    @property
+    def numbers(self) -> int:
+        """The numbers of a plan."""
+        return sum(self._sizes)
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [6 * self.items, self.parts, self.batch + 1, self.parts, self.batch]
+
+
 @dataclass(frozen=True, slots=True)
 class SharedPlan:
     """Shared spans cut into work items; int32 tensors on the pool's device."""
 
     items: torch.Tensor
     """[items, 6]: leading sequence, first key, end, first member, members (0: idle), first part."""
-    members: torch.Tensor  # [members]: sequences
+    members: torch.Tensor  # [parts]: sequences
     first_part: torch.Tensor  # [batch + 1]: where the parts of each sequence begin in `parts`
-    parts: torch.Tensor  # the parts of each sequence
+    parts: torch.Tensor  # [parts]: the parts of each sequence
     starts: torch.Tensor  # [batch]: the first key of each that no group covers
     capacity: int  # all parts
     queries: int  # sequences an item, at most
 
+    @classmethod
+    def of(cls, numbers: torch.Tensor, capacity: Capacity, *, group: int) -> SharedPlan:
+        """What `cut_shared` has found, int32 on the pool's device, for `group` query heads a KV head."""
+        items, members, first_part, parts, starts = torch.split(numbers, capacity._sizes)
+        return cls(items.view(-1, 6), members, first_part, parts, starts, capacity.parts, _queries(group))
 
-def find_shared_prefixes(
-    slots: Sequence[NDArray[np.integer]], *, min_keys: int = _MIN_KEYS
-) -> SharedPrefixes:
+
+def find_shared_prefixes(slots: Sequence[NDArray[np.integer]], *, min_keys: int = MIN_KEYS) -> SharedPrefixes:
     """Group the sequences by the prefixes of their slot lists that at least `min_keys` keys are added by."""
-    order = sorted(range(len(slots)), key=lambda sequence: slots[sequence].tobytes())
-    common = [_common(slots[left], slots[right]) for left, right in pairwise(order)]
     groups: list[Group] = []
     own_starts = [0] * len(slots)
-    pending = [(0, len(order), 0)]  # a run of sequences, and the first key that no group covers for it
+    # Sequences that have their first so many slots in common, and the first key that no group covers.
+    pending = [(list(range(len(slots))), 0, 0)]
     while pending:
-        first, end, start = pending.pop()
-        if end - first == 1:
-            own_starts[order[first]] = start
+        members, known, start = pending.pop()
+        if len(members) < 2:
+            for member in members:
+                own_starts[member] = start
             continue
-        if first == end:
-            continue
-        shared = min(common[first : end - 1])
+        first = slots[members[0]]
+        shared = min(_common(first, slots[member], known) for member in members[1:])
         if shared - start >= min_keys:
-            groups.append(Group(tuple(sorted(order[first:end])), start, shared))
+            groups.append(Group(tuple(members), start, shared))
             start = shared
-        cuts = [at + 1 for at in range(first, end - 1) if common[at] == shared]
-        pending.extend((left, right, start) for left, right in zip([first, *cuts], [*cuts, end], strict=True))
+        branches: dict[int, list[int]] = {}
+        for member in members:
+            longer = shared < len(slots[member])
+            branches.setdefault(int(slots[member][shared]) if longer else -1 - member, []).append(member)
+        pending.extend((branch, shared, start) for branch in branches.values())
     return SharedPrefixes(tuple(sorted(groups)), tuple(own_starts))
 
 
-def plan_shared(
+def cut_shared(
     prefixes: SharedPrefixes,
     *,
     group: int,
     kv_heads: int,
-    device: torch.device,
-    programs: int = 528,
     min_split: int = 256,
-    capacity: tuple[int, int] | None = None,
-) -> SharedPlan:
+    capacity: Capacity | None = None,
+) -> tuple[NDArray[np.int64], Capacity]:
     """Cut the groups into work items: so many queries and keys each that the device is filled.
 
     Args:
         prefixes: What to cut.
         group: Query heads a KV head.
         kv_heads: KV heads of the pool.
-        device: Where the tensors go.
-        programs: How many programs, one for each item and KV head, are wanted at least.
         min_split: The fewest keys that a span is cut into.
-        capacity: Sizes that `items` and the parts are padded to, for tensors that a CUDA graph reads; a
-            ValueError is raised if they are too small.
+        capacity: What the plan is padded to; a ValueError is raised if it is too small.
+
+    Returns:
+        The numbers of a `SharedPlan`, and their capacity: the given one, or what the plan needs.
     """
-    queries = max(64 // group, 1)
+    queries = _queries(group)
     tiles = [
         (span.start, span.end, span.members[at : at + queries])
         for span in prefixes.groups
         for at in range(0, len(span.members), queries)
     ]
     work = sum(end - start for start, end, _ in tiles)
-    split = max(-(-work * kv_heads // programs), min_split)
+    split = max(-(-work * kv_heads // _PROGRAMS), min_split)
     split = -(-split // 64) * 64
     items: list[tuple[int, ...]] = []  # as in `SharedPlan.items`
     members: list[int] = []
@@ -118,26 +157,42 @@ def plan_shared(
                 parts[sequence].append(count + at)
             count += len(sequences)
         members.extend(sequences)
-    room = capacity or (len(items), count)
-    if len(items) > room[0] or count > room[1]:
-        raise ValueError(f"{len(items)} work items with {count} parts exceed the capacity {room}")
-
-    def tensor(values: Sequence[int], size: int) -> torch.Tensor:
-        return torch.tensor([*values, *[0] * (size - len(values))], dtype=torch.int32).to(device)
-
-    return SharedPlan(
-        items=tensor([field for item in items for field in item], 6 * room[0]).view(-1, 6),
-        members=tensor(members, room[1]),
-        first_part=tensor(np.cumsum([0, *map(len, parts)]).tolist(), len(parts) + 1),
-        parts=tensor([part for own in parts for part in own], room[1]),
-        starts=tensor(prefixes.own_starts, len(parts)),
-        capacity=room[1],
-        queries=queries,
+    needed = Capacity(len(parts), len(items), count)
+    room = capacity or needed
+    if not needed.within(room):
+        raise ValueError(f"a plan of {needed} exceeds {room}")
+    numbers = np.zeros(room.numbers, dtype=np.int64)
+    fields = np.split(numbers, np.cumsum(room._sizes)[:-1])
+    filled: tuple[Sequence[int], ...] = (
+        [field for item in items for field in item],
+        members,
+        [],
+        [part for own in parts for part in own],
+        prefixes.own_starts,
     )
+    for field, values in zip(fields, filled, strict=True):
+        field[: len(values)] = values
+    ends = np.cumsum([0, *map(len, parts)])
+    fields[2][:] = ends[-1]  # rows behind the batch have no parts
+    fields[2][: len(ends)] = ends
+    return numbers, room
 
 
-def _common(left: NDArray[np.integer], right: NDArray[np.integer]) -> int:
-    """The number of leading slots that both have."""
+def plan_shared(
+    prefixes: SharedPrefixes, *, group: int, kv_heads: int, device: torch.device, min_split: int = 256
+) -> SharedPlan:
+    """The plan of `cut_shared` on a device."""
+    numbers, capacity = cut_shared(prefixes, group=group, kv_heads=kv_heads, min_split=min_split)
+    return SharedPlan.of(torch.from_numpy(numbers).int().to(device), capacity, group=group)
+
+
+def _queries(group: int) -> int:
+    """Sequences whose queries one work item attends: those that fill a tile of a matrix unit."""
+    return max(64 // group, 1)
+
+
+def _common(left: NDArray[np.integer], right: NDArray[np.integer], known: int) -> int:
+    """The number of leading slots that both have, at least `known`."""
     length = min(len(left), len(right))
-    differing = np.flatnonzero(left[:length] != right[:length])
-    return int(differing[0]) if differing.size else length
+    differing = np.flatnonzero(left[known:length] != right[known:length])
+    return known + int(differing[0]) if differing.size else length

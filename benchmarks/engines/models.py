@@ -14,7 +14,7 @@ from weft.runtime.llm.config import ModelConfig, read_config
 from weft.runtime.llm.gpu.model import GpuModel
 from weft.runtime.llm.loader import LayerWeights, Weights
 
-__all__ = ["SHAPES", "random_model", "write_random"]
+__all__ = ["SHAPES", "config_of", "random_model", "write_random"]
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny-llama": (
@@ -136,10 +136,15 @@ def random_model(name: str, dtype: torch.dtype, device: torch.device) -> GpuMode
     return GpuModel(config, Weights(embedding, iter(layers), ones(hidden), head), name=name)
 
 
+def config_of(name: str) -> dict[str, Any]:
+    """What config.json says in a checkpoint of a shape."""
+    kind, fields = SHAPES[name]
+    written = {"architectures": [kind.replace("Config", "ForCausalLM")], **fields}
+    return {"model_type": kind.removesuffix("Config").lower(), "rms_norm_eps": 1e-5, **written}
+
+
 def _read(name: str) -> ModelConfig:
     """The configuration of a shape, as if it had been read from a checkpoint."""
-    kind, fields = SHAPES[name]
     with tempfile.TemporaryDirectory() as folder:
-        written = {"architectures": [kind.replace("Config", "ForCausalLM")], **fields}
-        (Path(folder) / "config.json").write_text(json.dumps(written))
+        (Path(folder) / "config.json").write_text(json.dumps(config_of(name)))
         return replace(read_config(Path(folder)), eos_ids=frozenset())

@@ -59,7 +59,7 @@ def plan_decode(
     return DecodePlan(rows, lengths, window, shared, lows, items, first_item, chunk)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["lengths", "starts", "batch", "capacity", "extra"])
 def _plan(
     lengths,
     starts,
@@ -162,7 +162,7 @@ def _tile(k_pool: torch.Tensor, table: KVTable, rotary: Rotary | None) -> dict[s
     return {"BLOCK_N": 32, "num_warps": 4, "num_stages": 3}
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "lengths", "lows", "items", "first_item"])
 def _decode(
     q,
     k_pool,

@@ -35,6 +35,8 @@ def extend_attention(
     group = heads // kv_heads
     sequences = len(batch.rows)
     usual = triton.next_power_of_2(triton.cdiv(queries, sequences) * group)
+    if usual > 16:  # the fewer variants there are, the fewer are compiled
+        usual = max(usual, 64)
     wide = q.element_size() * head_dim > 256
     most = 128 if rotary is None else 256  # more rows share the rotation of their keys
     if wide or q.element_size() > 2:
@@ -64,6 +66,7 @@ def extend_attention(
         scale * LOG2_E,
         queries,
         sequences,
+        splits,
         q.stride(0),
         k_pool.stride(0),
         table.pages.stride(0),
@@ -75,10 +78,10 @@ def extend_attention(
         BLOCK_N=key_block(k_pool),
         BLOCK_D=triton.next_power_of_2(head_dim),
         BLOCK_H=max(16, triton.next_power_of_2(head_dim // 2)),
-        BLOCK_B=triton.next_power_of_2(sequences),
+        BLOCK_B=max(triton.next_power_of_2(sequences), 64),
         PAGE=table.page_size,
         WINDOW=0 if window is None else window,
-        SPLITS=splits,
+        SPLIT=splits > 1,
         ROTATE=rotary is not None,
         num_warps=8 if block_m >= 128 else 4,
         num_stages=2 if wide else 3,
@@ -94,7 +97,7 @@ def _splits(device: torch.device, programs: int, keys: int) -> int:
     return max(1, min(2 * processors(device) // programs, keys // _MIN_SPLIT, _MAX_SPLITS))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "starts", "query_positions", "queries", "sequences", "splits"])
 def _extend(
     q,
     k_pool,
@@ -112,6 +115,7 @@ def _extend(
     scale,
     queries,
     sequences,
+    splits,
     q_stride,
     slot_stride,
     page_stride,
@@ -126,10 +130,13 @@ def _extend(
     BLOCK_B: tl.constexpr,
     PAGE: tl.constexpr,
     WINDOW: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLIT: tl.constexpr,
     ROTATE: tl.constexpr,
 ):
-    """One tile of queries of one sequence, for one KV head and one split of the keys."""
+    """One tile of queries of one sequence, for one KV head and one split of the keys.
+
+    What changes from step to step is no constant, so that requests never wait for a compiler.
+    """
     QUERIES: tl.constexpr = BLOCK_M // GROUP
     kv_head = tl.program_id(0)
     # The last tiles see the most keys and go first. A sequence is found by counting those that end before.
@@ -187,8 +194,8 @@ def _extend(
         full_low = tl.cdiv(tl.maximum(highest - WINDOW + 1, 0), BLOCK_N) * BLOCK_N
     high = highest + 1
     full_high = tl.maximum((lowest + 1) // BLOCK_N * BLOCK_N, low)
-    if SPLITS > 1:
-        size = tl.cdiv(tl.cdiv(high - low, SPLITS), BLOCK_N) * BLOCK_N
+    if SPLIT:
+        size = tl.cdiv(tl.cdiv(high - low, splits), BLOCK_N) * BLOCK_N
         low += tl.program_id(2) * size
         high = tl.minimum(low + size, high)
         full_high = tl.minimum(tl.maximum(full_high, low), high)
@@ -218,12 +225,12 @@ def _extend(
     at = query.to(tl.int64) * HEADS + head
     safe = tl.where(total > 0, total, 1.0)
     acc = acc / safe[:, None]
-    if SPLITS == 1:
-        tl.store(out + at[:, None] * HEAD_DIM + d[None, :], acc, mask=mask)
-    else:
+    if SPLIT:
         at += tl.program_id(2).to(tl.int64) * queries * HEADS
         tl.store(parts + at[:, None] * HEAD_DIM + d[None, :], acc, mask=mask)
         tl.store(sums + at, top + tl.log2(safe), mask=present)
+    else:
+        tl.store(out + at[:, None] * HEAD_DIM + d[None, :], acc, mask=mask)
 
 
 @triton.jit

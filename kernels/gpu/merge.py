@@ -37,7 +37,7 @@ def merge_parts(q: torch.Tensor, parts: torch.Tensor, sums: torch.Tensor, plan: 
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_item", "first_part", "part_rows", "own_parts"])
 def _merge(
     parts,
     sums,
@@ -84,22 +84,22 @@ def merge_splits(parts: torch.Tensor, sums: torch.Tensor, out: torch.Tensor) -> 
         sums,
         out,
         tokens,
-        SPLITS=splits,
+        splits,
         HEADS=heads,
         HEAD_DIM=head_dim,
-        BLOCK_P=triton.next_power_of_2(splits),
+        BLOCK_P=_BLOCK_P,
         BLOCK_D=triton.next_power_of_2(head_dim),
         num_warps=2,
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "splits"])
 def _merge_splits(
     parts,
     sums,
     out,
     tokens,
-    SPLITS: tl.constexpr,
+    splits,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -112,9 +112,12 @@ def _merge_splits(
     top = tl.full([1], float("-inf"), tl.float32)
     total = tl.zeros([1], tl.float32)
     merged = tl.zeros([BLOCK_D], tl.float32)
-    top, total, merged = _add(
-        parts, sums, p * tokens + token, p < SPLITS, head, d, top, total, merged, HEADS, HEAD_DIM
-    )
+    for start in range(0, splits, BLOCK_P):
+        split = start + p
+        at = split * tokens + token
+        top, total, merged = _add(
+            parts, sums, at, split < splits, head, d, top, total, merged, HEADS, HEAD_DIM
+        )
     tl.store(out + (token.to(tl.int64) * HEADS + head) * HEAD_DIM + d, merged / total, mask=d < HEAD_DIM)
 
 

@@ -67,7 +67,7 @@ def attend_shared(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "lengths", "items", "members"])
 def _shared(
     q,
     k_pool,

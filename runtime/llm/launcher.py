@@ -73,5 +73,11 @@ class Launcher:
 def runner_for(model: Model, slots: int, limits: Limits, options: EngineOptions) -> Runner:
     """Whoever runs such a model, with a KV pool of `slots` slots."""
     if isinstance(model, GpuModel):
-        return GpuRunner(model, slots, max_running=limits.max_running, graphs=options.cuda_graphs)
+        return GpuRunner(
+            model,
+            slots,
+            max_running=limits.max_running,
+            graphs=options.cuda_graphs,
+            sharing=options.shared_prefixes,
+        )
     return ModelRunner(model, slots)

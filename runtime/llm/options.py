@@ -50,6 +50,8 @@ class EngineOptions:
     """On CUDA, start the kernels of a step of decodes by one call; what is computed is the same."""
     overlap: bool = True
     """On CUDA, begin a step of decodes before the tokens of the one before have been looked at."""
+    shared_prefixes: bool = True
+    """On CUDA, read the keys that decodes of a batch share once for all of them, where that pays."""
     verify: bool = False
     """Check the ownership of every KV slot after every step: for tests, as it takes time."""
 

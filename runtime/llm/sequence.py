@@ -20,7 +20,17 @@ class Sequence:
     that are expected to be sampled next, and computed together with the last one to see whether they are.
     """
 
-    __slots__ = ("allocated", "computed", "drafted", "length", "mirrored", "shared", "slots", "tokens")
+    __slots__ = (
+        "allocated",
+        "computed",
+        "drafted",
+        "length",
+        "mirrored",
+        "revision",
+        "shared",
+        "slots",
+        "tokens",
+    )
 
     def __init__(self, tokens: Tokens, capacity: int) -> None:
         self.tokens: Tokens = np.empty(capacity, dtype=np.int64)
@@ -32,6 +42,7 @@ class Sequence:
         self.allocated = 0
         self.drafted = 0
         self.mirrored = 0  # slots, from the first, of which the device has a copy
+        self.revision = 0  # counts the changes of which slots are shared
 
     @property
     def remaining(self) -> int:
@@ -72,6 +83,7 @@ class Sequence:
     def share(self, slots: Tokens) -> None:
         """Take over KV that is present: the slots of the first tokens, which somebody else owns."""
         count = len(slots)
+        self.revision += 1
         if self.mirrored:
             same = common_prefix(self.slots[: self.mirrored], slots)
             self.mirrored = self.mirrored if same == count else same
@@ -88,6 +100,7 @@ class Sequence:
     def reset(self) -> None:
         """Forget all slots and the draft; the tokens stay."""
         self.computed = self.shared = self.allocated = self.drafted = self.mirrored = 0
+        self.revision += 1
 
 
 @dataclass(slots=True, eq=False)

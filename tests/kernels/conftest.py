@@ -1,19 +1,11 @@
-"""The kernels' tests run on torch and on Triton: on the GPU if there is one, else in its interpreter."""
+"""The kernels' tests run on torch and on Triton, which `tests/conftest.py` sees to without a GPU, too."""
 
 from __future__ import annotations
-
-import os
-import sys
 
 import pytest
 import torch
 
 from weft.kernels.dispatch import Side
-
-if not torch.cuda.is_available():
-    if "triton" in sys.modules:
-        raise RuntimeError("Triton was imported before its interpreter could be chosen")
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(params=["torch", "triton"])

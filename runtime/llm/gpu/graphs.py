@@ -1,17 +1,24 @@
-"""CUDA graphs of decode steps: a step's hundreds of kernels are started by one call."""
+"""CUDA graphs of decode steps: a step's hundreds of kernels are started by one call.
+
+There are two graphs for a number of sequences: one reads all keys of each, the other reads shared prefixes
+once.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from weft.kernels.shared_prefix import Capacity, SharedPlan, SharedPrefixes, cut_shared
 from weft.kernels.tables import KVTable
 from weft.runtime.kv.pool import KVPool
 
 from .model import GpuModel, Step
+from .sharing import Heads, heads
 from .staging import Staging
 from .table import IDLE, PageTable
 
@@ -23,14 +30,20 @@ _WARM_UPS: Final = 2  # so that everything is compiled and allocated before it i
 class DecodeGraphs:
     """Steps in which every sequence computes one token, captured for some numbers of sequences."""
 
-    def __init__(self, model: GpuModel, pool: KVPool, table: PageTable, most: int) -> None:
-        """Capture steps of up to `most` sequences; the pool's last slot is written by idle rows."""
+    def __init__(
+        self, model: GpuModel, pool: KVPool, table: PageTable, most: int, *, sharing: bool = True
+    ) -> None:
+        """Capture steps of up to `most` sequences; the pool's last slot is written by idle rows.
+
+        With `sharing`, capture those that read shared prefixes once, too.
+        """
         self._model = model
         self._pool = pool
         self._table = table
         self._staging = Staging(model.device)
         self._memory: Any = None
-        self._graphs: dict[int, _Graph] = {}
+        self._graphs: dict[tuple[int, bool], _Graph] = {}
+        self._variants = (True, False) if sharing else (False,)
         self._sizes = sizes(most)
         shape = (most, model.config.vocab_size)
         self._logits = torch.empty(shape, dtype=torch.float32, device=model.device)
@@ -41,27 +54,53 @@ class DecodeGraphs:
         """Whether there is a graph for so many sequences."""
         return count <= self._sizes[-1]
 
-    def graph_for(self, count: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    def graph_for(self, count: int, *, sharing: bool = False) -> _Graph:
         """The smallest that takes so many sequences."""
-        return self._graphs[next(size for size in self._sizes if size >= count)]
+        return self._graphs[next(size for size in self._sizes if size >= count), sharing]
 
-    def run(self, tokens: NDArray[np.int64], ids: torch.Tensor | None = None) -> torch.Tensor:
+    def run(
+        self,
+        tokens: NDArray[np.int64],
+        ids: torch.Tensor | None = None,
+        prefixes: SharedPrefixes | None = None,
+    ) -> torch.Tensor:
         """Run a step: ids, slots, positions and rows [4, sequences]; `ids`, if given, are the true ones.
+
+        `prefixes` are those that are read once. They are planned only if they are not the object that the
+        last run of so many sequences had.
 
         Returns float32 logits [sequences, vocab], which the next run overwrites.
         """
         if self._pages is not self._table.pages:
             self._capture()
         count = tokens.shape[1]
-        graph, inputs = self.graph_for(count)
-        size = inputs.shape[1]
+        graph = self.graph_for(count, sharing=prefixes is not None)
+        size = graph.tokens.shape[1]
         padded = np.concatenate([tokens, np.repeat(self._idle, size - count, axis=1)], axis=1)
-        (sent,) = self._staging.send([padded.ravel()])
-        inputs.copy_(sent.view(4, size))
+        arrays = [padded.ravel()]
+        if prefixes is not graph.prefixes:
+            assert prefixes is not None
+            arrays.append(self._cut(prefixes, size))
+            graph.prefixes = prefixes
+        sent, *plan = self._staging.send(arrays)
+        graph.tokens.copy_(sent.view(4, size))
+        if plan:
+            graph.plan.copy_(plan[0])
         if ids is not None:
-            inputs[0, :count].copy_(ids)
-        graph.replay()
+            graph.tokens[0, :count].copy_(ids)
+        graph.graph.replay()
         return self._logits[:count]
+
+    def _cut(self, prefixes: SharedPrefixes, size: int) -> NDArray[np.int64]:
+        numbers, _ = cut_shared(prefixes, **self._heads, capacity=self._capacity(size))
+        return numbers
+
+    def _capacity(self, size: int) -> Capacity:
+        return Capacity.of(size, **self._heads)
+
+    @property
+    def _heads(self) -> Heads:
+        return heads(self._model.config)
 
     def _capture(self) -> None:
         """The largest first, so that the others fit into its memory."""
@@ -69,37 +108,45 @@ class DecodeGraphs:
         self._graphs.clear()
         self._memory = torch.cuda.graph_pool_handle()
         for size in reversed(self._sizes):
-            self._graphs[size] = self._captured(size)
+            for sharing in self._variants:
+                self._graphs[size, sharing] = self._captured(size, sharing)
 
-    def _captured(self, size: int) -> _Graph:
+    def _captured(self, size: int, sharing: bool) -> _Graph:
         device = self._model.device
         tokens = torch.from_numpy(np.repeat(self._idle, size, axis=1)).int().to(device)
+        capacity = self._capacity(size)
+        plan = torch.zeros(capacity.numbers if sharing else 0, dtype=torch.int32, device=device)
+        shared = SharedPlan.of(plan, capacity, group=self._heads["group"]) if sharing else None
         stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no types for it
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
-                self._step(tokens)
+                self._step(tokens, shared)
         torch.cuda.current_stream(device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory):
-            self._step(tokens)
-        return _Graph(graph, tokens)
+            self._step(tokens, shared)
+        return _Graph(graph, tokens, plan)
 
     @torch.inference_mode()
-    def _step(self, tokens: torch.Tensor) -> None:
+    def _step(self, tokens: torch.Tensor, shared: SharedPlan | None) -> None:
         ids, slots, positions, rows = tokens.unbind(0)
         at = rows.long() * self._table.width + positions
         self._pages.view(-1)[at] = slots
         lengths = torch.where(rows == IDLE, 0, positions + 1).int()
-        step = Step(ids.long(), slots.long(), positions.long(), KVTable(self._pages), rows, lengths)
+        table = KVTable(self._pages)
+        step = Step(ids.long(), slots.long(), positions.long(), table, rows, lengths, shared=shared)
         self._model.compute(step, self._pool, out=self._logits[: len(rows)])
 
 
-class _Graph(NamedTuple):
-    """A captured step, and the tokens that it reads: int32 [4, sequences]."""
+@dataclass(slots=True, eq=False)
+class _Graph:
+    """A captured step, and what it reads."""
 
     graph: torch.cuda.CUDAGraph
-    tokens: torch.Tensor
+    tokens: torch.Tensor  # int32 [4, sequences]
+    plan: torch.Tensor  # int32: the numbers of a `SharedPlan`; none if it shares nothing
+    prefixes: SharedPrefixes | None = None  # which the plan is of
 
 
 def sizes(most: int) -> list[int]:

@@ -14,6 +14,7 @@ from weft.kernels.decode import DecodePlan, decode_attention, plan_decode
 from weft.kernels.extend import ExtendBatch, extend_attention
 from weft.kernels.heads import store_heads
 from weft.kernels.norm import add_rms_norm, rms_norm
+from weft.kernels.shared_prefix import SharedPlan
 from weft.kernels.tables import KVTable, Rotary
 from weft.runtime.kv.pool import KVPool
 
@@ -40,6 +41,7 @@ class Step:
     lengths: torch.Tensor  # int32 [decodes]: its keys, its own included; 0: an idle row
     extend: ExtendBatch | None = None  # the other tokens
     wanted: torch.Tensor | None = None  # int64 [rows]: the tokens whose logits are wanted; None: all
+    shared: SharedPlan | None = None  # prefixes that are read for several decodes at once
 
 
 class GpuModel(Model):
@@ -111,7 +113,7 @@ class GpuModel(Model):
             return {}
         kv_heads = self.config.kv_heads
         return {
-            window: plan_decode(step.lengths, step.rows, kv_heads=kv_heads, window=window)
+            window: plan_decode(step.lengths, step.rows, kv_heads=kv_heads, window=window, shared=step.shared)
             for window in set(self.config.windows)
         }
 

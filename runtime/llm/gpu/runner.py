@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from weft.kernels.extend import ExtendBatch
+from weft.kernels.shared_prefix import SharedPlan, SharedPrefixes, cut_shared
 from weft.kernels.tables import KVTable
 from weft.runtime.kv.pool import KVPool
 
@@ -18,8 +19,10 @@ from ..runner import Work
 from ..sequence import Sequence
 from .graphs import DecodeGraphs
 from .model import GpuModel, Step
+from .sharing import Sharing, heads
 from .staging import Staging
 from .table import PageTable
+from .warmup import warm_up
 
 __all__ = ["GpuRunner"]
 
@@ -51,8 +54,19 @@ class _Span(NamedTuple):
 class GpuRunner:
     """A model, its KV pool, and a table of the pool's slots on the device."""
 
-    def __init__(self, model: GpuModel, slots: int, *, max_running: int = 64, graphs: bool = True) -> None:
-        """Reserve the pool; with `graphs`, and on CUDA, capture steps of up to `max_running` decodes."""
+    def __init__(
+        self,
+        model: GpuModel,
+        slots: int,
+        *,
+        max_running: int = 64,
+        graphs: bool = True,
+        sharing: bool = True,
+    ) -> None:
+        """Reserve the pool; with `graphs`, and on CUDA, capture steps of up to `max_running` decodes.
+
+        With `sharing`, keys that several decodes of a step share are read once where that pays.
+        """
         self.model = model
         whole = model.allocate_pool(slots + 1)
         self.pool = KVPool(whole.keys[:, :slots], whole.values[:, :slots])
@@ -60,9 +74,12 @@ class GpuRunner:
         width = min(model.config.context_length, slots)
         self._table = PageTable(max_running + _SPARE_ROWS, width, model.device)
         self._staging = Staging(model.device)
+        self._sharing = Sharing(model.config, model.dtype) if sharing else None
         self._graphs = None
+        if model.device.type == "cuda":
+            warm_up(model, whole, self._table)
         if graphs and model.device.type == "cuda":
-            self._graphs = DecodeGraphs(model, whole, self._table, max_running)
+            self._graphs = DecodeGraphs(model, whole, self._table, max_running, sharing=sharing)
 
     def run(self, work: Seq[Work], logit_rows: Seq[int]) -> torch.Tensor:
         """See `Runner.run`."""
@@ -95,7 +112,11 @@ class GpuRunner:
             self._write_table(*self._staging.send([at, new]))
         for span in spans:
             span.sequence.mirrored = span.end  # the graph sees to the new slots itself
-        return graphs.run(np.stack([*_tokens(spans), np.asarray(rows)]), ids)
+        return graphs.run(np.stack([*_tokens(spans), np.asarray(rows)]), ids, self._shared(spans))
+
+    def _shared(self, decodes: Seq[_Span]) -> SharedPrefixes | None:
+        """What is read once for several of a step's decodes."""
+        return self._sharing.prefixes([span.sequence for span in decodes]) if self._sharing else None
 
     def _compute(self, spans: Seq[_Span], wanted: Ints, ids: torch.Tensor | None = None) -> torch.Tensor:
         singles = sum(span.size == 1 for span in spans)
@@ -104,9 +125,14 @@ class GpuRunner:
         at, new = self._mirror([(span.sequence, span.end) for span in spans], rows)
         starts = np.cumsum([0, *(span.size for span in spans[singles:])])
         lengths = np.asarray(ends[:singles], dtype=np.int64)
-        sent = self._staging.send([*_tokens(spans), np.asarray(rows), lengths, starts, wanted, at, new])
-        d_ids, d_slots, d_positions, d_rows, d_lengths, d_starts, d_wanted, d_at, d_new = sent
+        prefixes = self._shared(spans[:singles])
+        cut, capacity = cut_shared(prefixes, **heads(self.model.config)) if prefixes else (_NONE, None)
+        sent = self._staging.send([*_tokens(spans), np.asarray(rows), lengths, starts, wanted, at, new, cut])
+        d_ids, d_slots, d_positions, d_rows, d_lengths, d_starts, d_wanted, d_at, d_new, d_cut = sent
         self._write_table(d_at, d_new)
+        shared = None
+        if capacity is not None:
+            shared = SharedPlan.of(d_cut, capacity, group=heads(self.model.config)["group"])
         extend = None
         if singles < len(spans):
             extend = ExtendBatch(d_rows[singles:], d_starts, d_positions[singles:])
@@ -119,6 +145,7 @@ class GpuRunner:
             d_lengths,
             extend,
             d_wanted.long(),
+            shared,
         )
         return self.model.compute(step, self._whole)
 

@@ -1,0 +1,1 @@
+"""What `weft bench gpu` measures, and how."""

@@ -1,0 +1,48 @@
+"""What a device can do: its bandwidth, its rate of products, and the speed that they allow a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from weft.runtime.llm.gpu.model import GpuModel
+
+__all__ = ["copy_bandwidth", "product_rate", "roofline", "seconds"]
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second that the device reads and writes while it copies."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / seconds(lambda: target.copy_(source), 20)
+
+
+def product_rate() -> float:
+    """Floating-point operations a second of a large bfloat16 product."""
+    a, b = (torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    return 2 * 8192**3 / seconds(lambda: torch.matmul(a, b), 20)
+
+
+def seconds(run: Any, repeats: int) -> float:
+    """The device's time for a run, of so many on end."""
+    for _ in range(3):
+        run()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch has no types for it
+    start.record()
+    for _ in range(repeats):
+        run()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3 / repeats
+
+
+def roofline(model: GpuModel, batch: int, context: float, bandwidth: float, rate: float) -> float:
+    """Tokens a second that a step of decodes cannot exceed."""
+    c = model.config
+    qkv = (c.heads + 2 * c.kv_heads) * c.head_dim
+    layer = c.hidden_size * (qkv + c.heads * c.head_dim + 3 * c.intermediate_size)
+    parameters = c.layers * layer + c.vocab_size * c.hidden_size
+    bytes_read = parameters * model.dtype.itemsize + batch * context * model.kv_bytes_per_token
+    operations = 2 * batch * parameters + 4 * batch * context * c.layers * c.heads * c.head_dim
+    return batch / max(bytes_read / bandwidth, operations / rate)

@@ -1,0 +1,63 @@
+"""A trace of decode steps: how long the device had nothing to do, and what it did."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from typing import Any, Final
+
+import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # which it does export
+from torch.profiler import ProfilerActivity, profile
+
+from weft.graph.sampling import Sampling
+from weft.runtime.llm.engine import LLMEngine
+
+from .clocks import prompt_of, submit, wait
+
+__all__ = ["trace_decodes"]
+
+_KERNELS: Final = 12  # that are named
+
+
+def trace_decodes(engine: LLMEngine, batch: int, prompt: int, seconds: float = 0.5) -> dict[str, Any]:
+    """Trace the device while requests write that share nothing.
+
+    It counts from the first start of a kernel to the last end. `idle` is the share of that time in which no
+    kernel and no copy ran.
+    """
+    chance, vocab = random.Random(9), engine.info.vocab_size
+    clocks = [
+        submit(engine, prompt_of(prompt, vocab, chance), Sampling(max_tokens=256)) for _ in range(batch)
+    ]
+    while not all(len(clock.times) > 20 for clock in clocks):
+        time.sleep(0.002)
+    with profile(activities=[ProfilerActivity.CUDA]) as traced:
+        time.sleep(seconds)
+        torch.cuda.synchronize()
+    wait(clocks)
+    spans: list[tuple[float, float]] = []
+    by_name: defaultdict[str, float] = defaultdict(float)
+    for event in traced.events() or ():
+        if event.device_type == DeviceType.CUDA:
+            spans.append((event.time_range.start, event.time_range.end))
+            by_name[event.name[:80]] += event.time_range.elapsed_us()
+    spans.sort()
+    busy, reached = 0.0, spans[0][0]
+    gaps: list[float] = []
+    for start, end in spans:
+        if start > reached:
+            gaps.append(start - reached)
+        busy += max(end - max(start, reached), 0.0)
+        reached = max(reached, end)
+    whole = reached - spans[0][0]
+    longest = sorted(by_name.items(), key=lambda item: -item[1])[:_KERNELS]
+    return {
+        "batch": batch,
+        "kernels": len(spans),
+        "traced_ms": whole / 1e3,
+        "idle": 1 - busy / whole,
+        "longest_gaps_us": sorted(gaps)[-10:],
+        "share_of_time": {name: took / whole for name, took in longest},
+    }
