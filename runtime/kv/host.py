@@ -194,7 +194,6 @@ class _Memory:
         self.bytes = torch.frombuffer(self._map, dtype=torch.uint8)
         self._pinned = pinned
         if pinned:
-            self.bytes.zero_()  # all threads touch it; pinning would do so with one
             error = int(_cuda_runtime().cudaHostRegister(self.bytes.data_ptr(), size, 0))
             if error:
                 raise MemoryError(f"{size} bytes of the host cannot be pinned (CUDA error {error})")
