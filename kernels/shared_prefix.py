@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .prefix_tree import PrefixTree, SharedPrefixes
+
 __all__ = [
     "Capacity",
-    "Group",
     "SharedPlan",
-    "SharedPrefixes",
     "cut_shared",
     "find_shared_prefixes",
     "plan_shared",
@@ -28,21 +28,6 @@ __all__ = [
 
 MIN_KEYS: Final = 128  # a shorter span costs more in merging than its single reading saves
 _PROGRAMS: Final = 528  # of a kernel, that fill a large device
-
-
-class Group(NamedTuple):
-    """A span of keys that several sequences share."""
-
-    members: tuple[int, ...]  # sequences of the batch
-    start: int  # the span is the positions start..end-1 of each
-    end: int
-
-
-class SharedPrefixes(NamedTuple):
-    """A batch's shared spans; each key of a sequence is in one group of it or in its own part."""
-
-    groups: tuple[Group, ...]
-    own_starts: tuple[int, ...]  # of each sequence: the first key that no group covers
 
 
 class Capacity(NamedTuple):
@@ -94,27 +79,10 @@ class SharedPlan:
 
 def find_shared_prefixes(slots: Sequence[NDArray[np.integer]], *, min_keys: int = MIN_KEYS) -> SharedPrefixes:
     """Group the sequences by the prefixes of their slot lists that at least `min_keys` keys are added by."""
-    groups: list[Group] = []
-    own_starts = [0] * len(slots)
-    # Sequences that have their first so many slots in common, and the first key that no group covers.
-    pending = [(list(range(len(slots))), 0, 0)]
-    while pending:
-        members, known, start = pending.pop()
-        if len(members) < 2:
-            for member in members:
-                own_starts[member] = start
-            continue
-        first = slots[members[0]]
-        shared = min(_common(first, slots[member], known) for member in members[1:])
-        if shared - start >= min_keys:
-            groups.append(Group(tuple(members), start, shared))
-            start = shared
-        branches: dict[int, list[int]] = {}
-        for member in members:
-            longer = shared < len(slots[member])
-            branches.setdefault(int(slots[member][shared]) if longer else -1 - member, []).append(member)
-        pending.extend((branch, shared, start) for branch in branches.values())
-    return SharedPrefixes(tuple(sorted(groups)), tuple(own_starts))
+    tree: PrefixTree[int] = PrefixTree()
+    for sequence, own in enumerate(slots):
+        tree.add(sequence, own)
+    return tree.shared(range(len(slots)), min_keys=min_keys)
 
 
 def cut_shared(
@@ -189,10 +157,3 @@ def plan_shared(
 def _queries(group: int) -> int:
     """Sequences whose queries one work item attends: those that fill a tile of a matrix unit."""
     return max(64 // group, 1)
-
-
-def _common(left: NDArray[np.integer], right: NDArray[np.integer], known: int) -> int:
-    """The number of leading slots that both have, at least `known`."""
-    length = min(len(left), len(right))
-    differing = np.flatnonzero(left[known:length] != right[known:length])
-    return known + int(differing[0]) if differing.size else length

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weft.kernels.shared_prefix import Capacity, SharedPlan, SharedPrefixes, cut_shared
+from weft.kernels.prefix_tree import SharedPrefixes
+from weft.kernels.shared_prefix import Capacity, SharedPlan, cut_shared
 from weft.kernels.tables import KVTable
 from weft.runtime.kv.pool import KVPool
 

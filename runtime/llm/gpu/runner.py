@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from weft.kernels.extend import ExtendBatch
-from weft.kernels.shared_prefix import SharedPlan, SharedPrefixes, cut_shared
+from weft.kernels.prefix_tree import SharedPrefixes
+from weft.kernels.shared_prefix import SharedPlan, cut_shared
 from weft.kernels.tables import KVTable
 from weft.runtime.kv.pool import KVPool
 

@@ -7,13 +7,8 @@ from typing import Final, TypedDict
 
 import torch
 
-from weft.kernels.shared_prefix import (
-    MIN_KEYS,
-    Capacity,
-    SharedPrefixes,
-    cut_shared,
-    find_shared_prefixes,
-)
+from weft.kernels.prefix_tree import PrefixTree, SharedPrefixes
+from weft.kernels.shared_prefix import MIN_KEYS, Capacity, cut_shared
 
 from ..config import ModelConfig
 from ..sequence import Sequence
@@ -36,7 +31,10 @@ def heads(config: ModelConfig) -> Heads:
 
 
 class Sharing:
-    """Finds the prefixes anew only when others decode, or share other slots, than in the step before."""
+    """Keeps the tree of the prefixes of those who decode.
+
+    Only what changes between two steps costs time: who comes, goes, or shares other slots.
+    """
 
     def __init__(
         self,
@@ -52,28 +50,33 @@ class Sharing:
         self._part_bytes = 2 * config.heads * config.head_dim * 4  # a float32 part is written and read
         self._min_keys = min_keys
         self._least_saved = least_saved
-        self._of: tuple[list[Sequence], list[int]] = ([], [])
+        self._tree: PrefixTree[Sequence] = PrefixTree()
+        self._of: list[tuple[Sequence, int]] = []
         self._prefixes: SharedPrefixes | None = None
 
     def prefixes(self, decodes: Seq[Sequence]) -> SharedPrefixes | None:
         """The prefixes of a step's decodes; the same object while nothing changes. None: it does not pay."""
-        current = (list(decodes), [sequence.revision for sequence in decodes])
+        current = [(sequence, sequence.revision) for sequence in decodes]
         if current != self._of:
+            self._replace(current)
             self._of = current
             self._prefixes = self._chosen(decodes)
         return self._prefixes
 
-    def _chosen(self, decodes: Seq[Sequence]) -> SharedPrefixes | None:
+    def _replace(self, current: Seq[tuple[Sequence, int]]) -> None:
         """Only slots of the cache can be shared; a decode's own key is never among them."""
-        slots = [sequence.slots[: min(sequence.shared, sequence.length - 1)] for sequence in decodes]
+        before, after = set(self._of), set(current)
+        for sequence, _ in before - after:
+            self._tree.remove(sequence)
+        for sequence, _ in after - before:
+            self._tree.add(sequence, sequence.slots[: min(sequence.shared, sequence.length - 1)])
+
+    def _chosen(self, decodes: Seq[Sequence]) -> SharedPrefixes | None:
         room = Capacity.of(len(decodes), **self._heads)
-        longest = max(map(len, slots), default=0)
         min_keys = self._min_keys
-        while min_keys <= longest:
-            found = find_shared_prefixes(slots, min_keys=min_keys)
+        while (found := self._tree.shared(decodes, min_keys=min_keys)).groups:
             _, plan = cut_shared(found, **self._heads)
-            spared = sum((len(group.members) - 1) * (group.end - group.start) for group in found.groups)
-            if spared * self._key_bytes - plan.parts * self._part_bytes <= self._least_saved:
+            if found.saved * self._key_bytes - plan.parts * self._part_bytes <= self._least_saved:
                 return None
             if plan.within(room):
                 return found

@@ -14,7 +14,8 @@ import torch
 from weft.graph.sampling import Sampling
 from weft.kernels.decode import decode_attention, plan_decode
 from weft.kernels.dispatch import Kernel
-from weft.kernels.shared_prefix import Capacity, SharedPrefixes, cut_shared
+from weft.kernels.prefix_tree import SharedPrefixes
+from weft.kernels.shared_prefix import Capacity, cut_shared
 from weft.runtime.llm.blocking import run_requests
 from weft.runtime.llm.config import ModelConfig
 from weft.runtime.llm.engine import LLMEngine
