@@ -1,8 +1,9 @@
 """The directory of prefixes: which engines hold the KV of which beginnings of prompts, as far as is known.
 
 Engines do not report what they evict. The directory reckons with it instead: what has not been used while an
-engine wrote as many new tokens as its cache holds is taken for gone. It is told what engines found in their
-caches, and mends itself where it was wrong; until then a wrong entry costs time, never correctness.
+engine wrote as many new tokens as its cache has room for, beside what it computes with, is taken for gone.
+It is told what engines found in their caches, and mends itself where it was wrong; until then a wrong entry
+costs time, never correctness.
 """
 
 from __future__ import annotations
@@ -112,7 +113,9 @@ def _present(entry: _Entry, engine: EngineState) -> bool:
     if stamp is None or not engine.worker.alive:
         return False
     slots = engine.spec.kv_slots
-    return not slots or engine.written - stamp <= _USABLE * slots - engine.context_tokens
+    # The one sum has shared tokens once for each that shares them, the other what may be evicted meanwhile.
+    locked = min(engine.context_tokens, engine.kv)
+    return not slots or engine.written - stamp <= _USABLE * slots - locked
 
 
 def _drop(entry: _Entry, engine: EngineState) -> None:

@@ -89,3 +89,15 @@ def test_of_many_prefixes_those_used_last_are_kept_and_of_many_holders_some_are_
     seen = {id(holder) for _ in range(20) for holder in directory.longest([Boundary(3, 1.0)]).holders}
     assert len(seen) == 40
     assert len(directory.longest([Boundary(3, 1.0)]).holders) < 10
+
+
+def test_a_prefix_that_many_write_behind_takes_its_place_once() -> None:
+    directory, one = Directory(), engine(slots=1000)
+    directory.note(one, [Boundary(1, 300.0)])
+    one.context_tokens, one.kv = 20 * 310.0, 500
+    one.written = 200.0
+    assert directory.held(one, [Boundary(1, 300.0)]) == 300.0
+    one.kv = 800
+    assert directory.held(one, [Boundary(1, 300.0)]) == 0.0, "what is computed with leaves too little room"
+    one.context_tokens = 0.0
+    assert directory.held(one, [Boundary(1, 300.0)]) == 300.0, "what waits for tools may be evicted first"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -55,6 +55,32 @@ def test_families_of_prompts_are_read_about_once_and_a_skewed_mix_is_still_sprea
         assert found.imbalance <= 1.5
     else:
         assert found.computed_tokens > 1.2 * distinct
+
+
+def families(rate: float, placement: str, weights: Sequence[int]) -> tuple[Report, float]:
+    """Four prompts of 6,000 tokens that do not fit into one worker; the greatest load by the least."""
+    simulation = world(4, llm=replace(LLAMA_8B_H200, kv_slots=20_000), policies=Policies(placement=placement))
+    rng = random.Random(7)
+    heads = [Text(f"family {n}", 6000) for n in range(4)]
+    time, programs = 0.0, list[Arrival]()
+    while (time := time + rng.expovariate(rate)) < 10.0:
+        number = len(programs)
+        programs.append(Arrival(time, call(number, rng.choices(heads, weights)[0], writes=100)))
+    outcome = simulation.run(programs)
+    return report(outcome), max(outcome.loads.values()) / min(outcome.loads.values())
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1, 1), (8, 4, 2, 1)])
+def test_families_in_too_little_memory_come_twice_as_often_if_each_has_its_place(
+    weights: tuple[int, ...],
+) -> None:
+    (alone,) = world(llm=LLAMA_8B_H200).run([Arrival(0.0, call(0, Text("family", 6000), writes=100))]).runs
+    found, skew = families(80.0, "affinity", weights)
+    without, _ = families(40.0, "least_loaded", weights)
+    bearable = 3 * alone.seconds
+    assert found.latency["all"].p95 <= bearable
+    assert without.latency["all"].p95 > bearable
+    assert skew <= 1.5
 
 
 def test_what_an_architect_writes_is_read_by_coders_and_reviewers_where_it_is() -> None:
