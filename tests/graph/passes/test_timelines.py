@@ -60,8 +60,6 @@ from .conftest import DEPLOYMENT
 SEARCH_MS = 500.0
 TOKEN_MS = 50.0  # of a decode
 CHAR_MS = 0.1  # of a prefill
-FIVE = "b"
-"""A question for which the model of these tests writes five queries."""
 HEAD = "Answer from the passages and cite them. " * 100
 """About 1,000 tokens."""
 
@@ -219,8 +217,10 @@ def searching() -> Graph:
     return Graph(nodes, (Value(3),))
 
 
-def test_each_query_is_embedded_while_the_next_one_is_written() -> None:
-    run, whole = (Rehearsal(searching(), {"q": FIVE}, ms, off) for off in ((), OPTIONAL))
+def test_each_query_is_embedded_while_the_next_one_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    five = json.dumps([f"query {number}" for number in range(5)])
+    monkeypatch.setattr(conftest, "write", lambda text, schema: five)
+    run, whole = (Rehearsal(searching(), {"q": "five, please"}, ms, off) for off in ((), OPTIONAL))
     assert run.run() == whole.run()
     (decode,) = run.of(Decode)
     embeds = run.of(Embed)
