@@ -140,9 +140,8 @@ class AsyncProgram(Program[P, R]):
         )
 
 
-# A coroutine function fits both overloads; the first one that fits is meant, which mypy warns of.
 @overload
-def program(fn: Callable[P, Coroutine[Any, Any, R]]) -> AsyncProgram[P, R]: ...  # type: ignore[overload-overlap]  # see above
+def program(fn: Callable[P, Coroutine[Any, Any, R]]) -> AsyncProgram[P, R]: ...  # type: ignore[overload-overlap]  # a coroutine function fits both, and the first is meant
 @overload
 def program(fn: Callable[P, R]) -> StaticProgram[P, R]: ...
 

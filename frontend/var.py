@@ -18,7 +18,7 @@ from .pytypes import PyType
 if TYPE_CHECKING:
     from .trace import Trace
 
-    class _Anything(Any):  # type: ignore[misc]  # a Var may stand wherever its value may
+    class _Anything(Any):  # type: ignore[misc]  # mypy forbids the base Any, which alone lets a Var stand wherever its value may
         pass
 else:
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel
 
 from weft import gen, neighbours, program, search
@@ -18,7 +20,7 @@ class Turn(BaseModel):
 @program
 async def reply(
     message: str,
-    history: list[Turn] = [],  # noqa: B006  # a program's defaults are constants of its graph
+    history: Sequence[Turn] = (),
     index: str = "handbook",
 ) -> str:
     """The reply to `message` after the turns of `history`, with citations."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, Field
 
@@ -30,4 +30,4 @@ def extract(text: str, subject: str) -> Company:
         question = str(field.description).format(subject=subject)
         value = gen(f"Context:\n{text}\n\nQuestion: {question}", system=BRIEF, max_tokens=32, name=name)
         fields[name] = cond(value.equals(NOT_FOUND), None, value)
-    return fields  # type: ignore[return-value]  # becomes a Company when the values are there
+    return cast(Company, fields)  # becomes one when the values are there

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from weft.runtime.cuda import CUDA
 from weft.runtime.llm.gpu.model import GpuModel
 
 __all__ = ["copy_bandwidth", "product_rate", "roofline", "seconds"]
@@ -28,7 +29,7 @@ def seconds(run: Any, repeats: int) -> float:
     """The device's time for a run, of so many on end."""
     for _ in range(3):
         run()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch has no types for it
+    start, end = (CUDA.Event(enable_timing=True) for _ in range(2))
     start.record()
     for _ in range(repeats):
         run()

@@ -8,7 +8,6 @@ from collections import defaultdict
 from typing import Any, Final
 
 import torch
-from torch.autograd import DeviceType  # type: ignore[attr-defined]  # which it does export
 from torch.profiler import ProfilerActivity, profile
 
 from weft.graph.sampling import Sampling
@@ -40,7 +39,7 @@ def trace_decodes(engine: LLMEngine, batch: int, prompt: int, seconds: float = 0
     spans: list[tuple[float, float]] = []
     by_name: defaultdict[str, float] = defaultdict(float)
     for event in traced.events() or ():
-        if event.device_type == DeviceType.CUDA:
+        if event.device_type.name == "CUDA":
             spans.append((event.time_range.start, event.time_range.end))
             by_name[event.name[:80]] += event.time_range.elapsed_us()
     spans.sort()

@@ -84,9 +84,10 @@ class Door:
         if ask.form is not str:
             schema = {"name": ask.name, "schema": TypeAdapter(ask.form).json_schema()}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
+        messages: list[Any] = [{"role": role, "content": filled(text, values)} for role, text in ask.messages]
         answer = await self._client.chat.completions.create(
             model=self._model,
-            messages=[{"role": role, "content": filled(text, values)} for role, text in ask.messages],  # type: ignore[misc]  # the role is known at run time
+            messages=messages,
             temperature=0,
             max_tokens=ask.tokens,
             **options,

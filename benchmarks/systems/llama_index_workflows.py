@@ -3,7 +3,9 @@
 Every step gives an event with its value, which all steps that refer to it collect.
 """
 
-from typing import Any, Final, Union
+from functools import reduce
+from operator import or_
+from typing import Any, Final
 
 from plans.language import Each, Plan, Step, Values, reads
 from workflows import Context, Workflow
@@ -77,7 +79,7 @@ class _Builder:
                 known.update({name: event.value} if name else event.inputs)
             return known
 
-        return Union[tuple(events.values())], values  # noqa: UP007  # of types that are known at run time
+        return reduce(or_, events.values()), values
 
     def _add_single(self, step: Step) -> None:
         done, ready = self._done[step.name], prepared(step, self._calls, runner)
@@ -89,7 +91,7 @@ class _Builder:
                 return None
             return done(value=await ready(values))
 
-        self._add(step.name, run, accepted, Union[done, None])  # noqa: UP007  # see above
+        self._add(step.name, run, accepted, done | None)
 
     def _add_each(self, step: Each) -> None:
         done, body = self._done[step.name], short(step.body, self._calls, runner)
@@ -116,9 +118,9 @@ class _Builder:
                 return None
             return done(value=[one.value for one in sorted(come, key=lambda one: one.place)])
 
-        self._add(f"{step.name}_spread", spread, accepted, Union[wanted, done, None])  # noqa: UP007  # see above
+        self._add(f"{step.name}_spread", spread, accepted, wanted | done | None)
         self._add(f"{step.name}_item", item, wanted, given, _WORKERS)
-        self._add(f"{step.name}_join", join, given, Union[done, None])  # noqa: UP007  # see above
+        self._add(f"{step.name}_join", join, given, done | None)
 
     def _add_last(self) -> None:
         plan = self._plan
@@ -128,7 +130,7 @@ class _Builder:
             values = collected(ctx, ev)
             return None if values is None else StopEvent(result=plan.value(values))
 
-        self._add("last_of_all", last, accepted, Union[StopEvent, None])  # noqa: UP007  # see above
+        self._add("last_of_all", last, accepted, StopEvent | None)
 
 
 def _event(name: str, **fields: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -72,11 +72,11 @@ def as_program(plan: Plan, index: str, *, forced: bool = False) -> Program[..., 
     async def growing(**inputs: Any) -> Any:
         return await _grown(plan, inputs, place)
 
-    written: Callable[..., Any] = growing if grows else application
+    written: Any = growing if grows else application  # a function gets the signature of the plan's inputs
     kind = inspect.Parameter.KEYWORD_ONLY
     types: dict[str, Any] = {name: list[str] if name in plan.lists else str for name in plan.inputs}
     parameters = [inspect.Parameter(name, kind, annotation=types[name]) for name in types]
-    written.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # the plan's inputs
+    written.__signature__ = inspect.Signature(parameters)
     written.__annotations__ = types
     made: Program[..., Any] = program(written)
     return made

@@ -80,7 +80,8 @@ class Toolbox:
                 limit.reschedule(_deadline(tool.timeout_s))
                 answer.json = await self._run(tool, call.arguments)
         except asyncio.CancelledError:
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # there is one
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
                 raise
             answer.fault.CopyFrom(
                 fault_of(RuntimeError(f"tool {call.tool!r} cancelled itself"), "tool_failed")

@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import torch
 
+from weft.runtime.cuda import CUDA
+
 from .pool import KVPool
 from .radix import Tokens
 from .runs import runs
@@ -47,7 +49,7 @@ class HostPool:
         piece = max(min(_BUFFER_BYTES // token_bytes, slots), 1)
         self._stream: Any = None
         if self._cuda:
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch has no types for it
+            self._stream = CUDA.Stream(self._device)
         self._piece = piece
         self._in = torch.empty(piece, *shape, dtype=pool.keys.dtype, device=self._device)
         self._out = itertools.cycle([_Buffer(torch.empty_like(self._in)) for _ in range(_BUFFERS)])
@@ -144,7 +146,7 @@ class _Buffer:
         self.tokens = tokens
         self._emptied: Any = None
         if tokens.is_cuda:
-            self._emptied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for it
+            self._emptied = CUDA.Event()
 
     def await_empty(self) -> None:
         """Let the current stream wait until it has been copied."""
@@ -161,7 +163,7 @@ class _OnStream:
     """An `Arrival` once the current stream comes here."""
 
     def __init__(self) -> None:
-        self._event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for it
+        self._event: Any = CUDA.Event()
         self._event.record()
 
     def done(self) -> bool:
@@ -207,4 +209,4 @@ class _Memory:
 
 
 def _cuda_runtime() -> Any:
-    return torch.cuda.cudart()  # type: ignore[no-untyped-call]  # torch has no types for it
+    return CUDA.cudart()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from weft.kernels.sampling import sample
+from weft.runtime.cuda import CUDA
 
 from .grammar import apply_mask
 from .planner import Chunk
@@ -59,7 +60,7 @@ class Drawn:
             return
         self._copy = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
         self._copy.copy_(tokens, non_blocking=True)
-        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for it
+        self._copied = CUDA.Event()
         self._copied.record()
 
     def wait(self) -> list[tuple[GenerateTask, list[int]]]:

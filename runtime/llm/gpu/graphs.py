@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from weft.kernels.prefix_tree import SharedPrefixes
 from weft.kernels.shared_prefix import Capacity, SharedPlan, cut_shared
 from weft.kernels.tables import KVTable
+from weft.runtime.cuda import CUDA
 from weft.runtime.kv.pool import KVPool
 
 from .model import GpuModel, Step
@@ -118,7 +119,7 @@ class DecodeGraphs:
         capacity = self._capacity(size)
         plan = torch.zeros(capacity.numbers if sharing else 0, dtype=torch.int32, device=device)
         shared = SharedPlan.of(plan, capacity, group=self._heads["group"]) if sharing else None
-        stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no types for it
+        stream: Any = CUDA.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from weft.runtime.cuda import CUDA
+
 __all__ = ["Staging"]
 
 _BUFFERS: Final = 2  # one is filled while the other may still be on its way
@@ -40,7 +42,7 @@ class _Buffer:
         self._memory = torch.empty(0, dtype=torch.int32)
         self._copied: Any = None
         if self._on_gpu:
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for it
+            self._copied = CUDA.Event()
 
     def room(self, size: int) -> NDArray[np.int32]:
         """The first `size` numbers."""

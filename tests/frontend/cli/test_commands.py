@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib
 import json
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -458,54 +457,3 @@ def test_ctrl_c_cancels_the_run(weft: Weft, command: Command, server: str) -> No
 def _state(weft: Weft, server: str, program: str) -> str:
     runs = _json(weft("runs", "--server", server, "--json"))
     return next(str(run["state"]) for run in runs if run["program"] == program)
-
-
-# ---- weft serve, weft worker
-
-
-def test_serve_ends_cleanly(command: Command) -> None:
-    Path("weft.toml").write_text("models = []\n")
-    with command("serve", "--listen", "127.0.0.1:0") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("weft listens at 127.0.0.1:")
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate()
-    assert process.returncode == 0
-    assert errors == ""
-
-
-def test_a_port_in_use_is_one_line_and_status_2(command: Command) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with command("serve", "--listen", address) as process:
-            _, errors = process.communicate()
-    assert process.returncode == 2
-    assert errors.startswith(f"error: weft orchestrator: cannot listen on '{address}'")
-    assert errors.count("\n") == 1
-
-
-def test_a_missing_model_is_one_line_and_status_2(command: Command, tmp_path: Path) -> None:
-    with command("serve", "--listen", "127.0.0.1:0", "--model", "gone=./gone") as process:
-        _, errors = process.communicate()
-    assert process.returncode == 2
-    assert errors.startswith(
-        f"error: weft worker: model 'gone': model folder '{tmp_path}/gone' does not exist"
-    )
-    assert errors.count("\n") == 1
-
-
-def test_a_worker_joins_and_leaves(weft: Weft, command: Command, server: str) -> None:
-    before = len(_json(weft("models", "--server", server, "--json"))["workers"])
-
-    def workers() -> int:
-        return len(_json(weft("models", "--server", server, "--json"))["workers"])
-
-    with command("worker", "--kind", "embed", "--connect", server) as process:
-        while workers() == before:
-            assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate()
-    assert process.returncode == 0
-    assert errors == f"worker (embed) joins {server}; Ctrl-C ends it\n"
-    while workers() != before:
-        pass
