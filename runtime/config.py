@@ -114,6 +114,10 @@ class ModelSettings(BaseModel):
     """Tokens that one step computes at most; by default 512 on a CPU, 2048 on a GPU."""
     max_running: int | None = Field(default=None, gt=0)
     """Requests that one step serves at most; by default 64 on a CPU, 256 on a GPU."""
+    tensor_parallel: int = Field(default=1, gt=0)
+    """Processes that share the model of one worker, each with some of its heads, on the GPUs from `device`
+    on; it must divide the model's heads, KV heads and inner width. No KV goes to the host or to other workers
+    then. On a CPU it works, too, slowly: for trying it out."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads; by default torch decides."""
     workers: int = Field(default=1, gt=0)

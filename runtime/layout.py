@@ -66,10 +66,11 @@ class ServerLayout:
 
 def _one_of(model: ModelSettings, number: int) -> ModelSettings:
     """The settings of one of a model's workers, which share the machine's GPUs, or else its cores."""
-    if model.workers == 1:
+    if model.workers == model.tensor_parallel == 1:
         return model
     device = f"{model.device}:{number}" if model.device == "auto" else model.device
-    threads = model.threads or max((os.cpu_count() or 1) // model.workers, 1)
+    processes = model.workers * model.tensor_parallel
+    threads = model.threads or max((os.cpu_count() or 1) // processes, 1)
     return model.model_copy(update={"device": device, "threads": threads})
 
 

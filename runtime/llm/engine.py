@@ -20,6 +20,9 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
+import torch
+
+from weft.runtime.cuda import on_device
 from weft.runtime.kv.cache import KVCache
 from weft.runtime.kv.host import HostPool
 from weft.runtime.kv.radix import Tokens
@@ -61,7 +64,8 @@ class LLMEngine:
 
         Without a tokenizer the engine knows ids only: texts stay empty, and neither stop strings nor
         constraints are served. Raises `ModelError` if tokenizer and model do not belong together,
-        `ValueError` for options that make no sense here, `MemoryError` if the host has no room for its tier.
+        `ValueError` for options that make no sense here, `MemoryError` if the host has no room for its tier,
+        `ParallelError` if processes that share the model have ended. The model is not closed with the engine.
         """
         options = options or EngineOptions()
         slots = choose_slots(model, options.kv_tokens)
@@ -71,10 +75,11 @@ class LLMEngine:
         self._text: TextBackend = TokenizerText(tokenizer, config) if tokenizer else IdsOnly(config)
         self._verify = options.verify
         self._drafts = options.forced_tokens
-        self._runner = runner_for(model, slots, self._limits, options)
-        self._tier = HostPool(self._runner.pool, host_slots) if host_slots else None
+        with on_device(model.device):
+            self._runner = runner_for(model, slots, self._limits, options)
+            self._tier = HostPool(self._runner.pool, host_slots) if host_slots else None
         self._planner = Planner(KVCache(slots, self._tier), self._limits)
-        self._handover = Handover(self._planner, self._runner.pool)
+        self._handover = Handover(self._planner, self._runner.pool if model.ranks == 1 else None)
         self._intake = Intake(self._text, model.config, self._planner)
         self.info = EngineInfo.of(model, self._limits, slots, host_slots)
         self._tasks: dict[int, Task] = {}
@@ -89,7 +94,7 @@ class LLMEngine:
             threading.Lock()
         )  # held while something enters the inbox, so that nothing enters a closed one
         self._compilers = ThreadPoolExecutor(options.compile_threads, thread_name_prefix="weft-grammar")
-        self._thread = threading.Thread(target=self._run, name="weft-llm", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(model.device,), name="weft-llm", daemon=True)
         self._thread.start()
 
     def submit(self, request: Request, sink: Sink) -> int:
@@ -184,7 +189,11 @@ class LLMEngine:
 
     # What follows runs on the engine's thread.
 
-    def _run(self) -> None:
+    def _run(self, device: torch.device) -> None:
+        with on_device(device):
+            self._serve()
+
+    def _serve(self) -> None:
         while not self._closing:
             try:
                 self._take_commands()
@@ -250,9 +259,10 @@ class LLMEngine:
     def _land(self, flight: Flight) -> None:
         """Wait for a step's tokens, and do what follows from them."""
         drawn: list[tuple[GenerateTask, list[int]]] = []
-        if flight.drawn is not None:
-            with flight.guarded():
+        with flight.guarded():
+            if flight.drawn is not None:
                 drawn = flight.drawn.wait()
+            self._runner.model.check()
         now = time.monotonic()
         if not flight.failed:
             self._planner.commit(flight.computed(), now)

@@ -4,12 +4,20 @@ EngineError
  ├─ ModelError       a checkpoint cannot be loaded
  ├─ RequestError     a request can never be served; also a ValueError
  ├─ CancelledError   a request was cancelled by its owner
+ ├─ ParallelError    processes that share a model have lost one another
  └─ EngineClosedError  the engine was closed before a request ended
 """
 
 from __future__ import annotations
 
-__all__ = ["CancelledError", "EngineClosedError", "EngineError", "ModelError", "RequestError"]
+__all__ = [
+    "CancelledError",
+    "EngineClosedError",
+    "EngineError",
+    "ModelError",
+    "ParallelError",
+    "RequestError",
+]
 
 
 class EngineError(Exception):
@@ -30,3 +38,7 @@ class CancelledError(EngineError):
 
 class EngineClosedError(EngineError):
     """The engine has been closed."""
+
+
+class ParallelError(EngineError):
+    """A process that has a part of the model has ended or does not answer; the model cannot be used."""

@@ -53,7 +53,8 @@ class Wanted:
 class Handover:
     """Gives and takes KV of a planner's cache."""
 
-    def __init__(self, planner: Planner, pool: KVPool) -> None:
+    def __init__(self, planner: Planner, pool: KVPool | None) -> None:
+        """`pool`: None if other processes have some of the heads; then nothing is given or taken."""
         self._planner = planner
         self._pool = pool
         self._wanted: list[Wanted] = []
@@ -63,7 +64,10 @@ class Handover:
         return len(self._planner.cache.match(namespace, ids, now).slots)
 
     def want(self, wanted: Wanted, now: float) -> None:
-        """Answer as soon as no request computes more of the prompt: with a copy, or None for too little."""
+        """Answer as soon as no request computes more of the prompt: with a copy, or None for too little.
+
+        None also if there is no pool to copy from.
+        """
         self._wanted.append(wanted)
         self.serve(now)
 
@@ -75,8 +79,11 @@ class Handover:
     def give(self, namespace: str, ids: Tokens, span: KvSpan, now: float) -> int:
         """Put the KV of a part of a prompt into the cache; returns how many of its tokens are new there.
 
-        Raises `LookupError` if what comes before the part is not in the cache, or requests need all slots.
+        Raises `LookupError` if what comes before the part is not in the cache, requests need all slots, or
+        there is no pool to write to.
         """
+        if self._pool is None:
+            raise LookupError("a model that several processes share takes no KV from elsewhere")
         cache = self._planner.cache
         tokens = ids[: span.end]
         match = cache.match(namespace, tokens, now)
@@ -116,7 +123,7 @@ class Handover:
             return False
         if not wanted.answer.set_running_or_notify_cancel():
             return True
-        if held - wanted.first < _LEAST:
+        if self._pool is None or held - wanted.first < _LEAST:
             wanted.answer.set_result(None)
             return True
         slots = torch.from_numpy(match.slots[wanted.first :])

@@ -12,12 +12,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.nn.functional import pad
 
 from .config import ModelConfig
 from .cpu.bfloat16 import bfloat16_pays
 from .errors import ModelError
+from .parallel.shard import WHOLE, Shard
 
-__all__ = ["LayerWeights", "Weights", "choose_device", "choose_dtype", "load_weights", "resolve_folder"]
+__all__ = [
+    "LayerWeights",
+    "Weights",
+    "choose_device",
+    "choose_devices",
+    "choose_dtype",
+    "load_weights",
+    "resolve_folder",
+]
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
@@ -26,7 +36,10 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One decoder layer; matrices are [out, in]."""
+    """One decoder layer, or a rank's part of it, which has fewer heads and a smaller intermediate width.
+
+    Matrices are [out, in].
+    """
 
     input_norm: torch.Tensor  # [hidden]
     qkv: torch.Tensor  # [(heads + 2 * kv_heads) * head_dim, hidden]
@@ -43,13 +56,13 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A whole checkpoint on its device."""
+    """A checkpoint, or a rank's part of it, on its device."""
 
-    embedding: torch.Tensor  # [vocab, hidden]
+    embedding: torch.Tensor  # [vocab, hidden], whole on every rank
     layers: Iterator[LayerWeights]
     """Each is read when it is asked for, so that a model may lay it out anew before the next one comes."""
     norm: torch.Tensor  # [hidden]
-    head: torch.Tensor  # [vocab, hidden]; the embedding itself if tied
+    head: torch.Tensor  # [vocab, hidden], the embedding itself if tied; of a part [vocab / ranks, hidden]
 
 
 def resolve_folder(model: str | Path) -> Path:
@@ -85,6 +98,27 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
+def choose_devices(device: str, count: int) -> list[torch.device]:
+    """The devices of `count` ranks: `choose_device` and those behind it; a CPU has room for all.
+
+    `auto:2` are the third so many GPUs, counted round and round. Raises `ModelError` if there are fewer.
+    """
+    kind, _, number = device.partition(":")
+    gpus = torch.cuda.device_count()
+    if kind == "auto" and gpus:
+        groups = gpus // count or 1
+        device = f"cuda:{int(number or 0) % groups * count}"
+    first = choose_device(device)
+    if first.type != "cuda":
+        return [first] * count
+    index = first.index or 0
+    if index + count > gpus:
+        raise ModelError(
+            f"tensor_parallel = {count} takes GPUs {index} to {index + count - 1}; this machine has {gpus}"
+        )
+    return [torch.device("cuda", index + rank) for rank in range(count)]
+
+
 def choose_dtype(dtype: str, config: ModelConfig, device: torch.device) -> torch.dtype:
     """`auto` is the checkpoint's dtype on CUDA; on a CPU bfloat16 if that is it and pays, else float32.
 
@@ -99,26 +133,40 @@ def choose_dtype(dtype: str, config: ModelConfig, device: torch.device) -> torch
     return _DTYPES[name]
 
 
-def load_weights(folder: Path, config: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> Weights:
-    """Read the tensors of the checkpoint, converted to `dtype` on `device`.
+def load_weights(
+    folder: Path, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, shard: Shard = WHOLE
+) -> Weights:
+    """Read the tensors of the checkpoint, converted to `dtype` on `device`; of each only what `shard` has.
 
-    Raises `ModelError` for missing, damaged or mis-shaped files and tensors, and so do the `layers`; tensors
-    that the model does not need are left alone.
+    `config` is that of the whole. Raises `ModelError` for a model that cannot be cut like that, and for
+    missing, damaged or mis-shaped files and tensors, and so do the `layers`; tensors that the model does not
+    need are left alone.
     """
-    source = _Source(folder, dtype, device)
+    own = shard.config(config)
+    source = _Source(folder, dtype, device, shard)
     hidden, vocab = config.hidden_size, config.vocab_size
     embedding = source.get("model.embed_tokens.weight", vocab, hidden)
+    own_head = embedding[shard.part(vocab)]
+    if not config.tied:
+        own_head = source.get("lm_head.weight", vocab, hidden, cut=0)
     return Weights(
         embedding=embedding,
-        layers=(_load_layer(source, config, f"model.layers.{i}.") for i in range(config.layers)),
+        layers=(_load_layer(source, config, own, f"model.layers.{i}.") for i in range(config.layers)),
         norm=source.get("model.norm.weight", hidden),
-        head=embedding if config.tied else source.get("lm_head.weight", vocab, hidden),
+        head=_filled(own_head, shard.most(vocab)),
     )
 
 
-def _load_layer(source: _Source, config: ModelConfig, prefix: str) -> LayerWeights:
+def _filled(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """`count` rows, of zeros where there are fewer: all ranks' heads are alike."""
+    return rows if len(rows) == count else pad(rows, (0, 0, 0, count - len(rows)))
+
+
+def _load_layer(source: _Source, config: ModelConfig, own: ModelConfig, prefix: str) -> LayerWeights:
+    """The part `own` of a layer of `config`. What the ranks' parts add up to gets its bias from the first."""
     hidden, inner, width = config.hidden_size, config.intermediate_size, config.heads * config.head_dim
     kv_width = config.kv_heads * config.head_dim
+    first = source.shard.rank == 0
     attention, mlp = prefix + "self_attn.", prefix + "mlp."
     qkv = {attention + "q_proj": width, attention + "k_proj": kv_width, attention + "v_proj": kv_width}
     gate_up = {mlp + "gate_proj": inner, mlp + "up_proj": inner}
@@ -126,58 +174,64 @@ def _load_layer(source: _Source, config: ModelConfig, prefix: str) -> LayerWeigh
         input_norm=source.get(prefix + "input_layernorm.weight", hidden),
         qkv=source.merged(qkv, hidden),
         qkv_bias=source.merged_bias(qkv) if config.qkv_bias else None,
-        qk_norm=_load_qk_norm(source, config, attention) if config.qk_norm else None,
-        out=source.get(attention + "o_proj.weight", hidden, width),
-        out_bias=source.get(attention + "o_proj.bias", hidden) if config.out_bias else None,
+        qk_norm=_load_qk_norm(source, own, attention) if config.qk_norm else None,
+        out=source.get(attention + "o_proj.weight", hidden, width, cut=1),
+        out_bias=source.get(attention + "o_proj.bias", hidden) if config.out_bias and first else None,
         post_norm=source.get(prefix + "post_attention_layernorm.weight", hidden),
         gate_up=source.merged(gate_up, hidden),
         gate_up_bias=source.merged_bias(gate_up) if config.mlp_bias else None,
-        down=source.get(mlp + "down_proj.weight", hidden, inner),
-        down_bias=source.get(mlp + "down_proj.bias", hidden) if config.mlp_bias else None,
+        down=source.get(mlp + "down_proj.weight", hidden, inner, cut=1),
+        down_bias=source.get(mlp + "down_proj.bias", hidden) if config.mlp_bias and first else None,
     )
 
 
-def _load_qk_norm(source: _Source, config: ModelConfig, attention: str) -> torch.Tensor:
+def _load_qk_norm(source: _Source, own: ModelConfig, attention: str) -> torch.Tensor:
     """The two norms' weights, one row a head, so that queries and keys are normalized in one call."""
-    q = source.get(attention + "q_norm.weight", config.head_dim).expand(config.heads, -1)
-    k = source.get(attention + "k_norm.weight", config.head_dim).expand(config.kv_heads, -1)
+    q = source.get(attention + "q_norm.weight", own.head_dim).expand(own.heads, -1)
+    k = source.get(attention + "k_norm.weight", own.head_dim).expand(own.kv_heads, -1)
     return torch.cat([q, k])
 
 
 class _Source:
     """The tensors of a checkpoint's safetensors files, by name."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device, shard: Shard) -> None:
         self.folder = folder
         self.dtype = dtype
         self.device = device
+        self.shard = shard
         self.files: dict[str, Any] = {}  # open safetensors files by the tensors they hold
         for path in _tensor_files(folder):
             with _reading(path):
                 file: Any = safe_open(path, framework="pt", device=str(device))  # its methods have no types
                 self.files.update(dict.fromkeys(file.keys(), file))
 
-    def get(self, name: str, *shape: int) -> torch.Tensor:
-        """The tensor `name`, which must have `shape`."""
+    def get(self, name: str, *shape: int, cut: int | None = None) -> torch.Tensor:
+        """The tensor `name`, which must have `shape`; along the dimension `cut` only the shard's part."""
         file = self.files.get(name)
         if file is None:
             raise ModelError(f"checkpoint {str(self.folder)!r} lacks the tensor {name!r}")
         with _reading(self.folder):
-            tensor: torch.Tensor = file.get_tensor(name)
-        if tuple(tensor.shape) != shape:
-            raise ModelError(
-                f"tensor {name!r} of {str(self.folder)!r} has shape {list(tensor.shape)}; "
-                f"config.json asks for {list(shape)}"
-            )
-        return tensor.to(dtype=self.dtype)
+            found = file.get_slice(name)
+            if found.get_shape() != list(shape):
+                raise ModelError(
+                    f"tensor {name!r} of {str(self.folder)!r} has shape {found.get_shape()}; "
+                    f"config.json asks for {list(shape)}"
+                )
+            if cut is None or self.shard.size == 1:
+                tensor: torch.Tensor = file.get_tensor(name)
+            else:
+                part = self.shard.part(shape[cut])
+                tensor = found[part] if cut == 0 else found[:, part]
+        return tensor.to(dtype=self.dtype).contiguous()  # a part of every row is cut from all of the tensor
 
     def merged(self, parts: dict[str, int], width: int) -> torch.Tensor:
-        """The matrices of several projections of one input, as one."""
-        return torch.cat([self.get(f"{name}.weight", rows, width) for name, rows in parts.items()])
+        """The matrices of several projections of one input, as one; of each the shard's rows."""
+        return torch.cat([self.get(f"{name}.weight", rows, width, cut=0) for name, rows in parts.items()])
 
     def merged_bias(self, parts: dict[str, int]) -> torch.Tensor:
         """The biases that belong to `merged`."""
-        return torch.cat([self.get(f"{name}.bias", rows) for name, rows in parts.items()])
+        return torch.cat([self.get(f"{name}.bias", rows, cut=0) for name, rows in parts.items()])
 
 
 @contextmanager

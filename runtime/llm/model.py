@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from .config import read_config
+from .config import ModelConfig, read_config
 from .cpu.model import CpuModel
 from .fused import FusedModel
 from .gpu.model import GpuModel
-from .loader import choose_device, choose_dtype, load_weights, resolve_folder
+from .loader import choose_device, choose_devices, choose_dtype, load_weights, resolve_folder
 from .model_base import Model
+from .parallel.comm import Communicator
+from .parallel.shard import Shard
+from .parallel.share import share
 
 __all__ = ["Model", "load_model"]
 
 
-def load_model(model: str | Path, *, dtype: str = "auto", device: str = "auto") -> Model:
-    """Load a checkpoint from a folder or a hub name; raises `ModelError` with the reason if it cannot be."""
+def load_model(
+    model: str | Path, *, dtype: str = "auto", device: str = "auto", tensor_parallel: int = 1
+) -> Model:
+    """Load a checkpoint from a folder or a hub name; raises `ModelError` with the reason if it cannot be.
+
+    With `tensor_parallel`, so many processes share the model, this one being the first. They take the GPUs
+    from `device` on; on a CPU they run the torch functions beside the GPU's kernels, and exchange through
+    gloo, which is for trying it out. `Model.close` ends them. Raises `ParallelError` if one cannot load its
+    part.
+    """
     folder = resolve_folder(model)
     config = read_config(folder)
+    if tensor_parallel > 1:
+        return _load_shared(folder, config, dtype, choose_devices(device, tensor_parallel))
     chosen = choose_device(device)
     weights = load_weights(folder, config, dtype=choose_dtype(dtype, config, chosen), device=chosen)
     kind: type[CpuModel] | type[GpuModel] | type[FusedModel] = FusedModel
@@ -28,3 +43,16 @@ def load_model(model: str | Path, *, dtype: str = "auto", device: str = "auto") 
     elif weights.embedding.dtype == torch.float32:
         kind = CpuModel
     return kind(config, weights, name=folder.resolve().name)
+
+
+def _load_shared(folder: Path, config: ModelConfig, dtype: str, devices: Sequence[torch.device]) -> GpuModel:
+    Shard(0, len(devices)).config(config)  # refuses what cannot be cut, before any process is started
+    return share(partial(_load_part, folder, config, choose_dtype(dtype, config, devices[0])), devices)
+
+
+def _load_part(
+    folder: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device, comm: Communicator
+) -> GpuModel:
+    """A rank's part of a checkpoint."""
+    weights = load_weights(folder, config, dtype=dtype, device=device, shard=comm.shard)
+    return GpuModel(comm.shard.config(config), weights, name=folder.resolve().name, comm=comm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 
@@ -24,8 +25,13 @@ class Model(ABC):
         self.device = device
 
     @property
+    def ranks(self) -> int:
+        """The processes that share the model, each with some of its heads."""
+        return 1
+
+    @property
     def kv_bytes_per_token(self) -> int:
-        """Memory of one token's keys and values."""
+        """Memory of one token's keys and values, on each rank."""
         c = self.config
         return KVPool.bytes_per_slot(
             layers=c.layers, kv_heads=c.kv_heads, head_dim=c.head_dim, dtype=self.dtype
@@ -42,6 +48,22 @@ class Model(ABC):
             dtype=self.dtype,
             device=self.device,
         )
+
+    def free_memory(self) -> int:
+        """Bytes that are free on the device, which must be CUDA's; of several ranks' devices the least."""
+        return int(torch.cuda.mem_get_info(self.device)[0])
+
+    def check(self) -> None:
+        """Raise ParallelError if a process that shares the model is gone: what it computed last is wrong."""
+        return
+
+    def on_failure(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, on some thread, when `check` begins to raise."""
+        return
+
+    def close(self) -> None:
+        """End the processes that share the model, if there are any; may be called twice."""
+        return
 
     @abstractmethod
     def forward(

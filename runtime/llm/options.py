@@ -32,7 +32,7 @@ class EngineOptions:
     """Slots of the KV pool; None: as many as fit the device comfortably."""
     host_kv_tokens: int | None = None
     """Tokens whose KV, evicted from the pool, stays in the host's memory; 0: none; None: what suits the
-    machine, and on a CPU none."""
+    machine, and none on a CPU or where ranks share the model."""
     context_length: int | None = None
     """Shorter than the model's own, in tokens; None: the model's own."""
     token_budget: int | None = None
@@ -66,8 +66,9 @@ class EngineInfo:
     vocab_size: int
     dtype: str
     device: str
-    kv_bytes_per_token: int
-    kv_shape: tuple[int, int, int]  # layers, kv_heads, head_dim
+    ranks: int  # processes that share the model
+    kv_bytes_per_token: int  # on each rank
+    kv_shape: tuple[int, int, int]  # layers, kv_heads, head_dim; of rank 0
     total_slots: int
     host_slots: int
     max_running: int
@@ -82,6 +83,7 @@ class EngineInfo:
             vocab_size=model.config.vocab_size,
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(model.device),
+            ranks=model.ranks,
             kv_bytes_per_token=model.kv_bytes_per_token,
             kv_shape=(model.config.layers, model.config.kv_heads, model.config.head_dim),
             total_slots=total_slots,
@@ -131,8 +133,7 @@ def choose_slots(model: Model, kv_tokens: int | None) -> int:
     if kv_tokens is not None:
         return kv_tokens
     if model.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(model.device)
-        return max(int(free * _CUDA_FRACTION) // model.kv_bytes_per_token, 1)
+        return max(int(model.free_memory() * _CUDA_FRACTION) // model.kv_bytes_per_token, 1)
     room = min(_CPU_BYTES, _memory() // _CPU_FRACTION)
     return max(min(_CPU_TOKENS, room // model.kv_bytes_per_token), 1)
 
@@ -140,9 +141,16 @@ def choose_slots(model: Model, kv_tokens: int | None) -> int:
 def choose_host_slots(model: Model, slots: int, host_kv_tokens: int | None) -> int:
     """The size of the host tier of a pool of `slots` slots, in tokens; 0: none.
 
-    Raises ValueError if the machine has not that much memory to give away.
+    Raises ValueError if the machine has not that much memory to give away, and for any where ranks share the
+    model.
     """
     size = model.kv_bytes_per_token
+    if model.ranks > 1:
+        if host_kv_tokens:
+            raise ValueError(
+                "a model that several processes share keeps no KV on the host: host_kv_tokens must be 0"
+            )
+        return 0
     if host_kv_tokens is None:
         if model.device.type != "cuda":
             return 0

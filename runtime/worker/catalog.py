@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from weft.graph.ops.base import Op
 from weft.proto import worker_pb2
 
-from .engines.base import Caching, Engine, Gauges, Lending
+from .engines.base import Caching, Engine, Gauges, Lending, Mortal
 from .faults import TaskError
 
 __all__ = ["Catalog"]
@@ -61,6 +61,11 @@ class Catalog:
         """Start every engine, one after another. Raises StartError."""
         for engine in self._engines:
             await engine.start()
+
+    async def fail(self) -> None:
+        """Wait until an engine is of no use any more; raises what has happened to it."""
+        await asyncio.gather(*(engine.fail() for engine in self._engines if isinstance(engine, Mortal)))
+        await asyncio.Event().wait()  # none of them can fail
 
     async def stop(self) -> None:
         """Stop every engine."""

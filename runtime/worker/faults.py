@@ -10,7 +10,7 @@ from typing import Final, Literal
 from weft.graph.errors import GraphError
 from weft.graph.ir import Node
 from weft.proto import value_pb2
-from weft.runtime.llm.errors import EngineClosedError, RequestError
+from weft.runtime.llm.errors import EngineClosedError, ParallelError, RequestError
 from weft.runtime.retrieval.errors import (
     IndexBusyError,
     IndexMismatchError,
@@ -41,6 +41,7 @@ _CODES: Final[tuple[tuple[type[Exception], Code, bool], ...]] = (
     (RetrievalError, "internal", False),
     (RequestError, "invalid", False),
     (EngineClosedError, "internal", True),
+    (ParallelError, "internal", True),
     (GraphError, "invalid", False),
 )
 """Error, code, and whether the same task may succeed later; the first entry that fits holds."""

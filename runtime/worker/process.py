@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import uvloop
 
 from weft.runtime.config import WorkerConfig
+from weft.runtime.llm.errors import ParallelError
 from weft.runtime.process import end_of_process, run_process
 
 from .build import build_engines
@@ -22,6 +24,7 @@ __all__ = ["main", "run"]
 _log = logging.getLogger(__name__)
 
 _STOP_WITHIN_S: Final = 1.5
+_REPORT_S: Final = 0.5  # in which the requests of an engine that failed are told so
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,14 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # asyncio.run would wait for threads that nothing can stop.
         uvloop.new_event_loop().run_until_complete(run(config))
 
-    return run_process("worker", WorkerConfig, serve, (StartError,), arguments)
+    return run_process("worker", WorkerConfig, serve, (StartError, ParallelError), arguments)
 
 
 async def run(config: WorkerConfig) -> None:
-    """Serve until standard input closes or SIGTERM or SIGINT arrives. Raises StartError."""
+    """Serve until standard input closes or SIGTERM or SIGINT arrives.
+
+    Raises StartError, and ParallelError when processes that share a model have lost one another: then whoever
+    started this process is to start it again.
+    """
     end = end_of_process()
+    catalog = Catalog(build_engines(config))
     host = Host(
-        Catalog(build_engines(config)),
+        catalog,
         listen=config.listen,
         orchestrator=config.orchestrator,
         advertise=config.advertise,
@@ -50,8 +58,14 @@ async def run(config: WorkerConfig) -> None:
     if not starting.done():
         return  # a model may still be loading, which nothing can interrupt
     await starting
-    await ending
+    failing = asyncio.ensure_future(catalog.fail())
+    await asyncio.wait((failing, ending), return_when=asyncio.FIRST_COMPLETED)
+    if failing.done():
+        await asyncio.sleep(_REPORT_S)
     try:
         await asyncio.wait_for(host.stop(), _STOP_WITHIN_S)
     except TimeoutError:
         _log.warning("some work could not be stopped in time; it is abandoned")
+    failing.cancel()  # to no effect if it is done
+    with suppress(asyncio.CancelledError):
+        await failing

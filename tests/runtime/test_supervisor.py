@@ -171,6 +171,18 @@ def test_the_workers_of_a_model_share_the_machine(tmp_path: Path, monkeypatch: p
     assert len({spec.name for spec in specs}) == 5
 
 
+def test_the_processes_of_a_shared_model_share_its_workers_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for workers, threads in ((1, 4), (2, 2)):
+        model = ModelSettings(name="m", path="a", workers=workers, tensor_parallel=2)
+        specs = ServerLayout(Settings(models=[model])).workers(tmp_path, "unix:x")[:workers]
+        found = [json.loads(spec.arguments[-1])["model"] for spec in specs]
+        assert [model["device"] for model in found] == ["auto:0", "auto:1"][:workers]
+        assert [model["threads"] for model in found] == [threads] * workers
+
+
 def test_only_a_server_of_its_own_has_a_door_and_nobody_sees_its_key(tmp_path: Path) -> None:
     settings = Settings(http="127.0.0.1:8000", api_key=SecretStr("hidden"))
     served = ServerLayout(settings, listen="127.0.0.1:7000").orchestrator(tmp_path)

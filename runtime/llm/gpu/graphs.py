@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weft.kernels.prefix_tree import SharedPrefixes
-from weft.kernels.shared_prefix import Capacity, SharedPlan, cut_shared
+from weft.kernels.shared_prefix import Capacity, SharedPlan
 from weft.kernels.tables import KVTable
 from weft.runtime.cuda import CUDA
 from weft.runtime.kv.pool import KVPool
 
-from .model import GpuModel, Step
-from .sharing import Heads, heads
+from .model import Forward, GpuModel
+from .sharing import heads
 from .staging import Staging
-from .table import IDLE, PageTable
+from .table import IDLE, Pages
 
 __all__ = ["DecodeGraphs", "sizes"]
 
@@ -33,7 +32,7 @@ class DecodeGraphs:
     """Steps in which every sequence computes one token, captured for some numbers of sequences."""
 
     def __init__(
-        self, model: GpuModel, pool: KVPool, table: PageTable, most: int, *, sharing: bool = True
+        self, model: GpuModel, pool: KVPool, pages: Pages, most: int, *, sharing: bool = True
     ) -> None:
         """Capture steps of up to `most` sequences; the pool's last slot is written by idle rows.
 
@@ -41,7 +40,7 @@ class DecodeGraphs:
         """
         self._model = model
         self._pool = pool
-        self._table = table
+        self._pages = pages
         self._staging = Staging(model.device)
         self._memory: Any = None
         self._graphs: dict[tuple[int, bool], _Graph] = {}
@@ -52,10 +51,6 @@ class DecodeGraphs:
         self._idle = np.array([0, pool.slots - 1, 0, IDLE])[:, None]
         self._capture()
 
-    def covers(self, count: int) -> bool:
-        """Whether there is a graph for so many sequences."""
-        return count <= self._sizes[-1]
-
     def graph_for(self, count: int, *, sharing: bool = False) -> _Graph:
         """The smallest that takes so many sequences."""
         return self._graphs[next(size for size in self._sizes if size >= count), sharing]
@@ -64,27 +59,24 @@ class DecodeGraphs:
         self,
         tokens: NDArray[np.int64],
         ids: torch.Tensor | None = None,
-        prefixes: SharedPrefixes | None = None,
+        *,
+        sharing: bool = False,
+        cut: NDArray[np.int64] | None = None,
     ) -> torch.Tensor:
         """Run a step: ids, slots, positions and rows [4, sequences]; `ids`, if given, are the true ones.
 
-        `prefixes` are those that are read once. They are planned only if they are not the object that the
-        last run of so many sequences had.
+        With `sharing`, prefixes are read once: those that `cut` says, the numbers of a plan of the captured
+        size, or if it is None those that the last such run of this size had.
 
         Returns float32 logits [sequences, vocab], which the next run overwrites.
         """
-        if self._pages is not self._table.pages:
+        if self._captured_for is not self._pages.slots:
             self._capture()
         count = tokens.shape[1]
-        graph = self.graph_for(count, sharing=prefixes is not None)
+        graph = self.graph_for(count, sharing=sharing)
         size = graph.tokens.shape[1]
         padded = np.concatenate([tokens, np.repeat(self._idle, size - count, axis=1)], axis=1)
-        arrays = [padded.ravel()]
-        if prefixes is not graph.prefixes:
-            assert prefixes is not None
-            arrays.append(self._cut(prefixes, size))
-            graph.prefixes = prefixes
-        sent, *plan = self._staging.send(arrays)
+        sent, *plan = self._staging.send([padded.ravel()] if cut is None else [padded.ravel(), cut])
         graph.tokens.copy_(sent.view(4, size))
         if plan:
             graph.plan.copy_(plan[0])
@@ -93,32 +85,21 @@ class DecodeGraphs:
         graph.graph.replay()
         return self._logits[:count]
 
-    def _cut(self, prefixes: SharedPrefixes, size: int) -> NDArray[np.int64]:
-        numbers, _ = cut_shared(prefixes, **self._heads, capacity=self._capacity(size))
-        return numbers
-
-    def _capacity(self, size: int) -> Capacity:
-        return Capacity.of(size, **self._heads)
-
-    @property
-    def _heads(self) -> Heads:
-        return heads(self._model.config)
-
     def _capture(self) -> None:
         """The largest first, so that the others fit into its memory."""
-        self._pages = self._table.pages
+        self._captured_for = self._pages.slots
         self._graphs.clear()
         self._memory = torch.cuda.graph_pool_handle()
         for size in reversed(self._sizes):
             for sharing in self._variants:
-                self._graphs[size, sharing] = self._captured(size, sharing)
+                self._graphs[size, sharing] = self._record(size, sharing)
 
-    def _captured(self, size: int, sharing: bool) -> _Graph:
+    def _record(self, size: int, sharing: bool) -> _Graph:
         device = self._model.device
         tokens = torch.from_numpy(np.repeat(self._idle, size, axis=1)).int().to(device)
-        capacity = self._capacity(size)
+        capacity = Capacity.of(size, **heads(self._model.config))
         plan = torch.zeros(capacity.numbers if sharing else 0, dtype=torch.int32, device=device)
-        shared = SharedPlan.of(plan, capacity, group=self._heads["group"]) if sharing else None
+        shared = SharedPlan.of(plan, capacity, group=heads(self._model.config)["group"]) if sharing else None
         stream: Any = CUDA.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
@@ -126,19 +107,20 @@ class DecodeGraphs:
                 self._step(tokens, shared)
         torch.cuda.current_stream(device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory):
+        # Where ranks share the model, NCCL has a thread that looks at the device while this one captures.
+        mode = "thread_local" if self._model.ranks > 1 else "global"
+        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode=mode):
             self._step(tokens, shared)
         return _Graph(graph, tokens, plan)
 
     @torch.inference_mode()
     def _step(self, tokens: torch.Tensor, shared: SharedPlan | None) -> None:
         ids, slots, positions, rows = tokens.unbind(0)
-        at = rows.long() * self._table.width + positions
-        self._pages.view(-1)[at] = slots
+        self._pages.write(rows.long() * self._pages.width + positions, slots)
         lengths = torch.where(rows == IDLE, 0, positions + 1).int()
-        table = KVTable(self._pages)
-        step = Step(ids.long(), slots.long(), positions.long(), table, rows, lengths, shared=shared)
-        self._model.compute(step, self._pool, out=self._logits[: len(rows)])
+        table = KVTable(self._pages.slots)
+        forward = Forward(ids.long(), slots.long(), positions.long(), table, rows, lengths, shared=shared)
+        self._model.compute(forward, self._pool, out=self._logits[: len(rows)])
 
 
 @dataclass(slots=True, eq=False)
@@ -148,7 +130,6 @@ class _Graph:
     graph: torch.cuda.CUDAGraph
     tokens: torch.Tensor  # int32 [4, sequences]
     plan: torch.Tensor  # int32: the numbers of a `SharedPlan`; none if it shares nothing
-    prefixes: SharedPrefixes | None = None  # which the plan is of
 
 
 def sizes(most: int) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,13 +23,18 @@ from weft.runtime.kv.pool import KVPool
 from ..config import ModelConfig
 from ..loader import LayerWeights, Weights
 from ..model_base import Model
+from ..parallel.comm import ALONE, Communicator
+from ..parallel.team import Team
 from ..rope import rotations
+from .steps import Census, Reservation, Step
 
-__all__ = ["GpuModel", "Step"]
+__all__ = ["Forward", "GpuModel"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Forward:
     """One forward pass: first the tokens of sequences that compute just their last one, then all others.
 
     All tensors lie on the model's device. The host reads none, so a pass without `extend` can be captured.
@@ -45,16 +52,58 @@ class Step:
 
 
 class GpuModel(Model):
-    """A checkpoint that is run by the operations of `weft.kernels`; keys are stored rotated."""
+    """A checkpoint that is run by the operations of `weft.kernels`; keys are stored rotated.
 
-    def __init__(self, config: ModelConfig, weights: Weights, *, name: str) -> None:
-        """Take over the weights."""
+    It may be one rank's part of a model: then its `config` has the heads and the inner width of the part, and
+    all ranks compute each step together.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        *,
+        name: str,
+        comm: Communicator = ALONE,
+    ) -> None:
+        """Take over the weights; `comm` connects the ranks."""
         super().__init__(config, name=name, dtype=weights.embedding.dtype, device=weights.embedding.device)
+        self.comm = comm
+        self.team: Team | None = None
+        """On rank 0 of several: the other ranks."""
         self._weights = weights
         self._layers = tuple(weights.layers)
         table = rotations(config.rope, head_dim=config.head_dim, positions=config.context_length)
         self._rotary = Rotary(table.real.float().to(self.device), table.imag.float().to(self.device))
         self._scale = config.head_dim**-0.5
+
+    def together(self, order: Census | Reservation | Step, act: Callable[[], T]) -> T:
+        """Do something that every rank must do, as `order` tells them. Raises ParallelError."""
+        return act() if self.team is None else self.team.together(order, act)
+
+    @property
+    def ranks(self) -> int:
+        """See `Model.ranks`."""
+        return self.comm.shard.size
+
+    def free_memory(self) -> int:
+        """See `Model.free_memory`."""
+        return self.together(Census(), lambda: self.comm.least(super(GpuModel, self).free_memory()))
+
+    def check(self) -> None:
+        """See `Model.check`."""
+        if self.team is not None:
+            self.team.check()
+
+    def on_failure(self, listener: Callable[[], None]) -> None:
+        """See `Model.on_failure`."""
+        if self.team is not None:
+            self.team.on_failure(listener)
+
+    def close(self) -> None:
+        """See `Model.close`."""
+        if self.team is not None:
+            self.team.close()
 
     def forward(
         self,
@@ -79,11 +128,11 @@ class GpuModel(Model):
         extend = ExtendBatch(ints(list(range(len(counts)))), ints(starts), positions.int())
         table = KVTable(pages.to(self.device))
         return self.compute(
-            Step(ids, new_slots, positions, table, ints([]), ints([]), extend, logit_rows), pool
+            Forward(ids, new_slots, positions, table, ints([]), ints([]), extend, logit_rows), pool
         )
 
     @torch.inference_mode()
-    def compute(self, step: Step, pool: KVPool, out: torch.Tensor | None = None) -> torch.Tensor:
+    def compute(self, step: Forward, pool: KVPool, out: torch.Tensor | None = None) -> torch.Tensor:
         """Store the KV of a step's tokens; returns float32 logits [rows, vocab], in `out` if it is given."""
         eps = self.config.norm_eps
         plans = self._plans(step)
@@ -95,19 +144,18 @@ class GpuModel(Model):
             else:
                 x, residual = add_rms_norm(delta, residual, weights.input_norm, eps)
             attended = self._attention(index, weights, x, step, plans, pool)
-            x, residual = add_rms_norm(
-                linear(attended, weights.out, weights.out_bias), residual, weights.post_norm, eps
-            )
+            attended = self.comm.sum(linear(attended, weights.out, weights.out_bias))
+            x, residual = add_rms_norm(attended, residual, weights.post_norm, eps)
             gated = silu_mul(linear(x, weights.gate_up, weights.gate_up_bias))
-            delta = linear(gated, weights.down, weights.down_bias)
+            delta = self.comm.sum(linear(gated, weights.down, weights.down_bias))
         assert delta is not None
         if step.wanted is not None:
             residual, delta = residual[step.wanted], delta[step.wanted]
         final, _ = add_rms_norm(delta, residual, self._weights.norm, eps)
-        logits = linear(final, self._weights.head)
+        logits = self.comm.join(linear(final, self._weights.head), self.config.vocab_size)
         return logits.float() if out is None else out.copy_(logits)
 
-    def _plans(self, step: Step) -> dict[int | None, DecodePlan]:
+    def _plans(self, step: Forward) -> dict[int | None, DecodePlan]:
         """How the decodes' keys are cut into work, by sliding window."""
         if not len(step.rows):
             return {}
@@ -122,7 +170,7 @@ class GpuModel(Model):
         index: int,
         weights: LayerWeights,
         x: torch.Tensor,
-        step: Step,
+        step: Forward,
         plans: dict[int | None, DecodePlan],
         pool: KVPool,
     ) -> torch.Tensor:

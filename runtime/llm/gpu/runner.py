@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence as Seq
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from weft.kernels.extend import ExtendBatch
 from weft.kernels.prefix_tree import SharedPrefixes
-from weft.kernels.shared_prefix import SharedPlan, cut_shared
-from weft.kernels.tables import KVTable
+from weft.kernels.shared_prefix import Capacity, cut_shared
 from weft.runtime.kv.pool import KVPool
 
 from ..runner import Work
 from ..sequence import Sequence
-from .graphs import DecodeGraphs
-from .model import GpuModel, Step
+from .executor import Executor
+from .graphs import sizes
+from .model import GpuModel
 from .sharing import Sharing, heads
-from .staging import Staging
+from .steps import Change, DecodeStep, Ints, MixedStep, Reservation, Step
 from .table import PageTable
-from .warmup import warm_up
 
 __all__ = ["GpuRunner"]
 
 _SPARE_ROWS: Final = 64  # of the table, for the options that are weighed beside the requests that run
-
-Ints = NDArray[np.int64]
 
 _NONE: Final[Ints] = np.empty(0, dtype=np.int64)
 
@@ -53,7 +49,10 @@ class _Span(NamedTuple):
 
 
 class GpuRunner:
-    """A model, its KV pool, and a table of the pool's slots on the device."""
+    """Turns chunks of sequences into steps, and keeps the account of the page table on the device.
+
+    Where several processes share the model, this is that of rank 0; the others are told of each step.
+    """
 
     def __init__(
         self,
@@ -69,18 +68,20 @@ class GpuRunner:
         With `sharing`, keys that several decodes of a step share are read once where that pays.
         """
         self.model = model
-        whole = model.allocate_pool(slots + 1)
-        self.pool = KVPool(whole.keys[:, :slots], whole.values[:, :slots])
-        self._whole = whole  # the last slot is written by what pads a batch
-        width = min(model.config.context_length, slots)
-        self._table = PageTable(max_running + _SPARE_ROWS, width, model.device)
-        self._staging = Staging(model.device)
+        self._width = min(model.config.context_length, slots)
+        self._table = PageTable(max_running + _SPARE_ROWS)
         self._sharing = Sharing(model.config, model.dtype) if sharing else None
-        self._graphs = None
-        if model.device.type == "cuda":
-            warm_up(model, whole, self._table)
-        if graphs and model.device.type == "cuda":
-            self._graphs = DecodeGraphs(model, whole, self._table, max_running, sharing=sharing)
+        most = max_running if graphs and model.device.type == "cuda" else 0
+        self._sizes = sizes(most) if most else []
+        self._planned: dict[int, SharedPrefixes] = {}  # what the graphs of each size have a plan of
+        self._planned_height = self._table.height  # when the table grows, they lose it
+        reservation = Reservation(slots, self._table.height, self._width, most, sharing)
+        self._executor: Executor = model.together(reservation, partial(Executor, model, reservation))
+
+    @property
+    def pool(self) -> KVPool:
+        """The pool: this device's heads."""
+        return self._executor.pool
 
     def run(self, work: Seq[Work], logit_rows: Seq[int]) -> torch.Tensor:
         """See `Runner.run`."""
@@ -104,16 +105,28 @@ class GpuRunner:
 
     def _decode(self, spans: Seq[_Span], ids: torch.Tensor | None = None) -> torch.Tensor:
         """A step of single tokens, by a graph if there is one; `ids` if the host does not know them."""
-        graphs = self._graphs
-        if graphs is None or not graphs.covers(len(spans)):
+        size = next((size for size in self._sizes if size >= len(spans)), None)
+        if size is None:
             return self._compute(spans, np.arange(len(spans)), ids)
         rows = self._table.rows([span.sequence for span in spans])
-        at, new = self._mirror([(span.sequence, span.start) for span in spans], rows)
-        if len(at):
-            self._write_table(*self._staging.send([at, new]))
+        change = self._change([(span.sequence, span.start) for span in spans], rows)
         for span in spans:
             span.sequence.mirrored = span.end  # the graph sees to the new slots itself
-        return graphs.run(np.stack([*_tokens(spans), np.asarray(rows)]), ids, self._shared(spans))
+        prefixes = self._shared(spans)
+        cut = None if prefixes is None else self._cut(prefixes, size)
+        tokens = np.stack([*_tokens(spans), np.asarray(rows)])
+        return self._run(DecodeStep(change, tokens, prefixes is not None, cut, ids is not None), ids)
+
+    def _cut(self, prefixes: SharedPrefixes, size: int) -> Ints | None:
+        """The plan of shared prefixes for the graph of a size; None: it has it."""
+        if self._planned_height != self._table.height:
+            self._planned_height = self._table.height
+            self._planned.clear()
+        if self._planned.get(size) is prefixes:
+            return None
+        self._planned[size] = prefixes
+        of_model = heads(self.model.config)
+        return cut_shared(prefixes, **of_model, capacity=Capacity.of(size, **of_model))[0]
 
     def _shared(self, decodes: Seq[_Span]) -> SharedPrefixes | None:
         """What is read once for several of a step's decodes."""
@@ -123,48 +136,37 @@ class GpuRunner:
         singles = sum(span.size == 1 for span in spans)
         rows = self._table.rows([span.sequence for span in spans])
         ends = [span.end for span in spans]
-        at, new = self._mirror([(span.sequence, span.end) for span in spans], rows)
-        starts = np.cumsum([0, *(span.size for span in spans[singles:])])
-        lengths = np.asarray(ends[:singles], dtype=np.int64)
+        change = self._change([(span.sequence, span.end) for span in spans], rows)
         prefixes = self._shared(spans[:singles])
         cut, capacity = cut_shared(prefixes, **heads(self.model.config)) if prefixes else (_NONE, None)
-        sent = self._staging.send([*_tokens(spans), np.asarray(rows), lengths, starts, wanted, at, new, cut])
-        d_ids, d_slots, d_positions, d_rows, d_lengths, d_starts, d_wanted, d_at, d_new, d_cut = sent
-        self._write_table(d_at, d_new)
-        shared = None
-        if capacity is not None:
-            shared = SharedPlan.of(d_cut, capacity, group=heads(self.model.config)["group"])
-        extend = None
-        if singles < len(spans):
-            extend = ExtendBatch(d_rows[singles:], d_starts, d_positions[singles:])
-        step = Step(
-            d_ids.long() if ids is None else ids,
-            d_slots.long(),
-            d_positions.long(),
-            KVTable(self._table.pages[:, : max(ends)]),
-            d_rows[:singles],
-            d_lengths,
-            extend,
-            d_wanted.long(),
-            shared,
+        step = MixedStep(
+            change,
+            np.stack(_tokens(spans)),
+            np.asarray(rows),
+            lengths=np.asarray(ends[:singles], dtype=np.int64),
+            starts=np.cumsum([0, *(span.size for span in spans[singles:])]),
+            wanted=wanted,
+            longest=max(ends),
+            cut=cut,
+            capacity=capacity,
+            ahead=ids is not None,
         )
-        return self.model.compute(step, self._whole)
+        return self._run(step, ids)
 
-    def _mirror(self, ends: Seq[tuple[Sequence, int]], rows: Seq[int]) -> tuple[Ints, Ints]:
-        """What the table lacks of the first slots of each sequence, up to an end: where, and which slots."""
+    def _run(self, step: Step, ids: torch.Tensor | None) -> torch.Tensor:
+        return self.model.together(step, partial(self._executor.run, step, ids))
+
+    def _change(self, ends: Seq[tuple[Sequence, int]], rows: Seq[int]) -> Change:
+        """What the table lacks of the first slots of each sequence, up to an end."""
         at: list[Ints] = [_NONE]
         new: list[Ints] = [_NONE]
-        width = self._table.width
         for (sequence, end), row in zip(ends, rows, strict=True):
             first = sequence.mirrored
             if first < end:
-                at.append(np.arange(row * width + first, row * width + end))
+                at.append(np.arange(row * self._width + first, row * self._width + end))
                 new.append(sequence.slots[first:end])
                 sequence.mirrored = end
-        return np.concatenate(at), np.concatenate(new)
-
-    def _write_table(self, at: torch.Tensor, slots: torch.Tensor) -> None:
-        self._table.pages.view(-1)[at.long()] = slots
+        return Change(self._table.height, np.concatenate(at), np.concatenate(new))
 
 
 def _tokens(spans: Seq[_Span]) -> tuple[Ints, Ints, Ints]:

@@ -1,4 +1,4 @@
-"""The page table on the device: where the keys of live sequences lie."""
+"""The page table: where the keys of live sequences lie."""
 
 from __future__ import annotations
 
@@ -9,28 +9,25 @@ import torch
 
 from ..sequence import Sequence
 
-__all__ = ["IDLE", "PageTable"]
+__all__ = ["IDLE", "PageTable", "Pages"]
 
 IDLE = 0
 """The row of what pads a batch."""
 
 
 class PageTable:
-    """A row of slots for each sequence that was computed lately. What it lacks, whoever runs a step brings.
+    """Which row of the table belongs to which sequence, of those that were computed lately. Pure.
 
-    `Sequence.mirrored` says how many slots of a sequence its row holds.
+    What a row lacks, whoever runs a step brings: `Sequence.mirrored` says how many slots of a sequence its
+    row holds.
     """
 
-    def __init__(self, rows: int, width: int, device: torch.device) -> None:
-        """Rows for `rows` sequences of `width` tokens at most; they become more when a step needs more."""
-        self.pages = torch.zeros(rows + 1, width, dtype=torch.int32, device=device)
+    def __init__(self, rows: int) -> None:
+        """Rows for `rows` sequences; they become more when a step needs more."""
+        self.height = rows + 1
+        """Rows, that of what pads a batch included. When they become more, all are filled anew."""
         self._rows: OrderedDict[Sequence, int] = OrderedDict()  # in the order of their last use
         self._free = list(range(rows, IDLE, -1))
-
-    @property
-    def width(self) -> int:
-        """Tokens a row."""
-        return self.pages.shape[1]
 
     def rows(self, sequences: Seq[Sequence]) -> list[int]:
         """The rows of a step's sequences, which are different ones.
@@ -38,7 +35,7 @@ class PageTable:
         Those that have none get free ones, or those that have not been used for longest.
         """
         known = self._rows
-        if len(sequences) >= len(self.pages):
+        if len(sequences) >= self.height:
             self._grow(len(sequences))
         for sequence in sequences:
             if sequence in known:
@@ -58,8 +55,29 @@ class PageTable:
         return row
 
     def _grow(self, rows: int) -> None:
-        """Make room for twice as many; all rows are filled anew."""
+        """Make room for twice as many."""
         self._rows.clear()
-        _, width = self.pages.shape
-        self.pages = torch.zeros(2 * rows + 1, width, dtype=torch.int32, device=self.pages.device)
+        self.height = 2 * rows + 1
         self._free = list(range(2 * rows, IDLE, -1))
+
+
+class Pages:
+    """The rows of a page table on a device."""
+
+    def __init__(self, height: int, width: int, device: torch.device) -> None:
+        """`width`: tokens a row."""
+        self.slots = torch.zeros(height, width, dtype=torch.int32, device=device)
+
+    @property
+    def width(self) -> int:
+        """Tokens a row."""
+        return self.slots.shape[1]
+
+    def fit(self, height: int) -> None:
+        """Have so many rows. If they were not as many, they are other memory, and empty."""
+        if height != len(self.slots):
+            self.slots = torch.zeros(height, self.width, dtype=torch.int32, device=self.slots.device)
+
+    def write(self, at: torch.Tensor, slots: torch.Tensor) -> None:
+        """Set entries, counted through all rows."""
+        self.slots.view(-1)[at.long()] = slots

@@ -8,8 +8,8 @@ from weft.kernels.extend import ExtendBatch
 from weft.kernels.tables import KVTable
 from weft.runtime.kv.pool import KVPool
 
-from .model import GpuModel, Step
-from .table import IDLE, PageTable
+from .model import Forward, GpuModel
+from .table import IDLE, Pages
 
 __all__ = ["warm_up"]
 
@@ -17,7 +17,7 @@ _TILES = (16, 64, 256)  # rows of queries, of each of which extend attention has
 _WIDTHS = (256, 4096)  # keys that it does not split, and that it does
 
 
-def warm_up(model: GpuModel, pool: KVPool, table: PageTable) -> None:
+def warm_up(model: GpuModel, pool: KVPool, pages: Pages) -> None:
     """Run such steps, each beside a decode, on the row of what pads a batch and on the pool's last slot."""
     group = model.config.heads // model.config.kv_heads
 
@@ -30,14 +30,14 @@ def warm_up(model: GpuModel, pool: KVPool, table: PageTable) -> None:
         positions = torch.arange(count, device=model.device)
         starts = torch.tensor([0, count], dtype=torch.int32, device=model.device)
         for width in _WIDTHS:
-            step = Step(
+            forward = Forward(
                 ids=full(count + 1, 0),
                 slots=full(count + 1, pool.slots - 1),
                 positions=torch.cat([full(1, 0), positions]),
-                table=KVTable(table.pages[:, :width]),
+                table=KVTable(pages.slots[:, :width]),
                 rows=row,
                 lengths=full(1, 1, torch.int32),
                 extend=ExtendBatch(row, starts, positions.int()),
                 wanted=full(1, 0),
             )
-            model.compute(step, pool)
+            model.compute(forward, pool)

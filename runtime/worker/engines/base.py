@@ -21,6 +21,7 @@ __all__ = [
     "HeldKv",
     "KvSource",
     "Lending",
+    "Mortal",
     "Operands",
     "Outcome",
     "StartError",
@@ -153,6 +154,14 @@ class Engine(Protocol):
 
         Cancelling the call cancels the computation, and ends once its resources are free.
         """
+
+
+@runtime_checkable
+class Mortal(Protocol):
+    """An engine that something can befall after which it is of no use until its process starts again."""
+
+    async def fail(self) -> None:
+        """Wait for that; raises what has happened."""
 
 
 @runtime_checkable

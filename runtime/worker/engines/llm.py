@@ -83,15 +83,28 @@ class LlmEngine:
 
     async def start(self) -> None:
         """Load the model and measure its speed. Raises StartError."""
+        self._loop, self._failed = asyncio.get_running_loop(), asyncio.Event()
         self._mailbox = Mailbox(asyncio.get_running_loop(), _take_all)
         loaded = self._loaded = await asyncio.to_thread(load, self._settings, self._profile_s)
         self._exchange = KvExchange(loaded.engine, self.model, loaded.kv_layout)
+        loaded.model.on_failure(self._note_failure)
+
+    async def fail(self) -> None:
+        """See `Mortal`."""
+        await self._failed.wait()
+        self._model.model.check()
+
+    def _note_failure(self) -> None:
+        """Runs on a thread of the model's."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._failed.set)
 
     async def stop(self) -> None:
         """Fail the requests that have not ended, and stop the engine's thread."""
         if self._loaded is not None:
             await self._exchange.close()
             await asyncio.to_thread(self._loaded.engine.close)
+            await asyncio.to_thread(self._loaded.model.close)
 
     async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
         """Compute a prefill, a decode, a score, a weighing or ratings."""

@@ -10,10 +10,10 @@ from weft.proto import worker_pb2
 from weft.runtime.config import ModelSettings
 from weft.runtime.llm.chat import ChatTemplate
 from weft.runtime.llm.engine import LLMEngine
-from weft.runtime.llm.errors import ModelError
+from weft.runtime.llm.errors import ModelError, ParallelError
 from weft.runtime.llm.kv_layout import kv_layout
 from weft.runtime.llm.loader import resolve_folder
-from weft.runtime.llm.model import load_model
+from weft.runtime.llm.model import Model, load_model
 from weft.runtime.llm.options import EngineOptions
 from weft.runtime.llm.profile import Profile
 from weft.runtime.llm.tokenizer import Tokenizer, TokenizerError
@@ -28,11 +28,12 @@ __all__ = ["LoadedModel", "describe", "load"]
 class LoadedModel:
     """A running LLM engine and the tokenizer of its model."""
 
+    model: Model
     engine: LLMEngine
     tokenizer: Tokenizer
     chat: ChatTemplate | None
     profile: Profile | None  # None: not measured
-    kv_layout: str = ""  # by which engines know that they can exchange KV
+    kv_layout: str = ""  # by which engines know that they can exchange KV; empty: they cannot
 
     @property
     def start_id(self) -> int:
@@ -55,24 +56,32 @@ def load(settings: ModelSettings, profile_s: float) -> LoadedModel:
         folder = resolve_folder(settings.path)
         tokenizer = Tokenizer.from_folder(folder)
         chat = ChatTemplate.from_folder(folder)
-        model = load_model(folder, dtype=settings.dtype, device=settings.device)
-        engine = LLMEngine(model, tokenizer, options)
-        profile = engine.measure_profile(profile_s) if profile_s else None
-    except (MemoryError, ModelError, TokenizerError, ValueError) as problem:
+        model = load_model(
+            folder, dtype=settings.dtype, device=settings.device, tensor_parallel=settings.tensor_parallel
+        )
+        try:
+            engine = LLMEngine(model, tokenizer, options)
+            profile = engine.measure_profile(profile_s) if profile_s else None
+        except BaseException:
+            model.close()
+            raise
+    except (MemoryError, ModelError, ParallelError, TokenizerError, ValueError) as problem:
         raise StartError(f"model {settings.name!r}: {problem}") from problem
     except torch.OutOfMemoryError as problem:
         remedy = "lower kv_tokens, or choose a smaller dtype or another device"
         raise StartError(f"model {settings.name!r} does not fit the device's memory; {remedy}") from problem
-    return LoadedModel(engine, tokenizer, chat, profile, kv_layout(folder, model))
+    layout = kv_layout(folder, model) if model.ranks == 1 else ""
+    return LoadedModel(model, engine, tokenizer, chat, profile, layout)
 
 
 def describe(settings: ModelSettings, loaded: LoadedModel) -> worker_pb2.EngineInfo:
     """What an orchestrator and people need to know of the model."""
     info = loaded.engine.info
+    more = info.ranks - 1
     return worker_pb2.EngineInfo(
         kind="llm",
         model=settings.name,
-        detail=f"{info.family}, {info.dtype} on {info.device}",
+        detail=f"{info.family}, {info.dtype} on {info.device}" + (f" and {more} more" if more else ""),
         llm=worker_pb2.LlmInfo(
             context_length=info.context_length,
             tokenizer=loaded.tokenizer.fingerprint,
@@ -80,7 +89,7 @@ def describe(settings: ModelSettings, loaded: LoadedModel) -> worker_pb2.EngineI
             control_tokens=sorted(loaded.tokenizer.control_tokens),
             kv_slots=info.total_slots,
             kv_layout=loaded.kv_layout,
-            kv_token_bytes=info.kv_bytes_per_token,
+            kv_token_bytes=info.kv_bytes_per_token * info.ranks,
             profile=_encode_profile(loaded.profile) if loaded.profile else None,
         ),
         capacity=info.max_running,

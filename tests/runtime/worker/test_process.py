@@ -15,9 +15,13 @@ from typing import Any
 
 import pytest
 
-from weft.graph.ir import Node
+from weft.graph.ir import Node, Value
 from weft.graph.ops.common import Tool
+from weft.graph.ops.primitive import Decode, Prefill
+from weft.graph.prompt import Fixed
+from weft.graph.sampling import Sampling
 from weft.graph.types import TEXT
+from weft.proto.worker_pb2 import STREAM_TEXT
 
 from .conftest import MODEL_FOLDER, PATIENCE_S, linked, orchestrator_at
 from .test_host import embeds
@@ -36,8 +40,8 @@ def start(config: Config | str) -> subprocess.Popen[bytes]:
     )
 
 
-def llm(path: Path) -> Config:
-    return {**EMBED, "kinds": ["llm"], "model": {"name": "m", "path": str(path)}}
+def llm(path: Path, **settings: Any) -> Config:
+    return {**EMBED, "kinds": ["llm"], "model": {"name": "m", "path": str(path), **settings}}
 
 
 def corrupt_copy(folder: Path) -> Path:
@@ -59,12 +63,22 @@ def bad_start(name: str, folder: Path, port: int) -> tuple[Config | str, str]:
             {**EMBED, "kinds": ["tool"], "tools": ["no.module:f"]},
             "module 'no.module' cannot be imported",
         ),
+        "parts": (
+            llm(MODEL_FOLDER, tensor_parallel=8),
+            "tensor_parallel = 8 does not divide this model's num_key",
+        ),
+        "host tier": (
+            llm(MODEL_FOLDER, device="cpu", tensor_parallel=2, host_kv_tokens=64),
+            "several processes share keeps no KV on the host: host_kv_tokens must be 0",
+        ),
         "port": ({**EMBED, "listen": f"127.0.0.1:{port}"}, f"cannot listen on '127.0.0.1:{port}'"),
     }
     return cases[name]
 
 
-@pytest.mark.parametrize("name", ["json", "key", "model folder", "weights", "tool", "port"])
+@pytest.mark.parametrize(
+    "name", ["json", "key", "model folder", "weights", "tool", "parts", "host tier", "port"]
+)
 def test_what_cannot_start_says_why_in_one_line(name: str, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -138,6 +152,45 @@ async def test_a_hanging_tool_does_not_hold_the_process(
             process.kill()
             process.wait()
     assert (process.returncode, err) == (0, b"")
+
+
+async def test_a_worker_ends_when_it_has_lost_a_part_of_its_model(tmp_path: Path) -> None:
+    async with orchestrator_at(f"unix:{tmp_path}/o.sock") as (stub, address):
+        settings = {"device": "cpu", "tensor_parallel": 2, "kv_tokens": 4096, "threads": 1}
+        config = llm(MODEL_FOLDER, **settings) | {"orchestrator": address, "profile_s": 0}
+        process = start(config | {"listen": f"unix:{tmp_path}/w.sock"})
+        try:
+            info = await asyncio.wait_for(stub.joins.get(), PATIENCE_S)
+            (engine,) = info.engines
+            assert engine.detail == "llama, float32 on cpu and 1 more"
+            assert not engine.llm.kv_layout
+            async with linked(info) as link:
+                kv = Node(1, Prefill("m", (Fixed("Once upon a time"),)))
+                sampling = Sampling(max_tokens=1500, ignore_eos=True)
+                await link.run(kv, Node(2, Decode("m", sampling), {"kv": Value(1)}), stream=STREAM_TEXT)
+                await link.until(link.deltas)
+                os.kill(follower_of(process.pid), signal.SIGKILL)
+                fault = await link.fault(2)
+                out, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE_S)
+        finally:
+            process.kill()
+            process.wait()
+    why = "rank 1 on cpu: its process was killed by SIGKILL"
+    assert (fault.code, fault.message, fault.retryable) == ("internal", why, True)
+    assert (process.returncode, out) == (2, b"")
+    assert err.decode().splitlines()[-1] == f"weft worker: {why}"
+    assert not (tmp_path / "w.sock").exists()
+
+
+def follower_of(pid: int) -> int:
+    """The one child of a process."""
+    found = [
+        int(task)
+        for threads in Path(f"/proc/{pid}/task").iterdir()
+        for task in (threads / "children").read_text().split()
+    ]
+    assert len(found) == 1
+    return found[0]
 
 
 def test_a_worker_without_a_model_does_not_load_torch() -> None:

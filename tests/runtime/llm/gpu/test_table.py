@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from weft.runtime.llm.gpu.graphs import sizes
 from weft.runtime.llm.gpu.staging import Staging
-from weft.runtime.llm.gpu.table import IDLE, PageTable
+from weft.runtime.llm.gpu.table import IDLE, Pages, PageTable
 from weft.runtime.llm.sequence import Sequence
 
 CPU = torch.device("cpu")
@@ -17,18 +17,20 @@ CPU = torch.device("cpu")
 
 @given(st.lists(st.sets(st.integers(0, 12), min_size=1), max_size=30))
 def test_every_sequence_of_a_step_has_a_row_that_holds_what_it_claims(steps: list[set[int]]) -> None:
-    table = PageTable(4, 8, CPU)
+    table = PageTable(4)
+    pages = Pages(table.height, 8, CPU)
     sequences = [Sequence(np.arange(3), 8) for _ in range(13)]
     for step in steps:
         members = [sequences[number] for number in sorted(step)]
         rows = table.rows(members)
+        pages.fit(table.height)
         assert len(set(rows)) == len(rows)
         assert IDLE not in rows
-        assert max(rows) < len(table.pages)
+        assert max(rows) < len(pages.slots)
         for number, row in zip(sorted(step), rows, strict=True):
-            held = table.pages[row, : sequences[number].mirrored]
+            held = pages.slots[row, : sequences[number].mirrored]
             assert held.tolist() == [number] * len(held)
-            table.pages[row] = number
+            pages.write(torch.arange(row * 8, row * 8 + 3), torch.full((3,), number))
             sequences[number].mirrored = 3
 
 
