@@ -8,7 +8,8 @@ that rate, whichever is more: the roofline.
 tokens a second while all requests write, through the engine's door, all sampled greedily; the roofline, and
 the fraction reached; the same without CUDA graphs if `--graphs-off`; a trace of the device at the largest
 batch; then the speed of reading, and what starting takes. `shared-prefix`, `long-prompt`, `tight-pool`: see
-`gpus/loads.py`. `start`: a new process on a checkpoint, up to its first token.
+`gpus/loads.py`. `start`: a new process on a checkpoint, up to its first token. `same-texts` and
+`tensor-parallel`: one GPU against `--tensor-parallel` of them, see `gpus/parallel.py`.
 
 `beyond_graph` is one less the time of the step's graph, run many times on end, over the time of a step of
 the engine: what drawing tokens, moving them and waiting take. Run: ``weft bench gpu``.
@@ -27,6 +28,7 @@ from engines.models import SHAPES, random_model
 from gpus.ceilings import copy_bandwidth, product_rate, roofline, seconds
 from gpus.clocks import serve
 from gpus.loads import LOADS
+from gpus.parallel import decode_together, same_texts
 from gpus.starting import start_seconds
 from gpus.timing import decode_speed
 from gpus.trace import trace_decodes
@@ -38,6 +40,7 @@ from weft.runtime.llm.options import EngineOptions
 BATCHES: Final = (1, 8, 32, 64, 128, 256)
 PROMPTS: Final = 64  # that are read
 BUDGET: Final = 8192  # tokens a step
+_APART: Final = ("start", "same-texts", "tensor-parallel")  # loads with models of their own
 
 
 def graph_seconds(engine: LLMEngine, batch: int, context: int) -> float:
@@ -93,13 +96,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    loads = ["decode", *LOADS, "start"]
+    loads = ["decode", *LOADS, *_APART]
     parser.add_argument("--model", choices=list(SHAPES), default="llama-3.1-8b")
     parser.add_argument("--loads", choices=loads, nargs="+", default=["decode"])
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--prompt", type=int, default=1000)
     parser.add_argument("--output", type=int, default=256)
     parser.add_argument("--graphs-off", action="store_true", help="decode without CUDA graphs, too")
+    parser.add_argument("--layers", type=int, help="fewer than the shape has, so that it fits")
+    parser.add_argument("--tensor-parallel", type=int, default=2, metavar="N", help="GPUs that share a model")
     parser.add_argument("--json", type=Path, help="write the results there, too")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -110,6 +115,7 @@ def main() -> None:
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "model": options.model,
+        "layers": options.layers,
         "prompt": options.prompt,
         "output": options.output,
         "copy_gb_s": bandwidth / 1e9,
@@ -126,8 +132,15 @@ def main() -> None:
     torch.cuda.empty_cache()
     if "start" in options.loads:
         note("start", start_seconds(options.model))
-    if set(options.loads) - {"start"}:
-        model = random_model(options.model, torch.bfloat16, torch.device("cuda"))
+    ranks = options.tensor_parallel
+    if "same-texts" in options.loads:
+        note("same-texts", same_texts(ranks, "cuda:0"))
+    if "tensor-parallel" in options.loads:
+        lengths, ceilings = (options.prompt, options.output), (bandwidth, rate)
+        found = decode_together(options.model, options.layers, ranks, options.batches, lengths, ceilings)
+        note("tensor-parallel", found)
+    if set(options.loads) - set(_APART):
+        model = random_model(options.model, torch.bfloat16, torch.device("cuda"), layers=options.layers)
         torch.cuda.synchronize()
         for name in options.loads:
             if name == "decode":

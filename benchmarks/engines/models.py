@@ -13,8 +13,9 @@ import torch
 from weft.runtime.llm.config import ModelConfig, read_config
 from weft.runtime.llm.gpu.model import GpuModel
 from weft.runtime.llm.loader import LayerWeights, Weights
+from weft.runtime.llm.parallel.comm import ALONE, Communicator
 
-__all__ = ["SHAPES", "config_of", "random_model", "write_random"]
+__all__ = ["SHAPES", "config_of", "random_model", "random_part", "write_random"]
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny-llama": (
@@ -60,6 +61,21 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": False,
         },
     ),
+    "llama-3.1-70b": (
+        "LlamaConfig",
+        {
+            "vocab_size": 128256,
+            "hidden_size": 8192,
+            "intermediate_size": 28672,
+            "num_hidden_layers": 80,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 131072,
+            "rope_theta": 5e5,
+            "tie_word_embeddings": False,
+        },
+    ),
     "llama-3.1-8b": (
         "LlamaConfig",
         {
@@ -102,12 +118,27 @@ def write_random(
     model.save_pretrained(folder)
 
 
-def random_model(name: str, dtype: torch.dtype, device: torch.device) -> GpuModel:
-    """A model of a shape whose weights are drawn on the device; no token ends its texts."""
-    config = _read(name)
+def random_model(
+    name: str, dtype: torch.dtype, device: torch.device, *, layers: int | None = None
+) -> GpuModel:
+    """A model of a shape whose weights are drawn on the device; no token ends its texts.
+
+    `layers`: how many, if not as many as the shape has.
+    """
+    return random_part(name, dtype, layers, device, ALONE)
+
+
+def random_part(
+    name: str, dtype: torch.dtype, layers: int | None, device: torch.device, comm: Communicator
+) -> GpuModel:
+    """A rank's part of such a model, for `share`; every rank draws its own."""
+    whole = _read(name)
+    if layers is not None:
+        whole = replace(whole, layers=layers, windows=whole.windows[:layers])
+    config = comm.shard.config(whole)
     hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
     qkv = (config.heads + 2 * config.kv_heads) * config.head_dim
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator(device).manual_seed(comm.shard.rank)
 
     def drawn(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=device).normal_(0.0, 0.02, generator=generator)
@@ -116,7 +147,7 @@ def random_model(name: str, dtype: torch.dtype, device: torch.device) -> GpuMode
         return torch.ones(shape, dtype=dtype, device=device)
 
     embedding = drawn(vocab, hidden)
-    layers = [
+    drawn_layers = [
         LayerWeights(
             input_norm=ones(hidden),
             qkv=drawn(qkv, hidden),
@@ -132,8 +163,10 @@ def random_model(name: str, dtype: torch.dtype, device: torch.device) -> GpuMode
         )
         for _ in range(config.layers)
     ]
-    head = embedding if config.tied else drawn(vocab, hidden)
-    return GpuModel(config, Weights(embedding, iter(layers), ones(hidden), head), name=name)
+    rows = comm.shard.most(vocab)
+    head = embedding[:rows] if config.tied else drawn(rows, hidden)
+    weights = Weights(embedding, iter(drawn_layers), ones(hidden), head)
+    return GpuModel(config, weights, name=name, comm=comm)
 
 
 def config_of(name: str) -> dict[str, Any]:

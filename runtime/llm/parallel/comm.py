@@ -91,8 +91,9 @@ class Collective(Communicator):
 
     def abort(self) -> None:
         """Let go of the other ranks: what waits for them ends, with wrong results. Any thread may call it."""
-        if self._backend is not None:
-            self._backend.abort()
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.abort()
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
         """See `Communicator.sum`; in place."""
@@ -132,7 +133,8 @@ class Collective(Communicator):
         options.asyncOp = False
         self._await(self._backend.allreduce([x], options))
 
-    def _await(self, work: Any) -> None:
-        """On CUDA nobody waits: what comes next on the stream is behind it."""
-        if work is not None and self.device.type != "cuda":
+    @staticmethod
+    def _await(work: Any) -> None:
+        """On CUDA only what comes next on the stream waits."""
+        if work is not None:
             work.wait()

@@ -157,6 +157,7 @@ class Team:
                 member.process.wait()
             assert member.process.stdin is not None
             member.process.stdin.close()
+        self.comm.abort()
         self._folder.cleanup()
 
     def _start(self, rank: int, size: int, device: torch.device, build: Build) -> _Member:

@@ -44,7 +44,7 @@ from weft.runtime.llm.requests import (
 
 from .loading import load_as
 
-CPU = torch.device("cpu")
+DEVICE = "cuda" if torch.cuda.device_count() > 1 else "cpu"
 FAMILY = "qwen3"
 RANDOM = random.Random(11)
 HEAD = tuple(RANDOM.choices(range(3, 160), k=150))
@@ -67,7 +67,8 @@ ENDLESS = GenerateRequest((7, 8, 9), sampling=Sampling(max_tokens=1500, ignore_e
 
 @pytest.fixture(scope="module")
 def whole(make_checkpoint: Callable[[str], Any]) -> GpuModel:
-    model = load_as("gpu", make_checkpoint(FAMILY).folder)
+    folder = make_checkpoint(FAMILY).folder
+    model = load_as("gpu", folder) if DEVICE == "cpu" else load_model(folder, dtype="float32", device=DEVICE)
     assert isinstance(model, GpuModel)
     return model
 
@@ -80,7 +81,7 @@ def shared(make_checkpoint: Callable[[str], Any]) -> Iterator[GpuModel]:
 
 
 def load(folder: Path) -> GpuModel:
-    model = load_model(folder, dtype="float32", device="cpu", tensor_parallel=2)
+    model = load_model(folder, dtype="float32", device=DEVICE, tensor_parallel=2)
     assert isinstance(model, GpuModel)
     return model
 
@@ -184,6 +185,7 @@ def test_requests_fail_when_a_process_is_killed(make_checkpoint: Callable[[str],
     model = load(make_checkpoint(FAMILY).folder)
     assert model.team is not None
     (pid,) = model.team.pids
+    second = "rank 1 on cpu:" if DEVICE == "cpu" else "rank 1 on cuda:1:"
     told = threading.Event()
     model.on_failure(told.set)
     with LLMEngine(model, None, EngineOptions(kv_tokens=4096, max_running=2)) as engine:
@@ -196,7 +198,7 @@ def test_requests_fail_when_a_process_is_killed(make_checkpoint: Callable[[str],
         for watch in watches:
             error = watch.failure()
             assert isinstance(error, ParallelError)
-            assert str(error) == "rank 1 on cpu: its process was killed by SIGKILL"
+            assert str(error) == f"{second} its process was killed by SIGKILL"
         assert told.wait(10)
         late = Watch()
         engine.submit(ENDLESS, late)
@@ -215,21 +217,21 @@ def test_a_part_that_cannot_be_loaded_is_an_error(make_checkpoint: Callable[[str
     folder = make_checkpoint(FAMILY).folder
     nowhere = torch.device("cuda", 99)
     with pytest.raises(ParallelError, match=r"^rank 1 on cuda:99: \w+: "):
-        share(partial(_load_part, folder, read_config(folder), torch.float32), [CPU, nowhere])
+        share(partial(_load_part, folder, read_config(folder), torch.float32), [torch.device("cpu"), nowhere])
 
 
 LEADER = """
 import sys, torch
 from weft.runtime.llm.model import load_model
 torch.set_num_threads(1)
-model = load_model(sys.argv[1], dtype="float32", device="cpu", tensor_parallel=2)
+model = load_model(sys.argv[1], dtype="float32", device=sys.argv[2], tensor_parallel=2)
 print(*model.team.pids, flush=True)
 sys.stdin.read()
 """
 
 
 def test_the_others_end_with_the_first(make_checkpoint: Callable[[str], Any]) -> None:
-    command = [sys.executable, "-P", "-c", LEADER, str(make_checkpoint(FAMILY).folder)]
+    command = [sys.executable, "-P", "-c", LEADER, str(make_checkpoint(FAMILY).folder), DEVICE]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as leader:
         assert leader.stdout is not None
         pid = int(leader.stdout.readline())
