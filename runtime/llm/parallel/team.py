@@ -93,13 +93,16 @@ class Team:
 
     def gather(self) -> None:
         """Wait until all have loaded their parts. Raises ParallelError with the reason if one cannot."""
-        for member in self._members:
-            try:
-                problem = member.line.recv()
-            except (EOFError, OSError):
-                problem = _how(member)
-            if problem is not None:
-                raise ParallelError(f"{member.name}: {problem}")
+        loading: dict[Any, _Member] = {member.line: member for member in self._members}
+        while loading:
+            for line in wait(list(loading)):
+                member = loading.pop(line)
+                try:
+                    problem = member.line.recv()
+                except (EOFError, OSError):
+                    problem = _how(member)
+                if problem is not None:
+                    raise ParallelError(f"{member.name}: {problem}")
         for member in self._members:
             member.line.send(self._meeting)
         self.comm.connect(self._meeting)
