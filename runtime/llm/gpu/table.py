@@ -79,5 +79,5 @@ class Pages:
             self.slots = torch.zeros(height, self.width, dtype=torch.int32, device=self.slots.device)
 
     def write(self, at: torch.Tensor, slots: torch.Tensor) -> None:
-        """Set entries, counted through all rows."""
+        """Set entries, int32, at places that are counted through all rows."""
         self.slots.view(-1)[at.long()] = slots

@@ -30,7 +30,7 @@ def test_every_sequence_of_a_step_has_a_row_that_holds_what_it_claims(steps: lis
         for number, row in zip(sorted(step), rows, strict=True):
             held = pages.slots[row, : sequences[number].mirrored]
             assert held.tolist() == [number] * len(held)
-            pages.write(torch.arange(row * 8, row * 8 + 3), torch.full((3,), number))
+            pages.write(torch.arange(row * 8, row * 8 + 3), torch.full((3,), number, dtype=torch.int32))
             sequences[number].mirrored = 3
 
 
