@@ -158,6 +158,7 @@ class LLMEngine:
             self._closing = True
             self._inbox.put(lambda: None)
         self._thread.join()
+        self._runner.close()
         self._compilers.shutdown(cancel_futures=True)
 
     def __enter__(self) -> LLMEngine:

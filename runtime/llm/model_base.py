@@ -62,7 +62,7 @@ class Model(ABC):
         return
 
     def close(self) -> None:
-        """End the processes that share the model, if there are any; may be called twice."""
+        """End the processes that share the model, if there are any; its engines must have been closed."""
         return
 
     @abstractmethod

@@ -38,6 +38,9 @@ class Runner(Protocol):
         `work`. The next step may overwrite them.
         """
 
+    def close(self) -> None:
+        """Give back what was captured for steps; none may follow."""
+
 
 class ModelRunner:
     """A model and its KV pool."""
@@ -66,3 +69,6 @@ class ModelRunner:
             self.pool,
             rows.to(device),
         )
+
+    def close(self) -> None:
+        """See `Runner.close`; nothing was captured."""

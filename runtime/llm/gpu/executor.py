@@ -54,6 +54,11 @@ class Executor:
             case MixedStep():
                 return self._compute(step, ids)
 
+    def close(self) -> None:
+        """Give back what was captured; no step may follow."""
+        if self.graphs is not None:
+            self.graphs.close()
+
     def _decode(self, step: DecodeStep, ids: torch.Tensor | None) -> torch.Tensor:
         assert self.graphs is not None, "no steps have been captured"
         self._change(step.change)

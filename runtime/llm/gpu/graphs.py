@@ -51,6 +51,12 @@ class DecodeGraphs:
         self._idle = np.array([0, pool.slots - 1, 0, IDLE])[:, None]
         self._capture()
 
+    def close(self) -> None:
+        """Give the graphs back; what NCCL has for them lives as long as they."""
+        for captured in self._graphs.values():
+            captured.graph.reset()
+        self._graphs.clear()
+
     def graph_for(self, count: int, *, sharing: bool = False) -> _Graph:
         """The smallest that takes so many sequences."""
         return self._graphs[next(size for size in self._sizes if size >= count), sharing]
@@ -109,7 +115,7 @@ class DecodeGraphs:
         graph = torch.cuda.CUDAGraph()
         # Where ranks share the model, NCCL has a thread that looks at the device while this one captures.
         mode = "thread_local" if self._model.ranks > 1 else "global"
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode=mode):
+        with torch.cuda.graph(graph, pool=self._memory, stream=stream, capture_error_mode=mode):
             self._step(tokens, shared)
         return _Graph(graph, tokens, plan)
 

@@ -103,6 +103,10 @@ class GpuRunner:
         spans = [_Span(sequence, sequence.computed + 1, sequence.computed + 2) for sequence in sequences]
         return self._decode(spans, tokens)
 
+    def close(self) -> None:
+        """See `Runner.close`."""
+        self._executor.close()
+
     def _decode(self, spans: Seq[_Span], ids: torch.Tensor | None = None) -> torch.Tensor:
         """A step of single tokens, by a graph if there is one; `ids` if the host does not know them."""
         size = next((size for size in self._sizes if size >= len(spans)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from datetime import timedelta
 from pathlib import Path
@@ -73,6 +74,7 @@ class Collective(Communicator):
         self.shard = shard
         self.device = device
         self._backend: Any = None
+        self._aborting: threading.Thread | None = None
 
     def connect(self, meeting: Path) -> None:
         """Find the other ranks by a file that all of them name; waits for them to come."""
@@ -89,11 +91,18 @@ class Collective(Communicator):
             self._backend = _DIST.ProcessGroupGloo(store, rank, size, options)
         self.least(0)  # NCCL connects at the first use
 
-    def abort(self) -> None:
-        """Let go of the other ranks: what waits for them ends, with wrong results. Any thread may call it."""
+    def abort(self, within_s: float) -> None:
+        """Let go of the other ranks: what waits for them ends, with wrong results. Any thread may call it.
+
+        This happens at once. It takes longer, and with CUDA graphs until all are gone that have captured what
+        ranks say to each other, to give everything back; that is waited for no longer than `within_s`.
+        """
         backend, self._backend = self._backend, None
         if backend is not None:
-            backend.abort()
+            self._aborting = threading.Thread(target=backend.abort, name="weft-abort", daemon=True)
+            self._aborting.start()
+        if self._aborting is not None:
+            self._aborting.join(within_s)
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
         """See `Communicator.sum`; in place."""

@@ -143,7 +143,7 @@ class Team:
         listener()
 
     def close(self) -> None:
-        """End the followers; may be called twice."""
+        """End the followers; may be called twice. Engines on the model are to be closed before."""
         self._closing = True
         self._waker.close()
         if self._watcher is not None:
@@ -160,7 +160,7 @@ class Team:
                 member.process.wait()
             assert member.process.stdin is not None
             member.process.stdin.close()
-        self.comm.abort()
+        self.comm.abort(_END_S)
         self._folder.cleanup()
 
     def _start(self, rank: int, size: int, device: torch.device, build: Build) -> _Member:
@@ -220,7 +220,7 @@ class Team:
         _log.error("the processes that share a model have failed: %s", failure)
         for member in self._members:
             member.process.kill()
-        self.comm.abort()
+        self.comm.abort(0.0)
         self._failed.set()
         for listener in listeners:
             listener()
