@@ -112,6 +112,7 @@ def main() -> None:
     bandwidth, rate = copy_bandwidth(), product_rate()
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
+        "gpus": torch.cuda.device_count(),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "model": options.model,
