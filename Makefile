@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SGLANG_NEEDS := numpy requests openai tiktoken aiohttp pybase64 tqdm
+SGLANG_NEEDS := aiohttp pybase64 requests tqdm
 
 .PHONY: help
 help:  ## show this list
@@ -45,11 +45,10 @@ optimizer: $(STAMP)  ## measure the graph optimizer against its baselines; ARGS=
 	PYTHONPATH=benchmarks $(BIN)/python -P benchmarks/optimizer.py $(ARGS)
 
 .PHONY: sglang
-sglang: $(STAMP)  ## run programs in SGLang's own language on weft; installs its frontend into .venv-sglang
-	@test -e .venv-sglang/.installed || { $(PYTHON) -m venv .venv-sglang \
-	  && .venv-sglang/bin/python -m pip install --quiet $(SGLANG_NEEDS) \
-	  && .venv-sglang/bin/python -m pip install --quiet --no-deps sglang==0.5.17 && touch .venv-sglang/.installed; }
-	SGLANG_PYTHON=.venv-sglang/bin/python $(BIN)/python -P -m pytest tests/e2e/test_sglang.py $(ARGS)
+sglang: $(STAMP)  ## run programs in SGLang's own language on weft; installs its frontend
+	$(BIN)/python -m pip install --quiet $(SGLANG_NEEDS)
+	$(BIN)/python -m pip install --quiet --no-deps sglang==0.5.17
+	$(BIN)/python -P -m pytest tests/e2e/test_sglang.py tests/benchmarks/test_systems.py $(ARGS)
 
 .PHONY: proto
 proto: $(STAMP)  ## generate the protobuf code anew
@@ -57,7 +56,7 @@ proto: $(STAMP)  ## generate the protobuf code anew
 
 .PHONY: clean
 clean:  ## remove the virtual environment, caches and everything built
-	rm -rf $(VENV) .venv-sglang .weft .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist weft.egg-info
+	rm -rf $(VENV) .weft .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist weft.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml

@@ -173,7 +173,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.systems = [name for name in USUAL if name == "weft" or BASELINES[name].version]
         for name in USUAL:
             if name not in options.systems:
-                _say(f"{name} is left out: install it with pip install 'weft[bench]'")
+                _say(f"{name} is left out: install it with {BASELINES[name].install}")
     return options
 
 

@@ -25,6 +25,8 @@ class System(NamedTuple):
     """Of this package."""
     package: str
     """What must be installed for it."""
+    install: str = "pip install 'weft[bench]'"
+    """The command that installs it."""
 
     @property
     def version(self) -> str | None:
@@ -42,8 +44,9 @@ BASELINES: Final[Mapping[str, System]] = {
     "langgraph": System("langgraph_graphs", "langgraph"),
     "llama-index": System("llama_index_workflows", "llama-index-workflows"),
     "haystack": System("haystack_pipelines", "haystack-ai"),
+    "sglang": System("sglang_programs", "sglang", "make sglang"),
 }
-"""By name; each calls the engine as OpenAI's client does. 
+"""By name; each calls the engine as OpenAI's client does, SGLang's frontend as it calls its own server.
 
 `unshared` is asyncio of which no two calls share what is read, as on an engine without a prefix cache.
 """

@@ -70,16 +70,17 @@ class Door:
         self._client = openai.AsyncOpenAI(
             base_url=f"http://{http}/v1", api_key="none", max_retries=0, timeout=_SECONDS
         )
+        self.http = http
+        self.salt = salt
+        self.forced = forced
         self._model = model
-        self._salt = salt
-        self._forced = forced
         self._index = index
         self._store = IndexStore(indexes)
         self._embedder = HashEmbedder()
 
     async def ask(self, ask: Ask, values: Values) -> Any:
         """One chat completion, greedy."""
-        extra = {"cache_salt": self._salt or token_hex(8), **ask.ends(self._forced)}
+        extra = {"cache_salt": self.salt or token_hex(8), **ask.ends(self.forced)}
         options: dict[str, Any] = {"extra_body": extra}
         if ask.form is not str:
             schema = {"name": ask.name, "schema": TypeAdapter(ask.form).json_schema()}

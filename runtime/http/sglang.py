@@ -89,6 +89,8 @@ class _GenerateBody(Body):
     logprob_start_len: int | None = Field(default=None, ge=-1, lt=2**31)
     top_logprobs_num: int = Field(default=0, ge=0, le=128)
     return_text_in_logprobs: bool = False
+    extra_key: str = ""
+    """Requests with different ones never share what the model has read."""
 
 
 async def model_info(request: Request) -> Response:
@@ -159,7 +161,7 @@ def _started(orchestrator: Orchestrator, body: _GenerateBody) -> _Batch:
     weighed = [Value(probe.id, output) for probe in probes for output in (0, 1)]
     graph = Graph((*nodes, *probes), (*outputs, *weighed), "generate")
     stream = written.texts if written and body.stream else ()
-    call = start(orchestrator, graph, {}, stream=stream)
+    call = start(orchestrator, graph, {}, stream=stream, namespace=body.extra_key)
     return _Batch(call, body, sampling, written, [Value(probe.id) for probe in probes])
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -25,8 +27,11 @@ from plans.language import (
     filled,
 )
 from systems import BASELINES, runner
+from systems.calls import Run
+from transformers import AutoTokenizer
 
 from weft import Passage
+from weft.runtime.config import REFERENCE_MODEL
 
 INSTALLED = [name for name, system in BASELINES.items() if system.version]
 
@@ -51,6 +56,28 @@ class Echo:
     async def search(self, query: str | Sequence[str], k: int) -> list[Passage]:
         queries = [query] if isinstance(query, str) else list(query)
         return [Passage(f"{number}", found) for number, found in enumerate(queries)]
+
+
+def arm(name: str, plan: Plan, echo: Echo, meet: Callable[[], object] = int) -> Run:
+    """The plan in a system; SGLang's frontend has a way of its own to the model.
+
+    `meet` is called by each of its threads while it asks.
+    """
+    if name != "sglang":
+        return runner(name, plan, echo)
+    from systems import sglang_programs
+
+    class Backend(sglang_programs.SGLANG.base_backend.BaseBackend):  # type: ignore[misc]  # it has no types
+        def get_chat_template(self) -> Any:
+            return sglang_programs.SGLANG.chat_template.get_chat_template("weft-reference")
+
+        def generate(self, s: Any, sampling_params: Any) -> tuple[str, dict[str, Any]]:
+            meet()
+            form = list[str] if sampling_params.json_schema else str
+            text = asyncio.run(echo.ask(ask("", "{said}", form), {"said": s.messages_[-1]["content"]}))
+            return (text if form is str else json.dumps(text)), {}
+
+    return sglang_programs.Program(plan, echo, Backend()).ainvoke
 
 
 async def backwards(text: str) -> str:
@@ -116,12 +143,12 @@ def test_every_framework_gives_what_plain_python_gives(name: str, plan: Plan) ->
     expected = asyncio.run(runner("sequential", plan, one)({"q": "question"}))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what frameworks say of each other's packages is theirs
-        given_ = asyncio.run(runner(name, plan, other)({"q": "question"}))
+        given_ = asyncio.run(arm(name, plan, other)({"q": "question"}))
     assert given_ == expected
     assert sorted(other.asked) == sorted(one.asked)
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("name", [name for name in INSTALLED if name != "sglang"])
 def test_independent_calls_run_together_unless_it_is_sequential(name: str) -> None:
     echo = Echo()
     plan = Plan(("q",), (ask("a", "1 {q}"), ask("b", "2 {q}"), ask("c", "{a} {b}")), "c")
@@ -171,3 +198,29 @@ def test_a_search_is_found_in_bodies_and_branches() -> None:
     other = Plan(("q",), (Search("found", "q", 1),), "found")
     assert Plan(("q",), (Branch("b", "q", "no", "q", other),), "b").searches()
     assert not Plan(("q",), (ask("a", "{q}"),), "a").searches()
+
+
+sglang = pytest.mark.skipif(not BASELINES["sglang"].version, reason="make sglang installs SGLang's frontend")
+
+
+@sglang
+@pytest.mark.filterwarnings(
+    "ignore:Error in stream_executor"
+)  # its threads warn of errors and hang if that raises
+def test_independent_forks_of_sglang_run_together() -> None:
+    both = Barrier(2, timeout=10)
+    body = Plan((ITEM,), (ask("in", "{item}"),), "in")
+    plan = Plan(("q",), (ask("a", "1 {q}"), ask("l", "2 {q}", list[str]), Each("e", "l", body)), ("a", "e"))
+    result = asyncio.run(arm("sglang", plan, Echo(), both.wait)({"q": "xyz"}))  # BrokenBarrierError: alone
+    assert result == ["<1 xyz>", ["<2 xyz.0>", "<2 xyz.1>"]]
+
+
+@sglang
+def test_sglang_writes_conversations_as_the_reference_model_has_them() -> None:
+    from systems.sglang_programs import SGLANG
+
+    template = SGLANG.chat_template.get_chat_template_by_model_path(str(REFERENCE_MODEL))
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE_MODEL)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+    for said in (messages, messages[1:]):
+        assert template.get_prompt(said) == tokenizer.apply_chat_template(said, tokenize=False)

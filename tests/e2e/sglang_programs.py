@@ -1,14 +1,12 @@
-"""Programs in SGLang's own language, for an interpreter that has its frontend (see `make sglang`).
+"""Programs in SGLang's own language, for a process of their own (see `make sglang`).
 
 ``python sglang_programs.py URL``: runs them on the server there and writes what they gave as JSON.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-import types
 from typing import Any
 
 PROMPT = (
@@ -19,25 +17,12 @@ CHOICES = ["1987", "2021", "not found"]
 ASKED = "<|bos|><|user|>Passage: Hipujas was founded in 1987.\nQuestion: When?<|end|><|assistant|>"
 
 
-def load_frontend() -> None:
-    """Make `sglang.lang` importable without `sglang` itself, which brings the whole server."""
-    spec = importlib.util.find_spec("sglang")
-    assert spec is not None, "SGLang's frontend is not installed here"
-    package = types.ModuleType("sglang")
-    package.__path__ = list(spec.submodule_search_locations or ())
-    sys.modules["sglang"] = package
-    notebook: Any = types.ModuleType("IPython.display")  # its utilities show things in notebooks
-    notebook.HTML = notebook.display = None
-    sys.modules["IPython"], sys.modules["IPython.display"] = types.ModuleType("IPython"), notebook
-
-
 def run(url: str) -> dict[str, Any]:
     """What each program gives."""
-    from sglang.lang import api, choices
-    from sglang.lang.backend.runtime_endpoint import RuntimeEndpoint
+    from systems import sglang_frontend  # in benchmarks/, which is on this process's path
 
-    sgl: Any = api
-    backend = RuntimeEndpoint(url)
+    sgl, _, choices, _, endpoint = sglang_frontend.load()
+    backend = endpoint.RuntimeEndpoint(url)
     sgl.set_default_backend(backend)
 
     @sgl.function
@@ -86,5 +71,4 @@ def run(url: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    load_frontend()
     print(json.dumps(run(sys.argv[1])))

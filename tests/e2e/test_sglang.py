@@ -6,6 +6,9 @@ import itertools
 import json
 import os
 import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, get_args
 
 import httpx2
@@ -55,6 +58,16 @@ def test_the_model_and_an_empty_cache(raw: httpx2.Client) -> None:
     assert generate(raw, **warm)["meta_info"]["cached_tokens"] == first["meta_info"]["prompt_tokens"]
     assert raw.post("/flush_cache").status_code == 200
     assert generate(raw, **warm)["meta_info"]["cached_tokens"] == 0
+
+
+def test_requests_with_different_keys_share_nothing_that_was_read(raw: httpx2.Client) -> None:
+    def cached(key: str) -> int:
+        warm = {"text": "A prefix of one tenant.", "sampling_params": {"max_new_tokens": 0}}
+        found: int = generate(raw, **warm, extra_key=key)["meta_info"]["cached_tokens"]
+        return found
+
+    assert cached("a") == cached("b") == 0
+    assert cached("a") > 0
 
 
 def test_texts_are_continued(server: Server, raw: httpx2.Client) -> None:
@@ -145,6 +158,7 @@ def test_what_is_generated_can_be_weighed(raw: httpx2.Client) -> None:
         ({"text": "a", "top_logprobs_num": 999}, "top_logprobs_num", "less than or equal to 128"),
         ({"input_ids": [1, 2]}, "input_ids", "can be weighed, not continued"),
         ({"text": "a", "image_data": "x"}, "image_data", "unknown parameter"),
+        ({"text": "a", "extra_key": ["x"]}, "extra_key", "string"),
         ({"text": "a", "sampling_params": {"min_p": 0.1}}, "min_p", "is not supported"),
         ({"text": "a", "sampling_params": {"min_new_tokens": 3}}, "min_new_tokens", "pass `ignore_eos`"),
         (
@@ -185,12 +199,17 @@ def test_a_text_of_forced_length(raw: httpx2.Client) -> None:
     assert forced["meta_info"]["finish_reason"] == {"type": "length", "length": 30}
 
 
-@pytest.mark.skipif(
-    "SGLANG_PYTHON" not in os.environ, reason="make sglang runs it with SGLang's own frontend"
-)
+@pytest.mark.skipif(find_spec("sglang") is None, reason="make sglang installs SGLang's frontend")
 def test_programs_in_its_own_language(server: Server) -> None:
-    command = [os.environ["SGLANG_PYTHON"], sglang_programs.__file__, f"http://{server.http}"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    file = Path(sglang_programs.__file__)
+    ran = subprocess.run(
+        [sys.executable, file, f"http://{server.http}"],
+        env={**os.environ, "PYTHONPATH": f"{file.parents[2] / 'benchmarks'}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
 
