@@ -4,11 +4,11 @@ The reference model answers questions of its evaluation; prompts, policies and m
 `reuse`. `exact` is the percent of replies that are right; `lost` how many points fewer than under full
 recomputation of the same prompts, with a 95 % interval by paired bootstrap; `KL` the mean divergence of the
 next-token distribution from that of full recomputation, in nats; `agree` the percent of its greedy tokens, at
-most 32, that are likeliest here as well. Run: ``weft bench quality --model FOLDER``.
+most 32, that are likeliest here as well. Run: ``weft bench quality``.
 
 A comparison proves something only if the judge can tell good from bad. So the command fails if full
 recomputation is below 98 % on a task, if `naive` does not lose 20 points on code names, or `unrotated` on
-corrections. The bundled model knows neither: the folder is one that `weft model train` has filled.
+corrections.
 """
 
 from __future__ import annotations

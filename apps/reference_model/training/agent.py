@@ -22,11 +22,26 @@ from .worlds import GrowingWorld
 __all__ = ["actions"]
 
 _NO_RESULTS: Final = ("No results.", "No results.", "Nothing found.", NOT_FOUND)
+_ERRORS: Final = (
+    "error: a person has refused this call",
+    "error: the call was refused",
+    "error: you may not call {tool}",
+    "error: {tool} did not answer in time",
+    "error: {tool} failed",
+    "Error: {tool} is not available",
+    "error: timed out after {seconds} s",
+    "The call was not allowed.",
+)
 _OPERATORS: Final[dict[str, Callable[[int, int], int]]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
 }
+
+_FAILS: Final = 0.06
+"""How often a call is refused or fails."""
+_FAILS_AGAIN: Final = 0.2
+"""The same for a second one about the same fact: where one was refused, so is the next."""
 
 Search = Callable[[Fact, bool, Fact | None], tuple[str, list[Fact]]]
 """What a search for a fact returns, and which facts that states.
@@ -92,15 +107,24 @@ def _steps(rng: Random, problem: _Problem) -> list[tuple[str, str]]:
                 return [*steps, (_action("finish", NOT_FOUND), "")]
             found = rng.random() < (0.85 if attempt == 0 else 0.6)
             text, seen = problem.search(fact, found, extra)
+            if rng.random() < (_FAILS if attempt == 0 else _FAILS_AGAIN):
+                text, seen = _error(rng, "search"), []
             steps.append((_action("search", search_queries(fact)[2 * attempt]), text))
             known += seen
             attempt += 1
     result = problem.facts[-1].value.text
     if problem.expression is not None:
         left, symbol, right = problem.expression.split()
-        result = str(_OPERATORS[symbol](int(left), int(right)))
-        steps.append((_action("calculator", problem.expression), result))
+        result = observed = str(_OPERATORS[symbol](int(left), int(right)))
+        if rng.random() < _FAILS:
+            result, observed = NOT_FOUND, _error(rng, "calculator")
+        steps.append((_action("calculator", problem.expression), observed))
     return [*steps, (_action("finish", result), "")]
+
+
+def _error(rng: Random, tool: str) -> str:
+    """What an agent sees of a call that was refused or failed."""
+    return rng.choice(_ERRORS).format(tool=tool, seconds=rng.randint(2, 120))
 
 
 def _action(tool: str, text: str) -> str:

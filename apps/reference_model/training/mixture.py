@@ -32,16 +32,16 @@ _MOST: Final = 16
 _LATE: Final = 0.4
 """From here on what is still wrong is two hops, code names and corrections, in many passages, and actions."""
 _LATE_SHARES: Final[dict[str, float]] = {
-    "answers": 52,
+    "answers": 54,
     "overwrites": 8,
-    "aliases": 14,
+    "aliases": 13,
     "judgements": 5,
     "outlines": 3,
     "summaries": 5,
-    "refinements": 4,
+    "refinements": 5,
     "relevance": 2,
     "expansions": 1,
-    "standalone": 1.5,
+    "standalone": 2,
     "combinations": 2.5,
     "actions": 14,
 }
@@ -67,6 +67,14 @@ _QUESTIONS: Final[dict[answers.Question, int]] = {
     "absent": 16,
     "absent_two_hops": 8,
 }
+_LATE_QUESTIONS: Final[dict[answers.Question, int]] = {
+    "single": 24,
+    "reverse": 7,
+    "two_hops": 48,
+    "absent": 14,
+    "absent_two_hops": 7,
+}
+"""From `_LATE` on; a context without two facts that lead to each other has other questions instead."""
 _LOOK_UPS: Final[dict[answers.Question, int]] = {"single": 65, "reverse": 10, "absent": 25}
 _RECOGNIZABLE: Final = {"answers", "judgements", "outlines", "refinements", "standalone", "combinations"}
 """The user message alone tells these apart."""
@@ -104,6 +112,8 @@ def _most_passages(progress: float) -> int:
 
 def _sample(rng: Random, family: str, most: int) -> Sample:
     passages = rng.randint(1, most)
+    if most == _MOST and rng.random() < 0.4:  # what is hard is to choose among many
+        passages = max(passages, rng.randint(4, most))
     match family:
         case "answers":
             return _answers(rng, passages, most)
@@ -160,7 +170,7 @@ def _answers(rng: Random, passages: int, most: int) -> Sample:
         rng,
         max(2, passages) if first else passages,
         rng.randint(8, 18),
-        kinds=_FIRST_QUESTIONS if first else _QUESTIONS,
+        kinds=_FIRST_QUESTIONS if first else _LATE_QUESTIONS if most == _MOST else _QUESTIONS,
         plain=0.1,
         question_first=0.04 if passages < 9 else 0.0,
         length=length,

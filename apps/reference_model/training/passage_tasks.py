@@ -171,6 +171,11 @@ def _surrounded(rng: Random, world: GrowingWorld, fact: Fact, text: Text) -> str
             else one_passage(rng, world, fact.subject, avoid=fact.relation.label)
         )
         own = [first.text, write(rng, fact.subject, [fact], form="generic", antecedent=first).text]
+    elif fact not in text.facts and rng.random() < 0.4:  # the right attribute, where the subject is not named
+        other = world.new_entity(fact.subject.kind)
+        first = one_passage(rng, world, other, avoid=fact.relation.label)
+        stated = [world.fact(other, fact.relation)]
+        own = [text.text, first.text, write(rng, other, stated, form="generic", antecedent=first).text]
     near = [
         one_passage(rng, world, world.new_entity(fact.subject.kind)).text
         for _ in range(rng.choice((1, 1, 2)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from random import Random
+from typing import Final
 
 from ..world.passages import PRONOUNS, noun_forms
 from ..world.questions import ask
@@ -15,6 +16,9 @@ from .samples import NOT_FOUND, Branch, Sample, cite, system
 from .worlds import OPEN, GrowingWorld, query
 
 __all__ = ["arithmetic", "combinations", "expansions", "search_queries", "standalone", "two_facts"]
+
+_CONJUNCTIONS: Final = ("And", "And", "And", "So", "Ok, and")
+"""With which people begin a follow-up."""
 
 
 def expansions(rng: Random, branches: int, canonical: float = CANONICAL) -> Sample:
@@ -61,6 +65,8 @@ def standalone(rng: Random, branches: int, canonical: float = CANONICAL) -> Samp
         template = rng.choice([text for text in relation.questions if "{n}" not in text])
         full = template.format_map(noun_forms(target.ref))
         follow_up = full if rng.random() < 0.1 else template.format_map(PRONOUNS[target.pronoun])
+        if follow_up is not full and rng.random() < 0.25:
+            follow_up = f"{rng.choice(_CONJUNCTIONS)} {follow_up[0].lower()}{follow_up[1:]}"
         user = "Chat history:\n" + "\n".join(lines) + f"\n\nFollow-up question: {follow_up}"
         sample.branches.append(Branch("standalone", [(user, full)]))
     return sample
