@@ -24,6 +24,8 @@ __all__ = ["SGLANG", "Endpoint", "Program", "runner"]
 
 SGLANG: Final = sglang_frontend.load()
 _sgl: Final = SGLANG.api
+_RuntimeEndpoint: Any = SGLANG.runtime_endpoint.RuntimeEndpoint
+_ChatTemplate: Any = SGLANG.chat_template.ChatTemplate
 _ROLES: Final = {"system": _sgl.system, "user": _sgl.user, "assistant": _sgl.assistant}
 
 _Wait = Callable[[], Any]
@@ -130,7 +132,7 @@ class Program:
                 return isinstance(step, Branch)
 
 
-class Endpoint(SGLANG.runtime_endpoint.RuntimeEndpoint):
+class Endpoint(_RuntimeEndpoint):
     """SGLang's client for its own server, with the salt of a `Door`."""
 
     def __init__(self, door: Door) -> None:
@@ -143,7 +145,7 @@ class Endpoint(SGLANG.runtime_endpoint.RuntimeEndpoint):
         data["extra_key"] = self._salt
 
 
-class _ReferenceTemplate(SGLANG.chat_template.ChatTemplate):
+class _ReferenceTemplate(_ChatTemplate):
     """How the reference model's conversations are written, in SGLang's terms."""
 
     def __init__(self) -> None:

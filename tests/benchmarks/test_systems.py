@@ -67,7 +67,9 @@ def arm(name: str, plan: Plan, echo: Echo, meet: Callable[[], object] = int) -> 
         return runner(name, plan, echo)
     from systems import sglang_programs
 
-    class Backend(sglang_programs.SGLANG.base_backend.BaseBackend):  # type: ignore[misc]  # it has no types
+    base: Any = sglang_programs.SGLANG.base_backend.BaseBackend
+
+    class Backend(base):  # type: ignore[misc]  # it has no types
         def get_chat_template(self) -> Any:
             return sglang_programs.SGLANG.chat_template.get_chat_template("weft-reference")
 
