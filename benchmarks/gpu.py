@@ -11,6 +11,11 @@ batch; then the speed of reading, and what starting takes. `shared-prefix`, `lon
 `gpus/loads.py`. `start`: a new process on a checkpoint, up to its first token. `same-texts` and
 `tensor-parallel`: one GPU against `--tensor-parallel` of them, see `gpus/parallel.py`.
 
+`--vllm PYTHON` runs vLLM first, under the same prompts on the same device (`gpus/peer.py`): `decode` with its
+prefix cache off, `shared-prefix` with it on, with and without its kernel for common prefixes. PYTHON is the
+command of a Python that has it, such as ``/opt/vllm/bin/python`` or ``"env PYTHONPATH=/opt/vllm python3"``.
+`weft_by_vllm` is weft's speed over vLLM's.
+
 `beyond_graph` is one less the time of the step's graph, run many times on end, over the time of a step of
 the engine: what drawing tokens, moving them and waiting take. Run: ``weft bench gpu``.
 """
@@ -18,19 +23,22 @@ the engine: what drawing tokens, moving them and waiting take. Run: ``weft bench
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from engines.models import SHAPES, random_model
+from engines.models import SHAPES, config_of, random_model
 from gpus.ceilings import copy_bandwidth, product_rate, roofline, seconds
 from gpus.clocks import serve
 from gpus.loads import LOADS
 from gpus.parallel import decode_together, same_texts
+from gpus.peer import Peer
+from gpus.prompts import Ids, unshared
 from gpus.starting import start_seconds
-from gpus.timing import decode_speed
+from gpus.timing import decode_speed, whole_seconds
 from gpus.trace import trace_decodes
 
 from weft.runtime.llm.engine import LLMEngine
@@ -63,17 +71,20 @@ def decode(model: GpuModel, options: argparse.Namespace, ceilings: tuple[float, 
     slots = most * (options.prompt + options.output) + 1024
     rows: dict[int, dict[str, float]] = {batch: {} for batch in options.batches}
     report: dict[str, Any] = {"rows": rows}
+
+    def prompts(count: int, seed: int) -> list[Ids]:
+        return unshared(count, options.prompt, model.config.vocab_size, seed)
+
     for graphs in (True, False) if options.graphs_off else (True,):
         started = time.perf_counter()
         settings = EngineOptions(kv_tokens=slots, token_budget=BUDGET, max_running=most, cuda_graphs=graphs)
         with LLMEngine(model, None, settings) as engine:
-            serve(engine, 1, 64, 4, seed=0)
+            serve(engine, unshared(1, 64, model.config.vocab_size, seed=0), 4)
             if graphs:
                 report["start_s"] = time.perf_counter() - started
-            serve(engine, min(most, 8), options.prompt, 8, seed=1)
+            serve(engine, prompts(min(most, 8), 1), 8)
             for batch in options.batches:
-                clocks = serve(engine, batch, options.prompt, options.output, seed=100 + batch)
-                speed, step = decode_speed([clock.times for clock in clocks])
+                speed, step = decode_speed(serve(engine, prompts(batch, 100 + batch), options.output))
                 row = rows[batch]
                 row["tokens_s" if graphs else "graphs_off"] = speed
                 if graphs:
@@ -84,11 +95,31 @@ def decode(model: GpuModel, options: argparse.Namespace, ceilings: tuple[float, 
                 print(batch, {name: round(value, 3) for name, value in row.items()}, flush=True)
             if graphs:
                 report["trace"] = trace_decodes(engine, most, options.prompt)
-                serve(engine, PROMPTS, options.prompt, 1, seed=6)  # compiles what this needs
-                began = time.perf_counter()
-                serve(engine, PROMPTS, options.prompt, 1, seed=7)
-                report["prefill_tokens_s"] = PROMPTS * options.prompt / (time.perf_counter() - began)
+                serve(engine, prompts(PROMPTS, 6), 1)  # compiles what this needs
+                took = whole_seconds(serve(engine, prompts(PROMPTS, 7), 1))
+                report["prefill_tokens_s"] = PROMPTS * options.prompt / took
     return report
+
+
+def beside(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """weft's speeds over vLLM's, under the loads that both ran."""
+    ratios: dict[str, Any] = {}
+    if "decode" in ours and "decode" in theirs:
+        rows = ours["decode"]["rows"]
+        ratios["decode"] = {
+            batch: rows[batch]["tokens_s"] / speed for batch, speed in theirs["decode"]["rows"].items()
+        }
+        ratios["prefill"] = ours["decode"]["prefill_tokens_s"] / theirs["decode"]["prefill_tokens_s"]
+    for arm in ("shared-prefix", "shared-prefix, cascade"):
+        if "shared-prefix" in ours and arm in theirs:
+            ratios[arm] = {
+                name: {
+                    "tokens_s": rows["shared"]["tokens_s"] / theirs[arm][name]["tokens_s"],
+                    "with_reading": theirs[arm][name]["seconds"] / rows["shared"]["seconds"],
+                }
+                for name, rows in ours["shared-prefix"].items()
+            }
+    return ratios
 
 
 def main() -> None:
@@ -105,6 +136,7 @@ def main() -> None:
     parser.add_argument("--graphs-off", action="store_true", help="decode without CUDA graphs, too")
     parser.add_argument("--layers", type=int, help="fewer than the shape has, so that it fits")
     parser.add_argument("--tensor-parallel", type=int, default=2, metavar="N", help="GPUs that share a model")
+    parser.add_argument("--vllm", metavar="PYTHON", help="a Python that has vLLM, which runs first")
     parser.add_argument("--json", type=Path, help="write the results there, too")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -131,6 +163,16 @@ def main() -> None:
 
     print(", ".join(f"{key} {value}" for key, value in report.items()), flush=True)
     torch.cuda.empty_cache()
+    theirs: dict[str, Any] = {}
+    if options.vllm:
+        peer = Peer(options.vllm, config_of(options.model, layers=options.layers))
+        if "decode" in options.loads:
+            theirs["decode"] = peer.decode(options.batches, options.prompt, options.output, PROMPTS)
+            note("vllm", theirs)
+        if "shared-prefix" in options.loads:
+            theirs["shared-prefix"] = peer.shared_prefix(cascade=False)
+            theirs["shared-prefix, cascade"] = peer.shared_prefix(cascade=True)
+            note("vllm", theirs)
     if "start" in options.loads:
         note("start", start_seconds(options.model))
     ranks = options.tensor_parallel
@@ -148,6 +190,10 @@ def main() -> None:
                 note("decode", decode(model, options, (bandwidth, rate)))
             elif name in LOADS:
                 note(name, LOADS[name](model))
+            gc.collect()  # the engine of this load, before the next one reserves its pool
+            torch.cuda.empty_cache()
+    if theirs:
+        note("weft_by_vllm", beside(report, theirs))
 
 
 if __name__ == "__main__":

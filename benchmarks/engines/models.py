@@ -132,10 +132,7 @@ def random_part(
     name: str, dtype: torch.dtype, layers: int | None, device: torch.device, comm: Communicator
 ) -> GpuModel:
     """A rank's part of such a model, for `share`; every rank draws its own."""
-    whole = _read(name)
-    if layers is not None:
-        whole = replace(whole, layers=layers, windows=whole.windows[:layers])
-    config = comm.shard.config(whole)
+    config = comm.shard.config(_read(name, layers))
     hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
     qkv = (config.heads + 2 * config.kv_heads) * config.head_dim
     generator = torch.Generator(device).manual_seed(comm.shard.rank)
@@ -169,15 +166,17 @@ def random_part(
     return GpuModel(config, weights, name=name, comm=comm)
 
 
-def config_of(name: str) -> dict[str, Any]:
-    """What config.json says in a checkpoint of a shape."""
+def config_of(name: str, *, layers: int | None = None) -> dict[str, Any]:
+    """What config.json says in a checkpoint of a shape; `layers` in place of as many as it has."""
     kind, fields = SHAPES[name]
+    if layers is not None:
+        fields = fields | {"num_hidden_layers": layers}
     written = {"architectures": [kind.replace("Config", "ForCausalLM")], **fields}
     return {"model_type": kind.removesuffix("Config").lower(), "rms_norm_eps": 1e-5, **written}
 
 
-def _read(name: str) -> ModelConfig:
+def _read(name: str, layers: int | None) -> ModelConfig:
     """The configuration of a shape, as if it had been read from a checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config_of(name)))
+        (Path(folder) / "config.json").write_text(json.dumps(config_of(name, layers=layers)))
         return replace(read_config(Path(folder)), eos_ids=frozenset())

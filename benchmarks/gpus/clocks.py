@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
 
@@ -10,9 +9,9 @@ from weft.graph.sampling import Sampling
 from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.requests import Delta, Event, Failed, Finished, GenerateRequest
 
-__all__ = ["Clock", "prompt_of", "serve", "submit", "wait"]
+from .prompts import Ids
 
-Ids = tuple[int, ...]
+__all__ = ["Clock", "serve", "submit", "wait"]
 
 
 class Clock:
@@ -32,11 +31,6 @@ class Clock:
             self.done = self.done or isinstance(event, Finished | Failed)
 
 
-def prompt_of(length: int, vocab: int, chance: random.Random) -> Ids:
-    """Made-up tokens."""
-    return tuple(chance.choices(range(10, vocab), k=length))
-
-
 def submit(engine: LLMEngine, ids: Ids, sampling: Sampling) -> Clock:
     """Ask for a text."""
     clock = Clock()
@@ -53,8 +47,8 @@ def wait(clocks: Sequence[Clock]) -> Sequence[Clock]:
     return clocks
 
 
-def serve(engine: LLMEngine, batch: int, prompt: int, output: int, seed: int) -> Sequence[Clock]:
-    """Run requests that share nothing; when their tokens came."""
-    chance, vocab = random.Random(seed), engine.info.vocab_size
-    sampling = Sampling(max_tokens=output)
-    return wait([submit(engine, prompt_of(prompt, vocab, chance), sampling) for _ in range(batch)])
+def serve(engine: LLMEngine, prompts: Sequence[Ids], output: int) -> list[list[float]]:
+    """Run requests at once; seconds from the first one's submission to each token of each."""
+    began = time.perf_counter()
+    clocks = wait([submit(engine, ids, Sampling(max_tokens=output)) for ids in prompts])
+    return [[at - began for at in clock.times] for clock in clocks]

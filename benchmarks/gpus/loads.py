@@ -15,15 +15,13 @@ from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.gpu.model import GpuModel
 from weft.runtime.llm.options import EngineOptions
 
-from .clocks import prompt_of, submit, wait
-from .timing import decode_speed
+from .clocks import serve, submit, wait
+from .prompts import PREFIX_OUTPUT, PREFIX_REQUESTS, PREFIX_TREES, prompt_of, tree
+from .timing import decode_speed, whole_seconds
 
 __all__ = ["LOADS"]
 
-_REQUESTS: Final = 64
-_SHARED: Final = 6000  # tokens of a prompt that all have
-_OWN: Final = 16  # tokens of it that one has
-_OUTPUT: Final = 480
+_WRITERS: Final = 64  # requests that write beside the long prompt
 _LONG: Final = 32_000
 _CHUNK: Final = 2048  # tokens a step
 _RESERVED: Final = 4096  # tokens that may be written
@@ -33,22 +31,24 @@ _WRITTEN: Final = 200  # and those that are, on average
 def shared_prefix(model: GpuModel) -> dict[str, Any]:
     """64 requests with a prefix of 6,000 tokens, and with a tree: 3,000 tokens of all, 3,000 of a quarter."""
     report: dict[str, Any] = {}
-    for name, levels in (("one prefix", (_SHARED,)), ("two levels", (_SHARED // 2, _SHARED // 2))):
+    vocab = model.config.vocab_size
+    for name, levels in PREFIX_TREES.items():
         rows: dict[str, Any] = {}
         for sharing in (False, True):
             settings = EngineOptions(
-                kv_tokens=80_000, token_budget=8192, max_running=_REQUESTS, shared_prefixes=sharing
+                kv_tokens=80_000, token_budget=8192, max_running=PREFIX_REQUESTS, shared_prefixes=sharing
             )
             with LLMEngine(model, None, settings) as engine:
-                _tree(engine, levels, 8, seed=1)
+                serve(engine, tree(levels, vocab, seed=1), 8)
                 engine.flush()
                 before = engine.stats()
-                speed, step, took = _tree(engine, levels, _OUTPUT, seed=2)
+                clocks = serve(engine, tree(levels, vocab, seed=2), PREFIX_OUTPUT)
                 after = engine.stats()
+            speed, step = decode_speed(clocks)
             rows["shared" if sharing else "plain"] = {
                 "tokens_s": speed,
                 "step_ms": step * 1e3,
-                "seconds": took,
+                "seconds": whole_seconds(clocks),
                 "computed_tokens": after.computed_tokens - before.computed_tokens,
                 "cached_tokens": after.cached_tokens - before.cached_tokens,
             }
@@ -58,26 +58,15 @@ def shared_prefix(model: GpuModel) -> dict[str, Any]:
     return report
 
 
-def _tree(engine: LLMEngine, levels: tuple[int, ...], output: int, seed: int) -> tuple[float, float, float]:
-    """Requests below a tree of prompts, four branches a level; decoding's speed and step, and all seconds."""
-    chance, vocab = random.Random(seed), engine.info.vocab_size
-    heads: list[tuple[int, ...]] = [()]
-    for depth, length in enumerate(levels):
-        heads = [head + prompt_of(length, vocab, chance) for head in heads for _ in range(4 if depth else 1)]
-    began = time.perf_counter()
-    prompts = [heads[n % len(heads)] + prompt_of(_OWN, vocab, chance) for n in range(_REQUESTS)]
-    clocks = wait([submit(engine, ids, Sampling(max_tokens=output)) for ids in prompts])
-    took = time.perf_counter() - began
-    return *decode_speed([clock.times for clock in clocks]), took
-
-
 def long_prompt(model: GpuModel) -> dict[str, Any]:
     """A prompt of 32,000 tokens that comes while 64 requests write, against the same one alone.
 
     A chunk is what a step reads of it. The last one is the slowest: its time is how much longer a prompt
     takes that has one chunk more.
     """
-    settings = EngineOptions(kv_tokens=64 * 1600 + 3 * _LONG, token_budget=_CHUNK, max_running=_REQUESTS + 1)
+    settings = EngineOptions(
+        kv_tokens=_WRITERS * 1600 + 3 * _LONG, token_budget=_CHUNK, max_running=_WRITERS + 1
+    )
     chance = random.Random(3)
     with LLMEngine(model, None, settings) as engine:
         vocab = engine.info.vocab_size
@@ -92,7 +81,7 @@ def long_prompt(model: GpuModel) -> dict[str, Any]:
         last = whole - median(alone(_LONG - _CHUNK) for _ in range(3))
         engine.flush()
         writing = [
-            submit(engine, prompt_of(1000, vocab, chance), Sampling(max_tokens=600)) for _ in range(_REQUESTS)
+            submit(engine, prompt_of(1000, vocab, chance), Sampling(max_tokens=600)) for _ in range(_WRITERS)
         ]
         while not all(len(clock.times) > 100 for clock in writing):
             time.sleep(0.002)

@@ -23,8 +23,9 @@ from weft.runtime.llm.parallel.share import share
 from weft.runtime.llm.requests import Finished, GenerateRequest
 
 from .ceilings import roofline
-from .clocks import prompt_of, serve
-from .timing import decode_speed
+from .clocks import serve
+from .prompts import Ids, prompt_of, unshared
+from .timing import decode_speed, whole_seconds
 from .trace import trace_decodes
 
 __all__ = ["decode_together", "same_texts"]
@@ -125,21 +126,22 @@ def _decode(
     most, (prompt, output) = max(batches), lengths
     slots = most * (prompt + output) + 1024
     rows: dict[int, dict[str, float]] = {}
+
+    def prompts(count: int, seed: int) -> list[Ids]:
+        return unshared(count, prompt, model.config.vocab_size, seed)
+
     began = time.perf_counter()
     with LLMEngine(
         model, None, EngineOptions(kv_tokens=slots, token_budget=_BUDGET, max_running=most)
     ) as engine:
         start = time.perf_counter() - began
-        serve(engine, most, prompt, 8, seed=1)
+        serve(engine, prompts(most, 1), 8)
         for batch in batches:
-            clocks = serve(engine, batch, prompt, output, seed=100 + batch)
-            speed, step = decode_speed([clock.times for clock in clocks])
+            speed, step = decode_speed(serve(engine, prompts(batch, 100 + batch), output))
             rows[batch] = {"tokens_s": speed, "step_ms": step * 1e3}
             if ceilings is not None:
                 rows[batch]["fraction"] = speed / roofline(model, batch, prompt + output / 2, *ceilings)
             print(model.ranks, batch, rows[batch], flush=True)
-        began = time.perf_counter()
-        serve(engine, most, prompt, 1, seed=7)
-        reading = most * prompt / (time.perf_counter() - began)
+        reading = most * prompt / whole_seconds(serve(engine, prompts(most, 7), 1))
         trace = trace_decodes(engine, most, prompt)
     return {"rows": rows, "prefill_tokens_s": reading, "start_s": start, "trace": trace}

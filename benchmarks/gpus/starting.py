@@ -18,6 +18,7 @@ from engines.models import config_of
 from safetensors.torch import save_file
 
 from gpus.clocks import serve
+from gpus.prompts import unshared
 from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.model import load_model
 from weft.runtime.llm.options import EngineOptions
@@ -96,7 +97,7 @@ def main() -> None:
     torch.cuda.synchronize()
     loaded = time.perf_counter()
     with LLMEngine(model, None, EngineOptions()) as engine:
-        serve(engine, 1, 16, 1, seed=0)
+        serve(engine, unshared(1, 16, engine.info.vocab_size, seed=0), 1)
         written = time.perf_counter()
     print(json.dumps({"load_s": loaded - began, "first_token_s": written - loaded}))
 

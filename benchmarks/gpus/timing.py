@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["decode_speed"]
+__all__ = ["decode_speed", "whole_seconds"]
 
 
 def decode_speed(clocks: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -13,3 +13,8 @@ def decode_speed(clocks: Sequence[Sequence[float]]) -> tuple[float, float]:
     end = min(times[-1] for times in clocks)
     tokens = sum(begin < at <= end for times in clocks for at in times)
     return tokens / (end - begin), (end - begin) * len(clocks) / tokens
+
+
+def whole_seconds(clocks: Sequence[Sequence[float]]) -> float:
+    """The time of the last token of all."""
+    return max(times[-1] for times in clocks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import defaultdict
 from statistics import median
@@ -14,7 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 from weft.graph.sampling import Sampling
 from weft.runtime.llm.engine import LLMEngine
 
-from .clocks import prompt_of, submit, wait
+from .clocks import submit, wait
+from .prompts import unshared
 
 __all__ = ["trace_decodes"]
 
@@ -27,10 +27,8 @@ def trace_decodes(engine: LLMEngine, batch: int, prompt: int, seconds: float = 0
     It counts from the first start of a kernel to the last end. `idle` is the share of that time in which no
     kernel and no copy ran, `exchange` that of NCCL's kernels, which wait for the other GPUs, too.
     """
-    chance, vocab = random.Random(9), engine.info.vocab_size
-    clocks = [
-        submit(engine, prompt_of(prompt, vocab, chance), Sampling(max_tokens=256)) for _ in range(batch)
-    ]
+    prompts = unshared(batch, prompt, engine.info.vocab_size, seed=9)
+    clocks = [submit(engine, ids, Sampling(max_tokens=256)) for ids in prompts]
     while not all(len(clock.times) > 20 for clock in clocks):
         time.sleep(0.002)
     with profile(activities=[ProfilerActivity.CUDA]) as traced:
