@@ -93,8 +93,10 @@ class CacheModel:
         return found.key if found is not None else None
 
     def unlock(self, key: int | None) -> None:
-        """Take back one `lock`."""
-        node = self._nodes[key] if key is not None else None
+        """Take back one `lock`. Raises ValueError if there is none."""
+        node = self._nodes.get(key) if key is not None else None
+        if key is not None and (node is None or not node.locks):
+            raise ValueError("unlock of a prefix that is not locked")
         while node is not None:
             node.locks -= 1
             if node.locks:

@@ -27,7 +27,7 @@ class LiveProgram:
         self.answering_since = 0.0
         self.done: set[int] = set()
         self.current: dict[int, tuple[int, str]] = {}  # attempts under way, and the workers that have them
-        self.paths: dict[int, Path] = {}  # contexts, by the node that makes them
+        self.paths: dict[int, Path] = {}  # contexts that are held, by the node that makes them
         self._truths: dict[int, Truth] = {}
         self._made: dict[str, set[int]] = {}
 

@@ -159,8 +159,9 @@ class Simulation:
                 if self._alarm is not None:
                     self._alarm.call_off()
                 self._alarm = self.clock.at(when, lambda: self._send(ev.Tick()))
-            case act.Release():
-                pass  # the model of a worker holds nothing but its cache
+            case act.Release(worker, run, values):
+                if values:
+                    self._release(worker, self._runs[run], [value.node for value in values])
             case act.Expand():
                 raise AssertionError("programs of the simulator have no control nodes")
 
@@ -169,6 +170,9 @@ class Simulation:
         live.current.update((number, (attempt, worker)) for number, attempt in tasks)
         known = set(live.done)
         self._to(worker, lambda w: w.take(live, primitives, known))
+
+    def _release(self, worker: str, live: LiveProgram, nodes: Sequence[int]) -> None:
+        self._to(worker, lambda w: w.release(live, nodes))
 
     def _to(self, worker: str, what: Callable[[SimWorker], None]) -> None:
         """Send a worker something, in order."""

@@ -119,6 +119,13 @@ class SimWorker:
                 case Call() as call:
                     self.others[task.primitive.key.kind].cancel(call)
 
+    def release(self, program: LiveProgram, nodes: Sequence[int]) -> None:
+        """Drop the contexts that these nodes have made. Raises ValueError for one that is not held."""
+        here = program.made_at(self.name)
+        for node in nodes:
+            if node not in here or program.paths.pop(node, None) is None:
+                raise ValueError(f"{self.name} holds no context {node} of {program.id}")
+
     def _drop(self, task: Task) -> None:
         mine = self._tasks[task.program.id]
         del mine[task.number]
