@@ -5,7 +5,7 @@
   unless that has twice the mean load, programs first come first served. All arms have the same prefix caches.
 - `ablation`: weft with one policy exchanged at a time.
 - `scale`: CPU time of the scheduler for each primitive, from 10 to 1,000 workers.
-- `calibrate`: runs of the embedded runtime, and the same in the simulator with its measured profile.
+- `calibrate`: runs of the embedded runtime, and the same in the simulator (`calibration.py`).
 
 Workers are modelled: Llama-3.1-8B on one H200 (`weft.runtime.simulator.profiles`). Programs arrive as a
 Poisson process, the same programs at the same times in every arm. Run: ``weft bench simulate ratios``.
@@ -17,33 +17,24 @@ import argparse
 import dataclasses
 import json
 import platform
-import random
 import resource
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from weft import Client, gen, program
-from weft.frontend.client import embedded
-from weft.proto import orchestrator_pb2 as pb
-from weft.runtime.config import Settings
-from weft.runtime.orchestrator.profiles import costs_of
+from calibration import calibrate
+
 from weft.runtime.process import collect_seldom
 from weft.runtime.scheduler.policies import Policies
 from weft.runtime.scheduler.scheduler import Scheduler
 from weft.runtime.simulator.builder import Form
 from weft.runtime.simulator.profiles import LLAMA_8B_H200, BatchProfile, LlmProfile
-from weft.runtime.simulator.recording import arrivals_of, as_recorded, batches_of, delays_of
 from weft.runtime.simulator.report import Report, report
 from weft.runtime.simulator.simulation import Outcome, Simulation
 from weft.runtime.simulator.worker import SimWorker
 from weft.runtime.simulator.workloads import Mix, arrivals
-
-if TYPE_CHECKING:
-    from weft.proto.orchestrator_pb2_grpc import OrchestratorAsyncStub
 
 COSTS: Final = LLAMA_8B_H200.costs
 BATCHES: Final = tuple(BatchProfile(kind) for kind in ("embed", "index", "rerank"))
@@ -196,92 +187,6 @@ def scale(share: float) -> dict[str, Any]:
             "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         print(workers, "workers:", json.dumps(found[str(workers)]), flush=True)
-    return found
-
-
-@program
-def answer(question: str) -> str:
-    """One text."""
-    return gen(f"Question: {question}\nAnswer:", max_tokens=48)
-
-
-@program
-def refined(question: str) -> str:
-    """Three texts, each about the one before."""
-    text = gen(f"Question: {question}\nAnswer:", max_tokens=32)
-    for _ in range(2):
-        text = gen(f"Improve this answer.\n\nAnswer: {text}\n\nBetter:", max_tokens=32)
-    return text
-
-
-@program
-def gathered(question: str) -> str:
-    """Four texts at once, and one about them."""
-    views = [gen(f"Question: {question}\nView {number}:", max_tokens=32) for number in range(4)]
-    return gen(f"Views: {views[0]}\n{views[1]}\n{views[2]}\n{views[3]}\nTogether:", max_tokens=32)
-
-
-async def recorded(stub: OrchestratorAsyncStub, run: str) -> pb.RunInfo:
-    """What the server says of a run that is over."""
-    async for events in stub.Watch(pb.WatchRequest(run=run)):
-        for event in events.events:
-            if event.HasField("finished"):
-                return event.finished.info
-    raise AssertionError("the run has no end")
-
-
-def record(seconds: float, rate: float) -> tuple[list[pb.RunInfo], LlmProfile]:
-    """Programs that arrive at the embedded runtime, and what its model was measured to do."""
-    rng = random.Random(1)
-    with tempfile.TemporaryDirectory() as folder:
-        client = Client(embedded.start(Settings(data=Path(folder), profile_s=4.0)))
-        programs = [each.using(client) for each in (answer, refined, gathered)]
-        for each in programs:
-            each.invoke("What is a weft?")
-        runs = []
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            time.sleep(rng.expovariate(rate))
-            filler = " ".join(
-                rng.choice(("wool", "loom", "warp", "thread")) for _ in range(rng.randint(5, 120))
-            )
-            runs.append(rng.choice(programs).submit(filler))
-        for run in runs:
-            run.result()
-        infos = [client.call(partial(recorded, run=run.id)) for run in runs]
-        (llm,) = [e for w in client.describe().workers for e in w.engines if e.kind == "llm"]
-        embedded.stop()
-    costs = costs_of(llm.llm.profile)
-    assert costs is not None, "the worker has measured its model"
-    return infos, LlmProfile(costs, llm.llm.kv_slots, token_budget=512, max_running=64)
-
-
-def calibrate(share: float) -> dict[str, Any]:
-    """Job completion times as measured and as simulated, at three rates.
-
-    How fast the model is when it is served is taken from runs of before, which are not compared.
-    """
-    found: dict[str, Any] = {}
-    infos, profile = record(60 * share, 1.0)
-    profile = dataclasses.replace(profile, costs=as_recorded(infos, profile.costs))
-    for rate in (0.5, 1.5, 3.0):
-        infos, _ = record(60 * share, rate)
-        simulation = Simulation(Scheduler(), delays_of(infos))
-        batches = batches_of(infos)
-        simulation.join(partial(SimWorker, "w", llms=[profile], batches=batches))
-        outcome = simulation.run(arrivals_of(infos, profile.costs))
-        real, virtual = sorted(i.seconds for i in infos), sorted(r.seconds for r in outcome.runs)
-        assert len(real) == len(virtual)
-        row = {"runs": float(len(real))}
-        for name, q in (("p50", 0.5), ("p95", 0.95)):
-            at = min(int(q * len(real)), len(real) - 1)
-            row |= {
-                f"real {name}": real[at],
-                f"simulated {name}": virtual[at],
-                f"{name} ratio": virtual[at] / real[at],
-            }
-        found[f"{rate} runs/s"] = row
-        print(f"{rate} runs/s:", json.dumps({key: round(value, 3) for key, value in row.items()}), flush=True)
     return found
 
 

@@ -101,7 +101,7 @@ class LlmModel:
         self.retractions = 0
         self.busy_s = 0.0
         self._clock = clock
-        self._reading, self._writing = profile.costs.prefill_terms, profile.costs.decode_terms
+        self._reading, self._per_token = profile.costs.prefill_terms, profile.costs.decode_terms[2]
         self._span: _Span | None = None
 
     def submit(self, job: Job) -> None:
@@ -203,15 +203,14 @@ class LlmModel:
 
     def _step_ms(self, decodes: list[Job], chunks: list[tuple[Job, float]]) -> tuple[float, float]:
         """The time of the first step, and what each further one takes more."""
-        base, each, per_token = self._writing
         ms, growth = 0.0, 0.0
         if decodes:
             contexts = sum(job.prompt + job.written for job in decodes)
-            ms = base + each * len(decodes) + per_token * contexts
-            growth = per_token * len(decodes)
+            ms = self.profile.steps(len(decodes)) + self._per_token * contexts
+            growth = self._per_token * len(decodes)
         if chunks:
             base, each, per_pair = self._reading
-            ms += 0.0 if decodes else base
+            ms = max(ms, base) + self.profile.prompt_ms * (len(chunks) - 1)
             ms += sum(each * n + per_pair * n * (job.present + n / 2) for job, n in chunks)
         return ms, growth
 

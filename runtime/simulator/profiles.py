@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from weft.graph.costs import DecodePoint, ModelCosts, PrefillPoint
@@ -20,6 +23,28 @@ class LlmProfile:
     token_budget: int = 512  # that one step computes
     max_running: int = 64  # requests at once
     name: str = "m"
+    step_ms: Sequence[tuple[int, float]] = ()
+    """What a step takes that writes for so many requests, without their contexts, where that was measured."""
+    prompt_ms: float = 0.0  # of each prompt beyond the first that a step reads
+
+    @cached_property
+    def steps(self) -> Callable[[int], float]:
+        """The milliseconds of a step that writes for so many requests, without their contexts."""
+        base, each, _ = self.costs.decode_terms
+        if not self.step_ms:
+            return lambda count: base + each * count
+        counts, times = [count for count, _ in self.step_ms], [ms for _, ms in self.step_ms]
+
+        def between(count: int) -> float:
+            at = bisect_left(counts, count)
+            if at == len(counts):
+                return times[-1] + each * (count - counts[-1])
+            if not at:
+                return times[0]
+            share = (count - counts[at - 1]) / (counts[at] - counts[at - 1])
+            return times[at - 1] + share * (times[at] - times[at - 1])
+
+        return between
 
     @property
     def spec(self) -> EngineSpec:

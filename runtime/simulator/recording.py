@@ -7,7 +7,6 @@ counts as shared by all calls of that line of the program, and everything else a
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,24 +25,13 @@ from weft.graph.ops.common import Embed, Format, Search, Tool
 from weft.graph.ops.primitive import Decode, Prefill, Score
 from weft.graph.ops.user import Rerank
 from weft.proto import orchestrator_pb2 as pb
-from weft.proto import worker_pb2
 from weft.runtime.scheduler.prefixes import Block, FixedContent
 from weft.runtime.scheduler.primitive import Primitive, describe
 
 from .builder import Text
-from .profiles import BatchProfile
 from .programs import Arrival, Increment, Program, Truth
-from .simulation import Delays
 
-__all__ = [
-    "RecordingError",
-    "arrivals_of",
-    "as_recorded",
-    "batches_of",
-    "delays_of",
-    "read_recording",
-    "write_recording",
-]
+__all__ = ["RecordingError", "arrivals_of", "read_recording", "write_recording"]
 
 _GAP_S: Final = 0.002  # before a primitive, beyond which its client is taken to have kept it
 _ENGINES: Final[Mapping[str, Op]] = {"embed": Embed(), "index": Search("i"), "rerank": Rerank()}
@@ -81,82 +69,6 @@ def arrivals_of(runs: Sequence[pb.RunInfo], costs: ModelCosts) -> list[Arrival]:
     ]
 
 
-def batches_of(runs: Iterable[pb.RunInfo]) -> list[BatchProfile]:
-    """The engines that compute batches, as fast as they were."""
-    times: dict[str, list[float]] = defaultdict(list)
-    for run in runs:
-        for stat in run.stats:
-            if stat.kind in _ENGINES:
-                times[stat.kind].append(stat.timing.compute * 1e3)
-    return [
-        BatchProfile(kind, call_ms=statistics.median(times[kind]) if times[kind] else 1.0, item_ms=0.01)
-        for kind in _ENGINES
-    ]
-
-
-def delays_of(runs: Iterable[pb.RunInfo]) -> Delays:
-    """What lay between the orchestrator and the engines: half of what a primitive took besides its phases."""
-    rests = []
-    for run in runs:
-        for stat in run.stats:
-            timing = stat.timing
-            phases = timing.queued + timing.prefill + timing.decode + timing.compute
-            if phases and not timing.reused:
-                rests.append(max(stat.finished_s - _began(stat) - phases, 0.0))
-    return Delays(hop_s=statistics.median(rests) / 2 if rests else 0.0)
-
-
-def as_recorded(runs: Iterable[pb.RunInfo], costs: ModelCosts) -> ModelCosts:
-    """The costs of a model as it was in these runs, when it had one request to serve.
-
-    A profile is measured in a loop of nothing but the model. Served, it shares processors with everything
-    else and finds its weights in no cache. So all times of reading are stretched by one factor, and all of
-    writing.
-    """
-    alone = _alone([stat for stats in map(_absolute, runs) for stat in stats])
-    read = [t for t in alone if t.prefill and t.computed_tokens]
-    written = [t for t in alone if t.decode and t.generated_tokens > 1]
-    reading = _stretch(
-        sum(t.prefill for t in read), sum(costs.prefill_ms(t.cached_tokens, t.computed_tokens) for t in read)
-    )
-    writing = _stretch(
-        sum(t.decode for t in written),
-        sum((t.generated_tokens - 1) * costs.decode_ms(1, t.prompt_tokens) for t in written),
-    )
-    return replace(
-        costs,
-        prefill=tuple(replace(point, ms=point.ms * reading) for point in costs.prefill),
-        decode=tuple(replace(point, ms=point.ms * writing) for point in costs.decode),
-    )
-
-
-def _stretch(seconds: float, predicted_ms: float) -> float:
-    return seconds * 1e3 / predicted_ms if predicted_ms else 1.0
-
-
-_Span = tuple[float, float, worker_pb2.Timing]  # unix seconds at which a request began and ended
-
-
-def _absolute(run: pb.RunInfo) -> Iterator[_Span]:
-    for stat in run.stats:
-        timing = stat.timing
-        if stat.kind == "llm" and (timing.prefill or timing.decode):
-            since = run.started_unix_s + _began(stat)
-            yield since, run.started_unix_s + stat.finished_s, timing
-
-
-def _alone(spans: Iterable[_Span]) -> list[worker_pb2.Timing]:
-    """Those that overlap no other."""
-    ordered = sorted(spans, key=lambda span: span[0])
-    ends = list(itertools.accumulate((end for _, end, _ in ordered), max, initial=0.0))
-    starts = [since for since, _, _ in ordered[1:]] + [float("inf")]
-    return [
-        timing
-        for (since, end, timing), before, after in zip(ordered, ends, starts, strict=False)
-        if before <= since and end <= after
-    ]
-
-
 class _Lines(NamedTuple):
     """What the calls of each line of each program have in common."""
 
@@ -178,10 +90,6 @@ class _Lines(NamedTuple):
 
 def _key(run: pb.RunInfo, stat: pb.NodeStat) -> tuple[str, str]:
     return run.program, stat.location or stat.label
-
-
-def _began(stat: pb.NodeStat) -> float:
-    return max(stat.ready_s, stat.dispatched_s)
 
 
 @dataclass
@@ -248,7 +156,7 @@ class _Recorded:
         if stat.kind == "llm":
             self._drafts[stat.node] = self._llm(stat, args, context)
             return
-        ms = (stat.finished_s - _began(stat)) * 1e3
+        ms = (stat.finished_s - max(stat.ready_s, stat.dispatched_s)) * 1e3
         if stat.kind == "tool":
             op: Op = Tool("recorded", where="client", idempotent=True)
         else:
@@ -276,7 +184,8 @@ class _Recorded:
             gives = Text(f"{self._run.run}/{stat.node}", timing.generated_tokens).blocks
             node = self._node(stat, Decode("m"), args)
             ms = writes * self._costs.decode_ms(1, before)
-            truth = Truth(writes=max(timing.generated_tokens, 1), gives=gives)
+            steps = timing.generated_tokens + (timing.finish == "stop")  # what ends a text is drawn, too
+            truth = Truth(writes=max(steps, 1), gives=gives)
             tokens = before + timing.generated_tokens
             return _Draft(node, truth, ms, 0.0, writes, (Value(stat.node, 1),), tokens)
         if "prefill" in stat.label:

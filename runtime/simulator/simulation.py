@@ -27,6 +27,7 @@ class Delays:
 
     hop_s: float = 0.0005  # between orchestrator and workers, one way
     client_s: float = 0.0  # between client and orchestrator and back, for each tool of the client
+    run_s: float = 0.0  # from the last result of a run to its end
 
 
 @dataclass(slots=True)
@@ -251,4 +252,4 @@ class Simulation:
     def _end(self, run: str, fault: str) -> None:
         if self._runs.pop(run, None) is not None:
             stat = self._stats[run]
-            stat.finished, stat.fault = self.clock.now, fault
+            stat.finished, stat.fault = self.clock.now + (0.0 if fault else self._delays.run_s), fault
