@@ -17,7 +17,7 @@ from .prefixes import Boundary
 
 __all__ = ["NOWHERE", "Directory", "Found"]
 
-_SAMPLE: Final = 6  # holders that are looked at; of many any few will do
+_SAMPLE: Final = 4  # holders that are looked at; of many any few will do
 _USABLE: Final = 0.9  # of the slots of an engine, for what is not being computed with
 
 

@@ -93,12 +93,15 @@ class Dispatcher:
 
     def drain(self, now: float) -> Iterator[Dispatch]:
         """Hand out what can be handed out now."""
+        holds_back = self._tools.admission.holds_back
         while self._stirred:
             key = next(iter(self._stirred))
             del self._stirred[key]
-            if key in self._queues:
-                self._drain(self._queues[key], self._pools[key], now)
-        yield from self.dispatches()
+            queue = self._queues.get(key)
+            if queue is not None and (queue or holds_back(self._pools[key])):
+                self._drain(queue, self._pools[key], now)
+        if self._outgoing:
+            yield from self.dispatches()
 
     def dispatches(self) -> Iterator[Dispatch]:
         """What has been handed out and has not been said yet."""
@@ -135,7 +138,7 @@ class Dispatcher:
             chance = admission.next_chance(pool)
             if chance is not None and chance > now:
                 self._timers.set(chance, pool.key)
-        live = queue.peek(now) if queue else None
+        live = queue.peek(now)
         if live is not None and not len(pool):
             self._orphan(pool.key, now)
             return

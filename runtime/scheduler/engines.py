@@ -131,11 +131,12 @@ class EngineState:
             self.prefill_ms += ms
 
     def hold(self, tokens: int) -> None:
-        """Reckon with so many tokens of KV more."""
+        """Reckon with so many tokens of KV more. Only that there are fewer can make anything possible."""
         self.kv += tokens
         for pool in self.pools:
             pool.kv += tokens
-        self.changed()
+        if tokens < 0:
+            self.changed()
 
     def activate(self, count: int) -> None:
         """Work on so many tasks more."""

@@ -147,11 +147,9 @@ class Residency:
         live.cached = known if live.move is None else live.move.tokens
         reads, writes = _reads(live, live.chain), live.primitive.forecast.writes
         live.tokens = base.tokens + reads + writes
-        charge = _charge(engine, live.tokens, base.tokens + reads - live.cached, writes)
-        if engine.spec.kv_layout and charge.prefill_ms:
-            charge = charge._replace(underway=[key for key, tokens in prefixes if tokens > known])
-        charge = charge._replace(urgent=_is_urgent(live))
-        engine.charge(live, charge)
+        underway = [key for key, tokens in prefixes if tokens > known] if engine.spec.kv_layout else ()
+        new = base.tokens + reads - live.cached
+        engine.charge(live, _charge(engine, live.tokens, new, writes, _is_urgent(live), underway))
         shared = held if maker is not None else self._share(live.run, engine, prefixes)
         self._hold(live, engine, live.tokens - shared)
         if prefixes:
@@ -322,9 +320,13 @@ def _reads(live: LiveNode, chain: Chain | None) -> float:
     return live.primitive.forecast.reads
 
 
-def _charge(engine: EngineState, context: float, new: float, writes: float) -> Charge:
-    prefill_ms = engine.prefill_cost(context - new - writes, new)
-    if not writes:
-        return Charge(prefill_ms, prefill_ms)
-    _, each, per_token = engine.writing
-    return Charge(prefill_ms + writes * (each + per_token * context), prefill_ms, writes, context)
+def _charge(
+    engine: EngineState, context: float, new: float, writes: float, urgent: bool, underway: Sequence[int]
+) -> Charge:
+    load_ms = prefill_ms = engine.prefill_cost(context - new - writes, new)
+    if writes:
+        _, each, per_token = engine.writing
+        load_ms += writes * (each + per_token * context)
+    return Charge(
+        load_ms, prefill_ms, writes, context if writes else 0.0, urgent, underway if prefill_ms else ()
+    )
