@@ -31,7 +31,7 @@ from weft.runtime.scheduler.policies import Policies
 from weft.runtime.scheduler.scheduler import Scheduler
 from weft.runtime.simulator.builder import Form
 from weft.runtime.simulator.profiles import LLAMA_8B_H200, BatchProfile, LlmProfile
-from weft.runtime.simulator.report import Report, report
+from weft.runtime.simulator.report import Report, pooled, report
 from weft.runtime.simulator.simulation import Outcome, Simulation
 from weft.runtime.simulator.worker import SimWorker
 from weft.runtime.simulator.workloads import Mix, arrivals
@@ -98,20 +98,32 @@ SWITCHES: Final[Sequence[Mapping[str, Any]]] = (
 )
 
 
+SEEDS: Final = (1, 2, 3)
+"""Of the arrivals and lengths: what only some show is chance."""
+
+
 def simulate(
-    mix: Mix, workers: int, seconds: float, arm: Arm, llm: LlmProfile = LLAMA_8B_H200, *, keep: bool = False
+    mix: Mix,
+    workers: int,
+    seconds: float,
+    arm: Arm,
+    llm: LlmProfile = LLAMA_8B_H200,
+    *,
+    seed: int = SEEDS[0],
+    keep: bool = False,
 ) -> Outcome:
     """Programs that arrive for so many seconds, until the last is over."""
     simulation = Simulation(Scheduler(arm.policies), keep_calls=keep)
     for number in range(workers):
         simulation.join(partial(SimWorker, f"w{number}", llms=[llm], batches=BATCHES))
-    return simulation.run(arrivals(mix, seconds, 1, COSTS, arm.form))
+    return simulation.run(arrivals(mix, seconds, seed, COSTS, arm.form))
 
 
 def measure(scenario: Scenario, arm: Arm, share: float) -> Report:
-    """One arm in one scenario."""
+    """One arm in one scenario: the runs of all seeds together."""
     llm = dataclasses.replace(LLAMA_8B_H200, kv_slots=scenario.kv_slots)
-    return report(simulate(scenario.mix, 4, scenario.seconds * share, arm, llm, keep=True))
+    seconds = scenario.seconds * share
+    return report(pooled([simulate(scenario.mix, 4, seconds, arm, llm, seed=n, keep=True) for n in SEEDS]))
 
 
 def ratios(share: float) -> dict[str, Any]:

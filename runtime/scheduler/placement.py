@@ -14,7 +14,7 @@ __all__ = ["PLACEMENT", "Affinity", "LeastLoaded", "Placement", "RoundRobin", "S
 _OVERLOAD: Final = 2.0  # times the mean load: more than that at home drives work away
 _SLACK_MS: Final = 200.0  # of load beyond that, which is not worth a change of place
 _OTHERS: Final = 0.5  # a second of somebody else's, in one's own
-_URGENT: Final = 3.0  # the same where somebody waits for the other's tokens, and nobody for one's own
+_URGENT: Final = 1.0  # the same where somebody waits for the other's tokens, and nobody for one's own
 
 
 class Placement(Protocol):
@@ -85,10 +85,10 @@ class Affinity(RoundRobin):
 
     It is cheap to read on where the beginning of a prompt has been read. It is dear to wait there behind
     others, to write in a large batch, and to make many wait for a long prompt. Bulk work counts the time of
-    those for whose tokens somebody waits for more than its own, and so keeps away from engines that serve
-    them: what Parrot's caps on the tokens of such engines are for (OSDI'24, section 5.3), but engines need
-    not idle for it. The candidates are the engine that holds the context, some that hold the longest prefix,
-    and the least loaded one.
+    those for whose tokens somebody waits like its own, and so keeps away from engines that serve them: what
+    Parrot's caps on the tokens of such engines are for (OSDI'24, section 5.3), but engines need not idle for
+    it. If it counted more, bulk work would crowd where nobody waits, and end later. The candidates are the
+    engine that holds the context, some that hold the longest prefix, and the least loaded one.
     """
 
     def __init__(self, residency: Residency) -> None:

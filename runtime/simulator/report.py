@@ -6,10 +6,24 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Final
 
 from .simulation import Outcome, RunStat
 
-__all__ = ["Latency", "Report", "goodput", "jain", "report"]
+__all__ = ["Latency", "Report", "goodput", "jain", "pooled", "report"]
+
+
+_SUMS: Final = (
+    "seconds",
+    "decisions",
+    "primitives",
+    "scheduler_s",
+    "tasks",
+    "cached_tokens",
+    "computed_tokens",
+    "written_tokens",
+    "retractions",
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,19 @@ def report(outcome: Outcome) -> Report:
         imbalance=max(busy) / max(fmean(busy), 1e-9) if busy else 0.0,
         us_per_primitive=outcome.scheduler_s / max(outcome.primitives, 1) * 1e6,
     )
+
+
+def pooled(outcomes: Sequence[Outcome]) -> Outcome:
+    """Simulations of the same workers with other programs, as if one had followed on the other."""
+    together = Outcome([])
+    for outcome in outcomes:
+        together.runs += outcome.runs
+        together.calls += outcome.calls
+        for worker, seconds in outcome.loads.items():
+            together.loads[worker] = together.loads.get(worker, 0.0) + seconds
+        for name in _SUMS:
+            setattr(together, name, getattr(together, name) + getattr(outcome, name))
+    return together
 
 
 def goodput(runs: Sequence[RunStat], alone_s: Sequence[float], factor: float) -> float:

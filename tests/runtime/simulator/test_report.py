@@ -10,7 +10,7 @@ import pytest
 from weft.runtime.simulator.builder import Text
 from weft.runtime.simulator.mooncake import TraceError, read_trace, write_trace
 from weft.runtime.simulator.programs import Arrival
-from weft.runtime.simulator.report import goodput, jain, report
+from weft.runtime.simulator.report import goodput, jain, pooled, report
 from weft.runtime.simulator.simulation import Outcome, RunStat
 
 from .conftest import COSTS, builder, world
@@ -22,6 +22,18 @@ def test_quantiles_leave_failed_runs_out() -> None:
     assert (found["all"].runs, found["all"].p50, found["all"].p95, found["all"].p99) == (100, 50, 95, 99)
     assert found["a"].mean == pytest.approx(51.0)
     assert report(Outcome([])).latency["all"].runs == 0
+
+
+def test_outcomes_are_pooled_as_if_one_had_followed_on_the_other() -> None:
+    def outcome(seconds: float, program: str) -> Outcome:
+        runs = [RunStat(program, "", 0.0, seconds)]
+        return Outcome(runs, seconds=10.0, primitives=3, cached_tokens=5.0, loads={"w": seconds})
+
+    both = pooled([outcome(1.0, "a"), outcome(3.0, "b")])
+    assert [run.name for run in both.runs] == ["a", "b"]
+    assert (both.seconds, both.primitives, both.cached_tokens, both.loads) == (20.0, 6, 10.0, {"w": 4.0})
+    assert report(both).latency["all"].mean == 2.0
+    assert pooled([]) == Outcome([])
 
 
 def test_goodput_counts_those_in_time() -> None:
