@@ -132,7 +132,7 @@ class Scheduler:
         for live in unfinished:
             live.leave(Phase.DONE)
         self._residency.forget(run)
-        run.nodes.clear()  # run and nodes name each other: so they need not wait for the collector
+        run.let_go()
 
     # ---- nodes that become ready, and nodes that are done
 

@@ -179,6 +179,11 @@ class LiveRun:
             ended.append(live)
         return [maker for maker in ended if not self._continuations.get(maker.primitive.node.id)]
 
+    def let_go(self) -> None:
+        """Forget the nodes: they and the run name each other, and would wait for the garbage collector."""
+        self.nodes.clear()
+        self._consumers.clear()
+
     def consumers(self, live: LiveNode) -> Iterable[LiveNode]:
         """The nodes that wait for a result of `live`."""
         return self._consumers.get(live.primitive.node.id, _NOBODY).values()

@@ -118,6 +118,7 @@ class SimWorker:
                     self.llms[task.primitive.key.model].cancel(job)
                 case Call() as call:
                     self.others[task.primitive.key.kind].cancel(call)
+            task.work = None
 
     def release(self, program: LiveProgram, nodes: Sequence[int]) -> None:
         """Drop the contexts that these nodes have made. Raises ValueError for one that is not held."""
@@ -209,6 +210,7 @@ class SimWorker:
 
     def _finish(self, task: Task, stat: Stat, usage: Usage | None) -> None:
         self._drop(task)
+        task.work = None  # they name each other: so they need not wait for the collector
         task.program.made_at(self.name).add(task.number)
         self._report(task, stat, usage)
         for waiting in self._waiting.get(task.program.id, ()):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+from collections import Counter
 from functools import partial
 from statistics import fmean
 
@@ -178,3 +180,23 @@ def test_chats_and_bulk_jobs_on_the_same_workers_hardly_slow_each_other() -> Non
     bulk, _ = measure({"map_reduce": 1.0})
     assert chatting <= 1.15 * alone
     assert mixed["map_reduce"] <= 1.1 * bulk["map_reduce"]
+
+
+def test_runs_that_are_over_leave_nothing_to_the_collector() -> None:
+    """What nobody needs is freed at once: the scheduler's time holds no rounds of the garbage collector's."""
+    gc.collect()
+    gc.disable()
+    try:
+        simulation = world(2, llm=small(60_000))
+        victim = simulation.start(one("coding", random.Random(1), COSTS, "graph", "victim"))
+        simulation.clock.at(3.0, lambda: simulation.cancel(victim))
+        mix = Mix({"rag": 0.5, "chat": 0.3, "map_reduce": 0.1})
+        assert len(simulation.run(arrivals(mix, 20, 3, COSTS, "graph")).runs) > 5
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = Counter(type(each).__qualname__ for each in gc.garbage if type(each).__module__[:5] == "weft.")
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == {}
