@@ -5,7 +5,7 @@
   unless that has twice the mean load, programs first come first served. All arms have the same prefix caches.
 - `ablation`: weft with one policy exchanged at a time.
 - `scale`: CPU time of the scheduler for each primitive, from 10 to 1,000 workers.
-- `calibrate`: runs of the embedded runtime, and the same in the simulator (`calibration.py`).
+- `calibrate`: runs of the embedded runtime, and the same in the simulator (`workloads/calibration.py`).
 
 Workers are modelled: Llama-3.1-8B on one H200 (`weft.runtime.simulator.profiles`). Programs arrive as a
 Poisson process, the same programs at the same times in every arm. Run: ``weft bench simulate ratios``.
@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from calibration import calibrate
+from workloads.calibration import calibrate
 
 from weft.runtime.process import collect_seldom
 from weft.runtime.scheduler.policies import Policies

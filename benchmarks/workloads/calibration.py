@@ -20,8 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from workloads.modules import INDEX, store
-
 from weft import Client, Run, Static, gen, program, search
 from weft.apps.reference_model.corpus import documents, questions
 from weft.frontend.client import embedded
@@ -35,10 +33,14 @@ from weft.runtime.simulator.served import as_served, batches_of, delays_of
 from weft.runtime.simulator.simulation import Delays, Simulation
 from weft.runtime.simulator.worker import SimWorker
 
+from .modules import INDEX, store
+from .nonsense import nonsense
+
 if TYPE_CHECKING:
     from weft.proto.orchestrator_pb2_grpc import OrchestratorAsyncStub
 
-WORDS: Final = ("wool", "loom", "warp", "thread", "shuttle", "cloth", "dye", "pattern", "weaver", "spool")
+__all__ = ["calibrate"]
+
 LENGTHS: Final = (8, 16, 32, 48)  # of single calls, in tokens
 AT_ONCE: Final = (1, 1, 1, 1, 2, 4, 6)  # single calls
 RATES: Final = (0.7, 1.5)  # runs a second
@@ -89,11 +91,6 @@ def rag(question: str) -> str:
     return answer
 
 
-def words(rng: random.Random, least: int, most: int) -> str:
-    """Nonsense of so many words."""
-    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(least, most)))
-
-
 Starts = Callable[[random.Random], Run[str]]
 """Starts a program with arguments of its own."""
 
@@ -107,9 +104,9 @@ class Runtime:
         asked = [question.text for question in questions()]
         linked, reduced, found = (each.using(client) for each in (chain, map_reduce, rag))
         self.programs: Mapping[str, Starts] = {
-            "chain": lambda rng: linked.submit([words(rng, 20, 60) for _ in range(5)]),
-            "map-reduce": lambda rng: reduced.submit([words(rng, 20, 60) for _ in range(6)]),
-            "RAG": lambda rng: found.submit(f"{rng.choice(asked)} {words(rng, 1, 3)}"),
+            "chain": lambda rng: linked.submit([nonsense(rng, rng.randint(20, 60)) for _ in range(5)]),
+            "map-reduce": lambda rng: reduced.submit([nonsense(rng, rng.randint(20, 60)) for _ in range(6)]),
+            "RAG": lambda rng: found.submit(f"{rng.choice(asked)} {nonsense(rng, rng.randint(1, 3))}"),
         }
         store.using(client).invoke(documents())
         rng = random.Random(0)
@@ -131,7 +128,7 @@ class Runtime:
         made: list[Run[str]] = []
         for count in AT_ONCE:
             tokens, least, most = rng.choice(LENGTHS), *((3, 150) if count == 1 else (10, 60))
-            runs = [self._call.submit(words(rng, least, most), tokens) for _ in range(count)]
+            runs = [self._call.submit(nonsense(rng, rng.randint(least, most)), tokens) for _ in range(count)]
             made += [run for run in runs if run.result()]
         return self._infos(made)
 
