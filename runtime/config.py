@@ -118,6 +118,8 @@ class ModelSettings(BaseModel):
     """Processes that share the model of one worker, each with some of its heads, on the GPUs from `device`
     on; it must divide the model's heads, KV heads and inner width. No KV goes to the host or to other workers
     then. On a CPU it works, too, slowly: for trying it out."""
+    native: bool = True
+    """In float32 on a CPU, compute in C that this machine's compiler has compiled for it, if it has one."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads; by default torch decides."""
     workers: int = Field(default=1, gt=0)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import torch
 
+from weft.kernels.cpu.library import load as load_library
+
 from .config import ModelConfig, read_config
 from .cpu.model import CpuModel
+from .cpu.native import NativeModel
 from .fused import FusedModel
 from .gpu.model import GpuModel
 from .loader import choose_device, choose_devices, choose_dtype, load_weights, resolve_folder
@@ -22,9 +25,16 @@ __all__ = ["Model", "load_model"]
 
 
 def load_model(
-    model: str | Path, *, dtype: str = "auto", device: str = "auto", tensor_parallel: int = 1
+    model: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    native: bool = True,
+    tensor_parallel: int = 1,
 ) -> Model:
     """Load a checkpoint from a folder or a hub name; raises `ModelError` with the reason if it cannot be.
+
+    `native`: in float32 on a CPU, compute in compiled C if there is a compiler, else by torch's operations.
 
     With `tensor_parallel`, so many processes share the model, this one being the first. They take the GPUs
     from `device` on; on a CPU they run the torch functions beside the GPU's kernels, and exchange through
@@ -37,12 +47,14 @@ def load_model(
         return _load_shared(folder, config, dtype, choose_devices(device, tensor_parallel))
     chosen = choose_device(device)
     weights = load_weights(folder, config, dtype=choose_dtype(dtype, config, chosen), device=chosen)
-    kind: type[CpuModel] | type[GpuModel] | type[FusedModel] = FusedModel
+    name = folder.resolve().name
     if chosen.type == "cuda":
-        kind = GpuModel
-    elif weights.embedding.dtype == torch.float32:
-        kind = CpuModel
-    return kind(config, weights, name=folder.resolve().name)
+        return GpuModel(config, weights, name=name)
+    if weights.embedding.dtype != torch.float32:
+        return FusedModel(config, weights, name=name)
+    if native and (library := load_library()) is not None:
+        return NativeModel(config, weights, library, name=name)
+    return CpuModel(config, weights, name=name)
 
 
 def _load_shared(folder: Path, config: ModelConfig, dtype: str, devices: Sequence[torch.device]) -> GpuModel:

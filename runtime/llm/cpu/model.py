@@ -8,10 +8,8 @@ complex product rotates all heads; so do the keys in the pool, which are stored 
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 
-import numpy as np
 import torch
 
 from weft.kernels.attention import PagedBatch
@@ -23,16 +21,13 @@ from ..model_base import Model
 from ..rope import rotations
 from .attention import Heads, plan
 from .layer import Layer, Norm, Step, Workspace, scaled
-from .linear import ROWS, Linear, mode_of, tune
+from .linear import Linear, mode_of, tune
 from .threads import threads
-from .timing import best_seconds
+from .trial import choose_threads, decodes
 
 __all__ = ["CpuModel"]
 
 _KEPT_WORKSPACES = 4
-_TRIAL_CONTEXT = 64  # tokens
-_TRIAL_SECONDS = 1.0
-_WORTHWHILE = 1.1  # how much faster more threads must be
 
 
 class CpuModel(Model):
@@ -53,7 +48,7 @@ class CpuModel(Model):
         self._workspaces: OrderedDict[int, Workspace] = OrderedDict()
         matrices = [matrix for layer in self._layers for matrix in layer.matrices()]
         tune([*matrices, self._head], self._thread_counts)
-        self._threads_for = self._choose_threads()
+        self._threads_for = choose_threads(decodes(self, self._forward), len(self._thread_counts) - 1)
 
     def forward(
         self,
@@ -97,32 +92,3 @@ class CpuModel(Model):
         if len(self._workspaces) > _KEPT_WORKSPACES:
             self._workspaces.popitem(last=False)
         return found
-
-    def _choose_threads(self) -> list[int]:
-        """For each size class, the index of the number of threads with which a step of decodes is fastest.
-
-        More threads must pay clearly, as other processes want the cores, too.
-        """
-        most = len(self._thread_counts) - 1
-        chosen = [most] * len(ROWS)
-        deadline = time.perf_counter() + _TRIAL_SECONDS
-        pool = self.allocate_pool(ROWS[-1] * _TRIAL_CONTEXT)
-        for size, rows in enumerate(ROWS):
-            if not most or time.perf_counter() > deadline:
-                break
-            times = [self._trial(pool, rows, at) for at in range(most + 1)]
-            chosen[size] = most if times[most] * _WORTHWHILE < times[0] else 0
-        return chosen
-
-    def _trial(self, pool: KVPool, rows: int, at: int) -> float:
-        """Seconds of a step of `rows` decodes."""
-        batch = PagedBatch(
-            slots=np.arange(rows * _TRIAL_CONTEXT),
-            key_counts=(_TRIAL_CONTEXT,) * rows,
-            positions=np.full(rows, _TRIAL_CONTEXT - 1),
-            query_counts=(1,) * rows,
-        )
-        ids = torch.zeros(rows, dtype=torch.int64)
-        last = torch.arange(rows)
-        slots = last * _TRIAL_CONTEXT + _TRIAL_CONTEXT - 1
-        return best_seconds(lambda: self._forward(ids, slots, batch, pool, last, at))

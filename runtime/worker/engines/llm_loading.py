@@ -57,7 +57,11 @@ def load(settings: ModelSettings, profile_s: float) -> LoadedModel:
         tokenizer = Tokenizer.from_folder(folder)
         chat = ChatTemplate.from_folder(folder)
         model = load_model(
-            folder, dtype=settings.dtype, device=settings.device, tensor_parallel=settings.tensor_parallel
+            folder,
+            dtype=settings.dtype,
+            device=settings.device,
+            native=settings.native,
+            tensor_parallel=settings.tensor_parallel,
         )
         try:
             engine = LLMEngine(model, tokenizer, options)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from weft.runtime.llm.config import read_config
+from weft.runtime.llm.cpu import model
 from weft.runtime.llm.cpu.model import CpuModel
 from weft.runtime.llm.errors import ModelError
 from weft.runtime.llm.loader import resolve_folder
@@ -197,21 +198,15 @@ def test_bad_devices_and_dtypes_are_named(folder: Path) -> None:
         load_model(folder, device="abacus")
 
 
-def test_threads_are_chosen_by_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many threads serve steps where they are clearly faster, one thread the others."""
-    seconds = {(1, 0): 1.0, (1, 1): 0.95, (4, 0): 1.0, (4, 1): 0.8, (16, 0): 1.0, (16, 1): 2.0}
-
-    def trial(model: CpuModel, pool: object, rows: int, at: int) -> float:
-        return seconds.get((rows, at), 1.0 - at / 2)
-
-    monkeypatch.setattr(CpuModel, "_trial", trial)
+def test_steps_take_the_threads_that_were_chosen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "choose_threads", lambda trial, most: [0, most, 0, most])
     torch.set_num_threads(2)
     try:
-        model = load_model(folder, device="cpu")
+        loaded = load_model(folder, device="cpu", native=False)
     finally:
         torch.set_num_threads(1)
     used: list[int] = []
     monkeypatch.setattr(CpuModel, "_forward", lambda self, *args: used.append(args[-1]))
     for rows in (1, 4, 16, 64):
-        model.forward(torch.zeros(rows), *[None] * 4)  # type: ignore[arg-type]  # it fails before
+        loaded.forward(torch.zeros(rows), *[None] * 4)  # type: ignore[arg-type]  # what is not used
     assert used == [0, 1, 0, 1]

@@ -1,0 +1,34 @@
+"""How many threads a step gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from weft.runtime.llm.cpu import trial
+from weft.runtime.llm.cpu.linear import ROWS
+from weft.runtime.llm.cpu.trial import choose_threads
+
+
+def test_many_threads_serve_where_they_are_clearly_faster() -> None:
+    seconds = {(1, 0): 1.0, (1, 1): 0.95, (4, 0): 1.0, (4, 1): 0.8, (16, 0): 1.0, (16, 1): 2.0}
+    chosen = choose_threads(lambda rows, at: seconds.get((rows, at), 1.0 - at / 2), most=1)
+    assert chosen == [0, 1, 0, 1]
+
+
+def test_with_one_thread_nothing_is_tried() -> None:
+    def trial(rows: int, at: int) -> float:
+        raise AssertionError("there is no choice")
+
+    assert choose_threads(trial, most=0) == [0] * len(ROWS)
+
+
+def test_slow_models_are_not_tried_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def slow(rows: int, at: int) -> float:
+        tried.append(rows)
+        return 1.0
+
+    monkeypatch.setattr(trial, "_SECONDS", -1.0)
+    assert choose_threads(slow, most=1) == [1] * len(ROWS)
+    assert not tried

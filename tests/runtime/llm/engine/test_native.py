@@ -1,0 +1,62 @@
+"""An engine computes the same with and without compiled steps."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weft.graph.sampling import Sampling
+from weft.kernels.cpu.library import load as load_library
+from weft.runtime.llm.blocking import run_requests
+from weft.runtime.llm.cpu.model import CpuModel
+from weft.runtime.llm.engine import LLMEngine
+from weft.runtime.llm.model import Model, load_model
+from weft.runtime.llm.options import EngineOptions
+from weft.runtime.llm.requests import Finished, GenerateRequest
+
+from .loading import load_as
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load_library.cache_clear()
+    yield
+    load_library.cache_clear()
+
+
+def answers(model: Model) -> list[tuple[int, ...]]:
+    """The greedy outputs of prompts that share beginnings; no token ends them."""
+    model.config = replace(model.config, eos_ids=frozenset())
+    chance = random.Random(5)
+    heads = [chance.choices(range(3, 160), k=length) for length in (1, 70, 200)]
+    prompts = [tuple(head + chance.choices(range(3, 160), k=chance.randint(1, 40))) for head in heads * 6]
+    requests = [GenerateRequest(ids, sampling=Sampling(max_tokens=24)) for ids in prompts]
+    with LLMEngine(model, None, EngineOptions(kv_tokens=4096, token_budget=96, verify=True)) as engine:
+        events = run_requests(engine, requests, timeout=60)
+    return [found[-1].ids for found in events if isinstance(found[-1], Finished)]
+
+
+def test_greedy_outputs_with_and_without_are_equal(
+    family: str, make_checkpoint: Callable[[str], Any]
+) -> None:
+    folder = make_checkpoint(family).folder
+    without = answers(load_as("cpu", folder))
+    assert len(without) == 18
+    assert len(set(without)) > 9
+    assert answers(load_as("native", folder)) == without
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_torch_computes(make_checkpoint: Callable[[str], Any]) -> None:
+    folder = make_checkpoint("llama").folder
+    model = load_model(folder, device="cpu")
+    assert isinstance(model, CpuModel)
+    assert answers(model) == answers(load_as("cpu", folder))
