@@ -28,6 +28,7 @@ from .trial import choose_threads, decodes
 __all__ = ["CpuModel"]
 
 _KEPT_WORKSPACES = 4
+_WORTHWHILE = 1.1  # how much faster more threads must be, as other processes want the cores, too
 
 
 class CpuModel(Model):
@@ -48,7 +49,8 @@ class CpuModel(Model):
         self._workspaces: OrderedDict[int, Workspace] = OrderedDict()
         matrices = [matrix for layer in self._layers for matrix in layer.matrices()]
         tune([*matrices, self._head], self._thread_counts)
-        self._threads_for = choose_threads(decodes(self, self._forward), len(self._thread_counts) - 1)
+        most = len(self._thread_counts) - 1
+        self._threads_for = choose_threads(decodes(self, self._forward), most, gain=_WORTHWHILE)
 
     def forward(
         self,

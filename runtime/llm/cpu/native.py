@@ -29,6 +29,10 @@ __all__ = ["NativeModel"]
 
 Ints = NDArray[np.int64]
 
+_TOLERABLE = 0.8
+"""How fast all threads must be, in the speed of one: a core that was busy when the model was loaded may be
+idle later, and as threads take their work, a busy core costs little."""
+
 
 class NativeModel(Model):
     """A checkpoint that is run by the library, with as many threads as torch has when it is loaded."""
@@ -47,7 +51,7 @@ class NativeModel(Model):
         if not self._runner:
             raise MemoryError(f"the model {name!r} gets no memory, or no {threads} threads")
         weakref.finalize(self, library.weft_close, self._runner)
-        self._threads_for = choose_threads(decodes(self, self._forward), int(threads > 1))
+        self._threads_for = choose_threads(decodes(self, self._forward), int(threads > 1), gain=_TOLERABLE)
 
     def forward(
         self,

@@ -20,7 +20,6 @@ __all__ = ["Forward", "choose_threads", "decodes"]
 
 _CONTEXT = 64  # tokens
 _SECONDS = 1.0
-_WORTHWHILE = 1.1  # how much faster more threads must be
 
 
 class Forward(Protocol):
@@ -38,18 +37,18 @@ class Forward(Protocol):
         """Compute with the number of threads that stands at index `at` of the choices."""
 
 
-def choose_threads(trial: Callable[[int, int], float], most: int) -> list[int]:
-    """For each size class of `ROWS`, the index of the number of threads that is fastest: 0 or `most`.
+def choose_threads(trial: Callable[[int, int], float], most: int, *, gain: float) -> list[int]:
+    """For each size class of `ROWS`, the index of the number of threads that serves it: 0 or `most`.
 
-    `trial`: the seconds of a step of so many decodes with the threads of an index. More threads must pay
-    clearly, as other processes want the cores, too.
+    `trial`: the seconds of a step of so many decodes with the threads of an index. More threads are taken
+    where they are `gain` times as fast.
     """
     chosen = [most] * len(ROWS)
     deadline = time.perf_counter() + _SECONDS
     for size, rows in enumerate(ROWS):
         if not most or time.perf_counter() > deadline:
             break
-        chosen[size] = most if trial(rows, most) * _WORTHWHILE < trial(rows, 0) else 0
+        chosen[size] = most if trial(rows, most) * gain < trial(rows, 0) else 0
     return chosen
 
 

@@ -14,6 +14,7 @@ from weft.graph.ops.user import ScoreMethod
 from weft.graph.prompt import Fixed, Piece, Slot
 from weft.graph.sampling import Regex, Sampling
 from weft.graph.values import KvValue, Segment, TextValue
+from weft.kernels.cpu.library import load as load_library
 from weft.proto import worker_pb2
 from weft.proto.worker_pb2 import STREAM_NONE, STREAM_PARTS, STREAM_TEXT
 from weft.runtime.config import ModelSettings
@@ -23,6 +24,7 @@ from weft.runtime.worker.engines.base import StartError
 from weft.runtime.worker.engines.embed import EmbedEngine
 from weft.runtime.worker.engines.index import IndexEngine
 from weft.runtime.worker.engines.llm import LlmEngine
+from weft.runtime.worker.engines.llm_loading import load
 
 from .conftest import Link, StartWorker
 
@@ -402,6 +404,15 @@ async def test_a_host_tier_larger_than_the_machine_is_one_clear_line(model_setti
     engine = LlmEngine(model_settings.model_copy(update={"host_kv_tokens": 10**12}), profile_s=0)
     with pytest.raises(StartError, match=r"^model 'reference': host_kv_tokens = 1000000000000 takes \d+ MiB"):
         await engine.start()
+
+
+async def test_compiled_steps_can_be_switched_off(model_settings: ModelSettings) -> None:
+    kinds: dict[bool, str] = {}
+    for native in (True, False):
+        loaded = load(model_settings.model_copy(update={"native": native}), 0)
+        loaded.engine.close()
+        kinds[native] = loaded.kv_layout
+    assert (kinds[True] != kinds[False]) == (load_library() is not None)
 
 
 async def test_the_profile_is_measured(start_worker: StartWorker, model_settings: ModelSettings) -> None:
