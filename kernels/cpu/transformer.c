@@ -246,12 +246,18 @@ static void attend_chunk(void *context, int64_t chunk, int thread) {
     const struct model *m = pass->model;
     const struct runner *runner = pass->runner;
     int64_t width = m->heads * m->head_dim, qkv_width = width + 2 * m->kv_heads * m->head_dim;
-    attend(&pass->heads, chunk % m->kv_heads, &runner->queries[chunk / m->kv_heads], runner->qkv, qkv_width,
+    attend(&pass->heads, chunk / pass->blocks, &runner->queries[chunk % pass->blocks], runner->qkv, qkv_width,
            pass->step->positions, pass->keys, pass->values, runner->attended, width,
            runner->scratch + thread * runner->scratch_size);
 }
 
-/* Cut the queries of each sequence into blocks. */
+static int by_first_slot(const void *left, const void *right) {
+    int64_t a = *((const struct queries *)left)->slots, b = *((const struct queries *)right)->slots;
+    return (a > b) - (a < b);
+}
+
+/* Cut the queries of each sequence into blocks. Those that share their first keys come one after the other, so
+ * that the cache has these still; the order changes no result. */
 static int64_t cut_queries(const struct step *step, int64_t together, struct queries *queries) {
     int64_t blocks = 0, first = 0;
     for (int64_t s = 0; s < step->sequences; s++)
@@ -261,6 +267,7 @@ static int64_t cut_queries(const struct step *step, int64_t together, struct que
             first += count;
             left -= count;
         }
+    qsort(queries, (size_t)blocks, sizeof *queries, by_first_slot);
     return blocks;
 }
 

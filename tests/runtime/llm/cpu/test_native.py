@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import math
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from weft.kernels.attention import PagedBatch
+from weft.kernels.cpu import library as builder
+from weft.kernels.cpu.binding import declare
 from weft.kernels.cpu.library import load
 from weft.runtime.kv.pool import KVPool
 from weft.runtime.llm.config import ModelConfig, RopeConfig
@@ -206,6 +210,25 @@ def test_sums_that_are_taken_in_parts(hidden: int, library: ctypes.CDLL) -> None
     sequences = texts([130, 3, 1])
     ours = in_steps(native(config, library), sequences, [[130, 3, 1]])
     assert_close(ours, in_steps(FusedModel(config, weights(config), name="m"), sequences, [[130, 3, 1]]))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are CPUs of x86-64")
+@pytest.mark.parametrize(("cpu", "panel"), [("x86-64", 16), ("x86-64-v3", 32)])
+@pytest.mark.usefixtures("library")
+def test_cpus_with_narrower_vectors(
+    cpu: str, panel: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are not met here are only compiled for; every x86-64 CPU runs the first."""
+    monkeypatch.setattr(builder, "_tuned_for_this_cpu", lambda: f"-march={cpu}")
+    narrow = declare(ctypes.CDLL(str(builder.build(tmp_path))))
+    assert narrow.weft_panel() == panel
+    if cpu != "x86-64" and " avx2 " not in Path("/proc/cpuinfo").read_text():
+        return
+    config = shape(biased=True, qk_norm=True, head_dim=24, windows=(None, 50))
+    sequences = texts([150, 3, 1, 70])
+    ours = in_steps(native(config, narrow), sequences, [[70, 1, 1, 69], [150, 3, 1, 70]])
+    theirs = in_steps(FusedModel(config, weights(config), name="m"), sequences, [[150, 3, 1, 70]])
+    assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("window", [None, 40])
