@@ -1,7 +1,7 @@
-/* The softmax is taken block by block of keys, with a running maximum and sum (Milakov and Gimelshein, "Online
- * normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022). Blocks begin at multiples of
- * PANEL positions, so what is done for a query depends on its own keys alone: it attends alike in a prompt, in
- * a chunk of it, and when it is decoded.
+/* The softmax is taken block by block of keys, with a running maximum and sum (Milakov and Gimelshein,
+ * "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022). Blocks begin at multiples
+ * of PANEL positions, so what is done for a query depends on its own keys alone: it attends alike in a
+ * prompt, in a chunk of it, and when it is decoded.
  */
 #include "attention.h"
 
@@ -43,7 +43,7 @@ static struct block lay_out(const struct heads *heads, int64_t rows, float *scra
     return block;
 }
 
-/* Swap rows and columns of a square; in each step, two quarters of squares of twice the size of those before. */
+/* Swap rows and columns; each step swaps two quarters of squares twice the size of those before. */
 ALWAYS_INLINE void transpose(vec square[LANES]) {
 #if defined(__clang__)
     float rows[LANES][LANES], columns[LANES][LANES];
@@ -83,7 +83,7 @@ ALWAYS_INLINE void expect(const float *head, int64_t dim) {
     for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(head + d);
 }
 
-/* Bring the keys of a block of slots into columns; columns beyond the last of `count` become zero. `left` slots
+/* Bring the keys of a block of slots into columns; those beyond the last of `count` become zero. `left` slots
  * can be foreseen. */
 static void pack_keys(const struct block *block, const float *pool, const int64_t *slots, int64_t count,
                       int64_t left) {
@@ -94,7 +94,9 @@ static void pack_keys(const struct block *block, const float *pool, const int64_
             vec square[LANES];
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; i++)
-                square[i] = first + i < count ? load_some(pool + slots[first + i] * slot_size + d, dim - d) : (vec){0};
+                square[i] = first + i < count
+                                ? load_some(pool + slots[first + i] * slot_size + d, dim - d)
+                                : (vec){0};
             transpose(square);
             float *to = block->keys + d * PANEL + first;
 #pragma GCC unroll 16

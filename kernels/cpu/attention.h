@@ -23,7 +23,7 @@ struct queries {
 
 /* How many queries of a sequence read its keys together. */
 static inline int64_t queries_together(const struct heads *heads) {
-    return heads->group < ROW_BLOCK ? ROW_BLOCK / heads->group : 1;
+    return ROW_BLOCK / heads->group;
 }
 
 /* The floats that `attend` computes with. */
@@ -31,8 +31,9 @@ int64_t attention_scratch(const struct heads *heads);
 
 /* Attend the queries of KV head `head`.
  *
- * Rows of `q` (already scaled) and `out` are `q_stride` and `out_stride` apart, and begin with the query heads.
- * Query i sees the keys up to positions[i], as far back as the window reaches. `keys` and `values`: [slots][kv_heads][dim].
+ * Rows of `q` (already scaled) and `out` are `q_stride` and `out_stride` apart, and begin with the query
+ * heads. Query i sees the keys up to positions[i], as far back as the window reaches. `keys` and `values` are
+ * [slots][kv_heads][dim]. A KV head has at most ROW_BLOCK query heads.
  */
 void attend(const struct heads *heads, int64_t head, const struct queries *queries, const float *q,
             int64_t q_stride, const int64_t *positions, const float *keys, const float *values, float *out,

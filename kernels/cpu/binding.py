@@ -83,6 +83,8 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     """Tell ctypes the types of the library's functions."""
     library.weft_panel.restype = c_int
     library.weft_panel.argtypes = []
+    library.weft_most_group.restype = c_int
+    library.weft_most_group.argtypes = []
     library.weft_open.restype = c_void_p
     library.weft_open.argtypes = [POINTER(CModel), c_int]
     library.weft_run.restype = c_int

@@ -88,7 +88,11 @@ struct pass {
     struct heads heads;
 };
 
+/* The outputs in a panel of a matrix. */
 int weft_panel(void) { return PANEL; }
+
+/* The most query heads that a KV head may have. */
+int weft_most_group(void) { return ROW_BLOCK; }
 
 /* ---- Row by row ---- */
 
@@ -256,8 +260,8 @@ static int by_first_slot(const void *left, const void *right) {
     return (a > b) - (a < b);
 }
 
-/* Cut the queries of each sequence into blocks. Those that share their first keys come one after the other, so
- * that the cache has these still; the order changes no result. */
+/* Cut the queries of each sequence into blocks. Those that share their first keys come one after the other,
+ * so that the cache has these still; the order changes no result. */
 static int64_t cut_queries(const struct step *step, int64_t together, struct queries *queries) {
     int64_t blocks = 0, first = 0;
     for (int64_t s = 0; s < step->sequences; s++)
@@ -353,8 +357,9 @@ void weft_close(struct runner *runner) {
     free(runner);
 }
 
-/* A runner with `threads` threads, that of the caller among them. What `model` points to stays the caller's and
- * must outlive it. NULL: there is no memory, or there are no threads. */
+/* A runner with `threads` threads, that of the caller among them. What `model` points to stays the caller's
+ * and must outlive it. A KV head may have at most ROW_BLOCK query heads. NULL: there is no memory, or there
+ * are no threads. */
 struct runner *weft_open(const struct model *model, int threads) {
     struct runner *runner = calloc(1, sizeof *runner);
     if (!runner) return NULL;

@@ -11,7 +11,7 @@
 
 #if defined(__AVX512F__)
 #define LANES 16
-#define TILE_ROWS 6 /* rows of a tile: TILE_ROWS * TILE_VECTORS sums stay in registers, of which there are 32 */
+#define TILE_ROWS 6 /* TILE_ROWS * TILE_VECTORS sums stay in registers, of which there are 32 */
 #elif defined(__AVX__)
 #define LANES 8
 #define TILE_ROWS 3 /* of 16 registers */

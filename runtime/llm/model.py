@@ -52,7 +52,7 @@ def load_model(
         return GpuModel(config, weights, name=name)
     if weights.embedding.dtype != torch.float32:
         return FusedModel(config, weights, name=name)
-    if native and (library := load_library()) is not None:
+    if native and (library := load_library()) is not None and config.group <= library.weft_most_group():
         return NativeModel(config, weights, library, name=name)
     return CpuModel(config, weights, name=name)
 

@@ -40,7 +40,8 @@ class NativeModel(Model):
     def __init__(self, config: ModelConfig, weights: Weights, library: ctypes.CDLL, *, name: str) -> None:
         """Lay out the weights anew; `library` is that of `weft.kernels.cpu.library`.
 
-        Raises MemoryError if it gets no memory, or no threads.
+        A KV head may have at most `weft_most_group()` query heads. Raises MemoryError if the library gets no
+        memory, or no threads.
         """
         super().__init__(config, name=name, dtype=torch.float32, device=torch.device("cpu"))
         self._run, self._panel = library.weft_run, library.weft_panel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from weft.graph.sampling import Sampling
 from weft.kernels.cpu.library import load as load_library
@@ -52,6 +55,27 @@ def test_greedy_outputs_with_and_without_are_equal(
     assert len(without) == 18
     assert len(set(without)) > 9
     assert answers(load_as("native", folder)) == without
+
+
+def test_a_kv_head_of_very_many_query_heads_is_left_to_torch(
+    make_checkpoint: Callable[[str], Any], tmp_path: Path
+) -> None:
+    folder = make_checkpoint("llama").folder
+    config = json.loads((folder / "config.json").read_text())
+    library = load_library()
+    most = 96 if library is None else library.weft_most_group()
+    tensors = load_file(folder / "model.safetensors")
+    hidden, dim = config["hidden_size"], 2
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}.self_attn"
+        tensors[f"{prefix}.q_proj.weight"] = torch.zeros((most + 1) * dim, hidden)
+        tensors[f"{prefix}.o_proj.weight"] = torch.zeros(hidden, (most + 1) * dim)
+        for name in ("k_proj", "v_proj"):
+            tensors[f"{prefix}.{name}.weight"] = torch.zeros(dim, hidden)
+    save_file(tensors, tmp_path / "model.safetensors")
+    config |= {"num_attention_heads": most + 1, "num_key_value_heads": 1, "head_dim": dim}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert isinstance(load_model(tmp_path, device="cpu"), CpuModel)
 
 
 @pytest.mark.usefixtures("no_compiler")
