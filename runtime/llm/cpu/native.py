@@ -31,7 +31,7 @@ Ints = NDArray[np.int64]
 
 _TOLERABLE = 0.8
 """How fast all threads must be, in the speed of one: a core that was busy when the model was loaded may be
-idle later, and as threads take their work, a busy core costs little."""
+idle later."""
 
 
 class NativeModel(Model):
