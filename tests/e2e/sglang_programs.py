@@ -13,7 +13,7 @@ PROMPT = (
     "<|bos|><|system|>Write three short search queries for the question. Reply with a JSON list of three "
     "strings.<|end|><|user|>Question: Who leads Postos Partners?<|end|><|assistant|>"
 )
-CHOICES = ["1987", "2021", "not found"]
+CHOICES = ["1987", "2021", "in Hapo"]  # none has a log-probability of exactly 0, which its means leave out
 ASKED = "<|bos|><|user|>Passage: Hipujas was founded in 1987.\nQuestion: When?<|end|><|assistant|>"
 
 
