@@ -141,7 +141,7 @@ class AsyncProgram(Program[P, R]):
 
 
 @overload
-def program(fn: Callable[P, Coroutine[Any, Any, R]]) -> AsyncProgram[P, R]: ...  # type: ignore[overload-overlap]  # a coroutine function fits both, and the first is meant
+def program(fn: Callable[P, Coroutine[Any, Any, R]]) -> AsyncProgram[P, R]: ...  # type: ignore[overload-overlap]  # a coroutine function fits both overloads, with different results; the first one that fits is taken, as is meant, and there is no type for "any function but a coroutine function"
 @overload
 def program(fn: Callable[P, R]) -> StaticProgram[P, R]: ...
 

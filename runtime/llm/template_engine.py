@@ -28,7 +28,9 @@ class TemplateRefusal(Exception):
 class _Generation(Extension):
     """`{% generation %}...{% endgeneration %}`, which marks what to train on: just its body here."""
 
-    tags: set[str] = {"generation"}  # noqa: RUF012 - Jinja declares it as an instance variable
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

@@ -166,10 +166,9 @@ class _Fields:
         return key
 
     def _scalar(self, key: object, item: object) -> JsonScalar:
-        scalar = item is None or isinstance(item, str | int | float)
-        if not scalar or (isinstance(item, float) and not math.isfinite(item)):
-            raise self._wrong(f"metadata[{key!r}]", "a string, finite number, boolean or null", item)
-        return item  # type: ignore[return-value]  # narrowed by `scalar`
+        if item is None or isinstance(item, str | int) or (isinstance(item, float) and math.isfinite(item)):
+            return item
+        raise self._wrong(f"metadata[{key!r}]", "a string, finite number, boolean or null", item)
 
     def _required(self, name: str) -> object:
         if name not in self._value:

@@ -100,12 +100,12 @@ class Host(worker_pb2_grpc.WorkerServicer):
         info.engines.extend(self._catalog.infos())
         return info
 
-    async def Execute(  # type: ignore[override]  # a coroutine that reads and writes is as good as a generator
+    async def Execute(  # type: ignore[override]  # gRPC serves coroutines that read and write themselves, too; the generated stub knows generators only
         self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, worker_pb2.Reports]
     ) -> None:
         """Run the tasks of one orchestrator; when its stream ends, all of them are cancelled."""
         session = Session(self._catalog, self.id)
-        context.add_done_callback(lambda _: session.cancel_all())  # type: ignore[arg-type]  # gRPC declares a grpc.Call
+        context.add_done_callback(lambda _: session.cancel_all())  # type: ignore[arg-type]  # the stubs declare what takes a grpc.Call; grpc.aio calls it with the context
         self._sessions.add(session)
         try:
             await session.serve(context)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import optimizer
 import pytest
 from workloads.baselines import Gathered, Sequential
@@ -35,6 +38,6 @@ def test_baselines_run_with_all_passes_on_their_servers() -> None:
 def test_every_workload_can_be_run_by_every_arm(workload: str) -> None:
     client = Client("unix:/nowhere")
     arms = ("a modules", "b gathered", "weft")
-    found = optimizer.arms_of(workload, dict.fromkeys(arms, client))
-    assert [type(found[name].__self__) for name in arms[:2]] == [Sequential, Gathered]  # type: ignore[attr-defined]
+    found: Mapping[str, Any] = optimizer.arms_of(workload, dict.fromkeys(arms, client))
+    assert [type(found[name].__self__) for name in arms[:2]] == [Sequential, Gathered]
     assert len(optimizer.calls_of(workload, 0)) >= optimizer.WARM_UP + 20

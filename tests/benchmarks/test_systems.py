@@ -67,19 +67,16 @@ def arm(name: str, plan: Plan, echo: Echo, meet: Callable[[], object] = int) -> 
         return runner(name, plan, echo)
     from systems import sglang_programs
 
-    base: Any = sglang_programs.SGLANG.base_backend.BaseBackend
+    def generate(s: Any, sampling_params: Any) -> tuple[str, dict[str, Any]]:
+        meet()
+        form = list[str] if sampling_params.json_schema else str
+        text = asyncio.run(echo.ask(ask("", "{said}", form), {"said": s.messages_[-1]["content"]}))
+        return (text if form is str else json.dumps(text)), {}
 
-    class Backend(base):  # type: ignore[misc]  # it has no types
-        def get_chat_template(self) -> Any:
-            return sglang_programs.SGLANG.chat_template.get_chat_template("weft-reference")
-
-        def generate(self, s: Any, sampling_params: Any) -> tuple[str, dict[str, Any]]:
-            meet()
-            form = list[str] if sampling_params.json_schema else str
-            text = asyncio.run(echo.ask(ask("", "{said}", form), {"said": s.messages_[-1]["content"]}))
-            return (text if form is str else json.dumps(text)), {}
-
-    return sglang_programs.Program(plan, echo, Backend()).ainvoke
+    backend = sglang_programs.SGLANG.base_backend.BaseBackend()
+    backend.chat_template = sglang_programs.SGLANG.chat_template.get_chat_template("weft-reference")
+    backend.generate = generate
+    return sglang_programs.Program(plan, echo, backend).ainvoke
 
 
 async def backwards(text: str) -> str:
@@ -202,13 +199,13 @@ def test_a_search_is_found_in_bodies_and_branches() -> None:
     assert not Plan(("q",), (ask("a", "{q}"),), "a").searches()
 
 
+# SGLang's package needs a whole server's dependencies; without them it is installed by hand, as no extra can.
 sglang = pytest.mark.skipif(not BASELINES["sglang"].version, reason="make sglang installs SGLang's frontend")
 
 
+# Its threads warn of errors, and hang if warnings raise.
 @sglang
-@pytest.mark.filterwarnings(
-    "ignore:Error in stream_executor"
-)  # its threads warn of errors and hang if that raises
+@pytest.mark.filterwarnings("ignore:Error in stream_executor")
 def test_independent_forks_of_sglang_run_together() -> None:
     both = Barrier(2, timeout=10)
     body = Plan((ITEM,), (ask("in", "{item}"),), "in")

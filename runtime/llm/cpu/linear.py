@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any, Final
 
 import torch
 
@@ -21,6 +22,7 @@ __all__ = ["ROWS", "Linear", "mode_of", "tune"]
 ROWS = (1, 4, 16, 64)
 """The numbers of rows that are timed; others go by the nearest one below."""
 
+_MKLDNN: Final[Any] = torch.backends.mkldnn  # which torch has no types for
 _BOTH_LAYOUTS = 1 << 30  # bytes of a model's matrices up to which each is kept in both layouts
 
 _measured: dict[tuple[tuple[int, int], int, int], tuple[float, float]] = {}
@@ -41,7 +43,7 @@ class Linear:
         self._bias = bias
         self._plain: torch.Tensor | None = weight.t().contiguous()
         self._packed: torch.Tensor | None = None
-        if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch has no type for it
+        if _MKLDNN.is_available():
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
         self._use_packed: Sequence[bool] = (False,) * len(ROWS)  # by mode
 

@@ -17,13 +17,12 @@ from weft.runtime.kv.pool import KVPool
 
 from ..config import ModelConfig
 from ..loader import Weights
-from ..model_base import Model
 from ..rope import rotations
 from .attention import Heads, plan
 from .layer import Layer, Norm, Step, Workspace, scaled
 from .linear import Linear, mode_of, tune
 from .threads import threads
-from .trial import choose_threads, decodes
+from .trial import ThreadedModel
 
 __all__ = ["CpuModel"]
 
@@ -31,7 +30,7 @@ _KEPT_WORKSPACES = 4
 _WORTHWHILE = 1.1  # how much faster more threads must be, as other processes want the cores, too
 
 
-class CpuModel(Model):
+class CpuModel(ThreadedModel):
     """A checkpoint that is run in float32 on the CPU, with as many threads as torch has when it is loaded."""
 
     def __init__(self, config: ModelConfig, weights: Weights, *, name: str) -> None:
@@ -50,19 +49,7 @@ class CpuModel(Model):
         matrices = [matrix for layer in self._layers for matrix in layer.matrices()]
         tune([*matrices, self._head], self._thread_counts)
         most = len(self._thread_counts) - 1
-        self._threads_for = choose_threads(decodes(self, self._forward), most, gain=_WORTHWHILE)
-
-    def forward(
-        self,
-        ids: torch.Tensor,
-        new_slots: torch.Tensor,
-        batch: PagedBatch,
-        pool: KVPool,
-        logit_rows: torch.Tensor,
-    ) -> torch.Tensor:
-        """See `Model.forward`."""
-        at = self._threads_for[mode_of(len(ids))]
-        return self._forward(ids, new_slots, batch, pool, logit_rows, at)
+        self._choose_threads(most, gain=_WORTHWHILE)
 
     @torch.inference_mode()
     def _forward(

@@ -20,10 +20,8 @@ from weft.runtime.kv.pool import KVPool
 
 from ..config import ModelConfig
 from ..loader import LayerWeights, Weights
-from ..model_base import Model
 from ..rope import rotations
-from .linear import mode_of
-from .trial import choose_threads, decodes
+from .trial import ThreadedModel
 
 __all__ = ["NativeModel"]
 
@@ -34,7 +32,7 @@ _TOLERABLE = 0.8
 idle later."""
 
 
-class NativeModel(Model):
+class NativeModel(ThreadedModel):
     """A checkpoint that is run by the library, with as many threads as torch has when it is loaded."""
 
     def __init__(self, config: ModelConfig, weights: Weights, library: ctypes.CDLL, *, name: str) -> None:
@@ -52,19 +50,7 @@ class NativeModel(Model):
         if not self._runner:
             raise MemoryError(f"the model {name!r} gets no memory, or no {threads} threads")
         weakref.finalize(self, library.weft_close, self._runner)
-        self._threads_for = choose_threads(decodes(self, self._forward), int(threads > 1), gain=_TOLERABLE)
-
-    def forward(
-        self,
-        ids: torch.Tensor,
-        new_slots: torch.Tensor,
-        batch: PagedBatch,
-        pool: KVPool,
-        logit_rows: torch.Tensor,
-    ) -> torch.Tensor:
-        """See `Model.forward`. Raises IndexError for what lies outside its table, as C would not see it."""
-        at = self._threads_for[mode_of(len(ids))]
-        return self._forward(ids, new_slots, batch, pool, logit_rows, at)
+        self._choose_threads(int(threads > 1), gain=_TOLERABLE)
 
     def _forward(
         self,
@@ -75,7 +61,10 @@ class NativeModel(Model):
         logit_rows: torch.Tensor,
         at: int,
     ) -> torch.Tensor:
-        """Compute with one thread (`at` is 0) or all of them (1)."""
+        """Compute with one thread (`at` is 0) or all of them (1).
+
+        Raises IndexError for what lies outside its table, as C would not see it.
+        """
         logits = torch.empty(len(logit_rows), self.config.vocab_size)
         inputs = _Inputs(self.config, ids, new_slots, batch, pool, logit_rows)
         step = CStep(

@@ -119,8 +119,9 @@ def _arguments_of(function: Callable[..., Any], hints: Mapping[str, Any]) -> Typ
             continue
         hint = hints.get(parameter.name, Any)
         members[parameter.name] = hint if parameter.default is parameter.empty else NotRequired[hint]
-    shape = TypedDict("Arguments", members)  # type: ignore[misc]  # the members are known at run time only
-    shape.__pydantic_config__ = ConfigDict(extra=extra)  # type: ignore[attr-defined]  # pydantic's own name
+    typed_dict: Any = TypedDict  # to type checkers, one whose members are known only now is none
+    shape = typed_dict("Arguments", members)
+    shape.__pydantic_config__ = ConfigDict(extra=extra)
     adapter: TypeAdapter[Mapping[str, Any]] = TypeAdapter(shape)
     adapter.json_schema()
     return adapter

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from weft.runtime.llm.config import read_config
-from weft.runtime.llm.cpu import model
+from weft.runtime.llm.cpu import trial
 from weft.runtime.llm.cpu.model import CpuModel
 from weft.runtime.llm.errors import ModelError
 from weft.runtime.llm.loader import resolve_folder
@@ -199,7 +199,7 @@ def test_bad_devices_and_dtypes_are_named(folder: Path) -> None:
 
 
 def test_steps_take_the_threads_that_were_chosen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "choose_threads", lambda trial, most, gain: [0, most, 0, most])
+    monkeypatch.setattr(trial, "choose_threads", lambda _, most, gain: [0, most, 0, most])
     torch.set_num_threads(2)
     try:
         loaded = load_model(folder, device="cpu", native=False)
