@@ -35,7 +35,7 @@ import torch
 from comparison import page, shapes, summary
 from comparison.measure import INDEX, Bench, Extent, Row
 from engines.models import SHAPES
-from plans import helium, parrot, sglang, teola
+from plans import helium, parrot, sglang, teola, trading
 from plans.workload import World
 from systems import BASELINES, SYSTEMS, USUAL
 from workloads.servers import http_server
@@ -44,7 +44,9 @@ from weft.apps.reference_model.corpus import fill
 from weft.runtime.config import REFERENCE_MODEL
 
 WORKLOADS: Final = {
-    workload.name: workload for paper in (teola, parrot, sglang, helium) for workload in paper.WORKLOADS
+    workload.name: workload
+    for paper in (teola, parrot, sglang, helium, trading)
+    for workload in paper.WORKLOADS
 }
 LOADED: Final = ("naive RAG", "JSON fields")
 """Workloads that are also measured under Poisson arrivals."""

@@ -1,6 +1,6 @@
 """Helium's workflows: experts (map-reduce), debate, reflection, iterative refinement, experts by chunks.
 
-Seven experts and six chunks are the paper's numbers; its trading workflow of 88 calls is not here.
+Seven experts and six chunks are the paper's numbers. Its trading workflow has a file of its own.
 """
 
 from __future__ import annotations

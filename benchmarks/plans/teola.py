@@ -1,8 +1,9 @@
-"""The applications of Teola (section 7): search-engine generation, naive and advanced RAG.
+"""The applications of Teola (section 7): search engine, naive and advanced RAG, contextual retrieval.
 
 Three expanded queries, a top three, and the modes tree and refine are the paper's. Where it ranks 16 passages
-a query by a cross-encoder, these rank four by the language model, one call a passage; contextual retrieval,
-which writes to an index, is measured by ``weft bench optimizer``.
+a query, or 32 with their contexts, by a cross-encoder, these rank four and eight by the language model, one
+call a passage. Contextual retrieval ranks what it has put into context without an index in between; with one
+it is a workload of ``weft bench optimizer``.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from collections.abc import Sequence
 from typing import Final
 
 from weft import Passage
+from weft.apps.contextual_retrieval.program import SITUATE
 from weft.apps.instructions import EXPAND
 from weft.apps.reference_model.corpus import questions
 from weft.apps.search_answer import offline
 from weft.apps.search_answer.program import PROXY, TRUST
 
 from .language import Ask, Branch, Compute, Each, Plan, Search, Tool
-from .workload import Case, Workload, World, brief, combined, refined
+from .workload import Case, Workload, World, brief, combined, from_passages, refined
 
 __all__ = ["WORKLOADS"]
 
 WEB_S: Final = 0.2
+SITUATED: Final = 8
 RATE: Final = (
     "Rate how relevant the passage is to the question, from 0 (unrelated) to 3 (contains the answer). "
     "Reply with one number."
@@ -33,6 +36,12 @@ async def look_up(query: str) -> str:
     """The best page of the offline web for a query, as late as a real one would come."""
     await asyncio.sleep(WEB_S)
     return "\n".join(page["text"] for page in offline.search(query, 1))
+
+
+def in_context(contexts: Sequence[str], passages: Sequence[str]) -> list[Passage]:
+    """Each passage behind the line that says what it is about."""
+    pairs = enumerate(zip(contexts, passages, strict=True))
+    return [Passage(f"{place}", f"{context}\n{passage}") for place, (context, passage) in pairs]
 
 
 def best_three(passages: Sequence[Passage], ratings: Sequence[str]) -> list[Passage]:
@@ -87,6 +96,24 @@ ADVANCED_RAG: Final = Plan(
     ),
     "third",
 )
+CONTEXTUAL: Final = Plan(
+    ("question", "passages", "surrounded"),
+    (
+        Each(
+            "contexts",
+            "surrounded",
+            Plan(
+                ("item",), (Ask("context", (("system", SITUATE), ("user", "{item}")), 24, "\n"),), "context"
+            ),
+        ),
+        Compute("situated", in_context, ("contexts", "passages")),
+        Each("ratings", "situated", _RATED),
+        Compute("best", best_three, ("situated", "ratings")),
+        from_passages("answer", "{best}"),
+    ),
+    "answer",
+    frozenset({"passages", "surrounded"}),
+)
 
 
 def _look_ups(world: World, count: int) -> list[Case]:
@@ -96,6 +123,25 @@ def _look_ups(world: World, count: int) -> list[Case]:
 def _of_the_web(world: World, count: int) -> list[Case]:
     asked = [question for question in questions() if question.kind == "single"]
     return [Case({"question": q.text}, q.answer) for q in world.rng("web").sample(asked, count)]
+
+
+def _documents(world: World, count: int) -> list[Case]:
+    """Passages of one document each, with the two before and after them, as the paper has it."""
+    rng = world.rng("contextual")
+    cases: list[Case] = []
+    for _ in range(count):
+        asked = world.numbered(rng, SITUATED)
+        around = [
+            "\n".join([*asked.passages[max(0, place - 2) : place], *asked.passages[place + 1 : place + 3]])
+            for place in range(SITUATED)
+        ]
+        surrounded = [
+            f"Around it: {near}\n\nPassage: {text}" for near, text in zip(around, asked.passages, strict=True)
+        ]
+        cases.append(
+            Case({"question": asked.question, "passages": list(asked.passages), "surrounded": surrounded})
+        )
+    return cases
 
 
 WORKLOADS: Final = (
@@ -113,5 +159,12 @@ WORKLOADS: Final = (
         "expand, 3 searches, up to 12 ratings, answer, refine, refine",
         ADVANCED_RAG,
         _look_ups,
+    ),
+    Workload(
+        "contextual retrieval",
+        "Teola",
+        f"{SITUATED} contexts, {SITUATED} ratings, answer from the best three",
+        CONTEXTUAL,
+        _documents,
     ),
 )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from plans import helium, parrot, sglang, teola
-from plans.language import Compute
+from plans import helium, parrot, sglang, teola, trading
+from plans.language import Ask, Compute, Each
 from plans.workload import Workload, World
 from systems.weft_programs import as_program
 
-WORKLOADS = [workload for paper in (teola, parrot, sglang, helium) for workload in paper.WORKLOADS]
+WORKLOADS = [workload for paper in (teola, parrot, sglang, helium, trading) for workload in paper.WORKLOADS]
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +33,15 @@ def test_weft_traces_a_plan_without_python_as_one_graph(workload: Workload) -> N
     graph = as_program(workload.plan, "index").graph()
     inputs = [node for node in graph if node.op.label().startswith("input")]
     assert len(inputs) == len(workload.plan.inputs)
+
+
+def test_trading_has_the_agents_and_calls_of_the_paper() -> None:
+    plan = trading.TRADING
+    agents = len(trading.SOURCES) + len(trading.RESEARCHERS) + len(trading.TRADERS) + len(trading.RISKS) + 3
+    assert agents == 19  # the three: research manager, judge, fund manager
+    lists = {**trading.SOURCES, "traders": len(trading.TRADERS)}
+    calls = sum(
+        step.body.asks() * lists[step.over] if isinstance(step, Each) else isinstance(step, Ask)
+        for step in plan.steps
+    )
+    assert calls == 88
