@@ -7,39 +7,39 @@
 
 #include <float.h>
 
-/* The rows of a block of queries are its queries times the query heads of the KV head. */
+/* The rows of a block are its queries times the query heads of a KV head, one KV head after the other. */
 struct block {
     const struct heads *heads;
-    int64_t rows;
+    int64_t rows;   /* of one KV head; those of all are at most ROW_BLOCK */
     int64_t width;  /* floats of a padded head */
+    const float *const *queries; /* [all rows] */
+    const int64_t *positions;    /* of the queries of a head */
     float *keys;    /* [dim][PANEL] */
     float *values;  /* [PANEL][width] */
-    float *scores;  /* [rows][PANEL] */
-    float *sums;    /* [rows][width]: weighted values */
-    float *largest; /* [rows] */
-    float *weight;  /* [rows]: sum of the weights */
+    float *scores;  /* [rows][PANEL]: of one KV head */
+    float *sums;    /* [all rows][width]: weighted values */
+    float *largest; /* [all rows] */
+    float *weight;  /* [all rows]: sum of the weights */
 };
 
 static int64_t padded(int64_t dim) { return (dim + 2 * LANES - 1) / (2 * LANES) * (2 * LANES); }
 
-static int64_t most_rows(const struct heads *heads) { return queries_together(heads) * heads->group; }
-
 int64_t attention_scratch(const struct heads *heads) {
     int64_t width = padded(heads->dim);
-    return PANEL * heads->dim + PANEL * width + most_rows(heads) * (PANEL + width + 2);
+    return PANEL * heads->dim + PANEL * width + ROW_BLOCK * (PANEL + width + 2);
 }
 
-static struct block lay_out(const struct heads *heads, int64_t rows, float *scratch) {
+static struct block lay_out(const struct heads *heads, int64_t rows, int64_t all, float *scratch) {
     struct block block = {.heads = heads, .rows = rows, .width = padded(heads->dim)};
     block.keys = scratch;
     block.values = block.keys + PANEL * heads->dim;
     block.scores = block.values + PANEL * block.width;
     block.sums = block.scores + rows * PANEL;
-    block.largest = block.sums + rows * block.width;
-    block.weight = block.largest + rows;
-    memset(block.sums, 0, (size_t)(rows * block.width) * sizeof(float));
-    memset(block.weight, 0, (size_t)rows * sizeof(float));
-    for (int64_t r = 0; r < rows; r++) block.largest[r] = -FLT_MAX; /* finite: -inf - -inf is NaN */
+    block.largest = block.sums + all * block.width;
+    block.weight = block.largest + all;
+    memset(block.sums, 0, (size_t)(all * block.width) * sizeof(float));
+    memset(block.weight, 0, (size_t)all * sizeof(float));
+    for (int64_t r = 0; r < all; r++) block.largest[r] = -FLT_MAX; /* finite: -inf - -inf is NaN */
     return block;
 }
 
@@ -76,6 +76,14 @@ ALWAYS_INLINE vec load_some(const float *from, int64_t count) {
     vec v = {0};
     if (count > 0) memcpy(&v, from, (size_t)count * sizeof(float));
     return v;
+}
+
+/* Fetch the keys or values of several heads from slot to slot. What one head takes of them lies scattered, and
+ * no hardware foresees that. */
+static void fetch(const float *pool, int64_t slot_size, int64_t width, const int64_t *slots, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t d = 0; d < width; d += 16) /* read: of so many prefetches most would be dropped */
+            (void)*(const volatile float *)(pool + slots[i] * slot_size + d);
 }
 
 /* Slots are scattered, so no hardware foresees the next one. */
@@ -145,38 +153,63 @@ static void weigh(const struct block *block, int64_t row, int64_t low, int64_t h
 
 static int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
 
-void attend(const struct heads *heads, int64_t head, const struct queries *queries, const float *q,
-            int64_t q_stride, const int64_t *positions, const float *keys, const float *values, float *out,
-            int64_t out_stride, float *scratch) {
+/* Attend to a block of keys, at positions from `base` on, in KV head `head`: the `number`th of the block. */
+static void attend_block(const struct block *block, int64_t head, int64_t number, int64_t base,
+                         const int64_t *slots, int64_t count, int64_t left, const float *keys,
+                         const float *values) {
+    const struct heads *heads = block->heads;
+    const float *scores[ROW_BLOCK];
+    struct block own = *block;
+    own.queries += number * own.rows;
+    own.sums += number * own.rows * own.width;
+    own.largest += number * own.rows;
+    own.weight += number * own.rows;
+    pack_keys(&own, keys + head * heads->dim, slots, count, left);
+    pack_values(&own, values + head * heads->dim, slots, count, left);
+    multiply(own.queries, own.rows, heads->dim, own.keys, PANEL, own.scores, PANEL, TILE_VECTORS, 0);
+    for (int64_t r = 0; r < own.rows; r++) {
+        int64_t position = own.positions[r / heads->group] - base;
+        int64_t hidden = heads->window ? position - heads->window + 1 : 0;
+        weigh(&own, r, at_most(hidden, PANEL), at_most(position + 1, PANEL));
+        scores[r] = own.scores + r * PANEL;
+    }
+    multiply(scores, own.rows, count, own.values, own.width, own.sums, own.width, (int)(own.width / LANES), 1);
+}
+
+void attend(const struct heads *heads, const struct queries *queries, const float *q, int64_t q_stride,
+            const int64_t *positions, const float *keys, const float *values, float *out, int64_t out_stride,
+            float *scratch) {
     int64_t group = heads->group, dim = heads->dim, rows = queries->count * group;
-    struct block block = lay_out(heads, rows, scratch);
-    const float *query[ROW_BLOCK], *scores[ROW_BLOCK];
+    int64_t slot_size = heads->kv_heads * dim, begin = queries->head * dim, width = queries->heads * dim;
+    int64_t all = rows * queries->heads;
+    const float *query[ROW_BLOCK];
+    struct block block = lay_out(heads, rows, all, scratch);
+    block.queries = query;
+    block.positions = positions += queries->first;
     int64_t low = INT64_MAX, high = 0; /* the keys that any query sees */
-    positions += queries->first;
     for (int64_t i = 0; i < queries->count; i++) {
         int64_t first = heads->window ? positions[i] - heads->window + 1 : 0;
         low = at_most(low, first > 0 ? first : 0);
         high = positions[i] + 1 > high ? positions[i] + 1 : high;
-        for (int64_t g = 0; g < group; g++)
-            query[i * group + g] = q + (queries->first + i) * q_stride + (head * group + g) * dim;
     }
-    for (int64_t r = 0; r < rows; r++) scores[r] = block.scores + r * PANEL;
+    for (int64_t r = 0; r < all; r++) {
+        int64_t head = queries->head + r / rows, row = queries->first + r % rows / group;
+        query[r] = q + row * q_stride + (head * group + r % group) * dim;
+    }
 
     for (int64_t base = low / PANEL * PANEL; base < high; base += PANEL) {
-        int64_t count = at_most(high - base, PANEL);
-        pack_keys(&block, keys + head * dim, queries->slots + base, count, high - base);
-        pack_values(&block, values + head * dim, queries->slots + base, count, high - base);
-        multiply(query, rows, dim, block.keys, PANEL, block.scores, PANEL, TILE_VECTORS, 0);
-        for (int64_t r = 0; r < rows; r++) {
-            int64_t position = positions[r / group] - base;
-            int64_t hidden = heads->window ? position - heads->window + 1 : 0;
-            weigh(&block, r, at_most(hidden, PANEL), at_most(position + 1, PANEL));
+        const int64_t *slots = queries->slots + base;
+        int64_t count = at_most(high - base, PANEL), left = queries->heads > 1 ? count : high - base;
+        if (queries->heads > 1) {
+            fetch(keys + begin, slot_size, width, slots, count);
+            fetch(values + begin, slot_size, width, slots, count);
         }
-        multiply(scores, rows, count, block.values, block.width, block.sums, block.width,
-                 (int)(block.width / LANES), 1);
+        for (int64_t h = 0; h < queries->heads; h++)
+            attend_block(&block, queries->head + h, h, base, slots, count, left, keys, values);
     }
-    for (int64_t r = 0; r < rows; r++) {
-        float *to = out + (queries->first + r / group) * out_stride + (head * group + r % group) * dim;
+    for (int64_t r = 0; r < all; r++) {
+        int64_t head = queries->head + r / rows, row = queries->first + r % rows / group;
+        float *to = out + row * out_stride + (head * group + r % group) * dim;
         float scale = 1 / block.weight[r];
         for (int64_t d = 0; d < dim; d++) to[d] = block.sums[r * block.width + d] * scale;
     }

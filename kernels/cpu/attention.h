@@ -14,10 +14,12 @@ struct heads {
     int64_t window; /* keys that a query sees; 0: all before it */
 };
 
-/* Queries of one sequence. */
+/* Queries of one sequence, in some of its KV heads. */
 struct queries {
     int64_t first; /* row */
-    int64_t count; /* at most queries_together() */
+    int64_t count; /* with the query heads of all `heads` at most ROW_BLOCK */
+    int64_t head;  /* the first KV head */
+    int64_t heads; /* how many */
     const int64_t *slots; /* of the keys of the sequence, in causal order */
 };
 
@@ -29,14 +31,14 @@ static inline int64_t queries_together(const struct heads *heads) {
 /* The floats that `attend` computes with. */
 int64_t attention_scratch(const struct heads *heads);
 
-/* Attend the queries of KV head `head`.
+/* Attend the queries in their KV heads. What is done in one head does not depend on which others come with it.
  *
  * Rows of `q` (already scaled) and `out` are `q_stride` and `out_stride` apart, and begin with the query
  * heads. Query i sees the keys up to positions[i], as far back as the window reaches. `keys` and `values` are
  * [slots][kv_heads][dim]. A KV head has at most ROW_BLOCK query heads.
  */
-void attend(const struct heads *heads, int64_t head, const struct queries *queries, const float *q,
-            int64_t q_stride, const int64_t *positions, const float *keys, const float *values, float *out,
-            int64_t out_stride, float *scratch);
+void attend(const struct heads *heads, const struct queries *queries, const float *q, int64_t q_stride,
+            const int64_t *positions, const float *keys, const float *values, float *out, int64_t out_stride,
+            float *scratch);
 
 #endif

@@ -63,6 +63,7 @@ struct step {
 struct runner {
     struct model model;
     struct threads *threads; /* NULL: the caller alone */
+    int thread_count;
     pthread_mutex_t lock; /* held during a step */
     int64_t capacity; /* tokens that there is memory for */
     float *hidden;    /* [tokens][hidden]: the residual stream */
@@ -243,35 +244,43 @@ static void project_logits(void *context, int64_t chunk, int thread) {
     write_product(&pass->model->head, pass->runner->normed, pass->rows, chunk, pass->step->logits);
 }
 
-/* ---- Attention; a chunk is a KV head, and queries that are attended together ---- */
+/* ---- Attention; a chunk is queries that are attended together ---- */
 
 static void attend_chunk(void *context, int64_t chunk, int thread) {
     const struct pass *pass = context;
     const struct model *m = pass->model;
     const struct runner *runner = pass->runner;
     int64_t width = m->heads * m->head_dim, qkv_width = width + 2 * m->kv_heads * m->head_dim;
-    attend(&pass->heads, chunk / pass->blocks, &runner->queries[chunk % pass->blocks], runner->qkv, qkv_width,
-           pass->step->positions, pass->keys, pass->values, runner->attended, width,
-           runner->scratch + thread * runner->scratch_size);
+    attend(&pass->heads, &runner->queries[chunk], runner->qkv, qkv_width, pass->step->positions, pass->keys,
+           pass->values, runner->attended, width, runner->scratch + thread * runner->scratch_size);
 }
 
-static int by_first_slot(const void *left, const void *right) {
-    int64_t a = *((const struct queries *)left)->slots, b = *((const struct queries *)right)->slots;
-    return (a > b) - (a < b);
+static int by_head_and_first_slot(const void *left, const void *right) {
+    const struct queries *a = left, *b = right;
+    if (a->head != b->head) return a->head < b->head ? -1 : 1;
+    return (*a->slots > *b->slots) - (*a->slots < *b->slots);
 }
 
-/* Cut the queries of each sequence into blocks. Those that share their first keys come one after the other,
- * so that the cache has these still; the order changes no result. */
-static int64_t cut_queries(const struct step *step, int64_t together, struct queries *queries) {
-    int64_t blocks = 0, first = 0;
+/* Cut the queries of each sequence into blocks: few queries into one for all KV heads, which reads the slots
+ * from end to end; many, or if there would be too few blocks for the threads, into one for each head. Those
+ * that share their first keys come one after the other, so that the cache has these still. None of this
+ * changes a result. */
+static int64_t cut_queries(const struct step *step, const struct heads *heads, int threads,
+                           struct queries *queries) {
+    int64_t blocks = 0, first = 0, together = queries_together(heads);
+    bool apart = threads > 1 && step->sequences < 2 * threads;
     for (int64_t s = 0; s < step->sequences; s++)
         for (int64_t left = step->query_counts[s]; left > 0;) {
             int64_t count = left < together ? left : together;
-            queries[blocks++] = (struct queries){first, count, step->slots + step->key_starts[s]};
+            bool each = apart || count * heads->group * heads->kv_heads > ROW_BLOCK;
+            int64_t width = each ? 1 : heads->kv_heads;
+            for (int64_t head = 0; head < heads->kv_heads; head += width)
+                queries[blocks++] =
+                    (struct queries){first, count, head, width, step->slots + step->key_starts[s]};
             first += count;
             left -= count;
         }
-    qsort(queries, (size_t)blocks, sizeof *queries, by_first_slot);
+    qsort(queries, (size_t)blocks, sizeof *queries, by_head_and_first_slot);
     return blocks;
 }
 
@@ -286,7 +295,7 @@ static void run_layer(struct pass *pass, struct threads *threads) {
     share(threads, normalize, pass, row_chunks(rows));
     share(threads, project_qkv, pass, parts_of(&layer->qkv, rows));
     share(threads, place, pass, row_chunks(rows));
-    share(threads, attend_chunk, pass, pass->blocks * pass->model->kv_heads);
+    share(threads, attend_chunk, pass, pass->blocks);
     share(threads, project_out, pass, parts_of(&layer->out, rows));
     pass->norm = layer->post_norm;
     share(threads, normalize, pass, row_chunks(rows));
@@ -299,7 +308,7 @@ static void run_step(struct runner *runner, const struct step *step, struct thre
     size_t row = (size_t)m->hidden * sizeof(float);
     struct pass pass = {.runner = runner, .model = m, .step = step, .rows = step->tokens};
     pass.heads = (struct heads){m->kv_heads, m->heads / m->kv_heads, m->head_dim, 0};
-    pass.blocks = cut_queries(step, queries_together(&pass.heads), runner->queries);
+    pass.blocks = cut_queries(step, &pass.heads, threads ? runner->thread_count : 1, runner->queries);
     for (int64_t r = 0; r < step->tokens; r++)
         memcpy(runner->hidden + r * m->hidden, m->embedding + step->ids[r] * m->hidden, row);
     for (int64_t i = 0; i < m->layers; i++) {
@@ -340,7 +349,7 @@ static bool reserve(struct runner *runner, int64_t tokens) {
     runner->qkv = floats(tokens * (m->heads + 2 * m->kv_heads) * m->head_dim);
     runner->attended = floats(tokens * m->heads * m->head_dim);
     runner->active = floats(tokens * m->inner);
-    runner->queries = malloc((size_t)tokens * sizeof *runner->queries);
+    runner->queries = malloc((size_t)(tokens * m->kv_heads) * sizeof *runner->queries);
     if (!runner->hidden || !runner->normed || !runner->qkv || !runner->attended || !runner->active ||
         !runner->queries)
         return false;
@@ -368,6 +377,7 @@ struct runner *weft_open(const struct model *model, int threads) {
     struct heads heads = {model->kv_heads, model->heads / model->kv_heads, model->head_dim, 0};
     runner->scratch_size = attention_scratch(&heads);
     runner->scratch = floats(threads * runner->scratch_size);
+    runner->thread_count = threads;
     if (threads > 1) runner->threads = start_threads(threads);
     if (!runner->scratch || (threads > 1 && !runner->threads)) {
         weft_close(runner);
