@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from .actions import Dispatch, Fragment, Source
 from .engines import Charge, EngineState, Pool, WorkerState
 from .events import WorkerJoined
-from .fragments import fragment
+from .fragments import begins_context, fragment
 from .policies import Policies, Toolbox
 from .primitive import EngineKey
 from .queues import ReadyQueue
@@ -87,8 +88,11 @@ class Dispatcher:
         self._queues[key].push(live, now)
 
     def attach(self, live: LiveNode, engine: EngineState, now: float) -> None:
-        """Let a primitive follow on the context that an engine is making, if it should not go elsewhere."""
-        if self._tools.placement.follows(engine):
+        """Let a primitive follow on what an engine is making, unless it should go elsewhere or wait."""
+        if begins_context(live):
+            if self._begins(engine, live.key):
+                self._hand_out(live, engine, now)
+        elif self._tools.placement.follows(engine):
             self._hand_out(live, engine, now)
 
     def drain(self, now: float) -> Iterator[Dispatch]:
@@ -152,9 +156,12 @@ class Dispatcher:
 
     def _hand_out(self, root: LiveNode, engine: EngineState, now: float) -> None:
         tasks = []
-        for live, where in fragment(root, engine, self._tools.placement.follows):
+        follows = self._tools.placement.follows
+        for live, where in fragment(root, engine, follows, partial(self._begins, key=root.key)):
             live.begin(where)
             if live.primitive.key.kind == "llm":
+                if live.waiting and begins_context(live):
+                    self._queues[live.key].passed_by(live)
                 self.residency.hand_out(live, where)
                 if live.move is not None:
                     self._fetch(live, live.move, where)
@@ -167,6 +174,14 @@ class Dispatcher:
                 where.changed()
         fragments = self._outgoing.setdefault(engine.worker, [])
         fragments.append(Fragment(root.run.id, tuple(tasks)))
+
+    def _begins(self, engine: EngineState, key: EngineKey) -> bool:
+        """Whether an engine may be given a prompt before its texts are known.
+
+        If no other engine could be chosen, and it would not have to queue: then nothing is lost by not
+        waiting for the choice, and the answer is spared the way there and back.
+        """
+        return len(self._pools[key]) == 1 and engine.has_room
 
     def _fetch(self, live: LiveNode, move: Move, engine: EngineState) -> None:
         source = move.source.worker.id

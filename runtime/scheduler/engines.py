@@ -44,6 +44,7 @@ class EngineState:
     charges: int = 0  # tasks handed out
     load_ms: float = 0.0  # of their charges
     prefill_ms: float = 0.0
+    ahead_ms: float = 0.0  # of that, prompts some of whose texts it has yet to write
     writers: int = 0
     urgent: int = 0  # of them, those for whose tokens somebody waits
     context_tokens: float = 0.0
@@ -73,6 +74,9 @@ class EngineState:
         self._add_load(charge.load_ms)
         if charge.prefill_ms or charge.writes:
             self.prefill_ms += charge.prefill_ms
+            if live.waiting and live.primitive.context is None:
+                live.ahead_ms = charge.prefill_ms
+                self.ahead_ms += charge.prefill_ms
             self.underway.update(charge.underway)
             if charge.writes:
                 self.writers += 1
@@ -85,6 +89,7 @@ class EngineState:
         if charge is None:
             return
         live.charge = None
+        self.can_read(live)
         self.charges -= 1
         self._add_load(
             -charge.load_ms if self.charges else -self.load_ms
@@ -96,6 +101,12 @@ class EngineState:
                 self.writers -= 1
                 self.urgent -= charge.urgent
                 self.context_tokens -= charge.context
+
+    def can_read(self, live: LiveNode) -> None:
+        """All texts of a task's prompt are known, or it is over."""
+        if live.ahead_ms:
+            self.ahead_ms -= live.ahead_ms
+            live.ahead_ms = 0.0
 
     def has_read(self, live: LiveNode) -> None:
         """Reckon with the prompt of a task no longer; what is left of it is to write."""
@@ -165,7 +176,7 @@ class EngineState:
         spec = self.spec
         if spec.batch and self.active and self.load_ms >= _AHEAD_MS:
             return False
-        if self.prefill_ms >= _BACKLOG_MS:
+        if self.prefill_ms - self.ahead_ms >= _BACKLOG_MS:
             return False
         return not spec.capacity or self.active < spec.capacity
 

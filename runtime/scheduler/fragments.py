@@ -9,33 +9,51 @@ from .faults import repeatable
 from .primitive import Role
 from .state import LiveNode, Phase
 
-__all__ = ["Member", "fragment"]
+__all__ = ["Member", "begins_context", "fragment"]
 
 Member = tuple[LiveNode, EngineState]
 """A primitive of a fragment, and the engine that runs it."""
 
 
-def fragment(root: LiveNode, engine: EngineState, follows: Callable[[EngineState], bool]) -> Iterator[Member]:
+def fragment(
+    root: LiveNode,
+    engine: EngineState,
+    follows: Callable[[EngineState], bool],
+    begins: Callable[[EngineState], bool],
+) -> Iterator[Member]:
     """A primitive, and what can follow it on the same worker without hearing from anybody else.
 
     That is what takes nothing that is not known yet but results of the fragment itself. A language model's
-    work follows only on the context that it continues; of several continuations the first, and each further
-    one while it `follows` the engine. The caller hands out each member before it asks for the next.
+    work follows on the context that it continues; of several continuations the first, and each further one
+    while it `follows` the engine. A prompt that begins a context follows on a text of the same model where
+    it `begins` on that engine before its turn. The caller hands out each member before it asks for the next.
     """
     yield root, engine
-    members = [root]
+    members = [(root, engine)]
     inside = {root.primitive.node.id}
-    for member in members:
+    for member, here in members:
         first = True
         for follower in member.run.consumers(member):
-            if follower.phase is Phase.WAITING and _is_free(follower, inside):
-                where = _engine(member, follower, engine)
-                if where is None or not (first or where is not engine or follows(engine)):
+            if follower.phase is not Phase.WAITING or not _is_free(follower, inside):
+                continue
+            where = _engine(member, follower, here)
+            if where is None:
+                continue
+            if begins_context(follower):
+                if not begins(here):
                     continue
-                first = first and where is not engine
-                members.append(follower)
-                inside.add(follower.primitive.node.id)
-                yield follower, where
+            elif where is here:
+                if not (first or follows(here)):
+                    continue
+                first = False
+            members.append((follower, where))
+            inside.add(follower.primitive.node.id)
+            yield follower, where
+
+
+def begins_context(live: LiveNode) -> bool:
+    """Whether a primitive reads a prompt of its own, rather than continuing what has been read."""
+    return live.primitive.key.kind == "llm" and live.primitive.context is None
 
 
 def _is_free(follower: LiveNode, inside: set[int]) -> bool:
@@ -57,9 +75,8 @@ def _engine(member: LiveNode, follower: LiveNode, engine: EngineState) -> Engine
     if primitive.role is not Role.ENGINE:
         return None
     if primitive.key.kind == "llm":
-        return (
-            engine if primitive.context == member.primitive.node.id and follower.key == member.key else None
-        )
+        goes_on = primitive.context in (None, member.primitive.node.id)
+        return engine if goes_on and follower.key == member.key else None
     if not repeatable(primitive.node) and repeatable(member.primitive.node):
         return None
     return engine.worker.engine(primitive.key)

@@ -95,6 +95,10 @@ class ReadyQueue:
             live = self.peek(now) if order.mixes else None
         return taken
 
+    def passed_by(self, live: LiveNode) -> None:
+        """A primitive was served without having waited here: its tenant pays all the same."""
+        self._serve(live)
+
     def _order_of(self, live: LiveNode) -> Batching:
         return self._orders[self._fairness.tenant(live.run.namespace)]
 

@@ -164,11 +164,17 @@ class Scheduler:
                 pass  # ValuesKnown will tell
 
     def _follow(self, live: LiveNode) -> None:
-        """Hand out what waits for nothing but a context that an engine is making: it is there in time."""
-        context = live.primitive.context
-        if context is None:
+        """Hand out what waits for nothing but what an engine is making, and need not be asked for elsewhere.
+
+        That is what continues a context, which is there in time, and a prompt that takes a text of the model
+        that is to read it.
+        """
+        if live.primitive.key.kind != "llm":
             return
-        maker = live.run.nodes[context]
+        nodes = live.run.nodes
+        maker = next(nodes[p] for p in live.primitive.producers if nodes[p].phase is not Phase.DONE)
+        if live.primitive.context not in (None, maker.primitive.node.id):
+            return
         if maker.phase is Phase.RUNNING and maker.engine is not None and maker.key == live.key:
             self._dispatcher.attach(live, maker.engine, self._now)
 

@@ -62,6 +62,7 @@ class LiveNode:
     rank: float = 0.0  # there
     engine: EngineState | None = None  # that runs it, or ran it last
     charge: Charge | None = None  # what its engine reckons with on its account
+    ahead_ms: float = 0.0  # of that, reading that cannot begin yet
     move: Move | None = None  # the KV that its engine gets for it
     cached: float = 0.0  # tokens that its engine was expected to find in its cache
     tokens: float = 0.0  # of the context that it makes, as expected or as found
@@ -95,6 +96,7 @@ class LiveNode:
         """All operands of the task are known: its engine works on it."""
         if self.engine is not None:
             self.counted = True
+            self.engine.can_read(self)
             self.engine.activate(1)
             self.engine.changed()
 

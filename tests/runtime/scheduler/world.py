@@ -196,7 +196,10 @@ class World:
                     worker.holds.add((run, value))
                 elif value.node not in inside:
                     assert not inside, "a follower waits for what its fragment does not make"
-                    assert node.args["kv"].node == value.node
+                    kv = node.args.get("kv")
+                    same = engine_of(live.nodes[value.node].op) == engine_of(node.op)
+                    assert same
+                    assert kv in (None, Value(value.node))
                     if (run, value.node) not in self.failing:  # else it is called back at once
                         assert self.outstanding[run, value.node][1] == name
                     self.bound.add((run, number))
