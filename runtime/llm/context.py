@@ -84,6 +84,13 @@ class Context:
             return self.ids()
         return state.ids
 
+    def ends_like(self, other: Context) -> bool:
+        """Whether what follows `settled_ids`, now and after any further text, has the same ids in both."""
+        self._settle()
+        other._settle()
+        mine, its = self._state, other._state
+        return mine[1:] == its[1:] and bool(mine.ids) == bool(its.ids)
+
     def _settle(self) -> None:
         """Make final what can be; the context stays the same value."""
         state = self._state

@@ -13,7 +13,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -31,7 +31,7 @@ from .errors import CancelledError, EngineClosedError
 from .flight import Flight
 from .grammar import CompiledGrammar
 from .handover import Handover, KvSpan, Wanted
-from .intake import Intake
+from .intake import Entry, Intake
 from .launcher import Launcher, runner_for
 from .model import Model
 from .options import EngineInfo, EngineOptions, EngineStats, choose_host_slots, choose_limits, choose_slots
@@ -43,7 +43,7 @@ from .tasks import GenerateTask, Task
 from .text import IdsOnly, TextBackend, TokenizerText
 from .tokenizer import Tokenizer
 
-__all__ = ["LLMEngine"]
+__all__ = ["Entry", "LLMEngine"]
 
 _log = logging.getLogger(__name__)
 
@@ -102,10 +102,18 @@ class LLMEngine:
 
         Raises `RequestError` if it could never be served and `EngineClosedError` after `close`.
         """
-        handle = next(self._handles)
-        task = self._intake.task(handle, request, sink, time.monotonic())
-        self._post(partial(self._enter, task, request))
-        return handle
+        entry = self.admit(request, sink)
+        self.enter((entry,))
+        return entry.handle
+
+    def admit(self, request: Request, sink: Sink) -> Entry:
+        """What `enter` queues for a request. Raises `RequestError` as `submit`."""
+        task = self._intake.task(next(self._handles), request, sink, time.monotonic())
+        return Entry(task, request)
+
+    def enter(self, entries: Sequence[Entry]) -> None:
+        """Queue requests, all before the next step. Raises `EngineClosedError`."""
+        self._post(partial(self._enter, entries))
 
     def cancel(self, handle: int) -> None:
         """End a request with `Failed(CancelledError)`, freeing its KV before the next step.
@@ -219,13 +227,14 @@ class LLMEngine:
         except Empty:
             return
 
-    def _enter(self, task: Task, request: Request) -> None:
-        self._tasks[task.job.id] = task
-        if isinstance(request, GenerateRequest) and request.constraint is not None:
-            compiling = self._compilers.submit(self._text.compile, request.constraint, task.job.max_new)
-            compiling.add_done_callback(partial(self._compiled, task.job.id))
-        else:
-            self._planner.submit(task.job)
+    def _enter(self, entries: Sequence[Entry]) -> None:
+        for task, request in entries:
+            self._tasks[task.job.id] = task
+            if isinstance(request, GenerateRequest) and request.constraint is not None:
+                compiling = self._compilers.submit(self._text.compile, request.constraint, task.job.max_new)
+                compiling.add_done_callback(partial(self._compiled, task.job.id))
+            else:
+                self._planner.submit(task.job)
 
     def _compiled(self, handle: int, grammar: Future[CompiledGrammar]) -> None:
         """Runs on a compiler's thread."""

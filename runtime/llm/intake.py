@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from weft.runtime.kv.radix import Tokens
@@ -14,9 +16,21 @@ from .sequence import Job, Sequence
 from .tasks import GenerateTask, PrefillTask, ScoreTask, Task
 from .text import TextBackend
 
-__all__ = ["Intake"]
+__all__ = ["Entry", "Intake"]
 
 _MOST_LIKELIEST = 128  # tokens that come with one that is weighed
+
+
+class Entry(NamedTuple):
+    """A request that can be served, and its task."""
+
+    task: Task
+    request: Request
+
+    @property
+    def handle(self) -> int:
+        """By which the request is cancelled."""
+        return self.task.job.id
 
 
 class Intake:

@@ -34,11 +34,12 @@ from ..faults import TaskError, invalid_arguments
 from .base import Emit, Gauges, HeldKv, Operands, Outcome, Stream, Task, Timing
 from .contexts import context_of, read, write
 from .deltas import Sift
+from .entrance import Entrance
 from .kv_exchange import Borrowed, KvExchange
 from .llm_loading import LoadedModel, describe, load
 from .operands import count_of, passages_of
-from .rating import all_of, expected
-from .scoring import align, judge, mean_scores
+from .rating import aligned, all_of, expected, prompts_of
+from .scoring import Aligned, align, judge, mean_scores
 from .weighing import as_data, weighed_prompt
 
 __all__ = ["LlmEngine"]
@@ -86,6 +87,7 @@ class LlmEngine:
         self._loop, self._failed = asyncio.get_running_loop(), asyncio.Event()
         self._mailbox = Mailbox(asyncio.get_running_loop(), _take_all)
         loaded = self._loaded = await asyncio.to_thread(load, self._settings, self._profile_s)
+        self._entrance = Entrance(loaded.engine)
         self._exchange = KvExchange(loaded.engine, self.model, loaded.kv_layout)
         loaded.model.on_failure(self._note_failure)
 
@@ -220,14 +222,10 @@ class LlmEngine:
     async def _rate(self, task: Task, op: Rate, operands: Operands) -> Outcome:
         """All passages at once: what their prompts share is computed once, and one step takes many."""
         passages, count = passages_of(operands["passages"]), count_of(operands, "k")
-        query = operands["query"]
         empty = Context.empty(self._model.tokenizer)
-        prompts = [
-            read(empty, op.pieces, {"query": query, "passage": TextValue(passage.text)})
-            for passage in passages
-        ]
+        prompts = prompts_of(empty, op, operands["query"], [passage.text for passage in passages])
         started = time.monotonic()
-        weighed = await all_of([self._rated(task, op, prompt) for prompt in prompts])
+        weighed = await all_of([self._rated(task, op, prompt) for prompt in aligned(prompts, op.choices)])
         with invalid_arguments():
             best = top_k(passages, [rating for rating, _ in weighed], count)
         timing = Timing(
@@ -238,9 +236,8 @@ class LlmEngine:
         )
         return Outcome((Json([passage.to_json() for passage in best]),), timing)
 
-    async def _rated(self, task: Task, op: Rate, prompt: Context) -> tuple[float, Scored]:
-        aligned = align(prompt.ids(), [prompt.append_text(choice).ids() for choice in op.choices])
-        scored = await self._weigh(task, aligned.prefix, aligned.options)
+    async def _rated(self, task: Task, op: Rate, prompt: Aligned) -> tuple[float, Scored]:
+        scored = await self._weigh(task, prompt.prefix, prompt.options)
         return expected(op.values, mean_scores(scored.logprobs)), scored
 
     async def _weigh(
@@ -287,14 +284,13 @@ class LlmEngine:
         once the engine has freed the request's KV.
         """
         call = _Call(emit, isinstance(request, PrefillRequest))
-        engine = self._model.engine
         sift = Sift(stream, lambda events: self._mailbox.post((call, events)))
-        handle = engine.submit(request, sift)
+        handle = self._entrance.submit(request, sift)
         try:
             return await call.result, sift.generated
         except asyncio.CancelledError:
             with suppress(EngineClosedError):  # then nothing of it is left
-                engine.cancel(handle)
+                self._entrance.cancel(handle)
                 await call.ended.wait()
             raise
 

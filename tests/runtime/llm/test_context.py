@@ -136,3 +136,30 @@ def test_nothing_is_settled_where_words_may_join(tokenizers: dict[str, Tokenizer
 def test_a_trusted_control_token_settles_what_is_before_it(tokenizer: Tokenizer) -> None:
     pieces = [TextPiece("日本"), TextPiece("<|user|>", trusted=True), TextPiece("<|user|> 本")]
     assert tokenizer.settled(pieces) == (10, Start.CONTROL)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    heads=st.tuples(MARKED, MARKED), end=st.sampled_from(["<|end|>", "<|user|>\n", " is it", ""]), after=TEXTS
+)
+def test_contexts_that_end_alike_go_on_alike(
+    tokenizer: Tokenizer, heads: tuple[str, str], end: str, after: str
+) -> None:
+    one, other = (Context.empty(tokenizer).append_text(head + end, trusted=True) for head in heads)
+    if one.ends_like(other):
+        for context in (one, other):
+            context.ids()
+        tails = {
+            whole.ids()[len(context.settled_ids()) :]
+            for context, whole in ((one, one.append_text(after)), (other, other.append_text(after)))
+        }
+        assert len(tails) == 1
+
+
+def test_contexts_that_end_in_one_control_token_end_alike(tokenizer: Tokenizer) -> None:
+    one, other, open_end = (
+        Context.empty(tokenizer).append_text(text, trusted=True)
+        for text in ("one<|end|>\n", "quite another<|end|>\n", "one<|end|>\nfox")
+    )
+    assert one.ends_like(other)
+    assert not one.ends_like(open_end)

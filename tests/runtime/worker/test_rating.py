@@ -5,16 +5,22 @@ from __future__ import annotations
 from math import log
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from weft.graph.ir import Node, Value
 from weft.graph.ops.primitive import Prefill, Rate, Score
 from weft.graph.prompt import Fixed, Slot
 from weft.graph.values import Datum, Json, TextValue, plain
 from weft.runtime.config import ModelSettings
+from weft.runtime.llm.context import Context
+from weft.runtime.llm.tokenizer import Tokenizer
+from weft.runtime.worker.engines.contexts import read
 from weft.runtime.worker.engines.llm import LlmEngine
-from weft.runtime.worker.engines.rating import expected
+from weft.runtime.worker.engines.rating import aligned, expected, prompts_of
+from weft.runtime.worker.engines.scoring import align
 
-from .conftest import Link, StartWorker
+from .conftest import MODEL_FOLDER, Link, StartWorker
 
 SYSTEM = (
     "Rate how relevant the passage is to the question, from 0 (unrelated) to 3 (contains the answer). "
@@ -48,6 +54,11 @@ async def llm(start_worker: StartWorker, model_settings: ModelSettings) -> Link:
     return await start_worker(LlmEngine(model_settings, profile_s=0))
 
 
+@pytest.fixture(scope="module")
+def reference() -> Tokenizer:
+    return Tokenizer.from_folder(MODEL_FOLDER)
+
+
 async def rated(llm: Link, text: str) -> float:
     """The rating of one passage by primitives of their own."""
     read = Node(1, Prefill("reference", PIECES), {"passage": Value(3), "query": Value(0)})
@@ -75,6 +86,20 @@ async def test_the_best_are_kept_and_one_request_computes_them(llm: Link) -> Non
     timing = (await llm.done(9)).timing
     assert timing.batch == 3
     assert timing.computed_tokens + timing.cached_tokens > 3 * 20
+
+
+@given(
+    st.lists(st.text(max_size=30), max_size=4), st.sampled_from(["<|end|><|assistant|>", "\n", " It is", ""])
+)
+def test_prompts_and_choices_have_the_tokens_that_they_have_alone(
+    reference: Tokenizer, texts: list[str], end: str
+) -> None:
+    op = Rate("reference", (*PIECES[:-1], Fixed(end, trusted=True)), LEVELS, VALUES)
+    empty = Context.empty(reference)
+    alone = [read(empty, op.pieces, {"query": TextValue(QUESTION), "passage": TextValue(t)}) for t in texts]
+    wholes = [[prompt.append_text(level).ids() for level in LEVELS] for prompt in alone]
+    expected_tokens = [align(prompt.ids(), whole) for prompt, whole in zip(alone, wholes, strict=True)]
+    assert aligned(prompts_of(empty, op, TextValue(QUESTION), texts), LEVELS) == expected_tokens
 
 
 async def test_no_passages_have_no_best(llm: Link) -> None:
