@@ -27,6 +27,7 @@ from .ops.control import Cond, Fold, Loop, Map
 from .ops.optimized import Element, Merge, Stage
 from .passes import Context, PassReport, Pipeline
 from .passes.base import follow
+from .passes.pipeline_decode import PipelineDecode
 from .streams import Streams
 from .types import Type
 from .values import Datum, plain
@@ -106,6 +107,11 @@ class LiveGraph:
         other._consumers.update({element: list(maps) for element, maps in self._consumers.items()})
         other._pipeline = self._pipeline.fork(other._context(self._deployment))
         return other
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether increments may take parts of a text in JSON before it is complete."""
+        return PipelineDecode.name in self._pipeline
 
     # ---- increments
 

@@ -43,6 +43,10 @@ class Pipeline:
         passes = [make(context) for make in _PASSES]
         self._passes = [step for step in passes if step.name not in disabled]
 
+    def __contains__(self, name: str) -> bool:
+        """Whether a pass is switched on."""
+        return any(step.name == name for step in self._passes)
+
     def fork(self, context: Context) -> Pipeline:
         """The same passes with the same memory, for another run."""
         other = Pipeline.__new__(Pipeline)

@@ -210,8 +210,10 @@ class Run:
         """Whether parts of what a node writes are taken before it is complete, or may come to be."""
         if self.graph.streams.follows(number):
             return True
+        if not (self.grows and self.graph.takes_parts):
+            return False
         op = self.node(number).op
-        return self.grows and isinstance(op, Decode) and isinstance(op.constraint, JsonSchema)
+        return isinstance(op, Decode) and isinstance(op.constraint, JsonSchema)
 
     def send_delta(self, number: int, text: str, now: float) -> None:
         """Tell the client what a model has just written."""

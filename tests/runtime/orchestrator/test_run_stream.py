@@ -15,9 +15,10 @@ from weft.graph.ops.common import Const, Format, Input, Search, Tool
 from weft.graph.ops.primitive import Decode
 from weft.graph.ops.user import Generate, Ingest
 from weft.graph.prompt import Message, Slot
+from weft.graph.sampling import JsonSchema
 from weft.graph.types import INTEGER, STRINGS, TEXT, Effect
 from weft.proto import orchestrator_pb2 as pb
-from weft.proto import value_pb2
+from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.actions import Action
 from weft.runtime.scheduler.scheduler import Scheduler
@@ -181,6 +182,26 @@ async def test_program_that_grows(talk: Conversation, stage: Any) -> None:
     await talk.say(finish({"answer": 42}))
     result = await talk.finished()
     assert json.loads(result.outputs[0].json) == {"answer": 42}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "streamed"),
+    [({}, worker_pb2.STREAM_PARTS), ({"passes_off": ["pipeline_decode"]}, worker_pb2.STREAM_NONE)],
+)
+async def test_parts_of_a_list_are_streamed_to_a_program_that_grows_if_it_may_take_them(
+    talk: Conversation, stage: Any, streamed: int
+) -> None:
+    worker = stage.workers["w1"]
+    worker.text = lambda read: '["a", "b"]'
+    await talk.say(start(None))
+    texts = JsonSchema('{"type": "array", "items": {"type": "string"}}')
+    listed = Node(
+        0, Generate((Message("raw", ("hello",)),), STRINGS, constraint=texts), {}, "ask", "app.py:3"
+    )
+    await talk.say(extend(Graph((listed,), (Value(0),)), wanted=[Value(0)]))
+    assert json.loads((await talk.next("known")).datum.json) == ["a", "b"]
+    tasks = [task for fragment in worker.fragments() for task in fragment.tasks]
+    assert [task.stream for task in tasks] == [worker_pb2.STREAM_NONE, streamed]
 
 
 async def test_effects_under_way_are_waited_for(talk: Conversation, stage: Any) -> None:
