@@ -28,8 +28,9 @@ or, from `worker/`, `orchestrator/` and `report/` on, among the tests of the run
    `test_the_number_of_items_is_discovered`.
 22. Two slots that a model fills: test_lower.py `test_what_a_model_fills_in_twice_is_one_context`; counted on
    an engine: worker/test_llm_worker.py `test_the_second_slot_of_a_template_reads_only_what_stands_between`.
-24. Overheads: orchestrator/test_invoke.py `test_a_program_that_comes_again_goes_through_no_pass`; the times
-   and the ablation are printed by ``weft bench optimizer``: tests/benchmarks/test_optimizer.py.
+24. Overheads: orchestrator/test_invoke.py `test_a_program_that_comes_again_goes_through_no_pass`; the order
+   of the ablation: `test_what_overlaps_and_what_pipelines_each_save_a_part_of_what_both_save`; the times are
+   printed by ``weft bench optimizer``: tests/benchmarks/test_optimizer.py.
 """
 
 from __future__ import annotations
@@ -138,6 +139,29 @@ def test_expanding_does_not_wait_for_indexing() -> None:
     indexing = run.of(Upsert)[0]
     (writing,) = (i for i in run.of(Decode) if i.node.name == "expand")
     assert indexing.overlaps(writing)
+
+
+@pytest.mark.parametrize("one_by_one", [(), ("llm",)])
+def test_what_overlaps_and_what_pipelines_each_save_a_part_of_what_both_save(
+    one_by_one: tuple[str, ...],
+) -> None:
+    """The order of Teola's ablation (section 7.3), with engines on devices of their own.
+
+    The distances are other ones: no program has needless edges here, whose removal is most of what Teola's
+    parallel part saves.
+    """
+    off = {
+        "all": (),
+        "parallel only": ("stage", "pipeline_decode"),
+        "pipeline only": ("prune", "dedupe", "split_prefill"),
+        "none": OPTIONAL,
+    }
+    inputs = {"documents": ["a", "b"], "question": "q?"}
+    runs = {arm: Rehearsal(advanced_rag(), inputs, ms, without, one_by_one) for arm, without in off.items()}
+    outputs = [run.run() for run in runs.values()]
+    assert all(output == outputs[0] for output in outputs)
+    took = {arm: run.now for arm, run in runs.items()}
+    assert took["all"] < took["parallel only"] < took["pipeline only"] < took["none"]
 
 
 def test_stages_are_stored_while_later_ones_are_embedded_and_nothing_else_is_stored() -> None:
