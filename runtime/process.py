@@ -20,9 +20,8 @@ from .config import Settings, WorkerConfig
 __all__ = ["collect_seldom", "end_of_process", "run_process"]
 
 _FAILED: Final = 2  # exit status
-_COLLECT_AFTER: Final = (
-    10_000  # new objects; with Python's 700 a run of a hundred steps pays for several rounds
-)
+_COLLECT_AFTER: Final = 50_000
+"""New objects: of many runs most are gone by then, and what is left is looked at a few times less."""
 
 Config = TypeVar("Config", Settings, WorkerConfig)
 
