@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import scaled_dot_product_attention
 
+from .capped import capped_attention
+
 __all__ = ["AttentionPlan", "PagedBatch", "paged_attention", "plan_attention", "store_kv"]
 
 Ints = NDArray[np.int64]
@@ -82,14 +84,23 @@ def plan_attention(
 
 
 def paged_attention(
-    q: torch.Tensor, k_pool: torch.Tensor, v_pool: torch.Tensor, plan: AttentionPlan, *, scale: float
+    q: torch.Tensor,
+    k_pool: torch.Tensor,
+    v_pool: torch.Tensor,
+    plan: AttentionPlan,
+    *,
+    scale: float,
+    softcap: float | None = None,
 ) -> torch.Tensor:
-    """Attend `q` [tokens, heads, head_dim] to pools [slots, kv_heads, head_dim]; the result is like `q`."""
+    """Attend `q` [tokens, heads, head_dim] to pools [slots, kv_heads, head_dim]; the result is like `q`.
+
+    With `softcap` c, a product x of a query and a key, scaled, counts as c * tanh(x / c).
+    """
     if len(plan.tiles) == 1 and isinstance(plan.tiles[0].rows, slice):
-        return _attend(q, k_pool, v_pool, plan.tiles[0], plan.group, scale)
+        return _attend(q, k_pool, v_pool, plan.tiles[0], plan.group, scale, softcap)
     out = torch.empty_like(q)
     for tile in plan.tiles:
-        out[tile.rows] = _attend(q[tile.rows], k_pool, v_pool, tile, plan.group, scale)
+        out[tile.rows] = _attend(q[tile.rows], k_pool, v_pool, tile, plan.group, scale, softcap)
     return out
 
 
@@ -102,7 +113,13 @@ def store_kv(
 
 
 def _attend(
-    q: torch.Tensor, k_pool: torch.Tensor, v_pool: torch.Tensor, tile: _Tile, group: int, scale: float
+    q: torch.Tensor,
+    k_pool: torch.Tensor,
+    v_pool: torch.Tensor,
+    tile: _Tile,
+    group: int,
+    scale: float,
+    softcap: float | None,
 ) -> torch.Tensor:
     """One tile. Query heads of a KV head become further queries of it, so keys are never repeated."""
     kv_heads, head_dim = k_pool.shape[1:]
@@ -112,7 +129,10 @@ def _attend(
     )
     keys = _gather(k_pool, tile.slots, batch)
     values = _gather(v_pool, tile.slots, batch)
-    out = scaled_dot_product_attention(folded, keys, values, attn_mask=tile.mask, scale=scale)
+    if softcap is None:
+        out = scaled_dot_product_attention(folded, keys, values, attn_mask=tile.mask, scale=scale)
+    else:
+        out = capped_attention(folded, keys, values, tile.mask, scale=scale, softcap=softcap)
     return out.view(batch, kv_heads, -1, group, head_dim).transpose(1, 2).reshape(q.shape)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from .capped import capped_attention
 from .dispatch import kernel
 from .extend import rotated
 from .shared_prefix import SharedPlan
@@ -75,6 +76,7 @@ def decode_attention(
     *,
     scale: float,
     rotary: Rotary | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """Attend `q` [batch, heads, head_dim] to pools [slots, kv_heads, head_dim]; the result is like `q`.
 
@@ -86,6 +88,7 @@ def decode_attention(
         plan: From `plan_decode`. How it cuts the work changes the result by rounding only.
         scale: Factor on the products of queries and keys.
         rotary: Given if keys are stored and queries come unrotated; they are rotated on the way.
+        softcap: A scaled product x counts as softcap * tanh(x / softcap).
     """
     heads, head_dim = q.shape[1:]
     kv_heads = k_pool.shape[1]
@@ -103,11 +106,10 @@ def decode_attention(
         q = rotated(q, rotary, turns[:, -1])
         k = rotated(k.flatten(0, 1), rotary, turns.flatten()).view(k.shape)
     visible = inside if plan.window is None else inside & (n > last[:, None] - plan.window)
-    out = scaled_dot_product_attention(
-        q.view(len(q), kv_heads, heads // kv_heads, head_dim),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=visible[:, None, None],
-        scale=scale,
-    )
+    queries = q.view(len(q), kv_heads, heads // kv_heads, head_dim)
+    k, v, mask = k.transpose(1, 2), v.transpose(1, 2), visible[:, None, None]
+    if softcap is None:
+        out = scaled_dot_product_attention(queries, k, v, attn_mask=mask, scale=scale)
+    else:
+        out = capped_attention(queries, k, v, mask, scale=scale, softcap=softcap)
     return out.reshape(q.shape).masked_fill((last < 0)[:, None, None], 0)

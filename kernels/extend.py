@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from .capped import capped_attention
 from .dispatch import kernel
 from .tables import KVTable, Rotary
 
@@ -39,6 +40,7 @@ def extend_attention(
     scale: float,
     window: int | None = None,
     rotary: Rotary | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """Attend `q` [queries, heads, head_dim] to pools [slots, kv_heads, head_dim]; the result is like `q`.
 
@@ -51,6 +53,7 @@ def extend_attention(
         scale: Factor on the products of queries and keys.
         window: A query at p sees the keys p-window+1..p only.
         rotary: Given if keys are stored and queries come unrotated; they are rotated on the way.
+        softcap: A scaled product x counts as softcap * tanh(x / softcap).
     """
     out = torch.empty_like(q)
     starts = batch.starts.tolist()
@@ -68,14 +71,14 @@ def extend_attention(
             visible = n <= positions[:, None]
             if window is not None:
                 visible &= n > positions[:, None] - window
-            out[rows] = scaled_dot_product_attention(
-                queries.transpose(0, 1)[None],
-                k.transpose(0, 1)[None],
-                v.transpose(0, 1)[None],
-                attn_mask=visible,
-                scale=scale,
-                enable_gqa=True,
-            )[0].transpose(0, 1)
+            queries, k, v = (x.transpose(0, 1)[None] for x in (queries, k, v))
+            if softcap is None:
+                attended = scaled_dot_product_attention(
+                    queries, k, v, attn_mask=visible, scale=scale, enable_gqa=True
+                )
+            else:
+                attended = capped_attention(queries, k, v, visible, scale=scale, softcap=softcap)
+            out[rows] = attended[0].transpose(0, 1)
     return out
 
 

@@ -6,7 +6,18 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["LOG2_E", "dot", "key_block", "key_slots", "load_rows", "processors", "rotate", "rotation"]
+__all__ = [
+    "LOG2_E",
+    "cap",
+    "dot",
+    "key_block",
+    "key_slots",
+    "load_rows",
+    "processors",
+    "rotate",
+    "rotation",
+    "scales",
+]
 
 LOG2_E = 1.4426950408889634
 
@@ -21,6 +32,21 @@ def processors(device: torch.device) -> int:
 def key_block(pool: torch.Tensor) -> int:
     """Keys a step: as many as several steps' keys and values of the pool's width fit into shared memory."""
     return 64 if pool.shape[2] * pool.element_size() <= 256 else 32
+
+
+def scales(scale: float, softcap: float | None) -> tuple[float, float | None]:
+    """The factor on scores, for exponentials of base 2, and that of `cap` before it."""
+    if softcap is None:
+        return scale * LOG2_E, None
+    return softcap * LOG2_E, scale / softcap
+
+
+@triton.jit
+def cap(scores, squash):
+    """tanh of the scores times `squash`; the scores themselves if it is None."""
+    if squash is not None:
+        scores = 2 * tl.sigmoid(2 * squash * scores) - 1
+    return scores
 
 
 @triton.jit

@@ -15,7 +15,7 @@ from weft.kernels.decode import DecodePlan
 from weft.kernels.shared_prefix import SharedPlan
 from weft.kernels.tables import KVTable, Rotary
 
-from .common import LOG2_E, dot, key_block, key_slots, load_rows, processors, rotate, rotation
+from .common import cap, dot, key_block, key_slots, load_rows, processors, rotate, rotation, scales
 from .merge import merge_parts
 from .shared import attend_shared
 
@@ -107,8 +107,10 @@ def decode_attention(
     *,
     scale: float,
     rotary: Rotary | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """See `weft.kernels.decode.decode_attention`."""
+    factor, squash = scales(scale, softcap)
     heads, head_dim = q.shape[1:]
     kv_heads = k_pool.shape[1]
     shared_parts = 0 if plan.shared is None else plan.shared.capacity
@@ -132,7 +134,8 @@ def decode_attention(
         plan.chunk,
         parts,
         sums,
-        scale * LOG2_E,
+        factor,
+        squash,
         q.stride(0),
         k_pool.stride(0),
         table.pages.stride(0),
@@ -148,7 +151,9 @@ def decode_attention(
         **_tile(k_pool, table, rotary),
     )
     if plan.shared is not None:
-        attend_shared(q, k_pool, v_pool, table, plan, parts, sums, scale=scale, rotary=rotary)
+        attend_shared(
+            q, k_pool, v_pool, table, plan, parts, sums, factor=factor, squash=squash, rotary=rotary
+        )
     return merge_parts(q, parts, sums, plan)
 
 
@@ -180,6 +185,7 @@ def _decode(
     parts,
     sums,
     scale,
+    squash,
     q_stride,
     slot_stride,
     page_stride,
@@ -270,7 +276,7 @@ def _decode(
             k = load_rows(k_pool, slots, d, inside, HEAD_DIM, True)
             scores = dot(qs, tl.trans(k))
         v = load_rows(v_pool, slots, d, inside, HEAD_DIM, True)
-        scores = tl.where(inside[None, :], scores * scale, float("-inf"))
+        scores = tl.where(inside[None, :], cap(scores, squash) * scale, float("-inf"))
         highest = tl.maximum(top, tl.max(scores, 1))
         weights = tl.exp2(scores - highest[:, None])
         shrink = tl.exp2(top - highest)

@@ -9,7 +9,7 @@ import triton.language as tl
 from weft.kernels.extend import ExtendBatch
 from weft.kernels.tables import KVTable, Rotary
 
-from .common import LOG2_E, dot, key_block, key_slots, load_rows, processors, rotate, rotation
+from .common import cap, dot, key_block, key_slots, load_rows, processors, rotate, rotation, scales
 from .merge import merge_splits
 
 __all__ = ["extend_attention"]
@@ -28,8 +28,10 @@ def extend_attention(
     scale: float,
     window: int | None = None,
     rotary: Rotary | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """See `weft.kernels.extend.extend_attention`."""
+    factor, squash = scales(scale, softcap)
     queries, heads, head_dim = q.shape
     kv_heads = k_pool.shape[1]
     group = heads // kv_heads
@@ -63,7 +65,8 @@ def extend_attention(
         out,
         parts,
         sums,
-        scale * LOG2_E,
+        factor,
+        squash,
         queries,
         sequences,
         splits,
@@ -113,6 +116,7 @@ def _extend(
     parts,
     sums,
     scale,
+    squash,
     queries,
     sequences,
     splits,
@@ -207,17 +211,17 @@ def _extend(
     if WINDOW > 0:
         top, total, acc = _attend(
             low, full_low, True, top, total, acc, q1, q2, k_pool, v_pool, pages, positions, cos, sin,
-            position, high, scale, slot_stride,
+            position, high, scale, squash, slot_stride,
             HEAD_DIM, BLOCK_N, BLOCK_D, BLOCK_H, PAGE, WINDOW, ROTATE,
         )  # fmt: skip
     top, total, acc = _attend(
         full_low, full_high, False, top, total, acc, q1, q2, k_pool, v_pool, pages, positions, cos, sin,
-        position, high, scale, slot_stride,
+        position, high, scale, squash, slot_stride,
         HEAD_DIM, BLOCK_N, BLOCK_D, BLOCK_H, PAGE, WINDOW, ROTATE,
     )  # fmt: skip
     top, total, acc = _attend(
         full_high, high, True, top, total, acc, q1, q2, k_pool, v_pool, pages, positions, cos, sin,
-        position, high, scale, slot_stride,
+        position, high, scale, squash, slot_stride,
         HEAD_DIM, BLOCK_N, BLOCK_D, BLOCK_H, PAGE, WINDOW, ROTATE,
     )  # fmt: skip
 
@@ -252,6 +256,7 @@ def _attend(
     position,
     end,
     scale,
+    squash,
     slot_stride,
     HEAD_DIM: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -282,6 +287,7 @@ def _attend(
         else:
             k = load_rows(k_pool, slots, d, inside, HEAD_DIM, MASKED)
             scores = dot(q1, tl.trans(k))
+        scores = cap(scores, squash)
         if MASKED:
             visible = n[None, :] <= position[:, None]
             if WINDOW > 0:

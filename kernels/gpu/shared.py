@@ -9,7 +9,7 @@ import triton.language as tl
 from weft.kernels.decode import DecodePlan
 from weft.kernels.tables import KVTable, Rotary
 
-from .common import LOG2_E, dot, key_block, key_slots, load_rows, rotate, rotation
+from .common import cap, dot, key_block, key_slots, load_rows, rotate, rotation
 
 __all__ = ["attend_shared"]
 
@@ -23,10 +23,14 @@ def attend_shared(
     parts: torch.Tensor,
     sums: torch.Tensor,
     *,
-    scale: float,
+    factor: float,
+    squash: float | None,
     rotary: Rotary | None,
 ) -> None:
-    """Write the parts of the plan's shared spans, which lie behind those of its own work items."""
+    """Write the parts of the plan's shared spans, which lie behind those of its own work items.
+
+    `factor` and `squash` are the `scales` of the scores.
+    """
     shared = plan.shared
     assert shared is not None
     heads, head_dim = q.shape[1:]
@@ -47,7 +51,8 @@ def attend_shared(
         shared.members,
         parts[len(plan.items) :],
         sums[len(plan.items) :],
-        scale * LOG2_E,
+        factor,
+        squash,
         q.stride(0),
         k_pool.stride(0),
         table.pages.stride(0),
@@ -83,6 +88,7 @@ def _shared(
     parts,
     sums,
     scale,
+    squash,
     q_stride,
     slot_stride,
     page_stride,
@@ -166,7 +172,7 @@ def _shared(
         visible = inside[None, :]
         if WINDOW > 0:
             visible = visible & (n[None, :] > position[:, None] - WINDOW)
-        scores = tl.where(visible, scores * scale, float("-inf"))
+        scores = tl.where(visible, cap(scores, squash) * scale, float("-inf"))
         highest = tl.maximum(top, tl.max(scores, 1))
         safe = highest
         if WINDOW > 0:  # a query may see none of these keys

@@ -26,6 +26,7 @@ class Case:
     group: int = 2
     window: int | None = None
     head_dim: int = 8
+    softcap: float | None = None
 
 
 def check(case: Case, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
@@ -52,7 +53,7 @@ def check(case: Case, dtype: torch.dtype = torch.float32, device: str = "cpu") -
         batch, group=case.group, window=case.window, dtype=dtype, device=torch.device(device)
     )
     scale = 1 / math.sqrt(case.head_dim)
-    out = paged_attention(q, k, v, plan, scale=scale)
+    out = paged_attention(q, k, v, plan, scale=scale, softcap=case.softcap)
     assert out.dtype == dtype
     expected = by_definition(q.cpu().double(), k.cpu().double(), v.cpu().double(), batch, case, scale)
     torch.testing.assert_close(out.cpu().double(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
@@ -71,8 +72,10 @@ def by_definition(
             visible = torch.from_numpy(slots[low : position + 1])
             for head in range(q.shape[1]):
                 kv_head = head // case.group
-                weights = (k[visible, kv_head] @ q[row, head] * scale).softmax(0)
-                out[row, head] = weights @ v[visible, kv_head]
+                scores = k[visible, kv_head] @ q[row, head] * scale
+                if case.softcap is not None:
+                    scores = case.softcap * (scores / case.softcap).tanh()
+                out[row, head] = scores.softmax(0) @ v[visible, kv_head]
             row += 1
         first_key += keys
     return out
@@ -81,9 +84,11 @@ def by_definition(
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("window", [None, 3])
-def test_a_mixed_batch(window: int | None, dtype: torch.dtype, device: str) -> None:
+@pytest.mark.parametrize("softcap", [None, 0.7])
+def test_a_mixed_batch(softcap: float | None, window: int | None, dtype: torch.dtype, device: str) -> None:
     prefill, chunk, decodes = (6, list(range(6))), (9, [6, 7, 8]), [(4, [3]), (11, [10]), (1, [0])]
-    check(Case([decodes[0], prefill, decodes[1], chunk, decodes[2]], window=window), dtype, device)
+    batch = [decodes[0], prefill, decodes[1], chunk, decodes[2]]
+    check(Case(batch, window=window, softcap=softcap), dtype, device)
 
 
 @pytest.mark.parametrize(("kv_heads", "group"), [(4, 1), (1, 4), (2, 3)])

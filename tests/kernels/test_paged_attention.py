@@ -38,6 +38,7 @@ class Shape:
     window: int | None = None
     dtype: torch.dtype = torch.float32
     rotation: str = "rotated"
+    softcap: float | None = None
 
     @property
     def scale(self) -> float:
@@ -107,6 +108,8 @@ class World:
                 k, own = by_formula(k, wide, turns), by_formula(own, wide, turns[p])
             k, v = (x.repeat_interleave(self.shape.group, 1) for x in (k, v))
             scores = torch.einsum("qhd,khd->hqk", own, k) * self.shape.scale
+            if self.shape.softcap is not None:
+                scores = self.shape.softcap * (scores / self.shape.softcap).tanh()
             n = torch.arange(keys, device=DEVICE)
             hidden = n > p[:, None]
             if self.shape.window is not None:
@@ -121,7 +124,14 @@ class World:
             ints(self.lengths), self.rows, kv_heads=shape.kv_heads, window=shape.window, shared=shared
         )
         return decode_attention.on(side)(
-            q, self.k, self.v, self.table, plan, scale=shape.scale, rotary=self.rotary
+            q,
+            self.k,
+            self.v,
+            self.table,
+            plan,
+            scale=shape.scale,
+            rotary=self.rotary,
+            softcap=shape.softcap,
         )
 
     def extend(self, side: Side, q: torch.Tensor, queries: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -129,7 +139,15 @@ class World:
         batch = ExtendBatch(self.rows, ints(starts), ints([p for own in queries for p in own]))
         shape = self.shape
         return extend_attention.on(side)(
-            q, self.k, self.v, self.table, batch, scale=shape.scale, window=shape.window, rotary=self.rotary
+            q,
+            self.k,
+            self.v,
+            self.table,
+            batch,
+            scale=shape.scale,
+            window=shape.window,
+            rotary=self.rotary,
+            softcap=shape.softcap,
         )
 
     def check(self, out: torch.Tensor, expected: torch.Tensor) -> None:
@@ -177,6 +195,9 @@ SHAPES = [
     replace(BASE, kv_heads=1, group=1, head_dim=256),
     replace(BASE, window=1, page_size=16),
     replace(BASE, window=50, dtype=torch.bfloat16),
+    replace(BASE, window=50, softcap=0.7),
+    replace(BASE, softcap=1.5, head_dim=64, page_size=16, dtype=torch.bfloat16),
+    replace(BASE, softcap=50.0),
 ]
 if GPU:
     GRID = [
@@ -253,6 +274,7 @@ LEAVES = [200, 101, 151, 60, 70, 90]
     [
         *shapes()[: None if GPU else 6],
         replace(BASE, window=40, rotation="causal"),
+        replace(BASE, softcap=0.7),
         replace(BASE, kv_heads=1, group=7, head_dim=64, window=120),
     ],
     ids=str,
