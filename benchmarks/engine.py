@@ -1,8 +1,9 @@
 """How fast the LLM engine is beside others: same checkpoint, same greedy requests, same threads, in one run.
 
-Engines (`--engines`): `weft`; `transformers`, its batched `generate`; `continuous`, its continuous batching;
-`llama.cpp` if `llama-cpp-python` and `gguf` are installed, for one request at a time. Each runs in a process
-of its own, in turn with the others; every repeat has new prompts, and the first one does not count.
+Engines (`--engines`): `weft`; `hosted`, weft on the modelling code of transformers; `transformers`, its
+batched `generate`; `continuous`, its continuous batching; `llama.cpp` if `llama-cpp-python` and `gguf` are
+installed, for one request at a time. Each runs in a process of its own, in turn with the others; every repeat
+has new prompts, and the first one does not count.
 
 Speed is in tokens per second: of output, and for `reading` of the prompt. Ratios are medians over repeats of
 weft's speed to the other's. `same` is the share of output tokens that equal weft's up to the first that

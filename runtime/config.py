@@ -104,6 +104,9 @@ class ModelSettings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and computation; auto takes the checkpoint's on a GPU; on a CPU float32, or bfloat16 if the
     checkpoint has it, is not small, and the CPU, as measured at the start, computes it faster."""
+    code: Literal["auto", "weft", "transformers"] = "auto"
+    """Whose code computes the model: weft's, which knows the families Llama, Mistral, Qwen2 and Qwen3, or
+    that of transformers, more slowly; auto takes weft's where it can."""
     kv_tokens: int | None = Field(default=None, gt=0)
     """Tokens whose keys and values the worker keeps; by default as many as memory allows."""
     host_kv_tokens: int | None = Field(default=None, ge=0)

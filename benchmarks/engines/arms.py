@@ -9,9 +9,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from weft.runtime.llm.model import Code
 
 __all__ = ["ARMS", "Engine", "environment"]
 
@@ -22,13 +25,22 @@ Engine = Callable[[Sequence[Ids], Sequence[int]], list[Ids]]
 
 def weft(folder: Path) -> Engine:
     """weft's LLM engine, called as its worker calls it."""
+    return _weft(folder, "weft")
+
+
+def hosted(folder: Path) -> Engine:
+    """weft's LLM engine on the modelling code of transformers."""
+    return _weft(folder, "transformers")
+
+
+def _weft(folder: Path, code: Code) -> Engine:
     from weft.graph.sampling import Sampling
     from weft.runtime.llm.blocking import run_requests
     from weft.runtime.llm.engine import LLMEngine
     from weft.runtime.llm.model import load_model
     from weft.runtime.llm.requests import Finished, GenerateRequest
 
-    model = load_model(folder, dtype="float32", device="cpu")
+    model = load_model(folder, dtype="float32", device="cpu", code=code)
     model.config = replace(model.config, eos_ids=frozenset())
     engine = LLMEngine(model)
 
@@ -96,6 +108,7 @@ def llama_cpp(folder: Path) -> Engine:
 
 ARMS: dict[str, Callable[[Path], Engine]] = {
     "weft": weft,
+    "hosted": hosted,
     "transformers": transformers_generate,
     "continuous": transformers_continuous,
     "llama.cpp": llama_cpp,
@@ -106,7 +119,7 @@ ARMS: dict[str, Callable[[Path], Engine]] = {
 def environment(arm: str) -> dict[str, str]:
     """The environment of an arm's process: weft's threads wait as its workers' do, others as they like."""
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return os.environ | quiet | ({"OMP_WAIT_POLICY": "PASSIVE"} if arm == "weft" else {})
+    return os.environ | quiet | ({"OMP_WAIT_POLICY": "PASSIVE"} if arm in ("weft", "hosted") else {})
 
 
 def _transformers_model(folder: Path) -> Any:

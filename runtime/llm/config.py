@@ -10,7 +10,17 @@ from typing import Any
 
 from .errors import ModelError
 
-__all__ = ["SUPPORTED", "ModelConfig", "RopeConfig", "read_config"]
+__all__ = [
+    "SUPPORTED",
+    "ModelConfig",
+    "ModelShape",
+    "RopeConfig",
+    "VariantError",
+    "family_of",
+    "read_config",
+    "read_eos_ids",
+    "read_json",
+]
 
 SUPPORTED = {
     "LlamaForCausalLM": "llama",
@@ -18,7 +28,7 @@ SUPPORTED = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
-"""Architectures that weft runs, and the family of each."""
+"""Architectures that weft computes with code of its own, and the family of each."""
 
 _ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 
@@ -39,29 +49,22 @@ class RopeConfig:
     attention_factor: float | None = None  # yarn; None: from `factor`
 
 
+class VariantError(ModelError):
+    """A checkpoint of a family that weft computes, in a variant that it does not."""
+
+
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """The shape of a decoder-only transformer."""
+class ModelShape:
+    """What an engine must know of a decoder-only transformer, whoever's code computes it."""
 
     family: str
     vocab_size: int
-    hidden_size: int
-    intermediate_size: int
     layers: int
     heads: int
     kv_heads: int
     head_dim: int
-    norm_eps: float
     context_length: int  # tokens
-    rope: RopeConfig
-    windows: tuple[int | None, ...]  # [layers]: sliding window in tokens, None where attention is full
-    qkv_bias: bool
-    out_bias: bool  # of the attention's output projection
-    mlp_bias: bool
-    qk_norm: bool
-    tied: bool  # whether the LM head is the embedding
     eos_ids: frozenset[int]
-    dtype: str  # the checkpoint's, as torch names it
 
     @property
     def group(self) -> int:
@@ -69,17 +72,47 @@ class ModelConfig:
         return self.heads // self.kv_heads
 
 
+@dataclass(frozen=True, slots=True)
+class ModelConfig(ModelShape):
+    """All that there is to know of a decoder-only transformer, except its weights."""
+
+    hidden_size: int
+    intermediate_size: int
+    norm_eps: float
+    rope: RopeConfig
+    windows: tuple[int | None, ...]  # [layers]: sliding window in tokens, None where attention is full
+    qkv_bias: bool
+    out_bias: bool  # of the attention's output projection
+    mlp_bias: bool
+    qk_norm: bool
+    tied: bool  # whether the LM head is the embedding
+    dtype: str  # the checkpoint's, as torch names it
+
+
 def read_config(folder: Path) -> ModelConfig:
-    """Read `config.json` and, where present, `generation_config.json`; raises `ModelError`."""
-    raw = _read_json(folder / "config.json")
+    """Read `config.json` and, where present, `generation_config.json`; raises `ModelError`.
+
+    It is a `VariantError` if only a variant of a supported family stands in the way.
+    """
+    return _Reader(read_json(folder / "config.json"), str(folder)).config(read_eos_ids(folder))
+
+
+def family_of(raw: Mapping[str, Any]) -> str | None:
+    """The family of a `config.json`, by its first architecture, else by its model type; None: another's."""
+    names = raw.get("architectures")
+    family = SUPPORTED.get(names[0]) if names else raw.get("model_type")
+    return family if family in SUPPORTED.values() else None
+
+
+def read_eos_ids(folder: Path) -> frozenset[int]:
+    """The ends of sequence that a checkpoint's configurations name; raises `ModelError`."""
+    eos = _token_ids(read_json(folder / "config.json").get("eos_token_id"))
     generation = folder / "generation_config.json"
-    eos = _token_ids(raw.get("eos_token_id"))
-    if generation.is_file():
-        eos |= _token_ids(_read_json(generation).get("eos_token_id"))
-    return _Reader(raw, str(folder)).config(eos)
+    return eos | _token_ids(read_json(generation).get("eos_token_id")) if generation.is_file() else eos
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a checkpoint's folder; raises `ModelError`."""
     try:
         parsed = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -139,17 +172,17 @@ class _Reader:
         )
 
     def _family(self) -> str:
-        names = self.raw.get("architectures") or []
-        name = names[0] if names else f"model type {self.raw.get('model_type')!r}"
-        family = SUPPORTED.get(name) if names else self.raw.get("model_type")
-        if family not in SUPPORTED.values():
-            raise self._error(f"architecture {name} is not supported; supported are {', '.join(SUPPORTED)}")
-        return str(family)
+        family = family_of(self.raw)
+        if family is None:
+            names = self.raw.get("architectures")
+            name = names[0] if names else f"model type {self.raw.get('model_type')!r}"
+            raise self._error(f"architecture {name} is none of weft's own, which are {', '.join(SUPPORTED)}")
+        return family
 
     def _refuse_variants(self) -> None:
         activation = self.raw.get("hidden_act", "silu")
         if activation != "silu":
-            raise self._error(f"hidden_act {activation!r} is not supported, only 'silu'")
+            raise self._variant(f"hidden_act {activation!r} is not supported, only 'silu'")
         if self.raw.get("quantization_config"):
             raise self._error("quantized checkpoints are not supported; use the unquantized one")
 
@@ -179,11 +212,11 @@ class _Reader:
         fields = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
         kind = fields.get("rope_type", fields.get("type", "default"))
         if kind not in _ROPE_KINDS:
-            raise self._error(
+            raise self._variant(
                 f"rope scaling {kind!r} is not supported; supported are {', '.join(_ROPE_KINDS)}"
             )
         if fields.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
-            raise self._error("partial rotary embedding (partial_rotary_factor) is not supported")
+            raise self._variant("partial rotary embedding (partial_rotary_factor) is not supported")
         theta = float(fields.get("rope_theta", raw.get("rope_theta", 10000.0)))
         if kind == "default":
             return RopeConfig(theta)
@@ -194,7 +227,7 @@ class _Reader:
 
     def _scaled_rope(self, theta: float, kind: str, fields: Mapping[str, Any]) -> RopeConfig:
         if fields.get("mscale_all_dim"):
-            raise self._error("yarn with mscale_all_dim is not supported")
+            raise self._variant("yarn with mscale_all_dim is not supported")
         original = fields.get("original_max_position_embeddings") or self._integer("max_position_embeddings")
         return RopeConfig(
             theta,
@@ -219,3 +252,6 @@ class _Reader:
 
     def _error(self, what: str) -> ModelError:
         return ModelError(f"config.json of {self.where!r}: {what}")
+
+    def _variant(self, what: str) -> VariantError:
+        return VariantError(f"config.json of {self.where!r}: {what}")

@@ -34,6 +34,8 @@ class _Step:
 class FusedModel(Model):
     """A checkpoint that is run by the operations of `weft.kernels`."""
 
+    config: ModelConfig
+
     def __init__(self, config: ModelConfig, weights: Weights, *, name: str) -> None:
         super().__init__(config, name=name, dtype=weights.embedding.dtype, device=weights.embedding.device)
         self._weights = weights

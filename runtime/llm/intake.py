@@ -8,7 +8,7 @@ import numpy as np
 
 from weft.runtime.kv.radix import Tokens
 
-from .config import ModelConfig
+from .config import ModelShape
 from .errors import RequestError
 from .planner import Planner
 from .requests import GenerateRequest, PrefillRequest, Request, ScoreRequest, Sink
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 class Intake:
     """Validates requests and turns them into tasks; any thread may call it."""
 
-    def __init__(self, text: TextBackend, config: ModelConfig, planner: Planner) -> None:
+    def __init__(self, text: TextBackend, config: ModelShape, planner: Planner) -> None:
         self._text = text
         self._vocab = config.vocab_size
         self._planner = planner

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from weft.kernels.sampling import sample
 
 from .flight import Flight
-from .gpu.model import GpuModel
+from .gpu.device_model import DeviceModel
 from .gpu.runner import GpuRunner
 from .limits import Limits
 from .model import Model
@@ -72,7 +72,7 @@ class Launcher:
 
 def runner_for(model: Model, slots: int, limits: Limits, options: EngineOptions) -> Runner:
     """Whoever runs such a model, with a KV pool of `slots` slots."""
-    if isinstance(model, GpuModel):
+    if isinstance(model, DeviceModel):
         return GpuRunner(
             model,
             slots,

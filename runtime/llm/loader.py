@@ -25,6 +25,7 @@ __all__ = [
     "choose_device",
     "choose_devices",
     "choose_dtype",
+    "dtype_named",
     "load_weights",
     "resolve_folder",
 ]
@@ -124,10 +125,14 @@ def choose_dtype(dtype: str, config: ModelConfig, device: torch.device) -> torch
 
     Raises `ModelError` for a dtype that is not known.
     """
-    name = dtype
-    if dtype == "auto":
-        halved = device.type == "cuda" or (config.dtype == "bfloat16" and bfloat16_pays(config))
-        name = config.dtype if halved else "float32"
+    if dtype != "auto":
+        return dtype_named(dtype)
+    halved = device.type == "cuda" or (config.dtype == "bfloat16" and bfloat16_pays(config))
+    return dtype_named(config.dtype if halved else "float32")
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """One of those that models are computed in; raises `ModelError` for another one."""
     if name not in _DTYPES:
         raise ModelError(f"dtype {name!r} is not supported; choose one of {', '.join(_DTYPES)}")
     return _DTYPES[name]

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from weft.kernels.cpu.library import load as load_library
 
-from .config import ModelConfig, read_config
+from .config import ModelConfig, VariantError, family_of, read_config, read_json
 from .cpu.model import CpuModel
 from .cpu.native import NativeModel
+from .errors import ModelError
 from .fused import FusedModel
 from .gpu.model import GpuModel
+from .hosted.loading import load_hosted
 from .loader import choose_device, choose_devices, choose_dtype, load_weights, resolve_folder
 from .model_base import Model
 from .parallel.comm import Communicator
 from .parallel.shard import Shard
 from .parallel.share import share
 
-__all__ = ["Model", "load_model"]
+__all__ = ["Code", "Model", "load_model"]
+
+_log = logging.getLogger(__name__)
+
+Code = Literal["auto", "weft", "transformers"]
+"""Whose code computes a model: weft's for the families that it has code for, else that of transformers."""
 
 
 def load_model(
@@ -31,8 +40,12 @@ def load_model(
     device: str = "auto",
     native: bool = True,
     tensor_parallel: int = 1,
+    code: Code = "auto",
 ) -> Model:
     """Load a checkpoint from a folder or a hub name; raises `ModelError` with the reason if it cannot be.
+
+    `code`: whose computes it; `auto` is weft's for the families and variants that it has, else that of
+    transformers.
 
     `native`: in float32 on a CPU, compute in compiled C if there is a compiler, else by torch's operations.
 
@@ -42,7 +55,13 @@ def load_model(
     part.
     """
     folder = resolve_folder(model)
-    config = read_config(folder)
+    config = _own_config(folder, code)
+    if config is None:
+        if tensor_parallel > 1:
+            raise ModelError(
+                f"{str(folder)!r} runs through transformers, in one process: tensor_parallel must be 1"
+            )
+        return load_hosted(folder, dtype=dtype, device=choose_device(device))
     if tensor_parallel > 1:
         return _load_shared(folder, config, dtype, choose_devices(device, tensor_parallel))
     chosen = choose_device(device)
@@ -55,6 +74,20 @@ def load_model(
     if native and (library := load_library()) is not None and config.group <= library.weft_most_group():
         return NativeModel(config, weights, library, name=name)
     return CpuModel(config, weights, name=name)
+
+
+def _own_config(folder: Path, code: Code) -> ModelConfig | None:
+    """What weft's own code needs to know of a checkpoint; None: that of transformers is to compute it."""
+    own = family_of(read_json(folder / "config.json")) is not None
+    if code == "transformers" or (code == "auto" and not own):
+        return None
+    try:
+        return read_config(folder)
+    except VariantError as error:
+        if code == "weft":
+            raise
+        _log.warning("%s; transformers' code computes it, more slowly", error)
+        return None
 
 
 def _load_shared(folder: Path, config: ModelConfig, dtype: str, devices: Sequence[torch.device]) -> GpuModel:

@@ -10,7 +10,7 @@ import torch
 from weft.kernels.attention import PagedBatch
 from weft.runtime.kv.pool import KVPool
 
-from .config import ModelConfig
+from .config import ModelShape
 
 __all__ = ["Model"]
 
@@ -18,7 +18,7 @@ __all__ = ["Model"]
 class Model(ABC):
     """A causal language model over a paged KV pool."""
 
-    def __init__(self, config: ModelConfig, *, name: str, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, config: ModelShape, *, name: str, dtype: torch.dtype, device: torch.device) -> None:
         self.config = config
         self.name = name
         self.dtype = dtype

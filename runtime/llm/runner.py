@@ -11,7 +11,7 @@ import torch
 from weft.kernels.attention import PagedBatch
 from weft.runtime.kv.pool import KVPool
 
-from .model import Model
+from .model_base import Model
 from .sequence import Sequence
 
 __all__ = ["ModelRunner", "Runner", "Work"]

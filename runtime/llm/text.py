@@ -6,7 +6,7 @@ from typing import Protocol
 
 from weft.graph.sampling import Constraint
 
-from .config import ModelConfig
+from .config import ModelShape
 from .detokenize import FinalText, TextStream
 from .errors import ModelError, RequestError
 from .grammar import CompiledGrammar, GrammarCompiler
@@ -48,7 +48,7 @@ class TextBackend(Protocol):
 class TokenizerText:
     """Text by a tokenizer, grammars for its vocabulary."""
 
-    def __init__(self, tokenizer: Tokenizer, config: ModelConfig) -> None:
+    def __init__(self, tokenizer: Tokenizer, config: ModelShape) -> None:
         """Raises `ModelError` if the tokenizer has ids that the model does not know."""
         if tokenizer.vocab_size > config.vocab_size:
             raise ModelError(
@@ -74,7 +74,7 @@ class TokenizerText:
 class IdsOnly:
     """No text: every piece is empty, and neither stop strings nor constraints are served."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelShape) -> None:
         self.eos_ids = config.eos_ids
 
     def check(self, stop: tuple[str, ...], constraint: Constraint | None) -> None:

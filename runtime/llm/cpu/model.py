@@ -33,6 +33,8 @@ _WORTHWHILE = 1.1  # how much faster more threads must be, as other processes wa
 class CpuModel(ThreadedModel):
     """A checkpoint that is run in float32 on the CPU, with as many threads as torch has when it is loaded."""
 
+    config: ModelConfig
+
     def __init__(self, config: ModelConfig, weights: Weights, *, name: str) -> None:
         """Lay out the weights anew, and time how their products are computed best."""
         super().__init__(config, name=name, dtype=torch.float32, device=torch.device("cpu"))

@@ -35,6 +35,8 @@ idle later."""
 class NativeModel(ThreadedModel):
     """A checkpoint that is run by the library, with as many threads as torch has when it is loaded."""
 
+    config: ModelConfig
+
     def __init__(self, config: ModelConfig, weights: Weights, library: ctypes.CDLL, *, name: str) -> None:
         """Lay out the weights anew; `library` is that of `weft.kernels.cpu.library`.
 

@@ -9,8 +9,8 @@ from weft.kernels.shared_prefix import SharedPlan
 from weft.kernels.tables import KVTable
 from weft.runtime.kv.pool import KVPool
 
+from .device_model import DeviceModel, Forward
 from .graphs import DecodeGraphs
-from .model import Forward, GpuModel
 from .sharing import heads
 from .staging import Staging
 from .steps import Change, DecodeStep, MixedStep, Reservation, Step
@@ -23,7 +23,7 @@ __all__ = ["Executor"]
 class Executor:
     """One device's part of a runner. All ranks of a model run the same steps in the same order."""
 
-    def __init__(self, model: GpuModel, reservation: Reservation) -> None:
+    def __init__(self, model: DeviceModel, reservation: Reservation) -> None:
         """Reserve the pool; on CUDA, compile what steps need, and capture steps of decodes."""
         self._model = model
         self._device = model.device

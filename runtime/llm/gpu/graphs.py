@@ -18,7 +18,7 @@ from weft.kernels.tables import KVTable
 from weft.runtime.cuda import CUDA
 from weft.runtime.kv.pool import KVPool
 
-from .model import Forward, GpuModel
+from .device_model import DeviceModel, Forward
 from .sharing import heads
 from .staging import Staging
 from .table import IDLE, Pages
@@ -32,7 +32,7 @@ class DecodeGraphs:
     """Steps in which every sequence computes one token, captured for some numbers of sequences."""
 
     def __init__(
-        self, model: GpuModel, pool: KVPool, pages: Pages, most: int, *, sharing: bool = True
+        self, model: DeviceModel, pool: KVPool, pages: Pages, most: int, *, sharing: bool = True
     ) -> None:
         """Capture steps of up to `most` sequences; the pool's last slot is written by idle rows.
 

@@ -1,4 +1,4 @@
-"""Runs a `GpuModel` over chunks of sequences: one transfer to the device a step."""
+"""Runs a `DeviceModel` over chunks of sequences: one transfer to the device a step."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from weft.runtime.kv.pool import KVPool
 
 from ..runner import Work
 from ..sequence import Sequence
+from .device_model import DeviceModel
 from .executor import Executor
 from .graphs import sizes
-from .model import GpuModel
 from .sharing import Sharing, heads
 from .steps import Change, DecodeStep, Ints, MixedStep, Reservation, Step
 from .table import PageTable
@@ -56,7 +56,7 @@ class GpuRunner:
 
     def __init__(
         self,
-        model: GpuModel,
+        model: DeviceModel,
         slots: int,
         *,
         max_running: int = 64,
@@ -70,8 +70,9 @@ class GpuRunner:
         self.model = model
         self._width = min(model.config.context_length, slots)
         self._table = PageTable(max_running + _SPARE_ROWS)
+        sharing = sharing and model.shares_prefixes
         self._sharing = Sharing(model.config, model.dtype) if sharing else None
-        most = max_running if graphs and model.device.type == "cuda" else 0
+        most = max_running if graphs and model.capturable and model.device.type == "cuda" else 0
         self._sizes = sizes(most) if most else []
         self._planned: dict[int, SharedPrefixes] = {}  # what the graphs of each size have a plan of
         self._planned_height = self._table.height  # when the table grows, they lose it

@@ -10,7 +10,7 @@ import torch
 from weft.kernels.prefix_tree import PrefixTree, SharedPrefixes
 from weft.kernels.shared_prefix import MIN_KEYS, Capacity, cut_shared
 
-from ..config import ModelConfig
+from ..config import ModelShape
 from ..sequence import Sequence
 
 __all__ = ["Heads", "Sharing", "heads"]
@@ -25,7 +25,7 @@ class Heads(TypedDict):
     kv_heads: int
 
 
-def heads(config: ModelConfig) -> Heads:
+def heads(config: ModelShape) -> Heads:
     """Those of a model."""
     return {"group": config.heads // config.kv_heads, "kv_heads": config.kv_heads}
 
@@ -38,7 +38,7 @@ class Sharing:
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: ModelShape,
         dtype: torch.dtype,
         *,
         min_keys: int = MIN_KEYS,

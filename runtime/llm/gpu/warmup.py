@@ -8,7 +8,7 @@ from weft.kernels.extend import ExtendBatch
 from weft.kernels.tables import KVTable
 from weft.runtime.kv.pool import KVPool
 
-from .model import Forward, GpuModel
+from .device_model import DeviceModel, Forward
 from .table import IDLE, Pages
 
 __all__ = ["warm_up"]
@@ -17,7 +17,7 @@ _TILES = (16, 64, 256)  # rows of queries, of each of which extend attention has
 _WIDTHS = (256, 4096)  # keys that it does not split, and that it does
 
 
-def warm_up(model: GpuModel, pool: KVPool, pages: Pages) -> None:
+def warm_up(model: DeviceModel, pool: KVPool, pages: Pages) -> None:
     """Run such steps, each beside a decode, on the row of what pads a batch and on the pool's last slot."""
     group = model.config.heads // model.config.kv_heads
 

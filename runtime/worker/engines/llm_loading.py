@@ -62,6 +62,7 @@ def load(settings: ModelSettings, profile_s: float) -> LoadedModel:
             device=settings.device,
             native=settings.native,
             tensor_parallel=settings.tensor_parallel,
+            code=settings.code,
         )
         try:
             engine = LLMEngine(model, tokenizer, options)

@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 
-VOCAB = 160
-CONTEXT = 2048
-EOS = [2, *range(10, VOCAB, 18)]
+from ..checkpoints import Checkpoint, make
 
-_SMALL = {
-    "vocab_size": VOCAB,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": CONTEXT,
-    "initializer_range": 0.3,
-    "bos_token_id": 1,
-    "eos_token_id": EOS,
-    "pad_token_id": 0,
-}
 _LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
@@ -66,29 +48,6 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    folder: Path
-    model: transformers.PreTrainedModel
-    known: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = field(default_factory=dict)
-
-    def greedy(self, ids: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
-        """Greedy tokens of transformers, without the end of sequence; computed once."""
-        if (ids, max_tokens) not in self.known:
-            self.known[ids, max_tokens] = self._generate(ids, max_tokens)
-        return self.known[ids, max_tokens]
-
-    def _generate(self, ids: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
-        out = self.model.generate(  # type: ignore[operator]  # a mixin that is untyped
-            torch.tensor([ids]),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            attention_mask=torch.ones(1, len(ids)),
-        )
-        new = out[0, len(ids) :].tolist()
-        return tuple(new[:-1] if new[-1] in EOS else new)
-
-
 @pytest.fixture(scope="session", params=list(_CONFIGS))
 def family(request: pytest.FixtureRequest) -> str:
     """The name of each checkpoint in turn."""
@@ -108,19 +67,9 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     """A random checkpoint by its name, made once."""
     made: dict[str, Checkpoint] = {}
 
-    def make(name: str) -> Checkpoint:
+    def find(name: str) -> Checkpoint:
         if name not in made:
-            kind, fields = _CONFIGS[name]
-            config = getattr(transformers, kind)(**(_SMALL | fields))
-            torch.manual_seed(len(name))
-            model = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # untyped there
-            model = model.float().eval()
-            for parameter in model.parameters():  # norms and biases too, which start as ones and zeros
-                if parameter.dim() == 1:
-                    torch.nn.init.normal_(parameter, mean=0.5, std=0.3)
-            folder = tmp_path_factory.mktemp(name)
-            model.save_pretrained(folder)
-            made[name] = Checkpoint(folder, model)
+            made[name] = make(*_CONFIGS[name], tmp_path_factory.mktemp(name), seed=len(name))
         return made[name]
 
-    return make
+    return find

@@ -119,9 +119,12 @@ def test_sliding_windows_of_qwen(
     [
         (
             {"architectures": ["GPT2LMHeadModel"]},
-            "architecture GPT2LMHeadModel is not supported; supported are LlamaForCausalLM, Mistral",
+            "architecture GPT2LMHeadModel is none of weft's own, which are LlamaForCausalLM, Mistral",
         ),
-        ({"architectures": None, "model_type": "bert"}, "architecture model type 'bert' is not supported"),
+        (
+            {"architectures": None, "model_type": "bert"},
+            "architecture model type 'bert' is none of weft's own",
+        ),
         ({"hidden_size": None}, "hidden_size must be a positive integer, not None"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers must be a positive integer, not 'two'"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
@@ -138,7 +141,7 @@ def test_sliding_windows_of_qwen(
 def test_unsupported_configurations_are_named(folder: Path, fields: dict[str, Any], message: str) -> None:
     edit_json(folder / "config.json", lambda config: config.update(fields))
     with pytest.raises(ModelError, match=message):
-        load_model(folder)
+        load_model(folder, code="weft")
 
 
 def test_a_missing_folder_or_config_is_named(tmp_path: Path) -> None:

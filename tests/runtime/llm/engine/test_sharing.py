@@ -17,7 +17,7 @@ from weft.kernels.dispatch import Kernel
 from weft.kernels.prefix_tree import SharedPrefixes
 from weft.kernels.shared_prefix import Capacity, cut_shared
 from weft.runtime.llm.blocking import run_requests
-from weft.runtime.llm.config import ModelConfig
+from weft.runtime.llm.config import ModelShape
 from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.gpu import runner as runner_module
 from weft.runtime.llm.gpu.runner import GpuRunner
@@ -38,7 +38,7 @@ def model(make_checkpoint: Callable[[str], Any]) -> Model:
 
 
 @pytest.fixture
-def config(model: Model) -> ModelConfig:
+def config(model: Model) -> ModelShape:
     return model.config
 
 
@@ -51,7 +51,7 @@ def decode(shared: list[int], own: int) -> Sequence:
     return sequence
 
 
-def test_prefixes_are_found_anew_only_when_something_changes(config: ModelConfig) -> None:
+def test_prefixes_are_found_anew_only_when_something_changes(config: ModelShape) -> None:
     sharing = Sharing(config, torch.float32, min_keys=8, least_saved=0)
     batch = [decode(list(range(40)), 3) for _ in range(6)]
     first = sharing.prefixes(batch)
@@ -69,7 +69,7 @@ def test_prefixes_are_found_anew_only_when_something_changes(config: ModelConfig
     assert len(fewer.own_starts) == 5
 
 
-def test_what_does_not_pay_is_not_shared(config: ModelConfig) -> None:
+def test_what_does_not_pay_is_not_shared(config: ModelShape) -> None:
     """Four of forty keys spare the reading of 120; their plan has four parts, each written and read."""
     batch = [decode(list(range(40)), 3) for _ in range(4)]
     key = 2 * config.kv_heads * config.head_dim * 4
@@ -80,7 +80,7 @@ def test_what_does_not_pay_is_not_shared(config: ModelConfig) -> None:
     assert Sharing(config, torch.float32).prefixes(batch) is None
 
 
-def test_many_short_spans_become_fewer_long_ones(config: ModelConfig) -> None:
+def test_many_short_spans_become_fewer_long_ones(config: ModelShape) -> None:
     """Of a chain in which each shares a bit more, as much is shared as a graph has room for."""
     batch = [decode(list(range(200 + 8 * number)), 3) for number in range(64)]
     found = Sharing(config, torch.float32, min_keys=8, least_saved=0).prefixes(batch)

@@ -1,0 +1,1 @@
+"""Models that are computed by the modelling code of transformers, with attention by weft's paged kernels."""
