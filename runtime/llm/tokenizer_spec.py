@@ -128,6 +128,8 @@ def _normalizer_is_local(leaf: Spec) -> bool:
 
 def _split_is_local(leaf: Spec) -> bool:
     if leaf["type"] == "Split":
+        if leaf["pattern"].get("String") == " " and not leaf["invert"]:
+            return True  # whichever side the space goes to, no token reaches from a letter into it
         pattern = leaf["pattern"].get("Regex")
         isolated = leaf["behavior"] == "Isolated" or (leaf["behavior"] == "Removed" and leaf["invert"])
         return pattern is not None and isolated and _ANCHORS.search(pattern) is None

@@ -98,6 +98,18 @@ def llama2_spec(*, legacy: bool) -> dict[str, Any]:
     }
 
 
+def gemma_spec() -> dict[str, Any]:
+    """Return the tokenizer.json of a tiny BPE as Gemma has it: spaces as U+2581, none put before a text."""
+    llama = llama2_spec(legacy=True)
+    spaces = llama["normalizer"]["normalizers"][-1]
+    words = {"pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    return llama | {
+        "normalizer": spaces,
+        "pre_tokenizer": {"type": "Split"} | words,
+        "decoder": {"type": "Sequence", "decoders": llama["decoder"]["decoders"][:-1]},
+    }
+
+
 def specs() -> dict[str, dict[str, Any]]:
     """Return one tokenizer.json for each family."""
     split = Split(Regex(LLAMA3), "isolated")
@@ -110,6 +122,7 @@ def specs() -> dict[str, dict[str, Any]]:
         "qwen2": byte_level_spec(Sequence([qwen, bytes_only])) | {"normalizer": {"type": "NFC"}},
         "llama2": llama2_spec(legacy=True),
         "mistral": llama2_spec(legacy=False),
+        "gemma": gemma_spec(),
     }
 
 
@@ -135,7 +148,8 @@ def references() -> dict[str, Fast]:
 
 
 @pytest.fixture(
-    scope="session", params=["reference", "gpt2", "gpt2-prefix", "llama3", "qwen2", "llama2", "mistral"]
+    scope="session",
+    params=["reference", "gpt2", "gpt2-prefix", "llama3", "qwen2", "llama2", "mistral", "gemma"],
 )
 def family(request: pytest.FixtureRequest) -> str:
     """The name of one tokenizer family; a test that asks for it runs once for each."""
