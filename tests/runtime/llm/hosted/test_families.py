@@ -50,7 +50,7 @@ def test_greedy_output_is_that_of_transformers(
     requests = [GenerateRequest(ids, sampling=Sampling(max_tokens=4 + len(ids) % 9)) for ids in prompts]
     expected = {ids: checkpoint.greedy(ids, 4 + len(ids) % 9) for ids in prompts}
     random.shuffle(requests)
-    options = EngineOptions(kv_tokens=2048, token_budget=token_budget, verify=True)
+    options = EngineOptions(kv_tokens=2048, token_budget=token_budget, max_running=24, verify=True)
     with LLMEngine(load_as(kind, checkpoint.folder), None, options) as engine:
         alone = outputs(engine, requests[:1])
         assert alone[0].ids == expected[requests[0].ids]
@@ -75,7 +75,7 @@ def test_a_prefix_that_another_prompt_left_changes_nothing(
         GenerateRequest((*stem, *tail), sampling=Sampling(max_tokens=6)) for tail in ((5, 9), (7,), (9,) * 9)
     ]
     with LLMEngine(
-        load_as(KINDS[0], checkpoint.folder), None, EngineOptions(kv_tokens=512, verify=True)
+        load_as(KINDS[0], checkpoint.folder), None, EngineOptions(kv_tokens=512, max_running=4, verify=True)
     ) as engine:
         for index, request in enumerate(asked):
             (found,) = outputs(engine, [request])
@@ -91,7 +91,7 @@ def test_options_are_scored_by_their_raw_log_probabilities(
     prefix = prompts_of(family)[11]
     options = ((7,), (7, 8, 9), (100, 4, 4, 20, 3), (7, 8))
     with LLMEngine(
-        load_as(kind, checkpoint.folder), None, EngineOptions(kv_tokens=256, verify=True)
+        load_as(kind, checkpoint.folder), None, EngineOptions(kv_tokens=256, max_running=4, verify=True)
     ) as engine:
         ((*_, scored),) = run_requests(engine, [ScoreRequest(prefix, options)], timeout=60)
     assert isinstance(scored, Scored), scored
@@ -131,7 +131,7 @@ def test_forced_tokens_change_no_text(name: str, make_checkpoint: Callable[..., 
     ]
 
     def run(forced: bool) -> tuple[list[Finished], EngineStats]:
-        options = EngineOptions(kv_tokens=2048, forced_tokens=forced, verify=True)
+        options = EngineOptions(kv_tokens=2048, max_running=8, forced_tokens=forced, verify=True)
         with LLMEngine(model, tokenizer, options) as engine:
             return outputs(engine, asked), engine.stats()
 
@@ -151,7 +151,7 @@ def test_both_codes_compute_the_same_llama(make_checkpoint: Callable[..., Any]) 
     for code in codes:
         model = load_model(checkpoint.folder, dtype="float32", device=DEVICE, code=code)
         assert isinstance(model, HostedModel) == (code == "transformers" and DEVICE == "cpu")
-        with LLMEngine(model, None, EngineOptions(kv_tokens=1024)) as engine:
+        with LLMEngine(model, None, EngineOptions(kv_tokens=1024, max_running=24)) as engine:
             found.append([one.ids for one in outputs(engine, requests)])
             assert ("through transformers" in engine.info.family) == (code == "transformers")
     assert found[0] == found[1]
