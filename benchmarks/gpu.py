@@ -8,8 +8,9 @@ that rate, whichever is more: the roofline.
 tokens a second while all requests write, through the engine's door, all sampled greedily; the roofline, and
 the fraction reached; the same without CUDA graphs if `--graphs-off`; a trace of the device at the largest
 batch; then the speed of reading, and what starting takes. `shared-prefix`, `long-prompt`, `tight-pool`: see
-`gpus/loads.py`. `start`: a new process on a checkpoint, up to its first token. `same-texts` and
-`tensor-parallel`: one GPU against `--tensor-parallel` of them, see `gpus/parallel.py`.
+`gpus/loads.py`. `start`: a new process on a checkpoint, up to its first token. `codes`: the same checkpoint
+by weft's code and by that of transformers (`gpus/codes.py`). `same-texts` and `tensor-parallel`: one GPU
+against `--tensor-parallel` of them, see `gpus/parallel.py`.
 
 `--vllm PYTHON` runs vLLM first, under the same prompts on the same device (`gpus/peer.py`): `decode` with its
 prefix cache off, `shared-prefix` with it on, with and without its kernel for common prefixes. PYTHON is the
@@ -33,6 +34,7 @@ import torch
 from engines.models import SHAPES, config_of, random_model
 from gpus.ceilings import copy_bandwidth, product_rate, roofline, seconds
 from gpus.clocks import serve
+from gpus.codes import by_both_codes
 from gpus.loads import LOADS
 from gpus.parallel import decode_together, same_texts
 from gpus.peer import Peer
@@ -48,7 +50,7 @@ from weft.runtime.llm.options import EngineOptions
 BATCHES: Final = (1, 8, 32, 64, 128, 256)
 PROMPTS: Final = 64  # that are read
 BUDGET: Final = 8192  # tokens a step
-_APART: Final = ("start", "same-texts", "tensor-parallel")  # loads with models of their own
+_APART: Final = ("start", "codes", "same-texts", "tensor-parallel")  # loads with models of their own
 
 
 def graph_seconds(engine: LLMEngine, batch: int, context: int) -> float:
@@ -175,6 +177,8 @@ def main() -> None:
             note("vllm", theirs)
     if "start" in options.loads:
         note("start", start_seconds(options.model))
+    if "codes" in options.loads:
+        note("codes", by_both_codes(options.model, options.batches, options.prompt, options.output))
     ranks = options.tensor_parallel
     if "same-texts" in options.loads:
         note("same-texts", same_texts(ranks, "cuda:0"))

@@ -7,6 +7,8 @@ from typing import Final
 import numpy as np
 import torch
 
+from weft.runtime.cuda import on_device
+
 from ..gpu.device_model import DeviceModel
 from ..gpu.runner import GpuRunner
 from ..model_base import Model
@@ -26,8 +28,8 @@ _TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1
 def check(model: Model, code: HostedCode) -> None:
     """Compute two random prompts in chunks, and their last tokens as decodes, in one batch as an engine does.
 
-    Raises `RefusedError` if the logits are not those of each prompt by itself, at once, by the code's own
-    attention.
+    Decodes are run by a CUDA graph if one may hold them. Raises `RefusedError` if the logits are not those of
+    each prompt by itself, at once, by the code's own attention.
     """
     shortest = min((layer.window for layer in code.layers if layer.window is not None), default=0)
     longest = min(max(_LENGTHS[0], shortest + 8), _LONGEST, model.config.context_length)
@@ -35,7 +37,9 @@ def check(model: Model, code: HostedCode) -> None:
     prompts = [
         random.integers(0, model.config.vocab_size, min(length, longest)) for length in (longest, _LENGTHS[1])
     ]
-    for prompt, found in zip(prompts, _paged(model, prompts), strict=True):
+    with on_device(model.device):
+        computed = _paged(model, prompts)
+    for prompt, found in zip(prompts, computed, strict=True):
         expected = code.eager(torch.from_numpy(prompt).to(code.device))
         spread = (expected - expected.mean(-1, keepdim=True)).norm(dim=-1)
         deviation = float(((found - expected).norm(dim=-1) / spread.clamp(min=1e-9)).median())
@@ -51,7 +55,7 @@ def _paged(model: Model, prompts: list[np.ndarray]) -> list[torch.Tensor]:
     slots = np.random.default_rng(1).permutation(sum(map(len, prompts)))
     runner: Runner
     if isinstance(model, DeviceModel):
-        runner = GpuRunner(model, len(slots), max_running=len(prompts), graphs=False, sharing=False)
+        runner = GpuRunner(model, len(slots), max_running=len(prompts), sharing=False)
     else:
         runner = ModelRunner(model, len(slots))
     sequences = []

@@ -14,6 +14,7 @@ from ..config import ModelShape, read_eos_ids, read_json
 from ..errors import ModelError
 from ..loader import dtype_named
 from ..model_base import Model
+from .capture import waits_for_device
 from .code import HostedCode
 from .guard import check
 from .model import HostedDeviceModel, HostedModel, pool_shape
@@ -56,14 +57,34 @@ def load_hosted(folder: Path, *, dtype: str, device: torch.device) -> Model:
             context_length=context,
             eos_ids=read_eos_ids(folder),
         )
-        kind = HostedDeviceModel if device.type == "cuda" else HostedModel
-        model = kind(shape, code, name=folder.resolve().name, dtype=chosen)
-        check(model, code)
-    _log.info(
-        "%s runs through transformers: without CUDA graphs, steps compiled from C, and tensor parallelism",
-        names[0],
-    )
+        model = _model(shape, code, folder.resolve().name, chosen)
+        _try(model, code)
+    _log.info("%s runs through transformers, in one process", names[0])
     return model
+
+
+def _model(config: ModelShape, code: HostedCode, name: str, dtype: torch.dtype) -> Model:
+    """That of the device on which the code's weights lie."""
+    if code.device.type != "cuda":
+        return HostedModel(config, code, name=name, dtype=dtype)
+    model = HostedDeviceModel(config, code, name=name, dtype=dtype)
+    if waits_for_device(model):
+        model.capturable = False
+        _log.info("the code of %s waits for the device, so that CUDA graphs cannot hold its steps", name)
+    return model
+
+
+def _try(model: Model, code: HostedCode) -> None:
+    """Have the trial, and where it fails with CUDA graphs, one without. Raises what the last one raises."""
+    if isinstance(model, HostedDeviceModel) and model.capturable:
+        try:
+            check(model, code)
+        except (RefusedError, RuntimeError) as error:
+            model.capturable = False
+            _log.warning("CUDA graphs cannot hold the steps of %s: %s", model.name, str(error).split("\n")[0])
+        else:
+            return
+    check(model, code)
 
 
 @contextmanager
@@ -129,8 +150,7 @@ def _context_length(text: Any) -> int:
         raise ModelError(f"model type {text.model_type!r} names no context length (max_position_embeddings)")
     most = context
     for rope in _ropes(getattr(text, "rope_parameters", None) or {}):
-        kind = rope.get("rope_type", "default")
-        if kind == "longrope" or kind == "dynamic":
+        if rope.get("rope_type") in ("longrope", "dynamic"):
             most = min(most, int(rope.get("original_max_position_embeddings") or context))
     if most < context:
         _log.warning(

@@ -42,8 +42,6 @@ class HostedModel(Model):
 class HostedDeviceModel(DeviceModel):
     """Such a model on a GPU, its attention by Triton kernels over tables on the device."""
 
-    capturable = False  # nobody promises that the code can be
-
     def __init__(self, config: ModelShape, code: HostedCode, *, name: str, dtype: torch.dtype) -> None:
         super().__init__(config, name=name, dtype=dtype, device=code.device)
         self.code = code

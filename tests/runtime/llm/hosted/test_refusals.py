@@ -16,6 +16,7 @@ from weft.runtime.llm.errors import ModelError
 from weft.runtime.llm.hosted import loading
 from weft.runtime.llm.hosted.code import HostedCode
 from weft.runtime.llm.hosted.guard import check
+from weft.runtime.llm.hosted.model import HostedDeviceModel
 from weft.runtime.llm.hosted.probe import RefusedError
 from weft.runtime.llm.model import load_model
 
@@ -153,6 +154,27 @@ def test_the_trial_bears_rounding_but_no_other_logits(
     monkeypatch.setattr(code, "eager", lambda ids: wrong(ids).roll(1, dims=0))
     with pytest.raises(RefusedError, match="off those of its own attention"):
         check(model, code)
+
+
+def test_a_trial_that_graphs_fail_is_had_without_them(
+    make_checkpoint: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load_as("tables", make_checkpoint("gpt2").folder)
+    assert isinstance(model, HostedDeviceModel)
+    model.capturable = True
+    trials: list[bool] = []
+
+    def trial(model: HostedDeviceModel, code: HostedCode) -> None:
+        trials.append(model.capturable)
+        if model.capturable:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        check(model, code)
+
+    monkeypatch.setattr(loading, "check", trial)
+    loading._try(model, model.code)
+    assert trials == [True, False]
+    assert "cannot hold the steps" in caplog.text
+    assert "more" not in caplog.text
 
 
 def test_rotations_that_change_with_the_length_bound_the_context(tmp_path: Path) -> None:
