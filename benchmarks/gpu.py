@@ -45,6 +45,7 @@ from gpus.trace import trace_decodes
 
 from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.gpu.model import GpuModel
+from weft.runtime.llm.gpu.runner import GpuRunner
 from weft.runtime.llm.options import EngineOptions
 
 BATCHES: Final = (1, 8, 32, 64, 128, 256)
@@ -55,9 +56,9 @@ _APART: Final = ("start", "codes", "same-texts", "tensor-parallel")  # loads wit
 
 def graph_seconds(engine: LLMEngine, batch: int, context: int) -> float:
     """The time of the device for a step: its graph over contexts of such a length, run on end."""
-    runner: Any = engine._runner  # nothing else times the device alone
-    graphs = runner._graphs
-    captured = graphs.graph_for(batch)
+    runner = engine._runner  # nothing else times the device alone
+    assert isinstance(runner, GpuRunner) and runner.graphs is not None, "no steps have been captured"
+    captured = runner.graphs.graph_for(batch)
     inputs = captured.tokens
     rows = torch.zeros_like(inputs)
     rows[0], rows[2] = 7, context

@@ -18,7 +18,7 @@ from ..runner import Work
 from ..sequence import Sequence
 from .device_model import DeviceModel
 from .executor import Executor
-from .graphs import sizes
+from .graphs import DecodeGraphs, sizes
 from .sharing import Sharing, heads
 from .steps import Change, DecodeStep, Ints, MixedStep, Reservation, Step
 from .table import PageTable
@@ -83,6 +83,11 @@ class GpuRunner:
     def pool(self) -> KVPool:
         """The pool: this device's heads."""
         return self._executor.pool
+
+    @property
+    def graphs(self) -> DecodeGraphs | None:
+        """The captured steps of this device, if there are any."""
+        return self._executor.graphs
 
     def run(self, work: Seq[Work], logit_rows: Seq[int]) -> torch.Tensor:
         """See `Runner.run`."""
