@@ -2,8 +2,9 @@
 
 Engines (`--engines`): `weft`; `hosted`, weft on the modelling code of transformers; `transformers`, its
 batched `generate`; `continuous`, its continuous batching; `llama.cpp` if `llama-cpp-python` and `gguf` are
-installed, for one request at a time. Each runs in a process of its own, in turn with the others; every repeat
-has new prompts, and the first one does not count.
+installed, for one request at a time; `vllm` if `--vllm` says which Python has it, such as
+``"env LD_PRELOAD=/opt/vllm/lib/libiomp5.so /opt/vllm/bin/python"``. Each runs in a process of its own, in
+turn with the others; every repeat has new prompts, and the first one does not count.
 
 Speed is in tokens per second: of output, and for `reading` of the prompt. Ratios are medians over repeats of
 weft's speed to the other's. `same` is the share of output tokens that equal weft's up to the first that
@@ -18,6 +19,7 @@ import json
 import os
 import platform
 import random
+import shlex
 import statistics
 import tempfile
 import time
@@ -108,9 +110,9 @@ def machine() -> str:
 
 
 def available() -> list[str]:
-    """The engines whose packages are installed."""
+    """The engines whose packages are installed here."""
     has_llama = all(importlib.util.find_spec(name) for name in ("llama_cpp", "gguf"))
-    return [name for name in ARMS if has_llama or name != "llama.cpp"]
+    return [name for name in ARMS if name != "vllm" and (has_llama or name != "llama.cpp")]
 
 
 def parse() -> argparse.Namespace:
@@ -125,10 +127,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each engine")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--vllm", metavar="PYTHON", help="the command of a Python that has vLLM for CPUs")
     parser.add_argument("--json", type=Path, help="write the results there, too")
     options = parser.parse_args()
     if "weft" not in options.engines:
         options.engines.insert(0, "weft")
+    if options.vllm and "vllm" not in options.engines:
+        options.engines.append("vllm")
+    if "vllm" in options.engines and not options.vllm:
+        parser.error("--vllm must say which Python has vLLM")
     return options
 
 
@@ -141,7 +148,11 @@ def main() -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             write_random(options.model, folder)
         vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
-        arms = [stack.enter_context(Arm(name, folder, options.threads)) for name in options.engines]
+        elsewhere = {"vllm": shlex.split(options.vllm or "")}
+        arms = [
+            stack.enter_context(Arm(name, folder, options.threads, elsewhere.get(name, ())))
+            for name in options.engines
+        ]
         print(f"{options.model}, float32, {machine()}, {options.threads} threads, {options.repeats} repeats")
         rows: list[Row] = []
         for load in options.loads:

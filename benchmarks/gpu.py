@@ -57,8 +57,9 @@ _APART: Final = ("start", "codes", "same-texts", "tensor-parallel")  # loads wit
 def graph_seconds(engine: LLMEngine, batch: int, context: int) -> float:
     """The time of the device for a step: its graph over contexts of such a length, run on end."""
     runner = engine._runner  # nothing else times the device alone
-    assert isinstance(runner, GpuRunner) and runner.graphs is not None, "no steps have been captured"
-    captured = runner.graphs.graph_for(batch)
+    graphs = runner.graphs if isinstance(runner, GpuRunner) else None
+    assert graphs is not None, "no steps have been captured"
+    captured = graphs.graph_for(batch)
     inputs = captured.tokens
     rows = torch.zeros_like(inputs)
     rows[0], rows[2] = 7, context

@@ -106,20 +106,61 @@ def llama_cpp(folder: Path) -> Engine:
     return LlamaCpp(folder, torch.get_num_threads()).run
 
 
+def vllm_cpu(folder: Path) -> Engine:
+    """vLLM as it comes for a CPU: compiled by inductor, with its prefix cache, its engine in this process."""
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        model=str(folder),
+        dtype="float32",
+        skip_tokenizer_init=True,
+        distributed_executor_backend="uni",
+    )
+
+    def run(prompts: Sequence[Ids], outputs: Sequence[int]) -> list[Ids]:
+        params = [
+            SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, detokenize=False)
+            for count in outputs
+        ]
+        found = llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+        return [list(request.outputs[0].token_ids) for request in found]
+
+    return run
+
+
 ARMS: dict[str, Callable[[Path], Engine]] = {
     "weft": weft,
     "hosted": hosted,
     "transformers": transformers_generate,
     "continuous": transformers_continuous,
     "llama.cpp": llama_cpp,
+    "vllm": vllm_cpu,
 }
 """Every engine, by the name that the tables use."""
 
 
-def environment(arm: str) -> dict[str, str]:
-    """The environment of an arm's process: weft's threads wait as its workers' do, others as they like."""
+def environment(arm: str, *, elsewhere: bool = False) -> dict[str, str]:
+    """The environment of an arm's process: weft's threads wait as its workers' do, others as they like.
+
+    `elsewhere`: it runs in another Python, which what this one needs must not get in the way of.
+    """
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return os.environ | quiet | ({"OMP_WAIT_POLICY": "PASSIVE"} if arm in ("weft", "hosted") else {})
+    found = {**os.environ, **quiet, **_OWN.get(arm, {})}
+    if elsewhere:
+        found.pop("PYTHONPATH", None)
+        found["PYTHONSAFEPATH"] = "1"
+    return found
+
+
+_OWN = {
+    **dict.fromkeys(("weft", "hosted"), {"OMP_WAIT_POLICY": "PASSIVE"}),
+    "vllm": {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, which can be stopped between its turns
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # to no core, as all others
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    },
+}
 
 
 def _transformers_model(folder: Path) -> Any:

@@ -12,15 +12,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 
 from .arms import ARMS, environment
 
-__all__ = ["Answer", "Arm"]
+__all__ = ["Answer", "Arm", "serve"]
+
+_FOLDER: Final = str(Path(__file__).parents[1])
+_START: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from engines.process import serve; serve(*sys.argv[2:])"
+)
 
 
 class Answer(NamedTuple):
@@ -33,12 +39,15 @@ class Answer(NamedTuple):
 class Arm:
     """An engine that runs in another process, until it is closed."""
 
-    def __init__(self, name: str, folder: Path, threads: int) -> None:
-        """Start loading; raises RuntimeError if the engine cannot be loaded."""
+    def __init__(self, name: str, folder: Path, threads: int, python: Sequence[str] = ()) -> None:
+        """Start loading; raises RuntimeError if the engine cannot be loaded.
+
+        `python` is the command of the Python that has the engine, if it is not this one.
+        """
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "engines.process", name, str(folder), str(threads)],
-            env=environment(name),
+            [*(python or [sys.executable]), "-P", "-c", _START, _FOLDER, name, str(folder), str(threads)],
+            env=environment(name, elsewhere=bool(python)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -73,18 +82,17 @@ class Arm:
         self._process.communicate()
 
 
-def _serve(name: str, folder: Path, threads: int) -> None:
+def serve(name: str, folder: str, threads: str) -> None:
+    """Load an engine and answer what comes; the other side of `Arm`."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not end up among the answers
-    torch.set_num_threads(threads)
-    engine = ARMS[name](folder)
+    # Its `kernels.py` would be taken for the package of that name by transformers.
+    sys.path[:] = [entry for entry in sys.path if entry != _FOLDER]
+    torch.set_num_threads(int(threads))
+    engine = ARMS[name](Path(folder))
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         prompts, outputs = json.loads(line)
         began = time.perf_counter()
         tokens = engine(prompts, outputs)
         print(json.dumps(Answer(time.perf_counter() - began, tokens)), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    _serve(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

@@ -85,6 +85,7 @@ class Peer:
             question.write_text(json.dumps(asked), encoding="utf-8")
             # Its environment is its own: what weft's Python needs must not get in the way.
             environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+            environment["PYTHONSAFEPATH"] = "1"  # nor what lies in the folder that this was started in
             command = [*self._command, str(_SCRIPT), str(question), str(answer)]
             status = subprocess.run(command, env=environment, check=False).returncode
             if not answer.exists():

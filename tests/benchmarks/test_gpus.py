@@ -15,7 +15,7 @@ from gpus.prompts import PREFIX_REQUESTS, PREFIX_TREES, tree, unshared
 from gpus.timing import decode_speed, whole_seconds
 
 VLLM = """
-import dataclasses, json, pathlib, types
+import dataclasses, json, pathlib, subprocess, sys, types
 
 __version__ = "made-up"
 
@@ -53,6 +53,8 @@ class Engine:
 
 class LLM:
     def __init__(self, model, **settings):
+        look = [sys.executable, "-c", "import json, sys; print(json.dumps(sys.path))"]
+        settings["path"] = json.loads(subprocess.check_output(look))
         (pathlib.Path(__file__).parent / "settings.jsonl").open("a").write(json.dumps(settings) + "\\n")
         assert json.loads((pathlib.Path(model) / "config.json").read_text())["vocab_size"] == 300
         self.llm_engine = Engine()
@@ -79,7 +81,7 @@ def peer(folder: Path) -> Peer:
     )
 
 
-def settings(folder: Path) -> list[dict[str, object]]:
+def settings(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "vllm" / "settings.jsonl").read_text().splitlines()]
 
 
@@ -93,6 +95,9 @@ def test_a_peer_runs_the_loads_that_weft_runs(installed: Path) -> None:
     assert (asked["max_num_seqs"], asked["enable_prefix_caching"]) == (4, False)
     assert asked["max_model_len"] == 512, "longer than the model's own is an error of vLLM's"
     assert "enforce_eager" not in asked
+    # vLLM looks at models in processes of its own, which must not take files lying about for packages.
+    assert str(installed) in asked["path"]
+    assert "" not in asked["path"]
 
 
 @pytest.mark.parametrize("cascade", [False, True])

@@ -396,10 +396,10 @@ def test_a_profile_spares_the_cache(start: Start, checkpoint: Any) -> None:
     assert finished(events).ids == checkpoint.greedy(ids, 6)
 
 
-def test_info_describes_the_model(start: Start) -> None:
+def test_info_describes_the_model(start: Start, model: Model) -> None:
     info = start(context_length=100).info
     assert (info.family, info.vocab_size, info.context_length) == ("llama", 160, 100)
-    assert (info.dtype, info.device, info.total_slots) == ("float32", "cpu", 4096)
+    assert (info.dtype, info.device, info.total_slots) == ("float32", str(model.device), 4096)
     assert info.kv_bytes_per_token == 2 * 2 * 2 * 16 * 4
 
 
