@@ -81,7 +81,13 @@ def decode(model: GpuModel, options: argparse.Namespace, ceilings: tuple[float, 
 
     for graphs in (True, False) if options.graphs_off else (True,):
         started = time.perf_counter()
-        settings = EngineOptions(kv_tokens=slots, token_budget=BUDGET, max_running=most, cuda_graphs=graphs)
+        settings = EngineOptions(
+            kv_tokens=slots,
+            host_kv_tokens=options.host_kv_tokens,
+            token_budget=BUDGET,
+            max_running=most,
+            cuda_graphs=graphs,
+        )
         with LLMEngine(model, None, settings) as engine:
             serve(engine, unshared(1, 64, model.config.vocab_size, seed=0), 4)
             if graphs:
@@ -138,6 +144,12 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=1000)
     parser.add_argument("--output", type=int, default=256)
     parser.add_argument("--graphs-off", action="store_true", help="decode without CUDA graphs, too")
+    parser.add_argument(
+        "--host-kv-tokens",
+        type=int,
+        metavar="N",
+        help="of `decode`, where nothing is used that a host tier keeps; 0: none; default: the engine's",
+    )
     parser.add_argument("--layers", type=int, help="fewer than the shape has, so that it fits")
     parser.add_argument("--tensor-parallel", type=int, default=2, metavar="N", help="GPUs that share a model")
     parser.add_argument("--vllm", metavar="PYTHON", help="a Python that has vLLM, which runs first")
@@ -155,6 +167,7 @@ def main() -> None:
         "layers": options.layers,
         "prompt": options.prompt,
         "output": options.output,
+        "host_kv_tokens": options.host_kv_tokens,
         "copy_gb_s": bandwidth / 1e9,
         "bf16_tflops": rate / 1e12,
     }
