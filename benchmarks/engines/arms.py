@@ -139,13 +139,15 @@ ARMS: dict[str, Callable[[Path], Engine]] = {
 """Every engine, by the name that the tables use."""
 
 
-def environment(arm: str, *, elsewhere: bool = False) -> dict[str, str]:
+def environment(arm: str, threads: int, *, elsewhere: bool = False) -> dict[str, str]:
     """The environment of an arm's process: weft's threads wait as its workers' do, others as they like.
 
     `elsewhere`: it runs in another Python, which what this one needs must not get in the way of.
     """
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     found = {**os.environ, **quiet, **_OWN.get(arm, {})}
+    if arm == "vllm" and threads < (os.cpu_count() or 1):
+        found["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{threads - 1}"  # or it takes all cores
     if elsewhere:
         found.pop("PYTHONPATH", None)
         found["PYTHONSAFEPATH"] = "1"
@@ -156,7 +158,6 @@ _OWN = {
     **dict.fromkeys(("weft", "hosted"), {"OMP_WAIT_POLICY": "PASSIVE"}),
     "vllm": {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, which can be stopped between its turns
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # to no core, as all others
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
         "VLLM_LOGGING_LEVEL": "ERROR",
     },

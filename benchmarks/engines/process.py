@@ -47,7 +47,7 @@ class Arm:
         self.name = name
         self._process = subprocess.Popen(
             [*(python or [sys.executable]), "-P", "-c", _START, _FOLDER, name, str(folder), str(threads)],
-            env=environment(name, elsewhere=bool(python)),
+            env=environment(name, threads, elsewhere=bool(python)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -69,7 +69,8 @@ class Arm:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} ended with status {self._process.wait()}")
+            self._process.communicate()
+            raise RuntimeError(f"{self.name} ended with status {self._process.returncode}")
         return line
 
     def __enter__(self) -> Arm:
