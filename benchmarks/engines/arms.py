@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -154,8 +154,9 @@ def environment(arm: str, threads: int, *, elsewhere: bool = False) -> dict[str,
     return found
 
 
-_OWN = {
-    **dict.fromkeys(("weft", "hosted"), {"OMP_WAIT_POLICY": "PASSIVE"}),
+_OWN: Final[dict[str, dict[str, str]]] = {
+    "weft": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "hosted": {"OMP_WAIT_POLICY": "PASSIVE"},
     "vllm": {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, which can be stopped between its turns
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
