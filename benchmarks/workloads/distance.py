@@ -49,6 +49,8 @@ class Line:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._one_way(reader, far_writer))
                 group.create_task(self._one_way(far_reader, writer))
+        except asyncio.CancelledError:
+            pass  # by `close`; asyncio reports a connection whose task is cancelled as an error
         finally:
             self._open.discard(task)
             writer.close()
