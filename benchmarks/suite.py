@@ -5,11 +5,13 @@
 Each application is a plan (`plans/`) that every system (`systems/`) runs in its own idiomatic way: plain
 Python, asyncio, LangGraph, LlamaIndex workflows and Haystack call one weft server through its OpenAI door,
 weft runs it as a program over gRPC. All are greedy and use the same engine with its prefix cache; none sees
-what another has read (of `unshared`, which must be named, no call sees what any has read). Results are
-compared, and checked where the reference model knows the task.
+what another has read. Results are compared, and checked where the reference model knows the task.
 
 For speed alone, with the papers' token structure: `--shape` serves random weights of a known shape behind the
-reference model's tokenizer, with texts of forced lengths; `--length` lengthens the passages.
+reference model's tokenizer, with texts of forced lengths; `--length` lengthens the passages, `--papers` takes
+those of the papers. Two systems that have to be named say what comes from where: `no passes`, weft without
+its optimizer's passes, and `unshared`, asyncio of which no call sees what any has read. `--delay-ms` puts a
+network between all clients and the server.
 
 Prints a table and writes FILE (JSON) and a page beside it (HTML). Ctrl-C ends it with what there is.
 """
@@ -25,7 +27,9 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,11 +40,13 @@ from comparison import page, shapes, summary
 from comparison.measure import INDEX, Bench, Extent, Row
 from engines.models import SHAPES
 from plans import helium, parrot, sglang, teola, trading
-from plans.workload import World
-from systems import BASELINES, SYSTEMS, USUAL
-from workloads.servers import http_server
+from plans.sizes import sized
+from plans.workload import Sizes, World
+from systems import BASELINES, OWN, PLAIN, SYSTEMS, USUAL
+from workloads.servers import HttpServer, http_server
 
 from weft.apps.reference_model.corpus import fill
+from weft.graph.passes import OPTIONAL
 from weft.runtime.config import REFERENCE_MODEL
 
 WORKLOADS: Final = {
@@ -52,12 +58,14 @@ LOADED: Final = ("naive RAG", "JSON fields")
 """Workloads that are also measured under Poisson arrivals."""
 QUICK: Final = Extent(repeats=5, arrivals=12)
 FULL: Final = Extent(repeats=15, arrivals=40)
+BESIDE: Final = 131_072
+"""Tokens that a server keeps on a GPU which it shares with another: 16 GiB of an 8B model's."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the files; the exit status."""
     options = _options(arguments)
-    report: dict[str, Any] = _about(options) | {"rows": []}
+    report: summary.Report = _about(options) | {"rows": []}
     older = (
         json.loads(options.out.read_text(encoding="utf-8")) if options.add and options.out.exists() else None
     )
@@ -68,46 +76,89 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ValueError as problem:
             _say(f"nothing can be added to {options.out}: {problem}; give another --out FILE")
             return 2
+
+    def found(row: Row) -> None:
+        report["rows"].append(row)
+        _write(options.out, _whole(report, older))  # so that a run that is killed leaves what it has
+
     try:
-        asyncio.run(_measure(options, report["rows"]))
+        asyncio.run(_measure(options, found))
     except KeyboardInterrupt:
         interrupted = True
         _say("interrupted; what follows is what was measured")
-    if older is not None:
-        report = summary.merged(older, report)
-    report["rows"].sort(key=lambda row: list(WORKLOADS).index(row["workload"]))
+    report = _whole(report, older)
     print(summary.text(report))
     if options.out and report["rows"]:
-        options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        shown = options.out.with_suffix(".html")
-        shown.write_text(page.page(report), encoding="utf-8")
-        _say(f"wrote {options.out} and {shown}")
+        _say(f"wrote {options.out} and {_page(options.out)}")
     return 130 if interrupted else 0
 
 
-async def _measure(options: argparse.Namespace, rows: list[Row]) -> None:
+def _whole(report: summary.Report, older: summary.Report | None) -> summary.Report:
+    """With the rows that were there before, in the order of the workloads."""
+    whole = report if older is None else summary.merged(older, report)
+    return whole | {"rows": sorted(whole["rows"], key=lambda row: list(WORKLOADS).index(row["workload"]))}
+
+
+def _write(out: Path | None, report: summary.Report) -> None:
+    if out:
+        for file, text in ((out, json.dumps(report, indent=1) + "\n"), (_page(out), page.page(report))):
+            part = file.with_name(f"{file.name}.part")
+            part.write_text(text, encoding="utf-8")
+            part.replace(file)
+
+
+def _page(out: Path) -> Path:
+    return out.with_suffix(".html")
+
+
+async def _measure(options: argparse.Namespace, found: Callable[[Row], None]) -> None:
     extent = QUICK if options.quick else FULL
-    world = World(options.seed, options.length)
+    if options.repeats:
+        extent = replace(extent, repeats=options.repeats)
     began = time.monotonic()
+
+    def say(what: str) -> None:
+        _say(f"[{time.monotonic() - began:4.0f} s] {what}")
+
     with tempfile.TemporaryDirectory(prefix="weft-suite-", ignore_cleanup_errors=True) as name:
-        folder = Path(name) / "data"
         model = options.model
         if options.shape:
-            _say(f"drawing a random {options.shape}")
-            model = shapes.written(options.shape, Path(name))
-        _say("starting a server")
-        with http_server(model, folder) as server:
-            if any(WORKLOADS[name].plan.searches() for name in options.only):
-                await fill.using(server.client).ainvoke(world.corpus.documents(), index=INDEX)
-            bench = Bench(server, folder, world, options.systems, forced=options.forced)
+            say(f"drawing a random {options.shape}")
+            model = shapes.written(options.shape, options.weights or Path(name))
+        with ExitStack() as stack:
+            say("starting a server")
+            bench = await _bench(options, model, Path(name), stack)
             for number, workload in enumerate(options.only, 1):
 
                 def progress(what: str, at: str = f"{number}/{len(options.only)} {workload}") -> None:
-                    _say(f"[{time.monotonic() - began:4.0f} s] {at}: {what}")
+                    say(f"{at}: {what}")
 
                 loaded = workload in LOADED and not options.no_load
-                rows.append(await bench.row(WORKLOADS[workload], extent, loaded=loaded, progress=progress))
+                chosen = sized(WORKLOADS[workload], _sizes(options, workload), forced=options.forced)
+                found(await bench.row(chosen, extent, loaded=loaded, progress=progress))
             await bench.close()
+
+
+async def _bench(options: argparse.Namespace, model: Path, folder: Path, stack: ExitStack) -> Bench:
+    """Servers, with the world in their indexes if a workload searches."""
+    world = World(options.seed)
+    both = PLAIN in options.systems
+    off: list[Sequence[str]] = [(), OPTIONAL] if both else [()]
+    servers: list[HttpServer] = []
+    for number, passes in enumerate(off):
+        kept = BESIDE if both and torch.cuda.is_available() else None
+        server = http_server(
+            model, folder / f"data{number}", passes, kv_tokens=kept, one_way_s=options.delay_ms / 2e3
+        )
+        servers.append(stack.enter_context(server))
+        if any(WORKLOADS[name].plan.searches() for name in options.only):
+            await fill.using(servers[-1].client).ainvoke(world.corpus.documents(), index=INDEX)
+    plain = servers[1] if both else None
+    return Bench(servers[0], folder / "data0", world, options.systems, plain=plain, forced=options.forced)
+
+
+def _sizes(options: argparse.Namespace, workload: str) -> Sizes:
+    return WORKLOADS[workload].papers if options.papers else Sizes(passages=options.length)
 
 
 def _about(options: argparse.Namespace) -> dict[str, Any]:
@@ -129,6 +180,8 @@ def _model(options: argparse.Namespace) -> str:
     parts = [f"random {options.shape}, {shapes.VOCABULARY}" if options.shape else name]
     parts += ["forced lengths"] if options.forced else []
     parts += [f"passages of {options.length}"] if options.length > 1 else []
+    parts += ["the papers' sizes"] if options.papers else []
+    parts += [f"clients {options.delay_ms:g} ms away, there and back"] if options.delay_ms else []
     return ", ".join(parts)
 
 
@@ -151,6 +204,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="five repeats instead of fifteen, less load")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--systems", nargs="+", metavar="NAME", choices=SYSTEMS, help=", ".join(SYSTEMS))
+    parser.add_argument("--repeats", type=int, metavar="N", help="so many repeats")
     parser.add_argument("--no-load", action="store_true", help="no Poisson arrivals")
     parser.add_argument("--model", type=Path, default=REFERENCE_MODEL, help="a checkpoint's folder")
     parser.add_argument(
@@ -158,6 +212,19 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--forced", action="store_true", help="texts as long as their steps allow")
     parser.add_argument("--length", type=int, default=1, help="passages in each passage of a prompt (1)")
+    parser.add_argument(
+        "--papers", action="store_true", help="prompts, texts and searches as large as in the papers"
+    )
+    parser.add_argument(
+        "--delay-ms",
+        type=float,
+        default=0.0,
+        metavar="MS",
+        help="what a message to the server and its answer spend on the way, for every system (0)",
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FOLDER", help="keep what --shape draws there, or take it from there"
+    )
     parser.add_argument("--seed", type=int, default=11, help="of the world that is asked about (11)")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the results there, and a page beside it"
@@ -168,11 +235,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--shape draws a model of its own: leave out --model")
     if options.length < 1:
         parser.error(f"--length must be at least 1, not {options.length}")
+    if options.papers and options.length > 1:
+        parser.error("--papers has lengths of its own: leave out --length")
+    if options.repeats is not None and options.repeats < 1:
+        parser.error(f"--repeats must be at least 1, not {options.repeats}")
     options.forced = options.forced or bool(options.shape)
     if options.add and not options.out:
         parser.error("--add needs --out FILE, the file whose rows are kept")
     if options.systems is None:
-        options.systems = [name for name in USUAL if name == "weft" or BASELINES[name].version]
+        options.systems = [name for name in USUAL if name in OWN or BASELINES[name].version]
         for name in USUAL:
             if name not in options.systems:
                 _say(f"{name} is left out: install it with {BASELINES[name].install}")

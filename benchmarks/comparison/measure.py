@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from plans.workload import Case, Workload, World
 from pydantic_core import to_jsonable_python
-from systems import runner
+from systems import OWN, PLAIN, runner
 from systems.calls import Door, Run
 from workloads.loads import poisson, quantiles
 from workloads.servers import HttpServer
 
+from weft import Client
 from weft.frontend.report import RunReport
 from weft.frontend.report.tasks import Task
 from weft.runtime.retrieval.index import IndexStore
@@ -46,13 +47,22 @@ class Bench:
     """The systems around one server. Use its methods on one event loop, and close it there."""
 
     def __init__(
-        self, server: HttpServer, folder: Path, world: World, systems: Sequence[str], *, forced: bool = False
+        self,
+        server: HttpServer,
+        folder: Path,
+        world: World,
+        systems: Sequence[str],
+        *,
+        plain: HttpServer | None = None,
+        forced: bool = False,
     ) -> None:
         """`folder`: the data folder of the server, where it has indexed the world if a workload searches.
 
-        `forced`: texts are as long as their steps allow, and none is expected to be right.
+        `plain`: the server of the system `PLAIN`, with an index of its own. `forced`: texts are as long as
+        their steps allow, and none is expected to be right.
         """
         self._server = server
+        self._plain = plain
         self._indexes = folder / "indexes"
         self._world = world
         self._systems = list(systems)
@@ -79,7 +89,7 @@ class Bench:
         progress("what the engine did")
         engine: dict[str, Any] = {}
         for name, arm in arms.items():
-            result, engine[name] = await self._engine(arm, counted)
+            result, engine[name] = await _engine(self._client(name), arm, counted)
             results[name].append(result)
         row: Row = {
             "workload": workload.name,
@@ -105,11 +115,19 @@ class Bench:
         for door in self._doors:
             await door.close()
 
+    def _client(self, system: str) -> Client:
+        if system != PLAIN:
+            return self._server.client
+        if self._plain is None:
+            raise ValueError(f"{PLAIN!r} needs a server of its own")
+        return self._plain.client
+
     def _arm(self, system: str, workload: Workload, salt: str) -> Run:
-        if system == "weft":
+        if system in OWN:
             from systems import weft_programs
 
-            return weft_programs.runner(workload.plan, self._server.client, INDEX, salt, forced=self._forced)
+            client = self._client(system)
+            return weft_programs.runner(workload.plan, client, INDEX, salt, forced=self._forced)
         salt = "" if system == "unshared" else salt
         door = Door(self._server.http, self._server.model, salt, self._indexes, INDEX, forced=self._forced)
         self._doors.append(door)
@@ -132,20 +150,20 @@ class Bench:
                 found.append(point | quantiles(times))
         return found
 
-    async def _engine(self, arm: Run, case: Case) -> tuple[Any, dict[str, Any]]:
-        """The result of one run; tokens that it read, found in the cache and wrote; what its time went to."""
 
-        def known() -> set[str]:
-            return {run.run for run in client.runs(limit=_RUNS)}
+async def _engine(client: Client, arm: Run, case: Case) -> tuple[Any, dict[str, Any]]:
+    """The result of one run; tokens that it read, found in the cache and wrote; what its time went to."""
 
-        def explained(runs: set[str]) -> list[RunReport]:
-            return [client.run(run).explain() for run in sorted(runs)]
+    def known() -> set[str]:
+        return {run.run for run in client.runs(limit=_RUNS)}
 
-        client = self._server.client
-        before = await asyncio.to_thread(known)
-        result = to_jsonable_python(await arm(case.inputs))
-        reports = await asyncio.to_thread(lambda: explained(known() - before))
-        return result, _counted(reports)
+    def explained(runs: set[str]) -> list[RunReport]:
+        return [client.run(run).explain() for run in sorted(runs)]
+
+    before = await asyncio.to_thread(known)
+    result = to_jsonable_python(await arm(case.inputs))
+    reports = await asyncio.to_thread(lambda: explained(known() - before))
+    return result, _counted(reports)
 
 
 async def _in_turn(

@@ -19,11 +19,14 @@ _FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.
 
 
 def written(name: str, folder: Path) -> Path:
-    """Write a checkpoint of the shape in bfloat16, with a tokenizer and a chat template; its folder.
+    """Write a checkpoint of the shape in bfloat16, with a tokenizer and a chat template, unless `folder` has
+    it from before; its folder.
 
     The vocabulary is the tokenizer's, so that whatever the model draws is a text.
     """
     made = folder / name
+    if (made / _FILES[-1]).exists():  # which is written last
+        return made
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vocabulary = Tokenizer.from_folder(REFERENCE_MODEL).vocab_size
     write_random(name, made, dtype=torch.bfloat16, device=device, vocabulary=vocabulary)

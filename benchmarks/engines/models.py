@@ -27,7 +27,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "num_hidden_layers": 4,
             "num_attention_heads": 8,
             "num_key_value_heads": 2,
-            "max_position_embeddings": 4096,
+            "max_position_embeddings": 16384,
             "initializer_range": 0.1,
         },
     ),

@@ -1,8 +1,8 @@
 """The applications of Parrot (section 8): chain and map-reduce summary, one prompt for many users, coding.
 
-Its documents have 20,000 tokens, its shared prompt 6,000; these are what the reference model can read: parts
-of about 65 tokens, a shared prompt of about 1,200. `coding` has the conversations of MetaGPT's team, but
-about passages, since the model cannot write programs and would say nothing.
+Its documents have parts of 1,024 tokens, its shared prompt 6,000; these are what the reference model can
+read: parts of about 65 tokens, a shared prompt of about 1,200. `coding` has the conversations of MetaGPT's
+team, but about passages, since the model cannot write programs and would say nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from weft.apps.instructions import SUMMARIZE
 
 from .language import Ask, Each, Plan
-from .workload import Case, Workload, World, from_passages
+from .workload import Case, Sizes, Workload, World, from_passages
 
 __all__ = ["WORKLOADS"]
 
@@ -82,13 +82,13 @@ CODING: Final = Plan(
 
 def _documents(world: World, count: int) -> list[Case]:
     rng = world.rng("map-reduce")
-    return [Case({"parts": [p.text for p in rng.sample(world.opening, PARTS)]}) for _ in range(count)]
+    return [Case({"parts": world.document(rng, PARTS)}) for _ in range(count)]
 
 
 def _chains(world: World, count: int) -> list[Case]:
     rng = world.rng("chain")
-    texts = ([p.text for p in rng.sample(world.opening, LINKS)] for _ in range(count))
-    return [Case({f"part{number}": text for number, text in enumerate(found)}) for found in texts]
+    documents = (world.document(rng, LINKS) for _ in range(count))
+    return [Case({f"part{number}": text for number, text in enumerate(parts)}) for parts in documents]
 
 
 def _crowds(world: World, count: int) -> list[Case]:
@@ -112,9 +112,21 @@ def _tasks(world: World, count: int) -> list[Case]:
 
 
 WORKLOADS: Final = (
-    Workload("map-reduce summary", "Parrot", f"{PARTS} summaries, one of them all", MAP_REDUCE, _documents),
     Workload(
-        "chain summary", "Parrot", f"{LINKS} summaries, each of the one before and a part", CHAIN, _chains
+        "map-reduce summary",
+        "Parrot",
+        f"{PARTS} summaries, one of them all",
+        MAP_REDUCE,
+        _documents,
+        Sizes(passages=16),
+    ),
+    Workload(
+        "chain summary",
+        "Parrot",
+        f"{LINKS} summaries, each of the one before and a part",
+        CHAIN,
+        _chains,
+        Sizes(passages=16),
     ),
     Workload(
         "shared prompt",
@@ -122,6 +134,14 @@ WORKLOADS: Final = (
         f"{USERS} users at once behind a prompt of 1,200 tokens",
         SHARED_PROMPT,
         _crowds,
+        Sizes(passages=5, texts=8),
     ),
-    Workload("coding", "Parrot", f"architect; {FILES} times coder, reviewer, coder", CODING, _tasks),
+    Workload(
+        "coding",
+        "Parrot",
+        f"architect; {FILES} times coder, reviewer, coder",
+        CODING,
+        _tasks,
+        Sizes(passages=2, texts=4),
+    ),
 )

@@ -15,7 +15,7 @@ from weft.apps.instructions import AGENT, ANSWER, JUDGE, OUTLINE
 from weft.apps.reference_model.world.questions import ask as worded
 
 from .language import Ask, Each, Plan, Search
-from .workload import Case, Workload, World, brief, cited, combined, from_passages
+from .workload import Case, Sizes, Workload, World, brief, cited, combined, from_passages
 
 __all__ = ["WORKLOADS"]
 
@@ -250,10 +250,21 @@ WORKLOADS: Final = (
         _choices,
     ),
     Workload("ReAct", "SGLang", "think, search, think, search, finish", REACT, _two_hops),
-    Workload("tree of thought", "SGLang", "2, 4 and 8 thoughts, then one answer", _tree(), _riddles),
-    Workload("skeleton of thought", "SGLang", "an outline, then every point of it", SKELETON, _articles),
+    Workload(
+        "tree of thought", "SGLang", "2, 4 and 8 thoughts, then one answer", _tree(), _riddles, Sizes(texts=4)
+    ),
+    Workload(
+        "skeleton of thought",
+        "SGLang",
+        "an outline, then every point of it",
+        SKELETON,
+        _articles,
+        Sizes(texts=4),
+    ),
     Workload("LLM judge", "SGLang", "search, 6 verdicts on the same passages", LLM_JUDGE, _proposals),
     Workload("JSON fields", "SGLang", f"{FIELDS} fields of one text", JSON_FIELDS, _extractions),
     Workload("chat, short", "SGLang", "4 turns of up to 8 tokens", _chat(8), _talks("chat, short")),
-    Workload("chat, long", "SGLang", "4 turns of up to 64 tokens", _chat(64), _talks("chat, long")),
+    Workload(
+        "chat, long", "SGLang", "4 turns of up to 64 tokens", _chat(64), _talks("chat, long"), Sizes(texts=4)
+    ),
 )

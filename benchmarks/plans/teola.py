@@ -20,7 +20,7 @@ from weft.apps.search_answer import offline
 from weft.apps.search_answer.program import PROXY, TRUST
 
 from .language import Ask, Branch, Compute, Each, Plan, Search, Tool
-from .workload import Case, Workload, World, brief, combined, from_passages, refined
+from .workload import Case, Sizes, Workload, World, brief, combined, from_passages, refined
 
 __all__ = ["WORKLOADS"]
 
@@ -151,14 +151,16 @@ WORKLOADS: Final = (
         f"guess, judge, expand, 3 look-ups of {WEB_S * 1e3:.0f} ms, answer",
         SEARCH_ENGINE,
         _of_the_web,
+        Sizes(texts=2),
     ),
-    Workload("naive RAG", "Teola", "search, 3 answers, combine", NAIVE_RAG, _look_ups),
+    Workload("naive RAG", "Teola", "search, 3 answers, combine", NAIVE_RAG, _look_ups, Sizes(texts=2)),
     Workload(
         "advanced RAG",
         "Teola",
         "expand, 3 searches, up to 12 ratings, answer, refine, refine",
         ADVANCED_RAG,
         _look_ups,
+        Sizes(texts=2, found=4),
     ),
     Workload(
         "contextual retrieval",
@@ -166,5 +168,6 @@ WORKLOADS: Final = (
         f"{SITUATED} contexts, {SITUATED} ratings, answer from the best three",
         CONTEXTUAL,
         _documents,
+        Sizes(passages=4, texts=4),
     ),
 )

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from weft.apps.instructions import ANSWER, BRIEF, COMBINE, REFINE
 from weft.apps.reference_model.world import Corpus, Question
+from weft.apps.reference_model.world.passages import Passage
 from weft.apps.reference_model.world.questions import ask as worded
 
 from .language import Ask, Plan
@@ -18,6 +19,7 @@ __all__ = [
     "Case",
     "Numbered",
     "Paper",
+    "Sizes",
     "Workload",
     "World",
     "brief",
@@ -40,6 +42,20 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """How many times as large as the reference model's sizes something is."""
+
+    passages: int = 1
+    """Of each passage of a prompt that shows some; those of an index stay as long as they are."""
+    texts: int = 1
+    found: int = 1
+    """Results of each search."""
+
+    def __str__(self) -> str:
+        return f"passages x {self.passages}, texts x {self.texts}, results of a search x {self.found}"
+
+
+@dataclass(frozen=True)
 class Workload:
     """A plan, and what it is run with."""
 
@@ -50,6 +66,8 @@ class Workload:
     plan: Plan
     cases: Callable[[World, int], list[Case]]
     """So many cases of a world, each different."""
+    papers: Sizes = Sizes()
+    """The sizes that the paper has."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,10 @@ class World:
         self._seed = seed
         self._length = length
 
+    def longer(self, times: int) -> World:
+        """The same world with passages of so many times as many."""
+        return World(self._seed, self._length * times)
+
     def rng(self, name: str) -> Random:
         """Chance for one workload, independent of which others are run."""
         return Random(f"{self._seed} {name}")
@@ -95,13 +117,25 @@ class World:
         return [question for question in self.corpus.questions if question.kind == "single"]
 
     @cached_property
-    def opening(self) -> list[Any]:
+    def _passages(self) -> list[Passage]:
+        return [placed.passage for placed in self.corpus.passages if not placed.passage.continues]
+
+    @cached_property
+    def opening(self) -> list[Passage]:
         """The passages that name what they are about, so that each can be read alone."""
-        found = [placed.passage for placed in self.corpus.passages if not placed.passage.continues]
-        rng, more = self.rng("length"), self._length - 1
+        found, rng, more = self._passages, self.rng("length"), self._length - 1
         return [
             replace(passage, text=" ".join([passage.text, *(p.text for p in rng.choices(found, k=more))]))
             for passage in found
+        ]
+
+    def document(self, rng: Random, parts: int) -> list[str]:
+        """The parts of a text; those that are longer than a passage go on differently in each text."""
+        passages = [passage.text for passage in rng.sample(self._passages, parts)]
+        more = self._length - 1
+        return [
+            " ".join([first, *(passage.text for passage in rng.choices(self._passages, k=more))])
+            for first in passages
         ]
 
     def numbered(self, rng: Random, count: int) -> Numbered:

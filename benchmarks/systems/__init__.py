@@ -15,7 +15,7 @@ from plans.language import Plan
 
 from .calls import Calls, Run
 
-__all__ = ["BASELINES", "SYSTEMS", "USUAL", "System", "runner"]
+__all__ = ["BASELINES", "OWN", "PLAIN", "SYSTEMS", "USUAL", "System", "runner"]
 
 
 class System(NamedTuple):
@@ -51,8 +51,11 @@ BASELINES: Final[Mapping[str, System]] = {
 `unshared` is asyncio of which no two calls share what is read, as on an engine without a prefix cache.
 """
 
-SYSTEMS: Final = ("weft", *BASELINES)
-USUAL: Final = tuple(name for name in SYSTEMS if name != "unshared")
+PLAIN: Final = "no passes"
+"""weft on a server of its own whose optimizer does nothing that can be switched off."""
+OWN: Final = ("weft", PLAIN)
+SYSTEMS: Final = (*OWN, *BASELINES)
+USUAL: Final = tuple(name for name in SYSTEMS if name not in {PLAIN, "unshared"})
 """Those that are compared unless others are named."""
 
 

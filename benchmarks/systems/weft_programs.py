@@ -96,7 +96,7 @@ async def _grown(plan: Plan, inputs: Values, place: _Place) -> Any:
         ready = [step for step in rest if reads(step) <= values.keys()]
         step = next((step for step in ready if not isinstance(step, Compute)), ready[0])
         if isinstance(step, Compute):
-            known = [await _known(found(taken, values)) for taken in step.takes]
+            known = await asyncio.gather(*(_known(found(taken, values)) for taken in step.takes))
             values[step.name] = step.function(*known)
         else:
             values[step.name] = _written(step, values, place)

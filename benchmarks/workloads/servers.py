@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from weft import Client
 from weft.runtime.config import REFERENCE_MODEL, ModelSettings, Settings
 from weft.runtime.layout import ServerLayout
 from weft.runtime.scheduler.policies import Policies
 from weft.runtime.supervisor import Supervisor
+
+from .distance import Line
 
 __all__ = ["HttpServer", "http_server", "server"]
 
@@ -38,16 +40,32 @@ def server(
     """
     own = {"passes_off": list(passes_off), "scheduler": policies or Policies()}
     settings = _settings(REFERENCE_MODEL, folder, workers).model_copy(update=own)
-    with _running(ServerLayout(settings)) as (_, client):
+    with _running(ServerLayout(settings)) as (address, _), _client(address) as client:
         yield client
 
 
 @contextmanager
-def http_server(model: Path, folder: Path) -> Iterator[HttpServer]:
-    """As `server`, at ports of this machine, with a checkpoint's folder as its model."""
-    settings = _settings(model, folder).model_copy(update={"http": "127.0.0.1:0"})
-    with _running(ServerLayout(settings, "127.0.0.1:0")) as (supervisor, client):
-        yield HttpServer(client, supervisor.http, settings.models[0].name)
+def http_server(
+    model: Path,
+    folder: Path,
+    passes_off: Sequence[str] = (),
+    *,
+    kv_tokens: int | None = None,
+    one_way_s: float = 0.0,
+) -> Iterator[HttpServer]:
+    """As `server`, at ports of this machine, with a checkpoint's folder as its model.
+
+    `kv_tokens`: what it keeps, all on the device, so that several share one; by default as much as there is
+    memory. `one_way_s`: how far clients of either door are from it.
+    """
+    own = {"http": "127.0.0.1:0", "passes_off": list(passes_off)}
+    settings = _settings(model, folder).model_copy(update=own)
+    if kv_tokens is not None:
+        kept = {"kv_tokens": kv_tokens, "host_kv_tokens": 0}
+        settings = settings.model_copy(update={"models": [settings.models[0].model_copy(update=kept)]})
+    running = _running(ServerLayout(settings, "127.0.0.1:0"), one_way_s)
+    with running as (address, http), _client(address) as client:
+        yield HttpServer(client, http, settings.models[0].name)
 
 
 def _settings(model: Path, folder: Path, workers: int = 1) -> Settings:
@@ -56,17 +74,37 @@ def _settings(model: Path, folder: Path, workers: int = 1) -> Settings:
 
 
 @contextmanager
-def _running(layout: ServerLayout) -> Iterator[tuple[Supervisor, Client]]:
+def _running(layout: ServerLayout, one_way_s: float = 0.0) -> Iterator[tuple[str, str]]:
+    """Addresses of a server's gRPC and HTTP doors (none: empty), or of the lines before them."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     supervisor = Supervisor(layout)
+    lines: list[Line] = []
+
+    def done(work: Coroutine[Any, Any, str | None]) -> str:
+        return asyncio.run_coroutine_threadsafe(work, loop).result() or ""
+
+    def reached(door: str) -> str:
+        if not one_way_s or not door:
+            return door
+        lines.append(Line(door, one_way_s))
+        return done(lines[-1].open())
+
     try:
-        client = Client(asyncio.run_coroutine_threadsafe(supervisor.start(), loop).result())
-        yield supervisor, client
-        client.close()
+        address = done(supervisor.start())
+        yield reached(address), reached(supervisor.http)
     finally:
-        asyncio.run_coroutine_threadsafe(supervisor.stop(), loop).result()
+        for line in lines:
+            done(line.close())
+        done(supervisor.stop())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@contextmanager
+def _client(address: str) -> Iterator[Client]:
+    client = Client(address)
+    yield client
+    client.close()

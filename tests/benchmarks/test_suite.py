@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import suite
+from comparison.measure import Bench
 from plans import parrot
+from plans.workload import Workload
+from systems import PLAIN
+
+ROW: dict[str, Any] = {
+    "paper": "Helium",
+    "shape": "",
+    "calls": 1,
+    "systems": {"weft": {"p50": 1.0, "p95": 1.0, "ms": [1.0]}},
+    "differs": {},
+    "right": None,
+    "engine": {"weft": {"cached": 0, "computed": 1, "written": 1, "hit rate": 0.0}},
+}
 
 
 def test_a_short_run_compares_two_systems_and_writes_its_report(
@@ -25,6 +39,48 @@ def test_a_short_run_compares_two_systems_and_writes_its_report(
     assert (row["engine"]["weft"]["runs"], row["engine"]["asyncio"]["runs"]) == (1, 4)
     assert "JSON fields" in out.with_suffix(".html").read_text()
     assert "JSON fields: " in capsys.readouterr().out
+
+
+def test_what_was_measured_is_written_before_the_next_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "found.json"
+
+    async def row(bench: object, workload: Workload, *_: object, **__: object) -> dict[str, Any]:
+        if workload.name == "experts":
+            raise RuntimeError("the machine was taken away")
+        return ROW | {"workload": workload.name}
+
+    monkeypatch.setattr(Bench, "row", row)
+    with pytest.raises(RuntimeError, match="taken away"):
+        suite.main(["--only", "debate", "experts", "--systems", "weft", "--no-load", "--out", str(out)])
+    assert [row["workload"] for row in json.loads(out.read_text())["rows"]] == ["debate"]
+    assert "debate" in out.with_suffix(".html").read_text()
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_weft_without_passes_has_a_server_of_its_own_and_the_same_results(tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    only = ["--only", "LLM judge", "--systems", "weft", PLAIN, "--no-load", "--repeats", "2"]
+    assert suite.main([*only, "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    (row,) = report["rows"]
+    assert row["differs"] == {}
+    assert {name: len(found["ms"]) for name, found in row["systems"].items()} == {"weft": 2, PLAIN: 2}
+    assert row["engine"][PLAIN]["runs"] == row["engine"]["weft"]["runs"] == 1
+
+
+def test_far_clients_pay_the_way_for_every_call_and_weft_for_a_run(tmp_path: Path) -> None:
+    """Bounds from below, which no fast machine undercuts: calls of a chain wait for each other."""
+    out = tmp_path / "found.json"
+    only = ["--only", "chain summary", "--systems", "weft", "sequential", "--no-load", "--repeats", "1"]
+    assert suite.main([*only, "--delay-ms", "200", "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    (row,) = report["rows"]
+    assert row["differs"] == {}
+    assert min(row["systems"]["weft"]["ms"]) >= 200
+    assert min(row["systems"]["sequential"]["ms"]) >= parrot.LINKS * 200
+    assert report["model"] == "reference, clients 200 ms away, there and back"
 
 
 def test_rows_can_only_be_added_to_a_file(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,6 +115,8 @@ def test_random_weights_write_as_much_as_their_steps_allow_in_every_system(tmp_p
     [
         (["--shape", "tiny-llama", "--model", "elsewhere"], "--shape draws a model of its own"),
         (["--length", "0"], "--length must be at least 1, not 0"),
+        (["--papers", "--length", "2"], "--papers has lengths of its own: leave out --length"),
+        (["--repeats", "0"], "--repeats must be at least 1, not 0"),
     ],
 )
 def test_contradictory_options_are_refused(
