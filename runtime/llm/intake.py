@@ -47,6 +47,7 @@ class Intake:
         match request:
             case PrefillRequest():
                 job = self._job(handle, request, self._ids(request.ids, "ids"), now, needs_logits=False)
+                job.ahead = request.ahead
                 task: Task = PrefillTask(job, sink, now)
             case GenerateRequest():
                 task = self._generate(handle, request, sink, now)

@@ -120,7 +120,7 @@ class Planner:
     def submit(self, job: Job) -> None:
         """Queue a job; raises `RequestError` if it could never run."""
         self.validate(job)
-        job.rank = job.arrival - job.priority * self.limits.aging_seconds
+        job.rank = job.arrival - (job.priority - job.ahead) * self.limits.aging_seconds
         bisect.insort(self.waiting, job, key=_rank)
 
     def plan(self, now: float) -> StepPlan:
@@ -129,11 +129,15 @@ class Planner:
         self.restores.settle(now, early=not self.running)
         self._plan_decodes(plan, now)
         room = Room(self.limits, self.cost, [chunk.job for chunk in plan.chunks], now)
-        self._plan_prefills(plan, room)
+        yielding = [job for job in self.running if job.ahead and self._is_in_the_way(job)]
+        self._plan_prefills(plan, room, [job for job in self.running if job not in yielding])
+        if yielding:
+            self._admit(plan, room, now)
+            self._plan_prefills(plan, room, yielding)
         while self.running and not plan.chunks:
             self._make_room(plan, now)
-            self._plan_prefills(plan, room)
-        if not plan.retracted:
+            self._plan_prefills(plan, room, self.running)
+        if not (plan.retracted or yielding):
             self._admit(plan, room, now)
         return plan
 
@@ -206,9 +210,13 @@ class Planner:
             job.trunk.extend(slots[end - count : end])
             plan.chunks.append(Chunk(job, job.trunk, 1 + job.trunk.drafted))
 
-    def _plan_prefills(self, plan: StepPlan, room: Room) -> None:
-        """Chunks of the running jobs' prompts and branches."""
-        for job in self.running:
+    def _is_in_the_way(self, job: Job) -> bool:
+        """Whether somebody who waits to be admitted should be served before a running job."""
+        return bool(self.waiting) and self.waiting[0].rank < job.rank
+
+    def _plan_prefills(self, plan: StepPlan, room: Room, jobs: Iterable[Job]) -> None:
+        """Chunks of the prompts and branches of running jobs."""
+        for job in jobs:
             if not job.decoding:
                 self._plan_chunks(plan, job, room)
 
@@ -261,6 +269,7 @@ class Planner:
 
     def _hurry(self, job: Job, rank: float) -> None:
         """Let a running job be as urgent as one that waits for it."""
+        job.ahead = False
         if rank < job.rank:
             job.rank = rank
             self.running.sort(key=_rank)

@@ -35,6 +35,8 @@ class PrefillRequest:
     """Prefixes are shared within a namespace only."""
     priority: int = 0
     """Higher goes first."""
+    ahead: bool = False
+    """Whether nobody can go on from it yet: then it yields to what somebody waits for."""
 
 
 @dataclass(frozen=True, slots=True)

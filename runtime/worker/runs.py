@@ -155,6 +155,18 @@ class Runs:
         waiting = known.waiting.values() if known is not None else ()
         return [entry.task for entry in waiting if not entry.missing.isdisjoint(keys)]
 
+    def overtaken(self, run: str) -> list[Task]:
+        """The running prefills on which alone something waits that continues them."""
+        known = self._runs.get(run)
+        if known is None:
+            return []
+        kvs = {next(iter(entry.missing)) for entry in known.waiting.values() if len(entry.missing) == 1}
+        return [
+            task
+            for number, task in known.current.items()
+            if isinstance(task.node.op, Prefill) and not task.fused and str(Value(number)) in kvs
+        ]
+
     def _learn(self, run: _Run, values: Mapping[str, Datum]) -> list[Ready]:
         for key, datum in values.items():
             if not isinstance(run.values.get(key), HeldKv):

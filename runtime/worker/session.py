@@ -18,7 +18,7 @@ from weft.proto import value_pb2, worker_pb2
 from weft.runtime.outbox import Outbox
 
 from .catalog import Catalog
-from .engines.base import Emit, Operands, Outcome, Task, Timing
+from .engines.base import Emit, Operands, Outcome, Task, Timing, Yielding
 from .faults import TaskError, fault_of
 from .fragments import decode_tasks, decode_values
 from .runs import Ready, Runs
@@ -114,18 +114,23 @@ class Session:
             return
         for task in tasks:
             self._stop(self._runs.cancel(fragment.run, [task.node.id]))  # an earlier attempt
-        self._start(self._runs.add(tasks, values))
+        self._start(fragment.run, self._runs.add(tasks, values))
 
     def _take_push(self, push: worker_pb2.Push) -> None:
         try:
-            self._start(self._runs.push(push.run, decode_values(push.values)))
+            self._start(push.run, self._runs.push(push.run, decode_values(push.values)))
         except GraphError as problem:
             waiting = self._runs.waiting_for(push.run, push.values.keys())
             for task in waiting:
                 self._runs.cancel(push.run, [task.node.id])
                 self._report_fault(task, problem)
 
-    def _start(self, ready: Iterable[Ready]) -> None:
+    def _start(self, run: str, ready: Iterable[Ready]) -> None:
+        """Start tasks of a run, and let what has become possible overtake what is read ahead for it."""
+        for task in self._runs.overtaken(run):
+            engine = self._catalog.find(task.node.op)
+            if isinstance(engine, Yielding):
+                engine.overtake(task)
         for task, operands in ready:
             running = asyncio.create_task(self._work(task, operands))
             self._active[task] = running
@@ -155,7 +160,7 @@ class Session:
             self._report_fault(task, error)
         else:
             self._send(worker_pb2.Report(done=done), _INTERNAL_S if task.internal else 0.0)
-            self._start(self._runs.finish(task, outcome.results))
+            self._start(task.run, self._runs.finish(task, outcome.results))
 
     async def _compute(self, task: Task, operands: Operands) -> Outcome:
         work = self._catalog.find(task.node.op).execute(task, operands, self._emit(task))

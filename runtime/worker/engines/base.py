@@ -28,6 +28,7 @@ __all__ = [
     "Stream",
     "Task",
     "Timing",
+    "Yielding",
 ]
 
 Operands = Mapping[str, Datum]
@@ -124,6 +125,14 @@ class Gauges:
     kv_cached: int = 0
     kv_running: int = 0
     indexes: tuple[worker_pb2.IndexInfo, ...] = ()
+
+
+@runtime_checkable
+class Yielding(Protocol):
+    """An engine that reads prompts ahead."""
+
+    def overtake(self, task: Task) -> None:
+        """End a running prefill: what continues it has all else that it takes, and reads this too."""
 
 
 class Engine(Protocol):

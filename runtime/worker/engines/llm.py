@@ -55,6 +55,7 @@ class LlmEngine:
         self._settings = settings
         self._profile_s = profile_s
         self._loaded: LoadedModel | None = None
+        self._ahead: dict[Task, asyncio.Task[tuple[Event, int]]] = {}  # what is read for each prefill
 
     @property
     def model(self) -> str:
@@ -134,10 +135,11 @@ class LlmEngine:
             return Outcome((held,))
         self._check_room(len(longer), 0, 0)
         borrowed = await self._borrow(task, settled)
-        request = PrefillRequest(settled, task.namespace, task.priority)
+        request = PrefillRequest(settled, task.namespace, task.priority, ahead=True)
         started = time.monotonic()
-        done, _ = await self._request(request)
-        assert isinstance(done, PromptDone)
+        done = await self._read_ahead(task, request)
+        if done is None:
+            return Outcome((held,))
         elapsed = time.monotonic() - started
         timing = Timing(
             queued=borrowed.waited,
@@ -148,6 +150,27 @@ class LlmEngine:
             fetched_tokens=borrowed.tokens,
         )
         return Outcome((held,), timing)
+
+    async def _read_ahead(self, task: Task, request: PrefillRequest) -> PromptDone | None:
+        """How a prompt was read; None if what continues it reads the rest of it."""
+        reading = self._ahead[task] = asyncio.create_task(self._request(request))
+        try:
+            done, _ = await reading
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if task in self._ahead or (this is not None and this.cancelling()):
+                raise
+            return None  # it was overtaken
+        finally:
+            self._ahead.pop(task, None)
+        assert isinstance(done, PromptDone)
+        return done
+
+    def overtake(self, task: Task) -> None:
+        """See `Yielding`. What has been read stays in the cache."""
+        reading = self._ahead.pop(task, None)
+        if reading is not None:
+            reading.cancel()
 
     async def _decode(self, task: Task, op: Decode, context: Context, emit: Emit) -> Outcome:
         room = self._model.engine.info.context_length - len(context)

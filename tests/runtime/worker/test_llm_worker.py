@@ -170,6 +170,40 @@ async def test_what_stands_before_a_late_value_is_computed_while_it_is_awaited(l
     assert (await text_of(llm, 3)).text == ANSWER
 
 
+async def test_what_can_go_on_overtakes_a_head_that_is_still_to_be_read(llm: Link) -> None:
+    """The head waits for memory that a long text takes; then the question comes."""
+    await llm.run(prompt(1), long_decode(2, Value(1)), values=QUESTION, run="busy", stream=STREAM_TEXT)
+    await llm.until(llm.deltas)
+    head, rest = (Fixed("<|bos|><|user|>" + "one " * 3600, trusted=True), Fixed(TAIL, trusted=True))
+    await llm.run(
+        prefill(1, head),
+        prefill(2, Slot("q"), rest, kv=Value(1), q=Value(0)),
+        decode(3, Value(2), max_tokens=4),
+    )
+    await llm.status(running=2, waiting=2)
+    await llm.push(QUESTION)
+    assert (await llm.done(1)).timing.computed_tokens == 0
+    await llm.send(cancel=worker_pb2.Cancel(run="busy"))
+    timing = (await llm.done(3)).timing
+    assert timing.cached_tokens + timing.computed_tokens == timing.prompt_tokens > 3600
+    whole = prefill(1, head, Slot("q"), rest, q=Value(0))
+    await llm.run(whole, decode(3, Value(1), max_tokens=4), values=QUESTION, run="whole")
+    assert await text_of(llm, 3) == await text_of(llm, 3, "whole")
+    await llm.send(cancel=worker_pb2.Cancel(run="r"))
+    await llm.send(cancel=worker_pb2.Cancel(run="whole"))
+    await until_idle(llm)
+
+
+async def test_cancelling_a_head_that_is_read_ahead_leaves_nothing(llm: Link) -> None:
+    await llm.run(
+        prefill(1, Fixed("<|bos|>" + "one " * 3600, trusted=True)),
+        prefill(2, Slot("q"), kv=Value(1), q=Value(0)),
+    )
+    await llm.status(running=1)
+    await llm.send(cancel=worker_pb2.Cancel(run="r"))
+    await until_idle(llm)
+
+
 async def test_tasks_start_as_pushed_values_arrive(llm: Link) -> None:
     await llm.run(prompt(1), decode(2, Value(1)))
     await llm.status(waiting=2, running=0)

@@ -206,3 +206,26 @@ def test_a_prefill_whose_continuation_waits_is_computed_meanwhile() -> None:
     assert _fused(head, tail, answer, known=("%9",)) == [True, True]
     other = _llm(4, Prefill("m", (Slot("x"),)), kv=Value(1), x=Value(8))
     assert _fused(head, tail, other, known=("%8",)) == [True, False]
+
+
+def test_a_head_is_overtaken_once_what_continues_it_has_all_else() -> None:
+    head = Task("r", Node(1, Prefill("m", (Fixed("x"),))))
+    rest = Task("r", Node(2, Prefill("m", (Slot("q"),)), {"kv": Value(1), "q": Value(0)}))
+    other = Task("r", Node(3, Prefill("m", (Slot("q"),)), {"kv": Value(1), "q": Value(9)}))
+    runs = Runs()
+    assert [ready.task for ready in runs.add([head, rest, other], {})] == [head]
+    assert runs.overtaken("r") == []
+    runs.push("r", {"%0": TextValue("who?")})
+    assert runs.overtaken("r") == [head]
+    assert runs.overtaken("another run") == []
+    assert [ready.task.node.id for ready in runs.finish(head, (held("r/%1"),))] == [2]
+    assert runs.overtaken("r") == []
+
+
+def test_what_reads_together_with_its_head_does_not_overtake_it() -> None:
+    head = Task("r", Node(1, Prefill("m", (Fixed("x"),))))
+    write = Task("r", Node(2, Decode("m"), {"kv": Value(1)}))
+    runs = Runs()
+    (ready,) = runs.add([head, write], {})
+    assert ready.task.fused
+    assert runs.overtaken("r") == []

@@ -23,6 +23,7 @@ def make_job(
     priority: int = 0,
     arrival: float = 0.0,
     tails: tuple[list[int], ...] = (),
+    ahead: bool = False,
 ) -> Job:
     ids = np.array(list(tokens), dtype=np.int64)
     return Job(
@@ -34,6 +35,7 @@ def make_job(
         prompt=len(ids),
         max_new=max_new,
         needs_logits=bool(max_new or tails),
+        ahead=ahead,
         tails=tuple(np.array(tail, dtype=np.int64) for tail in tails),
     )
 

@@ -65,6 +65,41 @@ def test_first_come_first_served_within_a_priority() -> None:
     assert [job.id for job in harness.done] == [2, 3, 1, 4]
 
 
+def test_what_is_read_ahead_yields_to_what_somebody_waits_for() -> None:
+    harness = make(token_budget=16)
+    harness.planner.submit(make_job(1, distinct(1, 40), ahead=True))
+    assert counts(harness.step()) == {1: 16}
+    harness.planner.submit(make_job(2, distinct(2, 20), 2))
+    harness.planner.submit(make_job(3, distinct(3, 9), ahead=True))
+    assert [counts(plan) for plan in harness.run()] == [
+        {1: 16},
+        {2: 16},
+        {2: 4, 1: 12},
+        {2: 1, 1: 12},  # beside a decode it is given less room
+        {3: 9},
+    ]
+
+
+def test_it_yields_no_longer_than_others_wait_for_a_priority_more() -> None:
+    harness = make(max_running=1, aging_seconds=10.0)
+    harness.planner.submit(make_job(1, distinct(1, 4), ahead=True, arrival=0.0))
+    harness.planner.submit(make_job(2, distinct(2, 4), arrival=9.0))
+    harness.planner.submit(make_job(3, distinct(3, 4), arrival=11.0))
+    harness.run()
+    assert [job.id for job in harness.done] == [2, 1, 3]
+
+
+def test_what_is_read_ahead_does_not_yield_once_somebody_waits_for_it() -> None:
+    harness = make(token_budget=16)
+    head = [*distinct(0, 64)]
+    harness.planner.submit(make_job(1, head, ahead=True))
+    harness.step()
+    harness.planner.submit(make_job(2, [*head, *distinct(2, 4)], 2))
+    harness.step()
+    harness.planner.submit(make_job(3, distinct(3, 16), 2))
+    assert counts(harness.step()) == {1: 16}
+
+
 def test_waiting_outweighs_priority_in_time() -> None:
     harness = make(max_running=1, aging_seconds=10.0)
     harness.planner.submit(make_job(1, distinct(1, 4), priority=0, arrival=0.0))
@@ -202,6 +237,7 @@ def test_any_load_ends_in_any_pool_that_holds_each_request(data: st.DataObject) 
             range(stem, stem + length),
             data.draw(st.integers(1, room)) if kind == "generate" else 0,
             priority=data.draw(st.integers(0, 2)),
+            ahead=kind == "prefill" and data.draw(st.booleans()),
             arrival=float(id_),
             tails=tuple([7] * data.draw(st.integers(1, room // 2)) for _ in range(2))
             if kind == "score"
