@@ -49,8 +49,8 @@ class Arm(NamedTuple):
 
 ARMS: Final[Mapping[str, Arm]] = {
     "weft": Arm("graph", Policies()),
-    "a": Arm("calls", Policies("fifo", "arrival", "none", "least_loaded", "everybody")),
-    "b": Arm("calls", Policies("fifo", "arrival", "none", "sticky", "everybody")),
+    "a": Arm("calls", Policies("fifo", "arrival", "none", "least_loaded", "everybody", advice="none")),
+    "b": Arm("calls", Policies("fifo", "arrival", "none", "sticky", "everybody", advice="none")),
 }
 
 
@@ -95,6 +95,7 @@ SWITCHES: Final[Sequence[Mapping[str, Any]]] = (
     {"placement": "least_loaded"},
     {"placement": "sticky"},
     {"admission": "working_set"},
+    {"advice": "none"},
 )
 
 

@@ -429,16 +429,45 @@ class Batch(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     FRAGMENTS_FIELD_NUMBER: builtins.int
+    PINS_FIELD_NUMBER: builtins.int
     @property
     def fragments(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Fragment]: ...
+    @property
+    def pins(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___KvPin]: ...
     def __init__(
         self,
         *,
         fragments: collections.abc.Iterable[Global___Fragment] | None = ...,
+        pins: collections.abc.Iterable[Global___KvPin] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["fragments", b"fragments"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["fragments", b"fragments", "pins", b"pins"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
+
+@typing.final
+class KvPin(google.protobuf.message.Message):
+    """Advice: a context that the worker holds for a run is going to be continued. It orders eviction, no more."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    key: builtins.str
+    """"%3" """
+    seconds: builtins.float
+    """from now; then nobody expects it any more"""
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        key: builtins.str = ...,
+        seconds: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "run", b"run", "seconds", b"seconds"]) -> None: ...
+
+Global___KvPin: typing_extensions.TypeAlias = KvPin
 
 @typing.final
 class Fragment(google.protobuf.message.Message):
@@ -624,18 +653,24 @@ class Release(google.protobuf.message.Message):
 
     RUN_FIELD_NUMBER: builtins.int
     KEYS_FIELD_NUMBER: builtins.int
+    DEAD_FIELD_NUMBER: builtins.int
     run: builtins.str
     @property
     def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """empty: all of the run"""
+
+    @property
+    def dead(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """of these: whose KV nobody will ask for again, as advice"""
 
     def __init__(
         self,
         *,
         run: builtins.str = ...,
         keys: collections.abc.Iterable[builtins.str] | None = ...,
+        dead: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["keys", b"keys", "run", b"run"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dead", b"dead", "keys", b"keys", "run", b"run"]) -> None: ...
 
 Global___Release: typing_extensions.TypeAlias = Release
 
@@ -861,6 +896,8 @@ class Status(google.protobuf.message.Message):
     RUNNING_FIELD_NUMBER: builtins.int
     WAITING_FIELD_NUMBER: builtins.int
     INDEXES_FIELD_NUMBER: builtins.int
+    KV_PINS_MET_FIELD_NUMBER: builtins.int
+    KV_PINS_BROKEN_FIELD_NUMBER: builtins.int
     kv_free: builtins.int
     kv_cached: builtins.int
     kv_running: builtins.int
@@ -868,6 +905,10 @@ class Status(google.protobuf.message.Message):
     """KV values held for runs"""
     running: builtins.int
     waiting: builtins.int
+    kv_pins_met: builtins.int
+    """tokens that were used while they were pinned, since the start,"""
+    kv_pins_broken: builtins.int
+    """and that were evicted although they were"""
     @property
     def indexes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___IndexInfo]: ...
     def __init__(
@@ -880,7 +921,9 @@ class Status(google.protobuf.message.Message):
         running: builtins.int = ...,
         waiting: builtins.int = ...,
         indexes: collections.abc.Iterable[Global___IndexInfo] | None = ...,
+        kv_pins_met: builtins.int = ...,
+        kv_pins_broken: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["contexts", b"contexts", "indexes", b"indexes", "kv_cached", b"kv_cached", "kv_free", b"kv_free", "kv_running", b"kv_running", "running", b"running", "waiting", b"waiting"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["contexts", b"contexts", "indexes", b"indexes", "kv_cached", b"kv_cached", "kv_free", b"kv_free", "kv_pins_broken", b"kv_pins_broken", "kv_pins_met", b"kv_pins_met", "kv_running", b"kv_running", "running", b"running", "waiting", b"waiting"]) -> None: ...
 
 Global___Status: typing_extensions.TypeAlias = Status

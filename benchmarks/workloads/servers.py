@@ -32,14 +32,20 @@ class HttpServer(NamedTuple):
 
 @contextmanager
 def server(
-    folder: Path, passes_off: Sequence[str] = (), *, workers: int = 1, policies: Policies | None = None
+    folder: Path,
+    passes_off: Sequence[str] = (),
+    *,
+    workers: int = 1,
+    policies: Policies | None = None,
+    kv_tokens: int | None = None,
 ) -> Iterator[Client]:
     """A server of its own on this machine, which keeps no results, so that no answer is looked up.
 
-    The reference model on `workers` workers; KV caches are on, as they always are.
+    The reference model on `workers` workers, each with a KV pool of `kv_tokens` tokens, or as it chooses; KV
+    caches are on, as they always are.
     """
     own = {"passes_off": list(passes_off), "scheduler": policies or Policies()}
-    settings = _settings(REFERENCE_MODEL, folder, workers).model_copy(update=own)
+    settings = _settings(REFERENCE_MODEL, folder, workers, kv_tokens).model_copy(update=own)
     with _running(ServerLayout(settings)) as (address, _), _client(address) as client:
         yield client
 
@@ -68,8 +74,8 @@ def http_server(
         yield HttpServer(client, http, settings.models[0].name)
 
 
-def _settings(model: Path, folder: Path, workers: int = 1) -> Settings:
-    models = [ModelSettings(path=str(model), workers=workers)]
+def _settings(model: Path, folder: Path, workers: int = 1, kv_tokens: int | None = None) -> Settings:
+    models = [ModelSettings(path=str(model), workers=workers, kv_tokens=kv_tokens)]
     return Settings(models=models, data=folder, result_cache_mb=0)
 
 

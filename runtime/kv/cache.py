@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from .advice import Advice
 from .radix import Match, Node, RadixTree, Tokens
 from .runs import RunAllocator
 from .slots import SlotAllocator
@@ -71,6 +72,20 @@ class KVCache:
     def match(self, namespace: str, tokens: Tokens, now: float) -> Match:
         """The longest cached prefix of `tokens`; lock its node before the next `allocate`."""
         return self._tree.match(namespace, tokens, now)
+
+    @property
+    def pins_met(self) -> int:
+        """Tokens that were used while a pin of theirs held."""
+        return self._tree.met
+
+    @property
+    def pins_broken(self) -> int:
+        """Tokens that were evicted although they were pinned."""
+        return self._tree.broken
+
+    def advise(self, namespace: str, tokens: Tokens, advice: Advice, now: float) -> None:
+        """Say what is known of the future of a prefix; see `RadixTree.advise`."""
+        self._tree.advise(namespace, tokens, advice, now)
 
     def lock(self, node: Node) -> None:
         """Keep the prefix that ends at `node` from being evicted."""

@@ -9,59 +9,28 @@ are on it, too: a path from a root is a part on the device, and then a part on t
 device moves KV to the host, if there is room or older KV to be forgotten; the tree says which slots are to
 be copied.
 
+Callers may say what they know of the future of a prefix. This orders eviction and decides nothing else: what
+is evictable stays evictable, and what is used is not advised any more.
+
 It is a plain data structure: no threads, no tensors, and the clock comes from the caller.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .lru import LruQueue
+from .advice import Advice, Dead, Pin
+from .eviction import EvictionQueue
+from .node import HostSlots, Node, Tokens, may_be_forgotten, may_die, may_leave_device, on_both
 
 __all__ = ["Eviction", "HostSlots", "Insertion", "Match", "Node", "RadixTree", "Tokens", "common_prefix"]
 
-Tokens = NDArray[np.int64]
-"""Token ids or slot indices: a one-dimensional int64 array."""
-
 _EMPTY: Tokens = np.empty(0, dtype=np.int64)
-
-
-class HostSlots(Protocol):
-    """Whoever hands out slots of the host's memory."""
-
-    @property
-    def total(self) -> int:
-        """How many there are."""
-
-    @property
-    def free(self) -> int:
-        """How many may be allocated."""
-
-    def allocate(self, count: int) -> Tokens:
-        """Take so many; `MemoryError` if fewer are free."""
-
-    def release(self, slots: Tokens) -> None:
-        """Give back slots."""
-
-
-class Node:
-    """One edge of the tree together with the node it leads to; callers hold it only to lock and unlock it."""
-
-    __slots__ = ("children", "host", "locks", "parent", "resident", "slots", "tokens", "used")
-
-    def __init__(self, tokens: Tokens, slots: Tokens | None, parent: Node | None, used: float) -> None:
-        self.tokens = tokens
-        self.slots = slots  # None: not on the device
-        self.host: Tokens | None = None  # slots of the host; None: not there
-        self.parent = parent  # None: a root, or a node that has been evicted
-        self.used = used
-        self.children: dict[int, Node] = {}
-        self.resident = 0  # children on the device
-        self.locks = 0
 
 
 class Match(NamedTuple):
@@ -90,18 +59,25 @@ class Eviction(NamedTuple):
 
 
 class RadixTree:
-    """Cached prefixes with locks and least-recently-used eviction of leaves, over one memory or two."""
+    """Cached prefixes with locks, and eviction of leaves by advice and last use, over one memory or two."""
 
     def __init__(self, host: HostSlots | None = None) -> None:
         self._host = host
         self._roots: dict[str, Node] = {}
-        self._on_device = LruQueue(_may_leave_device)
-        self._on_both = LruQueue(_on_both)
-        self._on_host = LruQueue(_may_be_forgotten)
+        self._on_device = EvictionQueue(may_leave_device)
+        self._on_both = EvictionQueue(on_both)
+        self._on_host = EvictionQueue(may_be_forgotten)
+        self._pins: list[tuple[float, int, Node, Pin]] = []  # a heap by expiry; may be stale
+        self._pinned = itertools.count()
+        self._now = 0.0  # the latest that callers have said
         self.evictable = 0
         """Tokens cached on the device that no lock protects."""
         self.locked = 0
         """Tokens cached on the device on the path of some lock."""
+        self.met = 0
+        """Tokens that were used while a pin of theirs held."""
+        self.broken = 0
+        """Tokens that left the device although they were pinned: there was nothing else."""
 
     @property
     def size(self) -> int:
@@ -111,7 +87,7 @@ class RadixTree:
     def match(self, namespace: str, tokens: Tokens, now: float) -> Match:
         """Find the longest cached prefix of `tokens` and mark it, and only it, as used at `now`."""
         root = self._roots.get(namespace) or Node(_EMPTY, _EMPTY, None, now)
-        path = self._descend(root, tokens, now)
+        path = self._use(self._descend(root, tokens), now)
         device = [node for node in path if node.slots is not None]
         return Match(
             _joined([node.slots for node in device]),
@@ -125,7 +101,7 @@ class RadixTree:
         if len(tokens) != len(slots):
             raise ValueError(f"{len(tokens)} tokens cannot be held by {len(slots)} slots")
         root = self._roots.setdefault(namespace, Node(_EMPTY, _EMPTY, None, now))
-        path = self._descend(root, tokens, now)
+        path = self._use(self._descend(root, tokens), now)
         at = 0
         for node in path:
             if node.slots is None:
@@ -162,18 +138,37 @@ class RadixTree:
             self._offer(node)
             node = node.parent
 
-    def evict(self, count: int) -> Eviction:
-        """Take up to `count` unlocked tokens off the device, least recently used leaves first.
+    def advise(self, namespace: str, tokens: Tokens, advice: Advice, now: float) -> None:
+        """Say of a prefix what is known of its future; nothing happens to what is not cached of it.
 
-        A leaf larger than what is left to evict loses only its tail: its head stays where it is.
+        A pin holds for the whole path, and never shortens one that is there. Death concerns the end of the
+        path alone, as far as nobody uses it, nothing else hangs below it and no pin says otherwise.
+        """
+        self._now = max(self._now, now)
+        root = self._roots.get(namespace)
+        path = self._descend(root, tokens)[1:] if root is not None else []
+        for node in reversed(path):
+            if isinstance(advice, Dead) and not may_die(node):
+                return
+            if isinstance(advice, Pin) and isinstance(node.advice, Pin) and node.advice >= advice:
+                continue
+            self._set_advice(node, advice)
+
+    def evict(self, count: int) -> Eviction:
+        """Take up to `count` unlocked tokens off the device: leaves in the order of `eviction_order`.
+
+        Pins expire by the latest time that any call has named. A leaf larger than what is left to evict loses
+        only its tail: its head stays where it is.
         """
         freed: list[Tokens] = []
         moved: list[Tokens] = []
         host: list[Tokens] = []
+        self._expire()
         while count > 0 and (node := self._on_device.pop()) is not None:
             if len(node.tokens) > count:
                 self._split(node, len(node.tokens) - count)
             count -= len(node.tokens)
+            self.broken += len(node.tokens) if isinstance(node.advice, Pin) else 0
             slots = self._unsettle(node)
             freed.append(slots)
             if node.host is None:
@@ -200,15 +195,36 @@ class RadixTree:
                 yield namespace, node
                 pending.extend(node.children.values())
 
-    def _descend(self, node: Node, tokens: Tokens, now: float) -> list[Node]:
-        """The path from a root along `tokens`, split where they leave an edge, and refreshed."""
+    def _use(self, path: list[Node], now: float) -> list[Node]:
+        """Refresh a path. What was advised has been fulfilled or refuted."""
+        self._now = max(self._now, now)
+        for node in path:
+            node.used = now
+            if node.advice is not None:
+                self.met += len(node.tokens) if isinstance(node.advice, Pin) else 0
+                node.advice = None
+                self._offer(node)
+        return path
+
+    def _set_advice(self, node: Node, advice: Advice) -> None:
+        node.advice = advice
+        if isinstance(advice, Pin):
+            heapq.heappush(self._pins, (advice.expires, next(self._pinned), node, advice))
+        self._offer(node)
+
+    def _expire(self) -> None:
+        while self._pins and self._pins[0][0] <= self._now:
+            _, _, node, pin = heapq.heappop(self._pins)
+            if node.advice is pin:
+                self._set_advice(node, None)
+
+    def _descend(self, node: Node, tokens: Tokens) -> list[Node]:
+        """The path from a root along `tokens`, split where they leave an edge."""
         path = [node]
         at = 0
-        node.used = now
         while at < len(tokens) and (child := node.children.get(int(tokens[at]))) is not None:
             shared = common_prefix(child.tokens, tokens[at:])
             node = child if shared == len(child.tokens) else self._split(child, shared)
-            node.used = now
             path.append(node)
             at += shared
         return path
@@ -226,7 +242,7 @@ class RadixTree:
             upper.resident = 1
         if node.host is not None:
             upper.host, node.host = node.host[:at], node.host[at:]
-        self._offer(upper)
+        self._set_advice(upper, node.advice)
         return upper
 
     def _settle(self, node: Node, slots: Tokens) -> None:
@@ -310,19 +326,6 @@ class RadixTree:
     def _drop_if_empty(self, root: Node) -> None:
         if not root.children:
             self._roots = {name: other for name, other in self._roots.items() if other is not root}
-
-
-def _may_leave_device(node: Node) -> bool:
-    return not (node.slots is None or node.resident or node.locks or node.parent is None)
-
-
-def _on_both(node: Node) -> bool:
-    return not (node.slots is None or node.host is None or node.parent is None)
-
-
-def _may_be_forgotten(node: Node) -> bool:
-    on_host_alone = node.host is not None and node.slots is None
-    return on_host_alone and not (node.children or node.locks or node.parent is None)
 
 
 def _joined(parts: Sequence[Tokens | None]) -> Tokens:

@@ -23,6 +23,7 @@ from typing import TypeVar
 import torch
 
 from weft.runtime.cuda import on_device
+from weft.runtime.kv.advice import Advice
 from weft.runtime.kv.cache import KVCache
 from weft.runtime.kv.host import HostPool
 from weft.runtime.kv.radix import Tokens
@@ -126,6 +127,10 @@ class LLMEngine:
     def flush(self) -> None:
         """Forget what was read before, except what running requests use. Raises `EngineClosedError`."""
         self._post(self._planner.cache.flush)
+
+    def advise(self, namespace: str, ids: Tokens, advice: Advice) -> None:
+        """Say what is known of the future of a prefix (int64 tokens). Raises `EngineClosedError`."""
+        self._post(lambda: self._planner.cache.advise(namespace, ids, advice, time.monotonic()))
 
     def held(self, namespace: str, ids: Tokens) -> Future[int]:
         """How many of a prompt's first tokens (int64) the cache holds. Raises `EngineClosedError`."""
@@ -359,6 +364,8 @@ class LLMEngine:
             drafted_tokens=self._drafted,
             forced_tokens=self._forced,
             retractions=planner.retractions,
+            pins_met_tokens=cache.pins_met,
+            pins_broken_tokens=cache.pins_broken,
             free_slots=cache.free,
             cached_slots=cache.cached,
             running_slots=cache.running,

@@ -110,6 +110,10 @@ class EngineStats:
     forced_tokens: int
     """and those of them that were sampled: steps that were saved."""
     retractions: int
+    pins_met_tokens: int
+    """Cached tokens that were used while they were pinned,"""
+    pins_broken_tokens: int
+    """and those that were evicted although they were: nothing else was left."""
     free_slots: int
     cached_slots: int
     running_slots: int

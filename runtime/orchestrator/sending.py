@@ -8,7 +8,7 @@ from typing import Final
 from weft.graph.codec import node_bytes
 from weft.graph.ir import Value
 from weft.proto import worker_pb2
-from weft.runtime.scheduler.actions import Dispatch
+from weft.runtime.scheduler.actions import Dispatch, Keep
 from weft.runtime.scheduler.faults import Fault
 
 from .fleet import Fleet
@@ -39,6 +39,7 @@ class Sender:
         self._refused = refused
         self._max_bytes = max_bytes
         self._parts: dict[str, dict[str, _Part]] = {}  # by worker and run
+        self._pins: dict[str, list[Keep]] = {}  # by worker
         self._sources: dict[tuple[str, int], worker_pb2.KvSource] = {}  # by run and node
 
     def dispatch(self, action: Dispatch, runs: Mapping[str, Run]) -> None:
@@ -53,6 +54,8 @@ class Sender:
                 for number, attempt in tasks:
                     run.begin(number, attempt, action.worker, at)
                 parts.setdefault(run_id, (run, []))[1].append(tasks)
+        if action.keep:
+            self._pins.setdefault(action.worker, []).extend(action.keep)
         for source in action.sources:
             link = self._fleet.get(source.worker)
             if link is not None:
@@ -68,6 +71,7 @@ class Sender:
             if link is not None and parts:
                 self._send_batch(link, list(parts.values()))
         self._sources.clear()
+        self._pins.clear()
 
     def cancel(self, worker: str, run: str, nodes: Sequence[int]) -> None:
         """Have tasks of a run stopped, all if none are named."""
@@ -76,8 +80,8 @@ class Sender:
         if link is not None:
             link.send(worker_pb2.Command(cancel=worker_pb2.Cancel(run=run, nodes=nodes)))
 
-    def release(self, worker: str, run: str, values: Sequence[Value]) -> None:
-        """Have values of a run forgotten, all if none are named."""
+    def release(self, worker: str, run: str, values: Sequence[Value], dead: Sequence[Value] = ()) -> None:
+        """Have values of a run forgotten, all if none are named; the KV of the `dead` is of no use."""
         self.flush()
         link = self._fleet.get(worker)
         if link is None:
@@ -86,7 +90,7 @@ class Sender:
             link.holds.get(run, set()).difference_update(values)
         else:
             link.holds.pop(run, None)
-        release = worker_pb2.Release(run=run, keys=map(str, values))
+        release = worker_pb2.Release(run=run, keys=map(str, values), dead=map(str, dead))
         link.send(worker_pb2.Command(release=release), _RELEASE_S)
 
     def _send_batch(self, link: WorkerLink, parts: Sequence[_Part]) -> None:
@@ -96,7 +100,8 @@ class Sender:
             fragments=[
                 self._message(run, fragments, values)
                 for (run, fragments), values in zip(parts, lacking, strict=True)
-            ]
+            ],
+            pins=map(_pin, self._pins.pop(link.id, ())),
         )
         command = worker_pb2.Command(batch=batch)
         size = command.ByteSize()
@@ -144,6 +149,10 @@ class Sender:
             namespace=run.namespace,
             priority=run.priority,
         )
+
+
+def _pin(keep: Keep) -> worker_pb2.KvPin:
+    return worker_pb2.KvPin(run=keep.run, key=str(Value(keep.node)), seconds=keep.expires - now())
 
 
 def _lacking(run: Run, link: WorkerLink, fragments: Sequence[_Tasks]) -> list[Value]:

@@ -340,8 +340,8 @@ class Shell:
                 self._sender.dispatch(action, self.runs)
             case act.CancelTasks(worker=worker, run=run_id, nodes=nodes):
                 self._sender.cancel(worker, run_id, nodes)
-            case act.Release(worker=worker, run=run_id, values=values):
-                self._sender.release(worker, run_id, values)
+            case act.Release(worker=worker, run=run_id, values=values, dead=dead):
+                self._sender.release(worker, run_id, values, dead)
             case _ if action.run in self.runs:
                 self._perform_for(self.runs[action.run], action)
             case _:

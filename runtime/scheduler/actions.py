@@ -18,6 +18,7 @@ __all__ = [
     "Expand",
     "FailRun",
     "Fragment",
+    "Keep",
     "Release",
     "Source",
     "WakeAt",
@@ -40,6 +41,14 @@ class Source(NamedTuple):
     wait_s: float
 
 
+class Keep(NamedTuple):
+    """Advice: the context that a node has made is going to be taken again."""
+
+    run: str
+    node: int
+    expires: float  # monotonic seconds; from then on there is no telling
+
+
 @dataclass(frozen=True, slots=True)
 class Dispatch:
     """Send fragments to a worker in one message, with those of their operands that the worker lacks."""
@@ -47,6 +56,7 @@ class Dispatch:
     worker: str
     fragments: tuple[Fragment, ...]
     sources: tuple[Source, ...] = ()
+    keep: tuple[Keep, ...] = ()  # advice on what the worker holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,7 @@ class Release:
     worker: str
     run: str
     values: tuple[Value, ...] = ()  # empty: all
+    dead: tuple[Value, ...] = ()  # of these: contexts that nobody will ask for again
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,6 @@ class Admission(Protocol):
         """When to ask again although nothing has happened."""
         ...
 
-    def answered(self, tool: str, seconds: float) -> None:
-        """A tool has taken so long."""
-        ...
-
 
 class Everybody:
     """Nobody waits here."""
@@ -72,9 +68,6 @@ class Everybody:
     def next_chance(self, pool: Pool) -> float | None:
         """Never."""
         return None
-
-    def answered(self, tool: str, seconds: float) -> None:
-        """It does not matter."""
 
 
 class WorkingSet(Everybody):
@@ -126,10 +119,6 @@ class WorkingSet(Everybody):
     def next_chance(self, pool: Pool) -> float | None:
         """When the next idle run loses its place, if anybody waits for one."""
         return self._overdue.get(pool) if self.holds_back(pool) else None
-
-    def answered(self, tool: str, seconds: float) -> None:
-        """For so long contexts of runs that wait for it are worth keeping."""
-        self._residency.patience.note(tool, seconds)
 
     def _finds_place(self, live: LiveNode, pool: Pool, now: float) -> bool:
         need = self._residency.need(live)

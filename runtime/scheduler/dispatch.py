@@ -35,6 +35,7 @@ class Dispatcher:
         self.workers: dict[str, WorkerState] = {}
         self.residency = Residency(TRANSFER[policies.transfer]())
         self._tools = Toolbox(policies, self.residency)
+        self.advice = self._tools.advice
         self._timers = timers
         self._grace_s = grace_s
         self._joined = 0
@@ -65,6 +66,7 @@ class Dispatcher:
         del self.workers[worker.id]
         worker.alive = False
         self._lost.append((worker, reason))
+        self.advice.lose(worker)
         for engine in worker.engines:
             for pool in list(engine.pools):
                 pool.remove(engine)
@@ -84,7 +86,7 @@ class Dispatcher:
                 self.residency.end_turn(live, now)  # who is held back must not hold others back
                 return
         elif key.kind == "tool":
-            live.run.waits_for = key.model
+            self.call(live, now)
         self._queues[key].push(live, now)
 
     def attach(self, live: LiveNode, engine: EngineState, now: float) -> None:
@@ -94,6 +96,11 @@ class Dispatcher:
                 self._hand_out(live, engine, now)
         elif self._tools.placement.follows(engine):
             self._hand_out(live, engine, now)
+
+    def call(self, live: LiveNode, now: float) -> None:
+        """A run waits for a tool from now on."""
+        live.run.waits_for = live.primitive.key.model
+        self.advice.called(live, now)
 
     def drain(self, now: float) -> Iterator[Dispatch]:
         """Hand out what can be handed out now."""
@@ -105,12 +112,13 @@ class Dispatcher:
             if queue is not None and (queue or holds_back(self._pools[key])):
                 self._drain(queue, self._pools[key], now)
         if self._outgoing:
-            yield from self.dispatches()
+            yield from self.dispatches(now)
 
-    def dispatches(self) -> Iterator[Dispatch]:
+    def dispatches(self, now: float) -> Iterator[Dispatch]:
         """What has been handed out and has not been said yet."""
         for worker, fragments in self._outgoing.items():
-            yield Dispatch(worker.id, tuple(fragments), tuple(self._sources.pop(worker, ())))
+            sources = tuple(self._sources.pop(worker, ()))
+            yield Dispatch(worker.id, tuple(fragments), sources, self.advice.collect(worker, now))
         self._outgoing.clear()
 
     def activate(self, live: LiveNode, now: float) -> None:
@@ -123,7 +131,7 @@ class Dispatcher:
 
     def answered(self, live: LiveNode, now: float) -> None:
         """A tool has given its result."""
-        self._tools.admission.answered(live.primitive.key.model, now - live.since)
+        self.residency.patience.note(live.primitive.key.model, now - live.since)
 
     def _open(self, key: EngineKey) -> None:
         self._queues[key] = self._tools.queue()
@@ -163,6 +171,7 @@ class Dispatcher:
                 if live.waiting and begins_context(live):
                     self._queues[live.key].passed_by(live)
                 self.residency.hand_out(live, where)
+                self.advice.taken(live)
                 if live.move is not None:
                     self._fetch(live, live.move, where)
             else:

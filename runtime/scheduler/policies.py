@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from .admission import ADMISSION
+from .advice import ADVICE
 from .batching import BATCHING
 from .engines import Pool
 from .fairness import FAIRNESS
@@ -38,6 +39,8 @@ class Policies:
     """everybody, working_set."""
     transfer: str = "cheaper"
     """never, cheaper: whether KV that another worker holds is fetched or computed again."""
+    advice: str = "liveness"
+    """none, liveness: whether workers are told when contexts are taken again."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """The shares of namespaces under `fairness`; 1 unless given."""
     longest_wait_s: float = 30.0
@@ -50,6 +53,7 @@ class Policies:
         _find("placement", self.placement, PLACEMENT)
         _find("transfer", self.transfer, TRANSFER)
         _find("admission", self.admission, ADMISSION)
+        _find("advice", self.advice, ADVICE)
 
 
 class Toolbox:
@@ -60,6 +64,7 @@ class Toolbox:
         self._priority = PRIORITY[policies.priority]()
         self.placement = PLACEMENT[policies.placement](residency)
         self.admission = ADMISSION[policies.admission](residency)
+        self.advice = ADVICE[policies.advice](residency.patience)
 
     def queue(self) -> ReadyQueue:
         """A queue for one kind of engine."""

@@ -60,6 +60,7 @@ class Scheduler:
         self._timers: Timers[Timer] = Timers()
         self._dispatcher = Dispatcher(policies or Policies(), self._timers, grace_s)
         self._residency = self._dispatcher.residency
+        self._advice = self._dispatcher.advice
         self._now = 0.0
         self._actions: list[Action] = []
         self._handlers: Final[dict[type, Callable[[Any], None]]] = {
@@ -123,7 +124,7 @@ class Scheduler:
         unfinished = [live for live in run.nodes.values() if live.phase is not Phase.DONE]
         running = (live.engine for live in unfinished if live.phase is Phase.RUNNING)
         busy = {engine.worker for engine in running if engine}
-        self._actions += self._dispatcher.dispatches()  # nothing of the run may follow its end
+        self._actions += self._dispatcher.dispatches(self._now)  # nothing of the run may follow its end
         for worker in run.workers.values():
             if worker.alive:
                 if worker in busy:
@@ -132,6 +133,7 @@ class Scheduler:
         for live in unfinished:
             live.leave(Phase.DONE)
         self._residency.forget(run)
+        self._advice.forget(run)
         run.let_go()
 
     # ---- nodes that become ready, and nodes that are done
@@ -157,7 +159,7 @@ class Scheduler:
                 self._actions.append(Expand(run, node, live.attempt))
             case Role.CLIENT:
                 live.begin()
-                live.run.waits_for = live.primitive.key.model
+                self._dispatcher.call(live, self._now)
                 self._dispatcher.activate(live, self._now)
                 self._actions.append(AskClient(run, node, live.attempt))
             case Role.INPUT:
@@ -206,11 +208,17 @@ class Scheduler:
                 if content is not None:
                     live.run.contents[Value(event.node, output)] = content
             kind = live.primitive.key.kind
+            consumers: Sequence[LiveNode] = ()
             if kind == "llm":
                 self._residency.done(live, event.usage)
+                consumers = tuple(live.run.consumers(live))
+                live.run.latest = live if live.primitive.makes_context else live.run.latest
+                live.read = any(consumer.primitive.context != event.node for consumer in consumers)
             elif kind == "tool":
                 self._dispatcher.answered(live, self._now)
             self._complete([live])
+            if consumers:
+                self._advice.made(live, consumers, self._now)
             self._residency.end_turn(live, self._now)
 
     def _complete(self, lives: Sequence[LiveNode]) -> None:
@@ -227,13 +235,15 @@ class Scheduler:
         makers = live.run.dead_contexts(live)
         if not makers:
             return
-        dead: dict[str, list[Value]] = {}
+        dead: dict[str, list[LiveNode]] = {}
         for maker in makers:
             engine = maker.engine
             self._residency.drop(maker)
             if engine and engine.worker.alive and maker.phase is Phase.DONE:
-                dead.setdefault(engine.worker.id, []).append(Value(maker.node.id))
-        self._actions += [Release(worker, live.run.id, tuple(values)) for worker, values in dead.items()]
+                dead.setdefault(engine.worker.id, []).append(maker)
+        for worker, held in dead.items():
+            values = tuple(Value(maker.node.id) for maker in held)
+            self._actions.append(Release(worker, live.run.id, values, self._advice.released(held)))
 
     def _current(self, event: PromptRead | TaskDone | TaskFailed) -> LiveNode | None:
         """The node, if this attempt of it is under way."""
@@ -291,7 +301,7 @@ class Scheduler:
                 self._call_back(follower)
 
     def _cancel(self, worker: str, live: LiveNode) -> None:
-        self._actions += self._dispatcher.dispatches()  # what is called back has been sent before
+        self._actions += self._dispatcher.dispatches(self._now)  # what is called back has been sent before
         self._actions.append(CancelTasks(worker, live.run.id, (live.node.id,)))
 
     def _fail_run(self, run: LiveRun, fault: Fault) -> None:

@@ -69,6 +69,7 @@ class LiveNode:
     kv: int = 0  # tokens of KV that its engine reckons to hold on its account
     chain: Chain | None = None  # once all that it adds to its context is known
     prefix: Boundary | None = None  # the context that it has made
+    read: bool = False  # whether somebody in its run takes the text that it writes
     turn: bool = False  # whether its run counts it as wanting a language model
     counted: bool = False  # whether all its operands are known and its engine counts it as active
 
@@ -131,6 +132,7 @@ class LiveRun:
     holdings: dict[EngineState, Holding] = field(default_factory=dict)
     turns: int = 0  # primitives that want a language model now
     used: dict[EngineState, None] = field(default_factory=dict)  # in the present turn
+    latest: LiveNode | None = None  # that has made a context
     waits_for: str = ""  # the tool that was called last
     places: dict[Pool, int] = field(default_factory=dict)  # admitted where, with tokens on no engine yet
     contents: dict[Value, Content] = field(default_factory=dict)
@@ -185,6 +187,7 @@ class LiveRun:
         """Forget the nodes: they and the run name each other, and would wait for the garbage collector."""
         self.nodes.clear()
         self._consumers.clear()
+        self.latest = None
 
     def consumers(self, live: LiveNode) -> Iterable[LiveNode]:
         """The nodes that wait for a result of `live`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
+from weft.runtime.kv.advice import Advice, Dead, Pin, eviction_order
 from weft.runtime.scheduler.prefixes import Boundary
 
 __all__ = ["CacheModel", "Path"]
@@ -18,16 +19,18 @@ Path = Sequence[Boundary]
 
 
 class _Node:
-    __slots__ = ("children", "key", "locks", "parent", "queued", "tokens", "used")
+    __slots__ = ("advice", "children", "key", "living", "locks", "parent", "queued", "tokens", "used")
 
     def __init__(self, key: int, tokens: float, parent: _Node | None, used: float) -> None:
         self.key = key
         self.tokens = tokens  # of this block alone
         self.parent = parent
         self.used = used
+        self.advice: Advice = None
         self.children = 0
+        self.living = 0  # children that are not said to be dead
         self.locks = 0  # of paths that end here, and children that are locked
-        self.queued = False
+        self.queued: tuple[int, float] | None = None  # the entry that counts
 
 
 class CacheModel:
@@ -40,8 +43,12 @@ class CacheModel:
         self.evictable = 0.0
         self.locked = 0.0
         self._nodes: dict[int, _Node] = {}
-        self._leaves: list[tuple[float, int, _Node]] = []  # by last use; may be stale
+        self._leaves: list[tuple[tuple[int, float], int, _Node]] = []  # a heap; entries may be too early
+        self._pins: list[tuple[float, int, _Node, Pin]] = []  # by expiry; may be stale
         self._entries = 0
+        self._now = 0.0
+        self.broken = 0.0
+        """Tokens evicted although they were pinned."""
 
     @property
     def available(self) -> float:
@@ -58,7 +65,7 @@ class CacheModel:
         for key, tokens in reversed(path):
             node = self._nodes.get(key)
             if node is not None:
-                node.used = now
+                self._use(node, now)
                 return tokens
         return 0.0
 
@@ -74,10 +81,25 @@ class CacheModel:
             self.evictable += node.tokens
             if parent is not None:
                 parent.children += 1
+                parent.living += 1
             parent, length = node, tokens
         if parent is not None:
-            parent.used = now
+            self._use(parent, now)
             self._offer(parent)
+
+    def advise(self, path: Path, advice: Advice, now: float) -> None:
+        """Say of a prompt, as far as it is held, what is known of its future."""
+        self._now = max(self._now, now)
+        for key, _ in reversed(path):
+            node = self._nodes.get(key)
+            if node is None:
+                continue
+            if isinstance(advice, Dead):
+                if node.locks or node.living or isinstance(node.advice, Pin):
+                    return
+            elif isinstance(advice, Pin) and isinstance(node.advice, Pin) and node.advice >= advice:
+                continue
+            self._set_advice(node, advice)
 
     def lock(self, path: Path) -> int | None:
         """Keep the longest prefix that is held; what to `unlock`."""
@@ -108,27 +130,54 @@ class CacheModel:
 
     def make_room(self, tokens: float) -> None:
         """Evict until so many tokens are free, or nothing is left to evict."""
-        while self.free < tokens and (node := self._pop_leaf()) is not None:
+        while self._pins and self._pins[0][0] <= self._now:
+            _, _, node, pin = heapq.heappop(self._pins)
+            if node.advice is pin:
+                self._set_advice(node, None)
+        while self.free < tokens and (leaf := self._pop_leaf()) is not None:
+            node = leaf
             self.evictable -= node.tokens
+            self.broken += node.tokens if isinstance(node.advice, Pin) else 0.0
             del self._nodes[node.key]
             if node.parent is not None:
                 node.parent.children -= 1
+                node.parent.living -= not isinstance(node.advice, Dead)
                 node.parent.used = max(node.parent.used, node.used)  # whoever reads on has read this
                 self._offer(node.parent)
 
-    def _offer(self, node: _Node) -> None:
-        if not (node.children or node.locks or node.queued):
-            node.queued = True
+    def _use(self, node: _Node, now: float) -> None:
+        self._now = max(self._now, now)
+        node.used = now
+        on: _Node | None = node
+        while on is not None and on.advice is not None:
+            self._set_advice(on, None)
+            on = on.parent
+
+    def _set_advice(self, node: _Node, advice: Advice) -> None:
+        if node.parent is not None:
+            node.parent.living += isinstance(node.advice, Dead) - isinstance(advice, Dead)
+        node.advice = advice
+        if isinstance(advice, Pin):
             self._entries += 1
-            heapq.heappush(self._leaves, (node.used, self._entries, node))
+            heapq.heappush(self._pins, (advice.expires, self._entries, node, advice))
+        self._offer(node)
+
+    def _offer(self, node: _Node) -> None:
+        order = eviction_order(node.advice, node.used)
+        if not (node.children or node.locks) and (node.queued is None or order < node.queued):
+            node.queued = order
+            self._entries += 1
+            heapq.heappush(self._leaves, (order, self._entries, node))
 
     def _pop_leaf(self) -> _Node | None:
         while self._leaves:
-            used, _, node = heapq.heappop(self._leaves)
-            node.queued = False
+            order, _, node = heapq.heappop(self._leaves)
+            if node.queued != order:
+                continue  # an earlier entry has taken its place
+            node.queued = None
             if self._nodes.get(node.key) is not node:
                 continue
-            if used == node.used and not (node.children or node.locks):
+            if order == eviction_order(node.advice, node.used) and not (node.children or node.locks):
                 return node
             self._offer(node)
         return None

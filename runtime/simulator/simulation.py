@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from weft.graph.ir import Value
+from weft.runtime.kv.advice import Pin
 from weft.runtime.scheduler import actions as act
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.faults import Fault
@@ -143,7 +145,8 @@ class Simulation:
 
     def _perform(self, action: act.Action) -> None:
         match action:
-            case act.Dispatch(worker, fragments):
+            case act.Dispatch(worker, fragments, _, keep):
+                self._advise(worker, keep)
                 for run, tasks in fragments:
                     self._dispatch(worker, self._runs[run], tasks)
             case act.Evaluate(run, node, attempt):
@@ -160,9 +163,9 @@ class Simulation:
                 if self._alarm is not None:
                     self._alarm.call_off()
                 self._alarm = self.clock.at(when, lambda: self._send(ev.Tick()))
-            case act.Release(worker, run, values):
+            case act.Release(worker, run, values, dead):
                 if values:
-                    self._release(worker, self._runs[run], [value.node for value in values])
+                    self._release(worker, self._runs[run], values, dead)
             case act.Expand():
                 raise AssertionError("programs of the simulator have no control nodes")
 
@@ -172,8 +175,16 @@ class Simulation:
         known = set(live.done)
         self._to(worker, lambda w: w.take(live, primitives, known))
 
-    def _release(self, worker: str, live: LiveProgram, nodes: Sequence[int]) -> None:
-        self._to(worker, lambda w: w.release(live, nodes))
+    def _release(
+        self, worker: str, live: LiveProgram, values: Sequence[Value], dead: Sequence[Value]
+    ) -> None:
+        nodes, useless = [value.node for value in values], {value.node for value in dead}
+        self._to(worker, lambda w: w.release(live, nodes, useless))
+
+    def _advise(self, worker: str, keep: Sequence[act.Keep]) -> None:
+        for run, node, expires in keep:
+            live, pin = self._runs[run], Pin(expires)
+            self._to(worker, partial(SimWorker.advise, program=live, node=node, pin=pin))
 
     def _to(self, worker: str, what: Callable[[SimWorker], None]) -> None:
         """Send a worker something, in order."""

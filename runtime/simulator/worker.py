@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from weft.graph.ops.primitive import Prefill
+from weft.runtime.kv.advice import Dead, Pin
 from weft.runtime.scheduler.events import EngineSpec, Usage
 from weft.runtime.scheduler.faults import Fault
 from weft.runtime.scheduler.primitive import Primitive
 
 from .batches import BatchModel, Call, DelayModel
-from .cache import Path
+from .cache import CacheModel, Path
 from .clock import Clock
 from .llm import Job, LlmModel
 from .profiles import BatchProfile, LlmProfile
@@ -120,12 +121,27 @@ class SimWorker:
                     self.others[task.primitive.key.kind].cancel(call)
             task.work = None
 
-    def release(self, program: LiveProgram, nodes: Sequence[int]) -> None:
-        """Drop the contexts that these nodes have made. Raises ValueError for one that is not held."""
+    def release(self, program: LiveProgram, nodes: Sequence[int], dead: Container[int] = ()) -> None:
+        """Drop the contexts that these nodes have made; what is `dead` may be evicted before all else.
+
+        Raises ValueError for one that is not held.
+        """
         here = program.made_at(self.name)
-        for node in nodes:
-            if node not in here or program.paths.pop(node, None) is None:
+        for node in sorted(nodes, reverse=True):  # who continues a context comes after it
+            path = program.paths.pop(node, None) if node in here else None
+            if path is None:
                 raise ValueError(f"{self.name} holds no context {node} of {program.id}")
+            if node in dead:
+                self._cache_of(program, node).advise(path, Dead(), self._clock.now)
+
+    def advise(self, program: LiveProgram, node: int, pin: Pin) -> None:
+        """Keep the context that a node has made, if it is still held."""
+        path = program.paths.get(node)
+        if path is not None:
+            self._cache_of(program, node).advise(path, pin, self._clock.now)
+
+    def _cache_of(self, program: LiveProgram, node: int) -> CacheModel:
+        return self.llms[program.nodes[node].key.model].cache
 
     def _drop(self, task: Task) -> None:
         mine = self._tasks[task.program.id]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from weft.graph.ops.base import Op
 from weft.proto import worker_pb2
+from weft.runtime.kv.advice import Advice
 
-from .engines.base import Caching, Engine, Gauges, Lending, Mortal
+from .engines.base import Caching, Engine, Gauges, HeldKv, Lending, Mortal
 from .faults import TaskError
 
 __all__ = ["Catalog"]
@@ -48,6 +49,8 @@ class Catalog:
             kv_free=sum(gauge.kv_free for gauge in held),
             kv_cached=sum(gauge.kv_cached for gauge in held),
             kv_running=sum(gauge.kv_running for gauge in held),
+            kv_pins_met=sum(gauge.kv_pins_met for gauge in held),
+            kv_pins_broken=sum(gauge.kv_pins_broken for gauge in held),
             indexes=tuple(index for gauge in held for index in gauge.indexes),
         )
 
@@ -56,6 +59,12 @@ class Catalog:
         for engine in self._engines:
             if isinstance(engine, Caching):
                 engine.flush()
+
+    def advise(self, held: HeldKv, advice: Advice) -> None:
+        """Tell the engine that has made a context what is known of its future."""
+        for engine in self._engines:
+            if isinstance(engine, Caching) and engine.model == held.model:
+                engine.advise(held, advice)
 
     async def start(self) -> None:
         """Start every engine, one after another. Raises StartError."""

@@ -149,6 +149,12 @@ class Runs:
             known.values.pop(key, None)
         self._tidy(run)
 
+    def context(self, run: str, key: str) -> HeldKv | None:
+        """A context that is held for a run."""
+        known = self._runs.get(run)
+        datum = known.values.get(key) if known is not None else None
+        return datum if isinstance(datum, HeldKv) else None
+
     def waiting_for(self, run: str, keys: Collection[str]) -> list[Task]:
         """The tasks of a run that wait for any of these values."""
         known = self._runs.get(run)

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from weft.graph.codec import encode_datum
 from weft.graph.errors import GraphError
 from weft.proto import value_pb2, worker_pb2
+from weft.runtime.kv.advice import Advice, Dead, Pin
 from weft.runtime.outbox import Outbox
 
 from .catalog import Catalog
@@ -90,6 +91,8 @@ class Session:
     def _obey(self, command: worker_pb2.Command) -> None:
         match command.WhichOneof("command"):
             case "batch":
+                for pin in command.batch.pins:
+                    self._advise(pin.run, pin.key, Pin(time.monotonic() + pin.seconds))
                 for fragment in command.batch.fragments:
                     self._take_fragment(fragment)
             case "push":
@@ -97,6 +100,8 @@ class Session:
             case "cancel":
                 self._stop(self._runs.cancel(command.cancel.run, command.cancel.nodes))
             case "release":
+                for key in command.release.dead:
+                    self._advise(command.release.run, key, Dead())
                 self._runs.release(command.release.run, command.release.keys)
             case "flush":
                 self._catalog.flush()
@@ -115,6 +120,12 @@ class Session:
         for task in tasks:
             self._stop(self._runs.cancel(fragment.run, [task.node.id]))  # an earlier attempt
         self._start(fragment.run, self._runs.add(tasks, values))
+
+    def _advise(self, run: str, key: str, advice: Advice) -> None:
+        """Pass on what is known of a context; it may be gone by now, and then nothing is lost."""
+        held = self._runs.context(run, key)
+        if held is not None:
+            self._catalog.advise(held, advice)
 
     def _take_push(self, push: worker_pb2.Push) -> None:
         try:
@@ -212,6 +223,8 @@ class Session:
             kv_free=gauges.kv_free,
             kv_cached=gauges.kv_cached,
             kv_running=gauges.kv_running,
+            kv_pins_met=gauges.kv_pins_met,
+            kv_pins_broken=gauges.kv_pins_broken,
             contexts=self._runs.contexts,
             running=self._runs.running,
             waiting=self._runs.waiting,

@@ -11,6 +11,7 @@ from weft.graph.ir import Node
 from weft.graph.ops.base import EngineKind
 from weft.graph.values import Datum, KvValue
 from weft.proto import worker_pb2
+from weft.runtime.kv.advice import Advice
 from weft.runtime.llm.context import Context
 
 __all__ = [
@@ -47,6 +48,8 @@ class HeldKv(KvValue):
     """A KV value that this worker has made, with the token ids that its key stands for."""
 
     context: Context = field(kw_only=True)
+    model: str = field(kw_only=True)
+    namespace: str = field(kw_only=True)
 
 
 class Stream(Enum):
@@ -124,6 +127,8 @@ class Gauges:
     kv_free: int = 0
     kv_cached: int = 0
     kv_running: int = 0
+    kv_pins_met: int = 0
+    kv_pins_broken: int = 0
     indexes: tuple[worker_pb2.IndexInfo, ...] = ()
 
 
@@ -187,3 +192,6 @@ class Caching(Protocol):
 
     def flush(self) -> None:
         """Forget all of it that no task uses."""
+
+    def advise(self, held: HeldKv, advice: Advice) -> None:
+        """Hear what is known of the future of a context."""

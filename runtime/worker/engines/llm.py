@@ -7,11 +7,14 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
+import numpy as np
+
 from weft.graph.ops.base import EngineKind
 from weft.graph.ops.primitive import Decode, Prefill, Rate, Score, Weigh
 from weft.graph.values import Json, TextValue
 from weft.proto import worker_pb2
 from weft.runtime.config import ModelSettings
+from weft.runtime.kv.advice import Advice
 from weft.runtime.llm.context import Context
 from weft.runtime.llm.errors import EngineClosedError
 from weft.runtime.llm.grammar import GrammarError
@@ -76,12 +79,25 @@ class LlmEngine:
         if self._loaded is None:
             return Gauges()
         stats = self._loaded.engine.stats()
-        return Gauges(stats.free_slots, stats.cached_slots, stats.running_slots)
+        return Gauges(
+            stats.free_slots,
+            stats.cached_slots,
+            stats.running_slots,
+            stats.pins_met_tokens,
+            stats.pins_broken_tokens,
+        )
 
     def flush(self) -> None:
         """Forget what was read and is not in use."""
         if self._loaded is not None:
             self._loaded.engine.flush()
+
+    def advise(self, held: HeldKv, advice: Advice) -> None:
+        """Pass on what is known of the future of a context."""
+        if self._loaded is not None:
+            with suppress(EngineClosedError):
+                ids = np.asarray(held.context.ids(), dtype=np.int64)
+                self._loaded.engine.advise(held.namespace, ids, advice)
 
     async def start(self) -> None:
         """Load the model and measure its speed. Raises StartError."""
@@ -129,7 +145,7 @@ class LlmEngine:
 
     async def _prefill(self, task: Task, op: Prefill, context: Context, operands: Operands) -> Outcome:
         longer = read(context, op.pieces, operands)
-        held = HeldKv(_key(task), context=longer)
+        held = self._held(task, longer)
         settled = () if task.fused else longer.settled_ids()
         if len(settled) <= len(context.settled_ids()):
             return Outcome((held,))
@@ -195,7 +211,7 @@ class LlmEngine:
             fetch=borrowed.seconds,
             fetched_tokens=borrowed.tokens,
         )
-        held = HeldKv(_key(task), context=write(context, text))
+        held = self._held(task, write(context, text))
         if op.logprobs is None:
             return Outcome((held, text), timing)
         return Outcome((held, text, Json(as_data(done.logprobs, self._model.tokenizer))), timing)
@@ -271,6 +287,9 @@ class LlmEngine:
         done, _ = await self._request(request)
         assert isinstance(done, Scored)
         return done
+
+    def _held(self, task: Task, context: Context) -> HeldKv:
+        return HeldKv(_key(task), context=context, model=self.model, namespace=task.namespace)
 
     async def _borrow(self, task: Task, ids: tuple[int, ...]) -> Borrowed:
         """Get what another worker has read of a prompt, if this is advised."""

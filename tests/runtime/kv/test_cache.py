@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
+from weft.runtime.kv.advice import Advice, Dead, Pin
 from weft.runtime.kv.cache import KVCache
 from weft.runtime.kv.pool import KVPool
 from weft.runtime.kv.radix import Node, Tokens
@@ -122,6 +123,16 @@ class CacheMachine(RuleBasedStateMachine):
             self.cache.unlock(holding.node)
             holding.node, holding.slots = published.node, published.slots
             holding.shared = len(holding.slots)
+
+    @rule(
+        namespace=st.sampled_from(["", "tenant"]),
+        tokens=st.lists(st.integers(0, 2), min_size=1, max_size=10),
+        advice=st.sampled_from([Pin(1e9), Dead(), None]),
+    )
+    def advise(self, namespace: str, tokens: list[int], advice: Advice) -> None:
+        available = self.cache.available
+        self.cache.advise(namespace, np.array(tokens), advice, self.now)
+        assert self.cache.available == available
 
     @rule(holding=consumes(holdings))
     def end(self, holding: _Holding) -> None:

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
+from weft.runtime.kv.advice import Advice, Dead, Pin, eviction_order
 from weft.runtime.kv.radix import Node, RadixTree, Tokens
 
 
@@ -78,6 +79,47 @@ def test_eviction_of_a_part_keeps_the_head_of_a_leaf() -> None:
     assert tree.match("", array(1, 2, 3, 4), 2.0).slots.tolist() == [10]
 
 
+def test_the_dead_go_first_and_the_pinned_last() -> None:
+    tree = RadixTree()
+    for number in (1, 2, 3):
+        insert(tree, array(number, number), 10 * number, float(number))
+    tree.advise("", array(1, 1), Pin(9.0), 4.0)
+    tree.advise("", array(3, 3), Dead(), 4.0)
+    assert [tree.evict(2).slots.tolist() for _ in range(3)] == [[30, 31], [20, 21], [10, 11]]
+    assert tree.broken == 2
+
+
+def test_a_pin_ends_with_its_time_or_with_a_use() -> None:
+    tree = RadixTree()
+    for number in (1, 2, 3):
+        insert(tree, array(number), number, float(number))
+    tree.advise("", array(1), Pin(5.0), 4.0)
+    tree.advise("", array(2), Pin(50.0), 4.0)
+    tree.match("", array(2), 5.0)
+    assert tree.met == 1
+    assert [tree.evict(1).slots.tolist() for _ in range(3)] == [[1], [3], [2]]
+    assert tree.broken == 0
+
+
+def test_what_others_may_use_does_not_die() -> None:
+    tree = RadixTree()
+    insert(tree, array(1, 2), 10, 1.0)
+    insert(tree, array(1, 3), 20, 2.0)
+    insert(tree, array(4), 30, 0.5)
+    tree.advise("", array(1, 3), Dead(), 3.0)
+    assert tree.evict(1).slots.tolist() == [21]
+    assert tree.evict(1).slots.tolist() == [30], "the beginning of two is as it was"
+
+
+def test_advice_on_what_is_not_cached_changes_nothing() -> None:
+    tree = RadixTree()
+    tree.advise("", array(1), Pin(9.0), 0.0)
+    insert(tree, array(1, 2), 10, 1.0)
+    tree.advise("", array(5), Dead(), 2.0)
+    tree.advise("other", array(1, 2), Dead(), 2.0)
+    assert (tree.size, tree.evict(9).slots.tolist()) == (2, [10, 11])
+
+
 def test_misuse_is_refused() -> None:
     tree = RadixTree()
     node = insert(tree, array(1, 2), 0, 1.0)
@@ -96,6 +138,10 @@ class _Entry:
     slot: int
     used: float
     locks: int = 0
+    advice: Advice = None
+
+    def use(self, now: float) -> None:
+        self.used, self.advice = now, None
 
 
 @dataclass
@@ -112,13 +158,33 @@ class _Trie:
         inner = {(namespace, tokens[:-1]) for namespace, tokens in self.entries}
         return [path for path, entry in self.entries.items() if path not in inner and not entry.locks]
 
-    def evict(self, count: int) -> set[int]:
+    def advise(self, namespace: str, tokens: tuple[int, ...], advice: Advice) -> None:
+        for path in reversed(self.walk(namespace, tokens)):
+            entry = self.entries[path]
+            living = entry.locks or isinstance(entry.advice, Pin) or self.lives(path)
+            if isinstance(advice, Dead) and living:
+                return
+            if not (isinstance(advice, Pin) and isinstance(entry.advice, Pin) and entry.advice > advice):
+                entry.advice = advice
+
+    def lives(self, path: Path) -> bool:
+        namespace, tokens = path
+        below = [e for (name, t), e in self.entries.items() if (name, t[:-1]) == (namespace, tokens) and t]
+        return any(not isinstance(entry.advice, Dead) for entry in below)
+
+    def evict(self, count: int, now: float) -> set[int]:
         freed = set()
+        for entry in self.entries.values():
+            if isinstance(entry.advice, Pin) and entry.advice.expires <= now:
+                entry.advice = None
         while count > 0 and (leaves := self.leaves()):
-            oldest = min(leaves, key=lambda path: self.entries[path].used)
-            freed.add(self.entries.pop(oldest).slot)
+            first = min(leaves, key=self.order)
+            freed.add(self.entries.pop(first).slot)
             count -= 1
         return freed
+
+    def order(self, path: Path) -> tuple[int, float]:
+        return eviction_order(self.entries[path].advice, self.entries[path].used)
 
 
 TOKENS = st.lists(st.integers(0, 2), max_size=9).map(tuple)
@@ -146,7 +212,7 @@ class RadixMachine(RuleBasedStateMachine):
         assert match.slots.tolist() == [self.trie.entries[path].slot for path in paths]
         self.tree.lock(match.node)
         for path in paths:
-            self.trie.entries[path].used = self.now
+            self.trie.entries[path].use(self.now)
             self.trie.entries[path].locks += 1
         return match.node, paths
 
@@ -166,15 +232,27 @@ class RadixMachine(RuleBasedStateMachine):
         assert inserted.duplicates.tolist() == slots[:present].tolist()
         for end, slot in enumerate(slots.tolist(), start=1):
             entry = self.trie.entries.setdefault((namespace, tokens[:end]), _Entry(slot, self.now))
-            entry.used = self.now
+            entry.use(self.now)
         held = [self.trie.entries[path].slot for path in self.trie.walk(namespace, tokens)]
         assert inserted.slots.tolist() == held
 
     @rule(count=st.integers(0, 12))
     def evict(self, count: int) -> None:
+        due = min(count, self.tree.evictable)
         freed = self.tree.evict(count).slots.tolist()
-        assert len(set(freed)) == len(freed)
-        assert set(freed) == self.trie.evict(count)
+        assert len(set(freed)) == len(freed) == due, "no advice keeps what is not in use"
+        assert set(freed) == self.trie.evict(count, self.now)
+
+    @rule(namespace=NAMESPACES, tokens=TOKENS, seconds=st.sampled_from([-1.0, 2.5, 9.5]))
+    def pin(self, namespace: str, tokens: tuple[int, ...], seconds: float) -> None:
+        pin = Pin(self.tick() + seconds)
+        self.tree.advise(namespace, array(*tokens), pin, self.now)
+        self.trie.advise(namespace, tokens, pin)
+
+    @rule(namespace=NAMESPACES, tokens=TOKENS, advice=st.sampled_from([Dead(), None]))
+    def advise(self, namespace: str, tokens: tuple[int, ...], advice: Advice) -> None:
+        self.tree.advise(namespace, array(*tokens), advice, self.tick())
+        self.trie.advise(namespace, tokens, advice)
 
     @invariant()
     def counters_are_right(self) -> None:

@@ -28,7 +28,7 @@ def test_a_prompt_that_takes_a_reply_goes_along_with_it_to_the_only_engine_of_th
     third = (node(4, PREFILL, reply=(3, 1)), node(5, DECODE, kv=4))
     assert driver.run(*refine(), *third) == [sent("w", 0, 1, 2, 3, 4, 5)]
     assert driver.done(0) == []
-    assert driver.done(1) == [act.Release("w", "r", (Value(0), Value(1)))]
+    assert driver.done(1) == [act.Release("w", "r", (Value(0), Value(1)), dead=(Value(1),))]
 
 
 def test_where_there_is_a_choice_of_engines_a_prompt_waits_for_its_texts() -> None:

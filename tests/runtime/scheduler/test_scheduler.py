@@ -259,7 +259,7 @@ def test_end_of_a_run_cancels_what_runs_and_releases_what_is_held() -> None:
     assert driver.send(ev.RunEnded("r")) == []
 
 
-@pytest.mark.parametrize("kind", ["batching", "priority", "fairness", "placement"])
+@pytest.mark.parametrize("kind", ["batching", "priority", "fairness", "placement", "advice"])
 def test_unknown_policies_are_refused_by_name(kind: str) -> None:
     with pytest.raises(ValueError, match=rf"unknown {kind} policy 'x'; known: '"):
         Policies(**{kind: "x"})  # type: ignore[arg-type]  # wrong on purpose

@@ -18,6 +18,7 @@ from weft.graph.ops.common import Embed, Format, Input
 from weft.graph.ops.primitive import Decode, Prefill, Score
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.admission import ADMISSION
+from weft.runtime.scheduler.advice import ADVICE
 from weft.runtime.scheduler.batching import BATCHING
 from weft.runtime.scheduler.fairness import FAIRNESS
 from weft.runtime.scheduler.placement import PLACEMENT
@@ -44,6 +45,7 @@ class Chaos:
             fairness=choose.choice(sorted(FAIRNESS)),
             placement=choose.choice(sorted(PLACEMENT)),
             admission=choose.choice(sorted(ADMISSION)),
+            advice=choose.choice(sorted(ADVICE)),
         )
         self.world = World(policies)
         self.count = 0

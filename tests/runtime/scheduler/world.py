@@ -148,7 +148,11 @@ class World:
             case act.WakeAt(time):
                 assert time < self.wake
                 self.wake = time
-            case act.Dispatch(worker, fragments):
+            case act.Dispatch(worker, fragments, _, keeps):
+                for keep in keeps:
+                    assert keep.expires > self.now
+                    assert not self.runs[keep.run].over or keep.run in self.ending
+                    assert (keep.run, Value(keep.node)) in self.workers[worker].holds
                 assert len({id(fragment) for fragment in fragments}) == len(fragments) > 0
                 for fragment in fragments:
                     self.take(self.workers[worker], worker, fragment)

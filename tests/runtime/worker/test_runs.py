@@ -26,7 +26,7 @@ def task(number: int, *needs: Value, run: str = "r", attempt: int = 1) -> Task:
 
 
 def held(key: str) -> HeldKv:
-    return HeldKv(key, context=Context.empty(Tokenizer.from_folder(MODEL_FOLDER)))
+    return HeldKv(key, context=Context.empty(Tokenizer.from_folder(MODEL_FOLDER)), model="m", namespace="")
 
 
 def counts(runs: Runs) -> tuple[int, int, int]:

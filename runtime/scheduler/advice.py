@@ -1,0 +1,167 @@
+"""Advice policies: what workers are told of the future of the contexts that they hold.
+
+A program tells when a context is taken again, and a tool how long it takes: so what is going to be used
+outlives, in a worker's cache, what nobody takes any more. Advice travels with work, as what is cached is
+evicted to make room for work only; what is fulfilled or has expired by then is not sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, Protocol
+
+from weft.graph.ir import Value
+
+from .actions import Keep
+from .engines import WorkerState
+from .patience import Patience
+from .primitive import Role
+from .state import LiveNode, LiveRun, Phase
+
+__all__ = ["ADVICE", "Advice", "Liveness", "Silence"]
+
+_KNOWN_S: Final = 60.0  # that a context is kept for what is known to follow, which may have to queue
+
+
+class Advice(Protocol):
+    """What is said of contexts."""
+
+    def made(self, live: LiveNode, consumers: Iterable[LiveNode], now: float) -> None:
+        """A context has been made; of those who take it, or its text, the ready ones have been started."""
+        ...
+
+    def called(self, tool: LiveNode, now: float) -> None:
+        """A tool begins."""
+        ...
+
+    def taken(self, live: LiveNode) -> None:
+        """A primitive is handed out that continues a context."""
+        ...
+
+    def released(self, makers: Sequence[LiveNode]) -> tuple[Value, ...]:
+        """Contexts are released, as nobody in the run takes them any more; which of them are dead."""
+        ...
+
+    def collect(self, worker: WorkerState, now: float) -> tuple[Keep, ...]:
+        """What there is to say to a worker, once."""
+        ...
+
+    def forget(self, run: LiveRun) -> None:
+        """A run is over."""
+        ...
+
+    def lose(self, worker: WorkerState) -> None:
+        """A worker is gone."""
+        ...
+
+
+class Silence:
+    """Nobody is told anything."""
+
+    def __init__(self, patience: Patience) -> None:
+        pass
+
+    def made(self, live: LiveNode, consumers: Iterable[LiveNode], now: float) -> None:
+        """It does not matter."""
+
+    def called(self, tool: LiveNode, now: float) -> None:
+        """It does not matter."""
+
+    def taken(self, live: LiveNode) -> None:
+        """It does not matter."""
+
+    def released(self, makers: Sequence[LiveNode]) -> tuple[Value, ...]:
+        """Nobody says so."""
+        return ()
+
+    def collect(self, worker: WorkerState, now: float) -> tuple[Keep, ...]:
+        """Nothing."""
+        return ()
+
+    def forget(self, run: LiveRun) -> None:
+        """It does not matter."""
+
+    def lose(self, worker: WorkerState) -> None:
+        """It does not matter."""
+
+
+class Liveness(Silence):
+    """What the graph and the tools so far say: contexts that wait are kept, those that nobody takes go first.
+
+    A context waits for a tool for as long as nine of ten of its calls take (Continuum, arXiv:2511.02230, in
+    short), and a minute for what its graph says will continue it (KVFlow, arXiv:2507.07400). What nobody
+    takes any more goes first if its text has stayed within the run: a client that has seen it may ask more.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._pending: dict[WorkerState, dict[str, dict[int, Keep]]] = {}  # by run and node
+
+    def made(self, live: LiveNode, consumers: Iterable[LiveNode], now: float) -> None:
+        """Keep it for those who are known to take it later."""
+        number = live.primitive.node.id
+        if any(c.primitive.context == number and c.phase is Phase.WAITING for c in consumers):
+            self._say(live, now + _KNOWN_S)
+
+    def called(self, tool: LiveNode, now: float) -> None:
+        """Keep the contexts whose texts have led to the call; of programs that do not say, the latest."""
+        run, makers = tool.run, list(_makers(tool))
+        if not makers and run.grows and run.latest is not None and run.latest.kv:
+            makers = [run.latest]
+        expires = now + self._patience.seconds(tool.primitive.key.model)
+        for maker in makers:
+            self._say(maker, expires)
+
+    def taken(self, live: LiveNode) -> None:
+        """There is nothing to wait for any more."""
+        context = live.primitive.context
+        if context is not None:
+            self._unsay(live.run.nodes[context])
+
+    def released(self, makers: Sequence[LiveNode]) -> tuple[Value, ...]:
+        """Those whose texts have been taken within the run, with all that only they continue."""
+        for maker in makers:
+            self._unsay(maker)
+        return tuple(Value(maker.node.id) for maker in makers if maker.read)
+
+    def collect(self, worker: WorkerState, now: float) -> tuple[Keep, ...]:
+        """What has not expired."""
+        runs = self._pending.pop(worker, None)
+        if runs is None:
+            return ()
+        return tuple(keep for keeps in runs.values() for keep in keeps.values() if keep.expires > now)
+
+    def forget(self, run: LiveRun) -> None:
+        """Nothing is to be said of it."""
+        for worker in run.workers.values():
+            runs = self._pending.get(worker)
+            if runs is not None:
+                runs.pop(run.id, None)
+
+    def lose(self, worker: WorkerState) -> None:
+        """Nothing is to be said to it."""
+        self._pending.pop(worker, None)
+
+    def _say(self, maker: LiveNode, expires: float) -> None:
+        engine, run, node = maker.engine, maker.run.id, maker.primitive.node.id
+        if engine is not None and engine.worker.alive:
+            self._pending.setdefault(engine.worker, {}).setdefault(run, {})[node] = Keep(run, node, expires)
+
+    def _unsay(self, maker: LiveNode) -> None:
+        runs = self._pending.get(maker.engine.worker) if self._pending and maker.engine else None
+        if runs is not None and maker.run.id in runs:
+            runs[maker.run.id].pop(maker.primitive.node.id, None)
+
+
+def _makers(live: LiveNode) -> Iterator[LiveNode]:
+    """The contexts that engines have made of which a node takes a text, directly or by way of the host."""
+    for number in live.primitive.producers:
+        maker = live.run.nodes[number]
+        if maker.primitive.makes_context:
+            if maker.kv and maker.phase is Phase.DONE:
+                yield maker
+        elif maker.primitive.role is Role.HOST:
+            yield from _makers(maker)
+
+
+ADVICE: Final[Mapping[str, Callable[[Patience], Advice]]] = {"none": Silence, "liveness": Liveness}
