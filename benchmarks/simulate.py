@@ -83,7 +83,9 @@ ABLATED: Final[Mapping[str, Scenario]] = {
     "families": SCENARIOS["four families, tight"],
     "coding": SCENARIOS["coding, busy"],
     "rag + debate": Scenario(Mix({"rag": 8.0, "debate": 3.0})),
+    "rag + debate, tight": Scenario(Mix({"rag": 6.0, "debate": 4.0}), 40_000),
     "web agents": SCENARIOS["web agents, tight"],
+    "code agents": Scenario(Mix({"swe": 1.0}), TIGHT, 120.0),
 }
 
 SWITCHES: Final[Sequence[Mapping[str, Any]]] = (

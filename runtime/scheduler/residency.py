@@ -62,11 +62,17 @@ class Residency:
         return max(held, demand.context) if engine is demand.home else held
 
     def need(self, live: LiveNode) -> int:
-        """The tokens of KV that a run is known to need on a kind of engine, from a ready primitive on."""
+        """The tokens of KV that a run is known to need on a kind of engine, from a ready primitive on.
+
+        The beginning of its prompt that others are using takes its place once, and it has that already.
+        """
         run, key = live.run, live.primitive.key
-        base = _chain(live).base.tokens
+        base, prefixes = _chain(live)
+        holders = self.directory.longest(prefixes).holders if prefixes else ()
+        shared = [tokens for key, tokens in prefixes if any(key in holder.in_use for holder in holders)]
         known = (node.primitive for node in run.nodes.values() if node.phase is not Phase.DONE)
-        return int(base + sum(p.forecast.reads + p.forecast.writes for p in known if p.key == key))
+        needed = base.tokens + sum(p.forecast.reads + p.forecast.writes for p in known if p.key == key)
+        return max(int(needed - max(shared, default=0.0)), 0)
 
     # ---- turns
 

@@ -16,6 +16,7 @@ from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.patience import Patience
 
 from .conftest import DECODE, EMBED, EMBEDDER, LLM, Driver, node, placed
+from .test_placement import call
 
 SMALL = replace(LLM, kv_slots=1000)  # tokens; 950 are given away
 TURN = {0: Forecast(40.0, 340.0, reads=300.0), 1: Forecast(300.0, 300.0, writes=100.0)}
@@ -56,6 +57,18 @@ def test_runs_whose_contexts_do_not_fit_wait_until_others_are_over_oldest_first(
     assert [len(turn(driver, run)) for run in "abcd"] == [2, 2, 0, 0]
     assert end(driver, "b") == [("w", "c", 0), ("w", "c", 1)]
     assert end(driver, "a") == [("w", "d", 0), ("w", "d", 1)]
+
+
+def test_a_beginning_that_many_share_takes_its_place_once() -> None:
+    driver = Driver(("w", replace(LLM, kv_slots=4000)), admission="working_set")
+    family = " ".join(f"word{number}" for number in range(1000))  # 2,250 tokens or so
+
+    def handed_out(run: str, text: str) -> int:
+        nodes, forecasts = call(text, f"tail of {run}")
+        return len(placed(driver.run(*nodes, run=run, forecasts=forecasts)))
+
+    assert [handed_out(run, family) for run in "abc"] == [2, 2, 2]
+    assert handed_out("other", family[::-1]) == 0
 
 
 def test_everybody_is_let_in_where_nothing_else_is_asked_for_or_known() -> None:
