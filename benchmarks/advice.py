@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=6, help="at the same time (6)")
     parser.add_argument("--calls", type=float, default=4.0, help="that come in a second (4)")
     parser.add_argument("--seconds", type=float, default=10.0, help="for which they come (10)")
-    parser.add_argument("--kv-tokens", type=int, default=8000, help="for which the worker has room (8000)")
+    parser.add_argument("--kv-tokens", type=int, default=6000, help="for which the worker has room (6000)")
     parser.add_argument("--json", type=Path, help="write the results there, too")
     options = parser.parse_args()
     rows: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
