@@ -56,7 +56,8 @@ def _add(graph: Any, plan: Plan, step: Step, calls: Calls) -> None:
         graph.add_edge(before if len(before) > 1 else (before or [START])[0], _node(step.name))
         return
     source = (before or [START])[0]
-    if len(before) > 1:
+    lists = {_node(other.name) for other in plan.steps if isinstance(other, Each)}
+    if len(before) > 1 or source in lists:  # what chooses where to go is asked once for each item of a list
         source = f"before {step.name}"
         graph.add_node(source, lambda state: {})
         graph.add_edge(before, source)

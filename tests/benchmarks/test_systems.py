@@ -157,6 +157,17 @@ def test_independent_calls_run_together_unless_it_is_sequential(name: str) -> No
     assert echo.most == (1 if name == "sequential" else 2)
 
 
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_list_may_follow_on_another(name: str) -> None:
+    inner = Plan((ITEM,), (ask("in", "{item}"),), "in")
+    outer = Plan((ITEM, "e"), (ask("in", "{item} {e}"),), "in")
+    plan = Plan(("q",), (ask("l", "ab {q}", list[str]), Each("e", "l", inner), Each("f", "l", outer)), "f")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = asyncio.run(arm(name, plan, Echo())({"q": "xy"}))
+    assert found == ["<ab xy.0 <ab xy.0>\n<ab xy.1>>", "<ab xy.1 <ab xy.0>\n<ab xy.1>>"]
+
+
 @pytest.mark.parametrize(
     ("steps", "result", "said"),
     [
