@@ -16,7 +16,7 @@ from weft.graph.ops.user import ScoreMethod
 from weft.graph.prompt import Fixed
 from weft.graph.values import Json, TextValue
 from weft.runtime.config import ModelSettings
-from weft.runtime.llm.engine import LLMEngine
+from weft.runtime.llm.engine import Entry, LLMEngine
 from weft.runtime.llm.requests import Request, ScoreRequest, Sink
 from weft.runtime.worker.engines.llm import LlmEngine
 
@@ -172,14 +172,14 @@ def cases(count: int) -> list[tuple[str, tuple[str, ...]]]:
 async def test_fifty_cases(
     llm: Link, reference: Reference, method: ScoreMethod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submitted: list[Request] = []
-    submit = LLMEngine.submit
+    admitted: list[Request] = []
+    admit = LLMEngine.admit
 
-    def spy(engine: LLMEngine, request: Request, sink: Sink) -> int:
-        submitted.append(request)
-        return submit(engine, request, sink)
+    def spy(engine: LLMEngine, request: Request, sink: Sink) -> Entry:
+        admitted.append(request)
+        return admit(engine, request, sink)
 
-    monkeypatch.setattr(LLMEngine, "submit", spy)
+    monkeypatch.setattr(LLMEngine, "admit", spy)
     for number, (prompt, choices) in enumerate(cases(50)):
         prefix, options = split(reference, prompt, choices)
         rows = [reference.logprobs(prefix, option) for option in options]
@@ -191,5 +191,5 @@ async def test_fifty_cases(
         choice, scores = await scores_of(llm, method, prompt, choices, run=str(number))
         assert scores == pytest.approx(expected, abs=2e-3)
         assert choice == choices[expected.index(max(expected)) if best is None else best]
-    scored = [request for request in submitted if isinstance(request, ScoreRequest)]
+    scored = [request for request in admitted if isinstance(request, ScoreRequest)]
     assert len(scored) == (100 if method == "unconditional" else 50)  # all choices of a case at once
