@@ -110,7 +110,8 @@ class _MixedReader:
     """The answer may be content, calls, or content and then calls, in the forms that models are trained on.
 
     `<tool_call>{…}</tool_call>` (Hermes, Qwen), one JSON object with the name of a tool (Llama), or a list of
-    them (Mistral). Text is held back only while it may be the beginning of a call.
+    them (Mistral). Text is held back only while it may be the beginning of a call, or the white space before
+    one, which belongs to the form of the call, as does the one behind it.
     """
 
     def __init__(self, tools: Toolbox) -> None:
@@ -138,22 +139,18 @@ class _MixedReader:
     def _read(self) -> Iterator[Delta]:
         while self._held.strip() and not self._may_be_bare():
             before, mark, rest = self._held.partition(CALL_BEGIN)
-            if not mark:
-                settled = before[: len(before) - _overlap(before, CALL_BEGIN)]
-                if settled.strip() or self._begun:
-                    self._held = before[len(settled) :]
-                    yield from self._content(settled)
-                return
-            if before.strip():
-                yield from self._content(before)
-            self._held = mark + rest
+            settled = before if mark else before[: len(before) - _overlap(before, CALL_BEGIN)]
+            settled = settled.rstrip()
+            if settled:
+                self._held = self._held[len(settled) :]
+                yield from self._content(settled)
             inner, end, after = rest.partition(CALL_END)
             if not end:
                 return
             self._held = after
             calls = self._parse(inner)
             if calls is None:
-                yield from self._content(mark + inner + end)
+                yield from self._content(before[len(settled) :] + mark + inner + end)
             for call in calls or ():
                 yield from self._add(*call)
 
@@ -164,7 +161,7 @@ class _MixedReader:
         return fits and not (self._begun or self._calls)
 
     def _content(self, text: str) -> list[Delta]:
-        """Text of the answer; white space around calls belongs to their form."""
+        """Text of the answer; white space alone, behind a call, is none."""
         if not text or (not text.strip() and self._calls):
             return []
         self._begun = True

@@ -44,8 +44,14 @@ CASES = [
         None,
         [ADDED, LOOKED],
     ),
-    ("content, then hermes", f"I add. <tool_call>{ADD}</tool_call>", "I add. ", [ADDED]),
-    ("hermes without its end", f"Well: <tool_call>\n{ADD}", "Well: ", [ADDED]),
+    ("content, then hermes", f"I add. <tool_call>{ADD}</tool_call>", "I add.", [ADDED]),
+    (
+        "content around calls",
+        f"I add. \n<tool_call>{ADD}</tool_call> And look, <tool_call>{LOOK}</tool_call> so. ",
+        "I add. And look, so.",
+        [ADDED, LOOKED],
+    ),
+    ("hermes without its end", f"Well: <tool_call>\n{ADD}", "Well:", [ADDED]),
     ("llama", '{"name": "add", "parameters": {"a": 1, "b": [2, "}"]}}', None, [ADDED]),
     ("mistral", f"[TOOL_CALLS][{ADD}, {LOOK}]", None, [ADDED, LOOKED]),
     ("mistral without its token", f" [{LOOK}]", None, [LOOKED]),
@@ -54,6 +60,7 @@ CASES = [
     ("a list of which one is no call", f"[{LOOK}, 1]", f"[{LOOK}, 1]", []),
     ("JSON in content", f"See: {LOOK}", f"See: {LOOK}", []),
     ("a broken call", "<tool_call>{oops</tool_call> sorry", "<tool_call>{oops</tool_call> sorry", []),
+    ("a broken call in content", "So <tool_call>{a</tool_call> b ", "So <tool_call>{a</tool_call> b ", []),
     ("JSON without end", "[{" * 9_000, "[{" * 9_000, []),
     ("half a mark at the end", "a <tool_", "a <tool_", []),
     ("JSON after content", '{"a": 1} is JSON', '{"a": 1} is JSON', []),
@@ -93,9 +100,10 @@ def test_without_tools_all_is_content() -> None:
 
 def test_content_is_not_held_back() -> None:
     reader = reader_for(AUTO)
-    assert reader.push("Let me ") == [{"content": "Let me "}]
-    assert reader.push("see <") == [{"content": "see "}]
-    assert reader.push("b>") == [{"content": "<b>"}]
+    assert reader.push("Let me ") == [{"content": "Let me"}]
+    assert reader.push("see <") == [{"content": " see"}]
+    assert reader.push("b> ") == [{"content": " <b>"}]
+    assert reader.close() == [{"content": " "}]
     assert reader_for(AUTO).push("[1] says so") == [{"content": "[1] says so"}]
 
 
@@ -112,11 +120,14 @@ def test_arguments_of_a_forced_call_are_streamed() -> None:
     assert (rest, reader.close()) == (["1", "}"], [])
 
 
+FRAGMENTS = [" ", "a", "\n", "<tool_call>", "</tool_call>", ADD, LOOK, "<", "tool", "{oops", " b ", "."]
+TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=9).map("".join)
+
+
 @given(st.data())
 def test_pieces_change_nothing(data: st.DataObject) -> None:
-    tools, text = data.draw(
-        st.sampled_from([*((AUTO, case[1]) for case in CASES), (FORCED, ADD), (FORCED, LOOK)])
-    )
+    known = [*((AUTO, case[1]) for case in CASES), (FORCED, ADD), (FORCED, LOOK)]
+    tools, text = data.draw(st.sampled_from(known) | st.tuples(st.just(AUTO), TEXTS))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     pieces = [text[low:high] for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     whole, cut = message_of(read(tools, [text])[0]), message_of(read(tools, pieces)[0])
