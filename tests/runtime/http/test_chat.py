@@ -220,7 +220,7 @@ async def test_calls_in_a_stream(door: Door, choice: Any) -> None:
             name += piece.function.name or ""
             arguments += piece.function.arguments or ""
     assert (name, json.loads(arguments), reasons) == ("add", {"a": 1, "b": "}"}, ["tool_calls"])
-    assert content == ("" if choice == "required" else "Sure. ")
+    assert content == ("" if choice == "required" else "Sure.")
 
 
 async def test_with_the_choice_none_a_call_is_content(door: Door) -> None:
