@@ -105,7 +105,7 @@ class Host(worker_pb2_grpc.WorkerServicer):
     ) -> None:
         """Run the tasks of one orchestrator; when its stream ends, all of them are cancelled."""
         session = Session(self._catalog, self.id)
-        context.add_done_callback(lambda _: session.cancel_all())  # type: ignore[arg-type]  # the stubs declare what takes a grpc.Call; grpc.aio calls it with the context
+        context.add_done_callback(lambda _: session.cancel_all())  # type: ignore[arg-type]  # the stubs declare the callback as a class of theirs, which no function is; grpc.aio calls whatever can be called, with the context
         self._sessions.add(session)
         try:
             await session.serve(context)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import numpy as np
@@ -296,9 +296,9 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
         *_, last = run.execute()
         return last.finished
 
-    def Join(self, request: Any, context: Any) -> Iterator[pb.JoinEvent]:
+    def Join(self, request: Any, context: grpc.ServicerContext) -> NoReturn:
         """This server has no workers."""
-        raise NotImplementedError
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server has no workers")
 
     def Run(self, request_iterator: Iterator[pb.RunRequests], context: Any) -> Iterator[pb.RunEvents]:
         """One run over one stream."""
@@ -329,9 +329,9 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
             else:
                 time.sleep(0.005)
 
-    def Resume(self, request: pb.ResumeRequest, context: Any) -> pb.RunInfo:
+    def Resume(self, request: pb.ResumeRequest, context: grpc.ServicerContext) -> NoReturn:
         """Runs of this server ask nobody."""
-        raise NotImplementedError
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "runs of this server ask nobody")
 
     def Cancel(self, request: pb.CancelRunRequest, context: Any) -> pb.RunInfo:
         """Cancel a run and wait for its end."""

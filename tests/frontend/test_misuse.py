@@ -32,6 +32,8 @@ gen, select, search, rerank, embed, ingest = (
     untyped.embed,
     untyped.ingest,
 )
+untyped_program: Callable[[Callable[..., Any]], Any] = untyped.program
+untyped_tool: Callable[[Callable[..., Any]], Any] = untyped.tool
 cond, fold, loop, map = untyped.cond, untyped.fold, untyped.loop, untyped.map
 neighbours, server_tool = untyped.neighbours, untyped.server_tool
 
@@ -41,17 +43,17 @@ class Step(BaseModel):
     input: str
 
 
-@untyped.program  # type: ignore[untyped-decorator]  # untyped on purpose
+@untyped_program
 def ask(text: str, count: int = 1, size: Static[int] = 1) -> Any:
     return gen(f"{text} {count}")
 
 
-@untyped.program  # type: ignore[untyped-decorator]  # untyped on purpose
+@untyped_program
 async def wait_for(text: str) -> Any:
     return gen(text)
 
 
-@untyped.tool  # type: ignore[untyped-decorator]  # untyped on purpose
+@untyped_tool
 def add(a: int, b: int = 0) -> int:
     return a + b
 

@@ -39,7 +39,7 @@ def chat(question: str) -> tuple[str, str]:
 
 
 @program
-def structured(topic: str):  # type: ignore[no-untyped-def]  # its type is found out
+def structured(topic: str):  # type: ignore[no-untyped-def]  # what is tested is that a result without an annotation gets its type from what is traced; mypy wants every function annotated
     step = gen(f"Plan {topic}", type=Step)
     return {"step": step, "pair": (step.input, 1), "samples": gen("x", n=2), "topic": topic}
 
