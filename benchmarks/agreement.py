@@ -137,7 +137,7 @@ def forced(model: Model, tokenizer: Tokenizer, *, requests: int = 32) -> dict[st
         found, stats = _texts(model, {**plain, "forced_tokens": False, **changed}, asked, tokenizer)
         report[name] = difference(base, found)
         if "forced_tokens" in changed:
-            report[name]["forced"] = _some(stats.forced_tokens) / stats.generated_tokens
+            report[name]["forced"] = _some(stats.held_tokens) / stats.generated_tokens
     return report
 
 

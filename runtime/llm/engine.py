@@ -34,6 +34,7 @@ from .grammar import CompiledGrammar
 from .handover import Handover, KvSpan, Wanted
 from .intake import Entry, Intake
 from .launcher import Launcher, runner_for
+from .lookup import Lookup, Trust
 from .model import Model
 from .options import EngineInfo, EngineOptions, EngineStats, choose_host_slots, choose_limits, choose_slots
 from .planner import Planner
@@ -76,6 +77,8 @@ class LLMEngine:
         self._text: TextBackend = TokenizerText(tokenizer, config) if tokenizer else IdsOnly(config)
         self._verify = options.verify
         self._drafts = options.forced_tokens
+        lookup = options.prompt_lookup
+        self._trust = Trust() if (model.device.type == "cpu" if lookup is None else lookup) else None
         with on_device(model.device):
             self._runner = runner_for(model, slots, self._limits, options)
             self._tier = HostPool(self._runner.pool, host_slots) if host_slots else None
@@ -88,7 +91,7 @@ class LLMEngine:
         self._handles = itertools.count(1)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._flight: Flight | None = None  # a step that is under way
-        self._steps = self._generated = self._drafted = self._forced = 0
+        self._steps = self._generated = self._drafted = self._held = 0
         self._stats = self._count()
         self._closing = False
         self._door = (
@@ -235,6 +238,8 @@ class LLMEngine:
     def _enter(self, entries: Sequence[Entry]) -> None:
         for task, request in entries:
             self._tasks[task.job.id] = task
+            if isinstance(task, GenerateTask) and self._trust is not None:
+                task.lookup = Lookup(self._trust)
             if isinstance(request, GenerateRequest) and request.constraint is not None:
                 compiling = self._compilers.submit(self._text.compile, request.constraint, task.job.max_new)
                 compiling.add_done_callback(partial(self._compiled, task.job.id))
@@ -285,11 +290,12 @@ class LLMEngine:
         tasks = [task for task in flight.tasks if task.job.id in self._tasks]
         for task in tasks:
             task.advance(now)
+        least = self._planner.cost.worth(len(drawn)) if drawn else 1.0
         for drawing, tokens in drawn:
-            drawing.guard(drawing.accept, tokens, now)
+            drawing.guard(drawing.accept, tokens, now, least)
             self._generated += drawing.taken
             self._drafted += len(tokens) - 1
-            self._forced += drawing.held
+            self._held += drawing.held
         for task in tasks:
             self._settle(task)
         if self._verify:
@@ -362,7 +368,7 @@ class LLMEngine:
             computed_tokens=planner.computed_tokens,
             generated_tokens=self._generated,
             drafted_tokens=self._drafted,
-            forced_tokens=self._forced,
+            held_tokens=self._held,
             retractions=planner.retractions,
             pins_met_tokens=cache.pins_met,
             pins_broken_tokens=cache.pins_broken,

@@ -46,6 +46,9 @@ class EngineOptions:
     """Threads that compile grammars."""
     forced_tokens: bool = True
     """Compute text that a grammar forces in one step; what is sampled is the same."""
+    prompt_lookup: bool | None = None
+    """Draft what followed elsewhere in the context where it ended alike; what is sampled is the same. None: on a
+    CPU. On CUDA it takes the place of overlapping steps, and steps with drafts do without graphs."""
     cuda_graphs: bool = True
     """On CUDA, start the kernels of a step of decodes by one call; what is computed is the same."""
     overlap: bool = True
@@ -106,8 +109,8 @@ class EngineStats:
     generated_tokens: int
     """Tokens sampled, ends of sequence included."""
     drafted_tokens: int
-    """Tokens that grammars forced and that were computed before they were sampled,"""
-    forced_tokens: int
+    """Tokens that were computed before they were sampled, as a grammar forced them or the context has them,"""
+    held_tokens: int
     """and those of them that were sampled: steps that were saved."""
     retractions: int
     pins_met_tokens: int
