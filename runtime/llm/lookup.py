@@ -1,8 +1,8 @@
 """Drafts from the context: what followed where the text last ended as it ends now. Pure.
 
-Answers over documents, tool calls and revisions copy from their prompts, so what comes next often stands there
-already (Yang et al., "Inference with Reference", arXiv 2304.04487, section 3). Drafts are verified by the model: they
-decide how many steps a text takes, not what it says.
+Answers over documents, tool calls and revisions copy from their prompts, so what comes next often stands
+there already (Yang et al., "Inference with Reference", arXiv 2304.04487, section 3). Drafts are verified by
+the model: they decide how many steps a text takes, not what it says.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Lookup:
 def find(tokens: Tokens) -> tuple[int, Tokens]:
     """How many last tokens stand elsewhere in `tokens` (int64), too, and the up to 16 that follow there.
 
-    Of several places it is one where the most tokens agree, up to 8, and of those the last. Agreement of 0: the last
-    token stands nowhere else.
+    Of several places it is one where the most tokens agree, up to 8, and of those the last. Agreement of 0:
+    the last token stands nowhere else.
     """
     end = len(tokens) - 1
     places = np.flatnonzero(tokens[:end] == tokens[end])

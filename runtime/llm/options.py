@@ -47,8 +47,8 @@ class EngineOptions:
     forced_tokens: bool = True
     """Compute text that a grammar forces in one step; what is sampled is the same."""
     prompt_lookup: bool | None = None
-    """Draft what followed elsewhere in the context where it ended alike; what is sampled is the same. None: on a
-    CPU. On CUDA it takes the place of overlapping steps, and steps with drafts do without graphs."""
+    """Draft what followed elsewhere in the context where it ended alike; what is sampled is the same. None:
+    on a CPU. On CUDA it takes the place of overlapping steps, and steps with drafts do without graphs."""
     cuda_graphs: bool = True
     """On CUDA, start the kernels of a step of decodes by one call; what is computed is the same."""
     overlap: bool = True
@@ -109,7 +109,7 @@ class EngineStats:
     generated_tokens: int
     """Tokens sampled, ends of sequence included."""
     drafted_tokens: int
-    """Tokens that were computed before they were sampled, as a grammar forced them or the context has them,"""
+    """Tokens computed before they were sampled, as a grammar forced them or they stand in the context,"""
     held_tokens: int
     """and those of them that were sampled: steps that were saved."""
     retractions: int

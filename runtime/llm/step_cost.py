@@ -15,8 +15,8 @@ __all__ = ["StepCost"]
 class StepCost:
     """Milliseconds that tokens of prompts add to a step.
 
-    Unmeasured, every token takes one, whatever its context: then milliseconds are just tokens. A step of one token
-    then takes as long as five.
+    Unmeasured, every token takes one, whatever its context: then milliseconds are just tokens, and what a
+    step takes besides is set to four.
     """
 
     token_ms: float = 1.0  # of each token
@@ -41,7 +41,7 @@ class StepCost:
         return self.token_ms * new + self.pair_ms * _pairs(cached, new)
 
     def worth(self, batch: int) -> float:
-        """How likely a drafted token must be to pay, in a step for `batch` texts: what it costs, by what it saves."""
+        """How likely a drafted token must be to pay, in a step of `batch` texts: its cost by its gain."""
         return self.token_ms / (self.token_ms + self.step_ms / batch)
 
     def most(self, cached: int, ms: float) -> int:
