@@ -36,7 +36,15 @@ from .intake import Entry, Intake
 from .launcher import Launcher, runner_for
 from .lookup import Lookup, Trust
 from .model import Model
-from .options import EngineInfo, EngineOptions, EngineStats, choose_host_slots, choose_limits, choose_slots
+from .options import (
+    EngineInfo,
+    EngineOptions,
+    EngineStats,
+    choose_host_slots,
+    choose_limits,
+    choose_lookup,
+    choose_slots,
+)
 from .planner import Planner
 from .profile import Profile, measure_profile
 from .requests import GenerateRequest, Request, Sink
@@ -77,8 +85,7 @@ class LLMEngine:
         self._text: TextBackend = TokenizerText(tokenizer, config) if tokenizer else IdsOnly(config)
         self._verify = options.verify
         self._drafts = options.forced_tokens
-        lookup = options.prompt_lookup
-        self._trust = Trust() if (model.device.type == "cpu" if lookup is None else lookup) else None
+        self._trust = Trust() if choose_lookup(model, options) else None
         with on_device(model.device):
             self._runner = runner_for(model, slots, self._limits, options)
             self._tier = HostPool(self._runner.pool, host_slots) if host_slots else None
@@ -290,8 +297,8 @@ class LLMEngine:
         tasks = [task for task in flight.tasks if task.job.id in self._tasks]
         for task in tasks:
             task.advance(now)
-        least = self._planner.cost.worth(len(drawn)) if drawn else 1.0
         for drawing, tokens in drawn:
+            least = self._planner.cost.worth(drawing.job.trunk.length, len(drawn))
             drawing.guard(drawing.accept, tokens, now, least)
             self._generated += drawing.taken
             self._drafted += len(tokens) - 1

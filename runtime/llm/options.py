@@ -10,10 +10,19 @@ from typing import Final
 
 import torch
 
+from .gpu.device_model import DeviceModel
 from .limits import Limits
 from .model import Model
 
-__all__ = ["EngineInfo", "EngineOptions", "EngineStats", "choose_host_slots", "choose_limits", "choose_slots"]
+__all__ = [
+    "EngineInfo",
+    "EngineOptions",
+    "EngineStats",
+    "choose_host_slots",
+    "choose_limits",
+    "choose_lookup",
+    "choose_slots",
+]
 
 _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _CPU_TOKENS = 64 * 1024  # default pool on a CPU, unless
@@ -133,6 +142,13 @@ def choose_limits(model: Model, options: EngineOptions) -> Limits:
     budget = budget if options.token_budget is None else options.token_budget
     running = running if options.max_running is None else options.max_running
     return Limits(context, budget, running, options.aging_seconds)
+
+
+def choose_lookup(model: Model, options: EngineOptions) -> bool:
+    """Whether texts are drafted from their contexts."""
+    if options.prompt_lookup is None:
+        return not isinstance(model, DeviceModel)
+    return options.prompt_lookup
 
 
 def choose_slots(model: Model, kv_tokens: int | None) -> int:

@@ -40,9 +40,13 @@ class StepCost:
         """The time of `new` tokens behind `cached` ones."""
         return self.token_ms * new + self.pair_ms * _pairs(cached, new)
 
-    def worth(self, batch: int) -> float:
-        """How likely a drafted token must be to pay, in a step of `batch` texts: its cost by its gain."""
-        return self.token_ms / (self.token_ms + self.step_ms / batch)
+    def worth(self, cached: int, batch: int) -> float:
+        """How likely a drafted token must be to pay, behind `cached` ones in a step of `batch` texts.
+
+        Right, it saves its text another step; its cost by that.
+        """
+        token_ms = self.ms(cached, 1)
+        return token_ms / (token_ms + self.step_ms / batch)
 
     def most(self, cached: int, ms: float) -> int:
         """The most tokens behind `cached` ones that take no longer than `ms`."""

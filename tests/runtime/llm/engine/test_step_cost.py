@@ -29,10 +29,11 @@ def test_noise_never_makes_a_negative_cost() -> None:
     assert fitted.pair_ms >= 0
 
 
-def test_a_draft_is_worth_less_the_more_texts_share_a_step() -> None:
+def test_a_draft_must_be_likelier_the_more_texts_share_a_step_and_the_longer_its_context_is() -> None:
     cost = StepCost(token_ms=1.0, step_ms=4.0)
-    assert [cost.worth(batch) for batch in (1, 4, 16)] == [0.2, 0.5, 0.8]
-    assert StepCost(token_ms=1.0, step_ms=0.0).worth(1) == 1.0
+    assert [cost.worth(0, batch) for batch in (1, 4, 16)] == [0.2, 0.5, 0.8]
+    assert StepCost(token_ms=1.0, pair_ms=0.01, step_ms=4.005).worth(300, 1) == pytest.approx(0.5)
+    assert StepCost(token_ms=1.0, step_ms=0.0).worth(0, 1) == 1.0
 
 
 @given(
