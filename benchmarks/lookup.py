@@ -22,7 +22,7 @@ from typing import Any, Final
 import torch
 
 from weft.apps.reference_model.training.encoder import END, MODEL, PAD, Encoder
-from weft.apps.reference_model.training.evaluate import GROUPS, Group, cases
+from weft.apps.reference_model.training.evaluate import GROUPS, cases
 from weft.graph.sampling import Sampling
 from weft.runtime.llm.blocking import run_requests
 from weft.runtime.llm.engine import LLMEngine
@@ -58,14 +58,18 @@ class Row:
         return without / with_lookup
 
 
-def measure(group: Group, arms: dict[str, tuple[Arm, Arm]], steps: Sequence[Any], options: Any) -> Row:
-    """Let all arms answer the same cases, in turn."""
-    encode = Encoder()
-    prompts = [tuple(case.tokens(encode)[0]) for case in cases(group, options.count, 1.0)]
+def measure(
+    task: str,
+    prompts: Sequence[Ids],
+    arms: dict[str, tuple[Arm, Arm]],
+    steps: Sequence[Callable[[], int]],
+    repeats: int,
+) -> Row:
+    """Let all arms answer the same prompts, in turn; `steps` counts those of the two engines so far."""
     best = {name: [float("inf"), float("inf")] for name in arms}
     counted = [0, 0]
     replies: list[Ids] = []
-    for _ in range(options.repeats):
+    for _ in range(repeats):
         for name, pair in arms.items():
             for index, arm in enumerate(pair):
                 before, began = steps[index](), time.perf_counter()
@@ -76,9 +80,9 @@ def measure(group: Group, arms: dict[str, tuple[Arm, Arm]], steps: Sequence[Any]
                 if name in ("one", "together"):
                     replies = replies or found
                     if found != replies:
-                        raise SystemExit(f"{group.task}: lookup or batching has changed a reply")
+                        raise SystemExit(f"{task}: lookup or batching has changed a reply")
     ms = {name: (pair[0], pair[1]) for name, pair in best.items()}
-    return Row(group.task, sum(map(len, replies)), (counted[0], counted[1]), ms)
+    return Row(task, sum(map(len, replies)), (counted[0], counted[1]), ms)
 
 
 def weft(engine: LLMEngine, together: int) -> Arm:
@@ -143,8 +147,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         steps = [lambda engine=engine: engine.stats().steps for engine in engines]
         rows = []
         print(f"{'':32}{'tokens':>8}{'steps':>14}   speed-up: one{'together':>11}{'transformers':>15}")
-        for group in GROUPS.values():
-            row = measure(group, arms, steps, options)
+        encode = Encoder()
+        for task, group in GROUPS.items():
+            prompts = [tuple(case.tokens(encode)[0]) for case in cases(group, options.count, 1.0)]
+            row = measure(task, prompts, arms, steps, options.repeats)
             rows.append(row)
             counted = f"{row.steps[0]} -> {row.steps[1]}"
             faster = (
