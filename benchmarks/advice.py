@@ -149,7 +149,12 @@ def main() -> None:
         for arm in ARMS if seed % 2 else reversed(ARMS):
             with (
                 tempfile.TemporaryDirectory(prefix="weft-bench-", ignore_cleanup_errors=True) as folder,
-                server(Path(folder), policies=Policies(advice=arm), kv_tokens=options.kv_tokens) as client,
+                server(
+                    Path(folder),
+                    policies=Policies(advice=arm),
+                    kv_tokens=options.kv_tokens,
+                    prompt_lookup=False,
+                ) as client,
             ):
                 texts, row = measured(client, todo)
             expected = expected or texts

@@ -39,7 +39,13 @@ from weft.runtime.llm.requests import Finished, GenerateRequest
 from weft.runtime.llm.tokenizer import Tokenizer
 
 _REFERENCE: Final = Path(weft.__path__[0]) / "apps" / "reference_model" / "model"
-_OFF: Final = {"cuda_graphs": False, "overlap": False, "shared_prefixes": False, "host_kv_tokens": 0}
+_OFF: Final = {
+    "cuda_graphs": False,
+    "overlap": False,
+    "shared_prefixes": False,
+    "host_kv_tokens": 0,
+    "prompt_lookup": False,
+}
 _ADDED: Final = 32  # tokens by which the second round's prompts are longer
 _SCHEMA: Final = {
     "type": "object",
@@ -137,7 +143,7 @@ def forced(model: Model, tokenizer: Tokenizer, *, requests: int = 32) -> dict[st
         found, stats = _texts(model, {**plain, "forced_tokens": False, **changed}, asked, tokenizer)
         report[name] = difference(base, found)
         if "forced_tokens" in changed:
-            report[name]["forced"] = _some(stats.forced_tokens) / stats.generated_tokens
+            report[name]["forced"] = _some(stats.held_tokens) / stats.generated_tokens
     return report
 
 

@@ -167,7 +167,7 @@ def measure(rounds: int, seconds: float, workers: int) -> tuple[Times, list[floa
             arm = ARMS[name]
             with (
                 tempfile.TemporaryDirectory(prefix="weft-bench-", ignore_cleanup_errors=True) as folder,
-                server(Path(folder), workers=workers, policies=arm.policies) as client,
+                server(Path(folder), workers=workers, policies=arm.policies, prompt_lookup=False) as client,
             ):
                 for scenario in SCENARIOS:
                     programs = arrivals(scenario, seconds)

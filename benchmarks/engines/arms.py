@@ -38,11 +38,13 @@ def _weft(folder: Path, code: Code) -> Engine:
     from weft.runtime.llm.blocking import run_requests
     from weft.runtime.llm.engine import LLMEngine
     from weft.runtime.llm.model import load_model
+    from weft.runtime.llm.options import EngineOptions
     from weft.runtime.llm.requests import Finished, GenerateRequest
 
     model = load_model(folder, dtype="float32", device="cpu", code=code)
     model.config = replace(model.config, eos_ids=frozenset())
-    engine = LLMEngine(model)
+    # Random weights fall into loops, of which drafts from the context are always right.
+    engine = LLMEngine(model, None, EngineOptions(prompt_lookup=False))
 
     def run(prompts: Sequence[Ids], outputs: Sequence[int]) -> list[Ids]:
         requests = [

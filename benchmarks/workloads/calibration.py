@@ -157,7 +157,8 @@ async def _info(stub: OrchestratorAsyncStub, run: str) -> pb.RunInfo:
 def runtime() -> Iterator[Runtime]:
     """The embedded runtime, started for this."""
     with tempfile.TemporaryDirectory() as folder:
-        models = [ModelSettings(path=str(REFERENCE_MODEL), device="cpu")]
+        # A simulated worker writes a token of each text a step.
+        models = [ModelSettings(path=str(REFERENCE_MODEL), device="cpu", prompt_lookup=False)]
         settings = Settings(models=models, data=Path(folder), profile_s=4.0, result_cache_mb=0)
         try:
             yield Runtime(Client(embedded.start(settings)))

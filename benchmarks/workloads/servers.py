@@ -38,14 +38,16 @@ def server(
     workers: int = 1,
     policies: Policies | None = None,
     kv_tokens: int | None = None,
+    prompt_lookup: bool | None = None,
 ) -> Iterator[Client]:
     """A server of its own on this machine, which keeps no results, so that no answer is looked up.
 
     The reference model on `workers` workers, each with a KV pool of `kv_tokens` tokens, or as it chooses; KV
-    caches are on, as they always are.
+    caches are on, as they always are. Texts of forced lengths want `prompt_lookup` off: behind their ends
+    they go round in loops, of which drafts from the context are always right.
     """
     own = {"passes_off": list(passes_off), "scheduler": policies or Policies()}
-    settings = _settings(REFERENCE_MODEL, folder, workers, kv_tokens).model_copy(update=own)
+    settings = _settings(REFERENCE_MODEL, folder, workers, kv_tokens, prompt_lookup).model_copy(update=own)
     with _running(ServerLayout(settings)) as (address, _), _client(address) as client:
         yield client
 
@@ -74,8 +76,16 @@ def http_server(
         yield HttpServer(client, http, settings.models[0].name)
 
 
-def _settings(model: Path, folder: Path, workers: int = 1, kv_tokens: int | None = None) -> Settings:
-    models = [ModelSettings(path=str(model), workers=workers, kv_tokens=kv_tokens)]
+def _settings(
+    model: Path,
+    folder: Path,
+    workers: int = 1,
+    kv_tokens: int | None = None,
+    prompt_lookup: bool | None = None,
+) -> Settings:
+    models = [
+        ModelSettings(path=str(model), workers=workers, kv_tokens=kv_tokens, prompt_lookup=prompt_lookup)
+    ]
     return Settings(models=models, data=folder, result_cache_mb=0)
 
 

@@ -34,8 +34,17 @@ from .grammar import CompiledGrammar
 from .handover import Handover, KvSpan, Wanted
 from .intake import Entry, Intake
 from .launcher import Launcher, runner_for
+from .lookup import Lookup, Trust
 from .model import Model
-from .options import EngineInfo, EngineOptions, EngineStats, choose_host_slots, choose_limits, choose_slots
+from .options import (
+    EngineInfo,
+    EngineOptions,
+    EngineStats,
+    choose_host_slots,
+    choose_limits,
+    choose_lookup,
+    choose_slots,
+)
 from .planner import Planner
 from .profile import Profile, measure_profile
 from .requests import GenerateRequest, Request, Sink
@@ -76,6 +85,7 @@ class LLMEngine:
         self._text: TextBackend = TokenizerText(tokenizer, config) if tokenizer else IdsOnly(config)
         self._verify = options.verify
         self._drafts = options.forced_tokens
+        self._trust = Trust() if choose_lookup(model, options) else None
         with on_device(model.device):
             self._runner = runner_for(model, slots, self._limits, options)
             self._tier = HostPool(self._runner.pool, host_slots) if host_slots else None
@@ -88,7 +98,7 @@ class LLMEngine:
         self._handles = itertools.count(1)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._flight: Flight | None = None  # a step that is under way
-        self._steps = self._generated = self._drafted = self._forced = 0
+        self._steps = self._generated = self._drafted = self._held = 0
         self._stats = self._count()
         self._closing = False
         self._door = (
@@ -235,6 +245,8 @@ class LLMEngine:
     def _enter(self, entries: Sequence[Entry]) -> None:
         for task, request in entries:
             self._tasks[task.job.id] = task
+            if isinstance(task, GenerateTask) and self._trust is not None:
+                task.lookup = Lookup(self._trust)
             if isinstance(request, GenerateRequest) and request.constraint is not None:
                 compiling = self._compilers.submit(self._text.compile, request.constraint, task.job.max_new)
                 compiling.add_done_callback(partial(self._compiled, task.job.id))
@@ -286,10 +298,11 @@ class LLMEngine:
         for task in tasks:
             task.advance(now)
         for drawing, tokens in drawn:
-            drawing.guard(drawing.accept, tokens, now)
+            least = self._planner.cost.worth(drawing.job.trunk.length, len(drawn))
+            drawing.guard(drawing.accept, tokens, now, least)
             self._generated += drawing.taken
             self._drafted += len(tokens) - 1
-            self._forced += drawing.held
+            self._held += drawing.held
         for task in tasks:
             self._settle(task)
         if self._verify:
@@ -362,7 +375,7 @@ class LLMEngine:
             computed_tokens=planner.computed_tokens,
             generated_tokens=self._generated,
             drafted_tokens=self._drafted,
-            forced_tokens=self._forced,
+            held_tokens=self._held,
             retractions=planner.retractions,
             pins_met_tokens=cache.pins_met,
             pins_broken_tokens=cache.pins_broken,

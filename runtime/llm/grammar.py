@@ -142,7 +142,7 @@ class Matcher:
         """Write into `mask[row]` which tokens may come next, and into the rows below after each of `draft`.
 
         `mask` is int32 [rows, ceil(vocab_size / 32)] on the CPU; bit `i` of word `w` is token `32 w + i`.
-        Rows behind a token that is not allowed stay as they are.
+        Rows behind a token that is not allowed, or with which the text ends, stay as they are.
         """
         self._matcher.fill_next_token_bitmask(mask, row)
         taken = 0
@@ -150,6 +150,8 @@ class Matcher:
             if not self._matcher.accept_token(token):
                 break
             taken += 1
+            if self._matcher.is_terminated():
+                break
             self._matcher.fill_next_token_bitmask(mask, row + taken)
         if taken:
             self._matcher.rollback(taken)

@@ -10,10 +10,19 @@ from typing import Final
 
 import torch
 
+from .gpu.device_model import DeviceModel
 from .limits import Limits
 from .model import Model
 
-__all__ = ["EngineInfo", "EngineOptions", "EngineStats", "choose_host_slots", "choose_limits", "choose_slots"]
+__all__ = [
+    "EngineInfo",
+    "EngineOptions",
+    "EngineStats",
+    "choose_host_slots",
+    "choose_limits",
+    "choose_lookup",
+    "choose_slots",
+]
 
 _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _CPU_TOKENS = 64 * 1024  # default pool on a CPU, unless
@@ -46,6 +55,9 @@ class EngineOptions:
     """Threads that compile grammars."""
     forced_tokens: bool = True
     """Compute text that a grammar forces in one step; what is sampled is the same."""
+    prompt_lookup: bool | None = None
+    """Draft what followed elsewhere in the context where it ended alike; what is sampled is the same. None:
+    on a CPU. On CUDA it takes the place of overlapping steps, and steps with drafts do without graphs."""
     cuda_graphs: bool = True
     """On CUDA, start the kernels of a step of decodes by one call; what is computed is the same."""
     overlap: bool = True
@@ -106,8 +118,8 @@ class EngineStats:
     generated_tokens: int
     """Tokens sampled, ends of sequence included."""
     drafted_tokens: int
-    """Tokens that grammars forced and that were computed before they were sampled,"""
-    forced_tokens: int
+    """Tokens computed before they were sampled, as a grammar forced them or they stand in the context,"""
+    held_tokens: int
     """and those of them that were sampled: steps that were saved."""
     retractions: int
     pins_met_tokens: int
@@ -130,6 +142,13 @@ def choose_limits(model: Model, options: EngineOptions) -> Limits:
     budget = budget if options.token_budget is None else options.token_budget
     running = running if options.max_running is None else options.max_running
     return Limits(context, budget, running, options.aging_seconds)
+
+
+def choose_lookup(model: Model, options: EngineOptions) -> bool:
+    """Whether texts are drafted from their contexts."""
+    if options.prompt_lookup is None:
+        return not isinstance(model, DeviceModel)
+    return options.prompt_lookup
 
 
 def choose_slots(model: Model, kv_tokens: int | None) -> int:

@@ -15,11 +15,13 @@ __all__ = ["StepCost"]
 class StepCost:
     """Milliseconds that tokens of prompts add to a step.
 
-    Unmeasured, every token takes one, whatever its context: then milliseconds are just tokens.
+    Unmeasured, every token takes one, whatever its context: then milliseconds are just tokens, and what a
+    step takes besides is set to four.
     """
 
     token_ms: float = 1.0  # of each token
     pair_ms: float = 0.0  # of each token and each one before it, which it attends to
+    step_ms: float = 4.0  # of a step, whatever it computes
 
     @classmethod
     def fit(cls, points: Sequence[tuple[int, int, float]]) -> StepCost:
@@ -31,12 +33,20 @@ class StepCost:
             solution, _, rank, _ = np.linalg.lstsq(scaled, np.ones(len(points)))
             found = dict(zip(columns, solution.tolist(), strict=True))
             if rank == len(columns) and min(solution) >= 0 and found[1] > 0:
-                return cls(found[1], found.get(2, 0.0))
-        return cls(min(ms / new for _, new, ms in points))
+                return cls(found[1], found.get(2, 0.0), found.get(0, 0.0))
+        return cls(min(ms / new for _, new, ms in points), step_ms=0.0)
 
     def ms(self, cached: int, new: int) -> float:
         """The time of `new` tokens behind `cached` ones."""
         return self.token_ms * new + self.pair_ms * _pairs(cached, new)
+
+    def worth(self, cached: int, batch: int) -> float:
+        """How likely a drafted token must be to pay, behind `cached` ones in a step of `batch` texts.
+
+        Right, it saves its text another step; its cost by that.
+        """
+        token_ms = self.ms(cached, 1)
+        return token_ms / (token_ms + self.step_ms / batch)
 
     def most(self, cached: int, ms: float) -> int:
         """The most tokens behind `cached` ones that take no longer than `ms`."""

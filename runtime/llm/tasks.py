@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, ParamSpec
@@ -12,6 +13,7 @@ from weft.graph.sampling import Sampling
 from weft.kernels.sampling import Draw
 
 from .grammar import Matcher
+from .lookup import MOST_DRAFTED, Lookup
 from .planner import Chunk
 from .requests import Delta, Event, Failed, Finished, Likeliest, PromptDone, Scored, Sink, Timings, Weighed
 from .sequence import Job
@@ -21,8 +23,6 @@ __all__ = ["GenerateTask", "PrefillTask", "ScoreTask", "Task"]
 
 P = ParamSpec("P")
 FinishReason = Literal["stop", "length"]
-
-_MOST_DRAFTED = 16  # tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +83,7 @@ class GenerateTask(PrefillTask):
     stream: Stream
     matcher: Matcher | None = None
     drafts: bool = False  # whether text that the grammar forces is drafted
+    lookup: Lookup | None = None  # drafts from the context
     logprobs: int | None = None
     first_token: float = 0.0
     taken: int = 0  # tokens sampled in the present step, an end of sequence included
@@ -97,7 +98,7 @@ class GenerateTask(PrefillTask):
     @property
     def foreseeable(self) -> bool:
         """Whether the next step can be begun before the present one's token is known."""
-        return self.matcher is None and self.logprobs is None
+        return self.matcher is None and self.logprobs is None and self.lookup is None
 
     def draws(self, count: int, behind: int = 0) -> list[Draw]:
         """How the next tokens are to be drawn, or those that follow `behind` further ones."""
@@ -113,13 +114,18 @@ class GenerateTask(PrefillTask):
         assert self.matcher is not None
         self.matcher.fill(mask, row, self.job.trunk.draft)
 
-    def accept(self, tokens: Sequence[int], now: float) -> None:
-        """Take the sampled token, and those sampled behind each drafted one, while the draft holds."""
+    def accept(self, tokens: Sequence[int], now: float, least: float = 1.0) -> None:
+        """Take the sampled token, and those sampled behind each drafted one, while the draft holds.
+
+        The next draft is of tokens that come with a probability of `least`.
+        """
         trunk, draft = self.job.trunk, self.job.trunk.draft
         first, self.taken, self.held = trunk.length, 0, 0
         text, reason = "", None
         for index, token in enumerate(tokens):
             piece, reason, token = self._take(index, token)
+            if self.lookup is not None:
+                self.lookup.take(token)
             text += piece
             if reason is not None or index == len(draft) or token != draft[index]:
                 break
@@ -130,9 +136,8 @@ class GenerateTask(PrefillTask):
             self._finish(text, ids, reason, now)
             return
         self.events.append(Delta(text, ids))
-        room = self.job.max_new - self.job.generated - 1
-        if self.drafts and self.matcher is not None and room:
-            trunk.propose(self.matcher.forced()[: min(room, _MOST_DRAFTED)])
+        if room := self.job.max_new - self.job.generated - 1:
+            trunk.propose(self._draft(min(room, MOST_DRAFTED), least))
 
     def _take(self, index: int, token: int) -> tuple[str, FinishReason | None, int]:
         """Append a sampled token: its text, why the output ends with it, and what the grammar made of it."""
@@ -150,6 +155,15 @@ class GenerateTask(PrefillTask):
         if self.stream.stopped or (self.matcher is not None and self.matcher.finished):
             return text, "stop", token
         return text, "length" if self.job.generated >= self.job.max_new else None, token
+
+    def _draft(self, room: int, least: float) -> Sequence[int]:
+        """What is forced, or else what probably follows, up to an end: nothing is computed behind that."""
+        if self.drafts and self.matcher is not None and (forced := self.matcher.forced()):
+            return forced[:room]
+        if self.lookup is None:
+            return ()
+        draft = self.lookup.draft(self.job.trunk.tokens[: self.job.trunk.length], room, least)
+        return list(itertools.takewhile(lambda token: token not in self.eos_ids, draft))
 
     def _prompt_is_done(self, now: float) -> None:
         self.first_token = now

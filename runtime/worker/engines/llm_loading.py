@@ -51,6 +51,7 @@ def load(settings: ModelSettings, profile_s: float) -> LoadedModel:
         host_kv_tokens=settings.host_kv_tokens,
         token_budget=settings.token_budget,
         max_running=settings.max_running,
+        prompt_lookup=settings.prompt_lookup,
     )
     try:
         folder = resolve_folder(settings.path)

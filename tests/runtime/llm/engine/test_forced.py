@@ -69,7 +69,7 @@ def results(
     model: Model, tokenizer: Tokenizer, asked: list[GenerateRequest], **options: int
 ) -> tuple[list[Finished], EngineStats]:
     """What became of the requests; their deltas must make up their texts."""
-    fields = {"kv_tokens": 4096, "verify": True} | options
+    fields = {"kv_tokens": 4096, "verify": True, "prompt_lookup": False} | options
     with LLMEngine(model, tokenizer, EngineOptions(**fields)) as engine:  # type: ignore[arg-type]  # by name
         events = run_requests(engine, asked, timeout=120)
         stats = engine.stats()
@@ -96,9 +96,9 @@ def test_outputs_with_and_without_forced_tokens_are_equal(
         assert [weighed.id for weighed in right.logprobs] == [weighed.id for weighed in left.logprobs]
         for before, after in zip(left.logprobs, right.logprobs, strict=True):
             assert after.logprob == pytest.approx(before.logprob, abs=1e-3)
-    assert (without.drafted_tokens, without.forced_tokens) == (0, 0)
+    assert (without.drafted_tokens, without.held_tokens) == (0, 0)
     assert stats.generated_tokens == without.generated_tokens
-    assert stats.drafted_tokens >= stats.forced_tokens > stats.generated_tokens / 4
+    assert stats.drafted_tokens >= stats.held_tokens > stats.generated_tokens / 4
     assert stats.steps < without.steps
 
 
@@ -107,7 +107,7 @@ def test_forced_tokens_survive_a_small_pool(model: Model, tokenizer: Tokenizer) 
     roomy, _ = results(model, tokenizer, asked)
     tight, stats = results(model, tokenizer, asked, kv_tokens=120, token_budget=24)
     assert [one.ids for one in tight] == [one.ids for one in roomy]
-    assert stats.forced_tokens > 0
+    assert stats.held_tokens > 0
     assert (stats.running_slots, stats.free_slots + stats.cached_slots) == (0, 120)
 
 
@@ -137,3 +137,15 @@ def test_masks_behind_a_draft_are_those_behind_the_same_tokens(tokenizer: Tokeni
     again = torch.zeros((1, 128), dtype=torch.int32)
     drafting.fill(again, 0)
     assert torch.equal(again[0], masks[0])
+
+
+def test_behind_an_end_in_a_draft_the_masks_stay_as_they_are(tokenizer: Tokenizer) -> None:
+    compiler = GrammarCompiler(tokenizer, 4096, tokenizer.eos_ids)
+    matcher = compiler.compile(Regex("no.*"), 40).matcher()
+    no, end = tokenizer.encode_continuation("no")[0], min(tokenizer.eos_ids)
+    masks = torch.full((4, 128), 7, dtype=torch.int32)
+    matcher.fill(masks, 0, [no, end, no])
+    assert (masks[:2] != 7).any(dim=1).all()
+    assert (masks[2:] == 7).all()
+    matcher.fill(masks, 2)
+    assert torch.equal(masks[0], masks[2])

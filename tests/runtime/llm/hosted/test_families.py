@@ -131,13 +131,15 @@ def test_forced_tokens_change_no_text(name: str, make_checkpoint: Callable[..., 
     ]
 
     def run(forced: bool) -> tuple[list[Finished], EngineStats]:
-        options = EngineOptions(kv_tokens=2048, max_running=8, forced_tokens=forced, verify=True)
+        options = EngineOptions(
+            kv_tokens=2048, max_running=8, forced_tokens=forced, prompt_lookup=False, verify=True
+        )
         with LLMEngine(model, tokenizer, options) as engine:
             return outputs(engine, asked), engine.stats()
 
     (plain, without), (drafted, stats) = run(False), run(True)
     assert [one.ids for one in drafted] == [one.ids for one in plain]
-    assert (stats.forced_tokens > 10, without.forced_tokens, stats.steps < without.steps) == (True, 0, True)
+    assert (stats.held_tokens > 10, without.held_tokens, stats.steps < without.steps) == (True, 0, True)
     for found in plain[:3]:
         assert json.loads(found.text)["kind"] in ("residential", "residual")
     assert all("thoroughly" in found.text for found in plain[3:])

@@ -1,0 +1,105 @@
+"""Texts that copy from their contexts take fewer steps by lookup, and are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import weft
+from weft.apps.reference_model.corpus import documents
+from weft.graph.sampling import Regex, Sampling
+from weft.runtime.llm.blocking import run_requests
+from weft.runtime.llm.engine import LLMEngine
+from weft.runtime.llm.model import Model, load_model
+from weft.runtime.llm.options import EngineOptions, EngineStats
+from weft.runtime.llm.requests import Delta, Finished, GenerateRequest
+from weft.runtime.llm.tokenizer import Tokenizer
+
+REFERENCE = Path(weft.__path__[0]) / "apps" / "reference_model" / "model"
+SUMMARIZE = "Summarize the passage in one line that lists its facts."
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_folder(REFERENCE)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["native", "torch"])
+def model(request: pytest.FixtureRequest) -> Model:
+    return load_model(REFERENCE, device="cpu", native=request.param)
+
+
+def requests(tokenizer: Tokenizer, temperature: float) -> list[GenerateRequest]:
+    """Summaries, which consist of what the passage says; every third must begin with a word of ours."""
+    passages = documents()[0].text.split("\n\n")[1:10]
+    head, tail = f"<|system|>{SUMMARIZE}<|end|><|user|>Passage: ", "<|end|><|assistant|>"
+    return [
+        GenerateRequest(
+            tuple(tokenizer.encode(f"{head}{passage}{tail}", bos=True)),
+            sampling=Sampling(
+                max_tokens=7 if number == 4 else 40,
+                temperature=temperature,
+                seed=number,
+                stop=(";",) if number == 3 else (),
+            ),
+            constraint=Regex(r"Facts: .*") if number % 3 == 2 else None,
+            logprobs=2 if number == 1 else None,
+        )
+        for number, passage in enumerate(passages)
+    ]
+
+
+def results(
+    model: Model, tokenizer: Tokenizer, asked: list[GenerateRequest], **options: int
+) -> tuple[list[Finished], EngineStats]:
+    """What became of the requests; their deltas must make up their texts."""
+    fields = {"kv_tokens": 4096, "verify": True, "forced_tokens": False} | options
+    with LLMEngine(model, tokenizer, EngineOptions(**fields)) as engine:  # type: ignore[arg-type]  # by name
+        events = run_requests(engine, asked, timeout=120)
+        stats = engine.stats()
+    for found in events:
+        deltas = [event for event in found if isinstance(event, Delta)]
+        last = found[-1]
+        assert isinstance(last, Finished), last
+        assert "".join(delta.text for delta in deltas) == last.text
+        assert tuple(token for delta in deltas for token in delta.ids)[: len(last.ids)] == last.ids
+    return [last for found in events if isinstance(last := found[-1], Finished)], stats
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_outputs_with_and_without_lookup_are_equal(
+    model: Model, tokenizer: Tokenizer, temperature: float
+) -> None:
+    asked = requests(tokenizer, temperature)
+    plain, without = results(model, tokenizer, asked, prompt_lookup=False)
+    drafted, stats = results(model, tokenizer, asked, prompt_lookup=True)
+    assert [(one.text, one.ids, one.tail, one.finish_reason) for one in drafted] == [
+        (one.text, one.ids, one.tail, one.finish_reason) for one in plain
+    ]
+    for left, right in zip(plain, drafted, strict=True):
+        assert [weighed.id for weighed in right.logprobs] == [weighed.id for weighed in left.logprobs]
+        for before, after in zip(left.logprobs, right.logprobs, strict=True):
+            assert after.logprob == pytest.approx(before.logprob, abs=1e-3)
+    assert (without.drafted_tokens, without.held_tokens) == (0, 0)
+    assert stats.generated_tokens == without.generated_tokens
+    assert stats.drafted_tokens >= stats.held_tokens > 0
+    assert stats.steps < without.steps
+
+
+def test_drafts_survive_a_small_pool(model: Model, tokenizer: Tokenizer) -> None:
+    asked = requests(tokenizer, 0.0)
+    roomy, _ = results(model, tokenizer, asked)
+    tight, stats = results(model, tokenizer, asked, kv_tokens=180, token_budget=24)
+    assert [one.ids for one in tight] == [one.ids for one in roomy]
+    assert stats.held_tokens > 0
+    assert (stats.running_slots, stats.free_slots + stats.cached_slots) == (0, 180)
+
+
+def test_forced_text_and_what_the_context_has_are_both_drafted(model: Model, tokenizer: Tokenizer) -> None:
+    asked = [one for one in requests(tokenizer, 0.0) if one.constraint is not None]
+    plain, _ = results(model, tokenizer, asked, prompt_lookup=False)
+    _, forced = results(model, tokenizer, asked, prompt_lookup=False, forced_tokens=True)
+    found, both = results(model, tokenizer, asked, forced_tokens=True)
+    assert [one.ids for one in found] == [one.ids for one in plain]
+    assert both.held_tokens > forced.held_tokens > 0
