@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from workloads.arms import NO_KNOWLEDGE, SESSIONS
 from workloads.calibration import calibrate
 
 from weft.runtime.process import collect_seldom
@@ -49,8 +50,8 @@ class Arm(NamedTuple):
 
 ARMS: Final[Mapping[str, Arm]] = {
     "weft": Arm("graph", Policies()),
-    "a": Arm("calls", Policies("fifo", "arrival", "none", "least_loaded", "everybody", advice="none")),
-    "b": Arm("calls", Policies("fifo", "arrival", "none", "sticky", "everybody", advice="none")),
+    "a": Arm("calls", NO_KNOWLEDGE),
+    "b": Arm("calls", SESSIONS),
 }
 
 
