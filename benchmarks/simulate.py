@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from workloads.arms import NO_KNOWLEDGE, SESSIONS
 from workloads.calibration import calibrate
 
 from weft.runtime.process import collect_seldom
@@ -48,9 +49,9 @@ class Arm(NamedTuple):
 
 
 ARMS: Final[Mapping[str, Arm]] = {
-    "weft": Arm("graph", Policies()),
-    "a": Arm("calls", Policies("fifo", "arrival", "none", "least_loaded", "everybody", advice="none")),
-    "b": Arm("calls", Policies("fifo", "arrival", "none", "sticky", "everybody", advice="none")),
+    "weft": Arm("graph", Policies(link_mb_s=LLAMA_8B_H200.link_bytes_per_ms / 1e3)),
+    "a": Arm("calls", NO_KNOWLEDGE),
+    "b": Arm("calls", SESSIONS),
 }
 
 
@@ -98,6 +99,7 @@ SWITCHES: Final[Sequence[Mapping[str, Any]]] = (
     {"placement": "sticky"},
     {"admission": "working_set"},
     {"advice": "none"},
+    {"transfer": "never"},
 )
 
 
@@ -145,8 +147,15 @@ def ratios(share: float) -> dict[str, Any]:
             if len(reports["weft"].latency) > 2 or kind == "all":
                 print(line, flush=True)
         hits = " ".join(f"{arm} {each.hit_rate:.0%}" for arm, each in reports.items())
-        print(f"{'':26}found in caches: {hits}", flush=True)
+        fetched = _share_fetched(reports["weft"])
+        print(f"{'':26}found in caches: {hits}; from another worker: weft {fetched:.1%}", flush=True)
     return found
+
+
+def _share_fetched(found: Report) -> float:
+    """Of the tokens of all prompts, those that came from another worker."""
+    read = found.computed_tokens / (1 - found.hit_rate)
+    return found.fetched_tokens / read
 
 
 def ablation(share: float) -> dict[str, Any]:
@@ -158,7 +167,7 @@ def ablation(share: float) -> dict[str, Any]:
     print(f"{'(defaults: mean s / P95 s)':28}" + "".join(f"{_seconds(each):>19}" for each in base.values()))
     for switch in SWITCHES:
         ((policy, instead),) = switch.items()
-        arm = Arm("graph", dataclasses.replace(Policies(), **switch))
+        arm = Arm("graph", dataclasses.replace(ARMS["weft"].policies, **switch))
         others = {name: measure(scenario, arm, share) for name, scenario in ABLATED.items()}
         found[f"{policy}={instead}"] = {name: dataclasses.asdict(each) for name, each in others.items()}
         cells = (_ratio(others[name], base[name]) for name in ABLATED)

@@ -33,7 +33,7 @@ class Dispatcher:
 
     def __init__(self, policies: Policies, timers: Timers[Timer], grace_s: float) -> None:
         self.workers: dict[str, WorkerState] = {}
-        self.residency = Residency(TRANSFER[policies.transfer]())
+        self.residency = Residency(TRANSFER[policies.transfer](policies.link_mb_s * 1e3))
         self._tools = Toolbox(policies, self.residency)
         self.advice = self._tools.advice
         self._timers = timers

@@ -45,6 +45,8 @@ class Policies:
     """The shares of namespaces under `fairness`; 1 unless given."""
     longest_wait_s: float = 30.0
     """What has waited so long goes first, whatever the policies say."""
+    link_mb_s: float = 200.0
+    """MB a second at which KV is expected to come from another worker, until that has been seen."""
 
     def __post_init__(self) -> None:
         _find("batching", self.batching, BATCHING)
@@ -54,6 +56,8 @@ class Policies:
         _find("transfer", self.transfer, TRANSFER)
         _find("admission", self.admission, ADMISSION)
         _find("advice", self.advice, ADVICE)
+        if not self.link_mb_s > 0:
+            raise ValueError(f"link_mb_s is {self.link_mb_s}, but KV must take some time to come")
 
 
 class Toolbox:

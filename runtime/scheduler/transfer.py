@@ -14,7 +14,6 @@ __all__ = ["TRANSFER", "Cheaper", "Move", "Never", "Transfer"]
 
 _LEAST: Final = 128  # tokens: fewer are computed again
 _FIXED_MS: Final = 5.0  # of asking and being answered
-_BYTES_PER_MS: Final = 200e3  # before any transfer has been seen
 _LEARNING_RATE: Final = 0.2
 _FORGETTING: Final = 0.005  # of what was seen, whenever nothing moves because of it
 _WORTHWHILE: Final = 0.8  # of the time that computing takes, as both are estimates
@@ -48,6 +47,9 @@ class Transfer(Protocol):
 class Never:
     """Everybody computes what he lacks."""
 
+    def __init__(self, bytes_per_ms: float) -> None:
+        pass
+
     def plan(
         self, found: Found, prefixes: Sequence[Boundary], engine: EngineState, cached: float
     ) -> Move | None:
@@ -61,8 +63,9 @@ class Never:
 class Cheaper:
     """What is expected to take less time, by the engine's profile and the speed of transfers so far."""
 
-    def __init__(self) -> None:
-        self._bytes_per_ms = _BYTES_PER_MS
+    def __init__(self, bytes_per_ms: float) -> None:
+        """`bytes_per_ms`: the speed that is expected before any transfer has been seen."""
+        self._expected = self._bytes_per_ms = bytes_per_ms
 
     def plan(
         self, found: Found, prefixes: Sequence[Boundary], engine: EngineState, cached: float
@@ -89,7 +92,7 @@ class Cheaper:
         ms = _FIXED_MS + fetched * spec.kv_token_bytes / self._bytes_per_ms
         computing_ms = engine.prefill_cost(cached, fetched)
         if ms > _WORTHWHILE * computing_ms:
-            self._approach(_BYTES_PER_MS, _FORGETTING)
+            self._approach(self._expected, _FORGETTING)
             return None
         return Move(source, prefixes, found.tokens, fetched, wait + ms, wait + computing_ms)
 
@@ -104,4 +107,4 @@ class Cheaper:
         self._bytes_per_ms += rate * (bytes_per_ms - self._bytes_per_ms)
 
 
-TRANSFER: Final[Mapping[str, Callable[[], Transfer]]] = {"never": Never, "cheaper": Cheaper}
+TRANSFER: Final[Mapping[str, Callable[[float], Transfer]]] = {"never": Never, "cheaper": Cheaper}

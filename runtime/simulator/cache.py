@@ -12,10 +12,20 @@ from collections.abc import Sequence
 from weft.runtime.kv.advice import Advice, Dead, Pin, eviction_order
 from weft.runtime.scheduler.prefixes import Boundary
 
-__all__ = ["CacheModel", "Path"]
+__all__ = ["CacheModel", "Path", "shared_tokens"]
 
 Path = Sequence[Boundary]
 """A prompt: its prefixes, shortest first."""
+
+
+def shared_tokens(path: Path, other: Path) -> float:
+    """The tokens of the longest prefix that two prompts have in common."""
+    shared = 0.0
+    for mine, theirs in zip(path, other, strict=False):
+        if mine.key != theirs.key:
+            break
+        shared = mine.tokens
+    return shared
 
 
 class _Node:

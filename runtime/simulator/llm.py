@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from .cache import CacheModel, Path
+from .cache import CacheModel, Path, shared_tokens
 from .clock import Alarm, Clock
 from .profiles import LlmProfile
 
@@ -100,6 +100,8 @@ class LlmModel:
         self.running: list[Job] = []  # by rank
         self.retractions = 0
         self.busy_s = 0.0
+        self.after_step: Callable[[], None] = lambda: None
+        """Called when jobs have read or written, or are gone."""
         self._clock = clock
         self._reading, self._per_token = profile.costs.prefill_terms, profile.costs.decode_terms[2]
         self._span: _Span | None = None
@@ -118,6 +120,10 @@ class LlmModel:
             self._free(job)
             self.running.remove(job)
             self._interrupt()
+
+    def is_reading(self, path: Path, held: float) -> bool:
+        """Whether a job is about to read more than `held` tokens of a prompt."""
+        return _reads(self.running, path, held) or _reads(self.waiting, path, held)
 
     def _interrupt(self) -> None:
         """Let what has changed be seen after the step that is under way."""
@@ -150,11 +156,13 @@ class LlmModel:
             if job.running and not job.remaining and job.written >= job.writes:
                 self._finish(job)
         self._begin_span()
+        self.after_step()
 
     def _read(self, job: Job, tokens: float) -> None:
         job.present += tokens
         job.computed += tokens
         if job.remaining:
+            self._publish_blocks(job)
             return
         self._publish(job, job.path, job.owned - job.options - job.kept)
         if job.writes:
@@ -244,7 +252,7 @@ class LlmModel:
             needs_one = 1.0 if job.writes or job.options else 0.0
             held = self.cache.match(job.path, self._clock.now)
             held = min(held, job.prompt - needs_one)
-            if self._prefix_is_coming(job, held):
+            if _reads(self.running, job.path, held):  # what `job` would else read again
                 continue
             locked = self.cache.lock(job.path)
             if not self._fits(job, held):
@@ -262,19 +270,6 @@ class LlmModel:
         job.present, job.locked, job.running = held, locked, True
         self.waiting.remove(job)
         insort(self.running, job, key=_rank)
-
-    def _prefix_is_coming(self, job: Job, held: float) -> bool:
-        """Whether a running job is about to read a prefix that `job` would else read again."""
-        for other in self.running:
-            if other.remaining and other.path and other.path[0] == job.path[0]:
-                shared = 0.0
-                for mine, theirs in zip(job.path, other.path, strict=False):
-                    if mine.key != theirs.key:
-                        break
-                    shared = mine.tokens
-                if shared - max(held, other.present) >= _SHARED_PREFIX:
-                    return True
-        return False
 
     def _fits(self, job: Job, held: float) -> bool:
         """Whether the pool can be expected to hold the job beside all that run; alone it always may."""
@@ -301,6 +296,12 @@ class LlmModel:
         insort(self.waiting, job, key=_rank)
         self.retractions += 1
 
+    def _publish_blocks(self, job: Job) -> None:
+        """Hand over the blocks of a prompt that have been read while the rest of it is read."""
+        path = [boundary for boundary in job.path if boundary.tokens <= job.present]
+        if path and (tokens := job.owned - (job.present - path[-1].tokens)) > 0:
+            self._publish(job, path, tokens)
+
     def _publish(self, job: Job, path: Path, tokens: float) -> None:
         """Hand what has been computed to the cache, which may hold it already, and lock it instead."""
         self.cache.running -= tokens
@@ -315,6 +316,15 @@ class LlmModel:
         self.cache.unlock(job.locked)
         job.owned, job.locked, job.running = 0.0, None, False
         job.present, job.written = 0.0, 0
+
+
+def _reads(jobs: Iterable[Job], path: Path, held: float) -> bool:
+    """Whether one of them is about to read more than `held` tokens of a prompt."""
+    for job in jobs:
+        begins_alike = job.remaining and job.path and job.path[0] == path[0]
+        if begins_alike and shared_tokens(path, job.path) - max(held, job.present) >= _SHARED_PREFIX:
+            return True
+    return False
 
 
 def _rank(job: Job) -> float:

@@ -26,6 +26,11 @@ class LlmProfile:
     step_ms: Sequence[tuple[int, float]] = ()
     """What a step takes that writes for so many requests, without their contexts, where that was measured."""
     prompt_ms: float = 0.0  # of each prompt beyond the first that a step reads
+    kv_token_bytes: int = 0  # of a token's KV; 0: other workers cannot have it
+    link_bytes_per_ms: float = (
+        1e6  # between its worker and others, in either direction, for all transfers together
+    )
+    link_ms: float = 1.0  # from asking a worker for KV until it has heard that
 
     @cached_property
     def steps(self) -> Callable[[int], float]:
@@ -49,7 +54,15 @@ class LlmProfile:
     @property
     def spec(self) -> EngineSpec:
         """How a worker with it announces itself."""
-        return EngineSpec("llm", self.name, self.max_running, kv_slots=self.kv_slots, costs=self.costs)
+        return EngineSpec(
+            "llm",
+            self.name,
+            self.max_running,
+            kv_slots=self.kv_slots,
+            costs=self.costs,
+            kv_layout=self.name if self.kv_token_bytes else "",
+            kv_token_bytes=self.kv_token_bytes,
+        )
 
 
 @dataclass(frozen=True)
@@ -98,10 +111,13 @@ LLAMA_8B_H200: Final = LlmProfile(
     kv_slots=870_000,
     token_budget=2048,
     max_running=256,
+    kv_token_bytes=131_072,  # 2 · 32 layers · 8 heads · 128 · 2 bytes
+    link_bytes_per_ms=25e6,
 )
 """Llama-3.1-8B in bf16 on one H200.
 
 The measured points are those of vLLM 0.26.0 (dummy weights, prefix cache off, one run); those at other
 lengths, and the 870,000 tokens that fit into 90 % of 139 GiB beside the weights, follow from the roofline
-(87 % of 4.8 TB/s and 68 % of 989 TFLOPS, of which vLLM reaches 73 %).
+(87 % of 4.8 TB/s and 68 % of 989 TFLOPS, of which vLLM reaches 73 %). That KV goes from worker to worker at
+25 GB/s is an assumption: half of the 400 Gb/s that servers with such GPUs have for each of them.
 """

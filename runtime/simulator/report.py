@@ -20,6 +20,7 @@ _SUMS: Final = (
     "scheduler_s",
     "tasks",
     "cached_tokens",
+    "fetched_tokens",
     "computed_tokens",
     "written_tokens",
     "retractions",
@@ -43,7 +44,8 @@ class Report:
 
     failed: int
     latency: Mapping[str, Latency]  # by program, and of all together under "all"
-    hit_rate: float  # tokens of prompts that were found in a cache
+    hit_rate: float  # tokens of prompts that were found in a cache, or came from another worker's
+    fetched_tokens: int  # that came from another worker's
     computed_tokens: int
     recomputed_tokens: int  # that some worker had computed before; known if the calls were kept
     written_tokens: int
@@ -65,6 +67,7 @@ def report(outcome: Outcome) -> Report:
         failed=len(outcome.runs) - len(good),
         latency=latency,
         hit_rate=outcome.cached_tokens / max(read, 1.0),
+        fetched_tokens=round(outcome.fetched_tokens),
         computed_tokens=round(outcome.computed_tokens),
         recomputed_tokens=round(_recomputed(outcome)) if outcome.calls else 0,
         written_tokens=round(outcome.written_tokens),

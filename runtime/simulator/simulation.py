@@ -18,7 +18,7 @@ from weft.runtime.scheduler.scheduler import Scheduler
 from .clock import Alarm, Clock
 from .programs import Arrival, Program
 from .runs import LiveProgram
-from .worker import Report, SimWorker, Stat, Task
+from .worker import KvSource, Report, SimWorker, Stat, Task
 
 __all__ = ["Delays", "Outcome", "RunStat", "Simulation"]
 
@@ -60,6 +60,7 @@ class Outcome:
     scheduler_s: float = 0.0  # of CPU time in the scheduler
     tasks: int = 0  # that engines finished
     cached_tokens: float = 0.0
+    fetched_tokens: float = 0.0  # of the cached ones: from another worker
     computed_tokens: float = 0.0
     written_tokens: float = 0.0
     calls: list[Stat] = field(default_factory=list)  # of language models, if they were to be kept
@@ -95,6 +96,7 @@ class Simulation:
         for run in self._runs.values():
             worker.cancel(run.id, ())
             run.call_off(name, ())
+        worker.close()
         self._send(ev.WorkerLost(name, "it was lost"))
 
     def run(self, arrivals: Iterable[Arrival], until: float = float("inf")) -> Outcome:
@@ -145,10 +147,10 @@ class Simulation:
 
     def _perform(self, action: act.Action) -> None:
         match action:
-            case act.Dispatch(worker, fragments, _, keep):
+            case act.Dispatch(worker, fragments, sources, keep):
                 self._advise(worker, keep)
                 for run, tasks in fragments:
-                    self._dispatch(worker, self._runs[run], tasks)
+                    self._dispatch(worker, self._runs[run], tasks, sources)
             case act.Evaluate(run, node, attempt):
                 self._evaluate(run, node, attempt)
             case act.AskClient(run, node, attempt):
@@ -169,11 +171,22 @@ class Simulation:
             case act.Expand():
                 raise AssertionError("programs of the simulator have no control nodes")
 
-    def _dispatch(self, worker: str, live: LiveProgram, tasks: Sequence[tuple[int, int]]) -> None:
+    def _dispatch(
+        self,
+        worker: str,
+        live: LiveProgram,
+        tasks: Sequence[tuple[int, int]],
+        sources: Sequence[act.Source],
+    ) -> None:
         primitives = [(live.nodes[number], attempt) for number, attempt in tasks]
         live.current.update((number, (attempt, worker)) for number, attempt in tasks)
         known = set(live.done)
-        self._to(worker, lambda w: w.take(live, primitives, known))
+        found = {
+            source.node: KvSource(self._workers[source.worker], source.wait_s)
+            for source in sources
+            if source.run == live.id
+        }
+        self._to(worker, lambda w: w.take(live, primitives, known, found))
 
     def _release(
         self, worker: str, live: LiveProgram, values: Sequence[Value], dead: Sequence[Value]
@@ -231,6 +244,7 @@ class Simulation:
         outcome.tasks += 1
         if usage is not None:
             outcome.cached_tokens += stat.cached
+            outcome.fetched_tokens += stat.fetched
             outcome.computed_tokens += stat.computed
             outcome.written_tokens += stat.written
             if self._keep_calls:

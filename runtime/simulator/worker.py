@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from weft.graph.ops.primitive import Prefill
 from weft.runtime.kv.advice import Dead, Pin
@@ -15,11 +17,13 @@ from weft.runtime.scheduler.primitive import Primitive
 from .batches import BatchModel, Call, DelayModel
 from .cache import CacheModel, Path
 from .clock import Clock
+from .exchange import NOTHING, Borrowed, ExchangeModel, Loan
+from .link import Port
 from .llm import Job, LlmModel
 from .profiles import BatchProfile, LlmProfile
 from .runs import LiveProgram
 
-__all__ = ["Report", "SimWorker", "Stat", "Task"]
+__all__ = ["KvSource", "Report", "SimWorker", "Stat", "Task"]
 
 
 @dataclass(slots=True)
@@ -32,10 +36,18 @@ class Stat:
     path: Path = ()  # of the prompt
     written_path: Path = ()  # of the prompt with what was written
     cached: float = 0.0
+    fetched: float = 0.0  # of the cached ones: from another worker
     computed: float = 0.0
     written: int = 0
     program: str = ""  # its name, and that
     worker: str = ""  # of who did it
+
+
+class KvSource(NamedTuple):
+    """Where a task finds KV that its worker lacks."""
+
+    worker: SimWorker
+    wait_s: float  # for a worker that is still reading it
 
 
 @dataclass(eq=False, slots=True)
@@ -46,13 +58,18 @@ class Task:
     primitive: Primitive
     attempt: int
     missing: set[int] = field(default_factory=set)  # nodes whose results are still to come
-    work: Job | Call | None = None
+    source: KvSource | None = None
+    began: float = 0.0
+    borrowed: Borrowed = NOTHING
+    work: Loan | Job | Call | None = None
 
     @property
     def number(self) -> int:
         """The node's id."""
         return self.primitive.node.id
 
+
+NO_SOURCES: Final[Mapping[int, KvSource]] = MappingProxyType({})
 
 Report = Callable[["Task", Stat | Fault, Usage | None], None]
 
@@ -77,6 +94,8 @@ class SimWorker:
             *(EngineSpec("tool", tool) for tool in tools),
         )
         self.llms = {profile.name: LlmModel(profile, clock) for profile in llms}
+        port = Port(max((profile.link_bytes_per_ms for profile in llms), default=0.0))
+        self.exchanges = {name: ExchangeModel(model, port, clock) for name, model in self.llms.items()}
         self.others: dict[str, BatchModel | DelayModel] = {
             profile.kind: BatchModel(profile, clock) for profile in batches
         }
@@ -99,13 +118,21 @@ class SimWorker:
 
     # ---- what the orchestrator sends
 
-    def take(self, program: LiveProgram, tasks: Sequence[tuple[Primitive, int]], known: set[int]) -> None:
-        """Take a fragment. `known`: nodes of the run whose results came with it."""
+    def take(
+        self,
+        program: LiveProgram,
+        tasks: Sequence[tuple[Primitive, int]],
+        known: set[int],
+        sources: Mapping[int, KvSource] = NO_SOURCES,
+    ) -> None:
+        """Take a fragment. `known`: nodes of the run whose results came with it; `sources`: of some nodes."""
         here = program.made_at(self.name)
         mine = self._tasks.setdefault(program.id, {})
         for primitive, attempt in tasks:
             missing = {node for node in primitive.producers if node not in known and node not in here}
-            task = mine[primitive.node.id] = Task(program, primitive, attempt, missing)
+            task = mine[primitive.node.id] = Task(
+                program, primitive, attempt, missing, sources.get(primitive.node.id)
+            )
             self._waiting.setdefault(program.id, []).append(task)
         self._start_ready(program)
 
@@ -115,11 +142,18 @@ class SimWorker:
         for task in [task for number, task in mine.items() if not nodes or number in nodes]:
             self._drop(task)
             match task.work:
+                case Loan() as loan:
+                    self.exchanges[task.primitive.key.model].cancel(loan)
                 case Job() as job:
                     self.llms[task.primitive.key.model].cancel(job)
                 case Call() as call:
                     self.others[task.primitive.key.kind].cancel(call)
             task.work = None
+
+    def close(self) -> None:
+        """The worker is gone, and with it what it was to send to others. Its tasks have been cancelled."""
+        for exchange in self.exchanges.values():
+            exchange.close()
 
     def release(self, program: LiveProgram, nodes: Sequence[int], dead: Container[int] = ()) -> None:
         """Drop the contexts that these nodes have made; what is `dead` may be evicted before all else.
@@ -165,6 +199,7 @@ class SimWorker:
             self._waiting.pop(program.id, None)
 
     def _start(self, task: Task) -> None:
+        task.began = self._clock.now
         if task.primitive.key.kind == "llm":
             self._start_llm(task)
             return
@@ -178,7 +213,9 @@ class SimWorker:
         path = program.path(primitive)
         if isinstance(primitive.node.op, Prefill):
             program.paths[task.number] = path
-            if self._is_continued(task):
+            follower = self._continued_by(task)
+            if follower is not None:
+                follower.source = task.source
                 self._finish(task, Stat(self._clock.now, self._clock.now), None)
                 return
         model = self.llms[primitive.key.model]
@@ -188,6 +225,20 @@ class SimWorker:
             message = f"the request needs {longest:.0f} tokens of KV, the pool has {model.profile.kv_slots}"
             self._report(task, Fault("too_large", message), None)
             return
+        source = task.source
+        lender = source.worker.exchanges[primitive.key.model] if source is not None else None
+        wait_s = source.wait_s if source is not None else 0.0
+        borrowing = self.exchanges[primitive.key.model].borrow(
+            path, lender, wait_s, partial(self._read, task, path)
+        )
+        if not borrowing.over:
+            task.work = borrowing
+
+    def _read(self, task: Task, path: Path, borrowed: Borrowed) -> None:
+        """Let the model read a prompt, whatever has come of it."""
+        task.borrowed = borrowed
+        program, primitive = task.program, task.primitive
+        truth = program.truth(task.number)
         job = task.work = Job(
             path=path,
             done=partial(self._job_done, task),
@@ -197,29 +248,33 @@ class SimWorker:
             options=truth.options,
             priority=program.program.priority,
         )
-        model.submit(job)
+        self.llms[primitive.key.model].submit(job)
 
-    def _is_continued(self, task: Task) -> bool:
-        """Whether what continues this prefill waits for nothing else: it computes these tokens too."""
+    def _continued_by(self, task: Task) -> Task | None:
+        """What continues this prefill and waits for nothing else: it computes these tokens too."""
         waiting = self._waiting.get(task.program.id, ())
-        return any(t.missing == {task.number} and t.primitive.context == task.number for t in waiting)
+        follows = (t for t in waiting if t.missing == {task.number} and t.primitive.context == task.number)
+        return next(follows, None)
 
     def _job_done(self, task: Task, job: Job) -> None:
         if job.writes:
             task.program.paths[task.number] = job.written_path
         stat = Stat(
-            started=job.arrived,
+            started=task.began,
             finished=job.finished,
             first_token=job.first_token,
             path=job.path,
             written_path=job.written_path,
             cached=job.cached,
+            fetched=task.borrowed.tokens,
             computed=job.computed,
             written=job.writes,
             program=task.program.program.name,
             worker=self.name,
         )
-        self._finish(task, stat, Usage(round(job.cached), round(job.computed), job.writes))
+        fetched, fetch_ms = round(task.borrowed.tokens), task.borrowed.seconds * 1e3
+        usage = Usage(round(job.cached), round(job.computed), job.writes, fetched, fetch_ms)
+        self._finish(task, stat, usage)
 
     def _call_done(self, task: Task, call: Call) -> None:
         self._finish(task, Stat(call.started, self._clock.now), None)

@@ -68,7 +68,7 @@ def test_else_it_computes(spec: ev.EngineSpec, other: ev.EngineSpec, policy: str
 
 def test_the_speed_is_learned_and_forgotten() -> None:
     home, engine = (EngineState(FAST, WorkerState(name, 1)) for name in "ab")
-    transfer, found = Cheaper(), Found(2000.0, (home,))
+    transfer, found = Cheaper(200e3), Found(2000.0, (home,))
 
     def plan() -> Move | None:
         return transfer.plan(found, (), engine, 0.0)
@@ -85,6 +85,13 @@ def test_the_speed_is_learned_and_forgotten() -> None:
         transfer.seen(move, ev.Usage(2000, 4, 50, fetched=2000, fetch_ms=2000.0))
     assert plan() is None, "computing takes 200 ms"
     assert any(plan() for _ in range(1000))
+
+
+@pytest.mark.parametrize(("expected", "moves"), [(1e3, False), (200e3, True)])
+def test_what_is_expected_of_the_link_decides_until_it_has_been_seen(expected: float, moves: bool) -> None:
+    home, engine = (EngineState(FAST, WorkerState(name, 1)) for name in "ab")
+    move = Cheaper(expected).plan(Found(2000.0, (home,)), (), engine, 0.0)
+    assert (move is not None) == moves
 
 
 def test_a_source_that_has_nothing_is_forgotten() -> None:
