@@ -544,7 +544,7 @@ class Task(google.protobuf.message.Message):
     id: builtins.int
     """of the node"""
     internal: builtins.bool
-    """Only tasks of this fragment wait for the results, so the report may wait a few milliseconds for others."""
+    """Only tasks of this fragment wait for the results, so the report may wait for others, up to 20 ms."""
     @property
     def source(self) -> Global___KvSource:
         """where more of its prompt has been read than here"""

@@ -29,8 +29,8 @@ class Outbox(Generic[Item]):
         self._items.append(item)
         if not within_s:
             self._wake()
-        elif not self._due and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(within_s, self._wake)
+        elif not self._due:
+            self._wake_within(within_s)
 
     def close(self) -> None:
         """Nothing follows what is there."""
@@ -47,6 +47,15 @@ class Outbox(Generic[Item]):
             self._timer.cancel()
             self._timer = None
         return items
+
+    def _wake_within(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        when = loop.time() + seconds
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(when, self._wake)
 
     def _wake(self) -> None:
         self._due = True

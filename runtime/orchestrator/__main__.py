@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+from weft.runtime.channels import prepare_process
 
 
 def _main() -> int:
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors come back as exceptions
+    prepare_process()
     from .process import main
 
     return main()

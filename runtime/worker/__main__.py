@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 
+from weft.runtime.channels import prepare_process
+
 
 def _main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))  # while the imports below still run
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors come back as exceptions
+    prepare_process()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or else torch's threads, waiting, keep others off
     from .process import main
 

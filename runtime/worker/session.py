@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 _STATUS_S: Final = 1.0  # between two status reports
 _STEP_S: Final = 0.001  # the deltas of one step of an engine come within this
-_INTERNAL_S: Final = 0.005  # what only tasks of this worker wait for may be reported later by this
+_NEWS_S: Final = 0.02  # what nobody waits for may be reported later by this
 
 _Stream = grpc.aio.ServicerContext[Any, worker_pb2.Reports]
 _Dated = tuple[worker_pb2.Report, float]  # and when what it reports happened, on the monotonic clock
@@ -170,7 +170,7 @@ class Session:
         except Exception as error:
             self._report_fault(task, error)
         else:
-            self._send(worker_pb2.Report(done=done), _INTERNAL_S if task.internal else 0.0)
+            self._send(worker_pb2.Report(done=done), _NEWS_S if task.internal else 0.0)
             self._start(task.run, self._runs.finish(task, outcome.results))
 
     async def _compute(self, task: Task, operands: Operands) -> Outcome:
@@ -198,7 +198,7 @@ class Session:
     def _emit(self, task: Task) -> Emit:
         def emit(text: str) -> None:
             delta = worker_pb2.Delta(run=task.run, node=task.node.id, text=text, attempt=task.attempt)
-            self._send(worker_pb2.Report(delta=delta), _STEP_S)
+            self._send(worker_pb2.Report(delta=delta), _STEP_S if text else _NEWS_S)
 
         return emit
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from weft.runtime.channels import channel_options, server_options
+from weft.runtime.channels import channel_options, prepare_process, server_options
 from weft.runtime.config import Settings
 from weft.runtime.orchestrator.server import Server
 from weft.runtime.worker.catalog import Catalog
@@ -56,3 +57,13 @@ def test_only_tcp_needs_pings_and_every_server_allows_them(tmp_path: Path) -> No
     assert not pinging & dict(channel_options(f"unix:{tmp_path}/s")).keys()
     assert dict(server_options())["grpc.http2.max_ping_strikes"] == 0
     assert dict(server_options(7))["grpc.max_receive_message_length"] == 7
+
+
+def test_a_process_reads_our_settings_of_grpc_unless_it_is_given_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GRPC_VERBOSITY", "DEBUG")
+    monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
+    prepare_process()
+    assert os.environ["GRPC_VERBOSITY"] == "DEBUG"
+    assert "-event_engine_client" in os.environ["GRPC_EXPERIMENTS"].split(",")
