@@ -197,8 +197,8 @@ class LiveGraph:
         return freed
 
     def advance(self, node: int) -> Growth:
-        """Begin further bodies of a map that is open."""
-        return self._advance(self.nodes[node])
+        """Begin further bodies of a map; none if all of them have been begun meanwhile."""
+        return self._advance(self.nodes[node]) if self._maps.is_open(node) else Growth(())
 
     def written(self, decode: int, text: str) -> tuple[dict[Value, Datum], list[Growth]]:
         """Take the next piece of what a decode writes: the values that close with it, and what they begin."""

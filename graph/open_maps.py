@@ -48,6 +48,10 @@ class OpenMaps:
             self._maps[node] = OpenMap(limit or CONCURRENCY)
         return self._maps[node]
 
+    def is_open(self, node: int) -> bool:
+        """Whether the map has begun, and not all of its bodies have."""
+        return node in self._maps
+
     def began(self, node: int, result: Value, *, finished: bool) -> None:
         """A further body has begun, whose result is this value."""
         opened = self._maps[node]

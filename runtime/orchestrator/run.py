@@ -67,7 +67,7 @@ class Run:
     _takers: dict[int, int] = field(default_factory=dict)  # by node: how many take its results
     _wanted: dict[Value, list[Value]] = field(default_factory=dict)  # live value -> the client's names
     _streams: dict[int, list[Value]] = field(default_factory=dict)  # decode -> the client's names of its text
-    unblocked: list[int] = field(default_factory=list)  # maps that may begin further bodies
+    unblocked: dict[int, None] = field(default_factory=dict)  # maps that may begin further bodies
     foresight: Foresight = field(init=False)
     reuse: Reuse = field(init=False)
 
@@ -161,7 +161,7 @@ class Run:
         self.effects.discard(number)
         self._finished_s[number] = at
         self.record.nodes_done += 1
-        self.unblocked += self.graph.learned(values)
+        self.unblocked |= dict.fromkeys(self.graph.learned(values))
         self.reuse.learned(values)
         for value, datum in values.items():
             if isinstance(datum, TextValue):

@@ -307,11 +307,13 @@ class Shell:
     def _advance(self, run: Run) -> None:
         """Begin bodies of maps that waited for others to end."""
         while run.id in self.runs and run.unblocked:
-            control = run.unblocked.pop()
+            control, _ = run.unblocked.popitem()
             self._guarded(run, control, partial(self._advance_map, run, control))
 
     def _advance_map(self, run: Run, control: int) -> None:
-        self.grown(run, run.graph.advance(control))
+        growth = run.graph.advance(control)
+        if growth.nodes:
+            self.grown(run, growth)
 
     def _guarded(self, run: Run, number: int, work: Callable[[], None]) -> None:
         """Do what may turn out to be impossible; then the run fails, and nothing else does."""
@@ -319,6 +321,8 @@ class Shell:
             work()
         except (EvaluationError, GraphError) as problem:
             self._impossible(run, number, problem)
+        except Exception as problem:
+            self._owner.run_failed(run, blame(_unexpected(run.node(number), problem), run.node(number)))
 
     def _impossible(self, run: Run, number: int, problem: Exception) -> None:
         self._owner.run_failed(run, blame(Fault("invalid", str(problem)), run.node(number)))
@@ -371,9 +375,7 @@ class Shell:
         except (EvaluationError, GraphError) as problem:
             self.task_failed(run.id, number, attempt, Fault("invalid", str(problem)))
         except Exception as problem:
-            _log.exception("%s failed", run.node(number).where())
-            fault = Fault("internal", f"{type(problem).__name__}: {problem}")
-            self.task_failed(run.id, number, attempt, fault)
+            self.task_failed(run.id, number, attempt, _unexpected(run.node(number), problem))
 
     def _evaluate(self, run: Run, number: int) -> None:
         node = run.node(number)
@@ -383,6 +385,12 @@ class Shell:
     def _expand(self, run: Run, number: int) -> None:
         growth = run.graph.expand(number, run.operands(run.node(number)))
         self.grown(run, growth)
+
+
+def _unexpected(node: Node, problem: Exception) -> Fault:
+    """What a mistake of weft's own is to the run that it happens in; the log has the traceback."""
+    _log.exception("%s failed", node.where())
+    return Fault("internal", f"{type(problem).__name__}: {problem}")
 
 
 def _usage(timing: worker_pb2.Timing) -> ev.Usage | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from .profiles import costs_of
 __all__ = ["WorkerLink", "engine_specs"]
 
 _CONNECT_S: Final = 5.0
+
+_log = logging.getLogger(__name__)
 
 Reported = Callable[["WorkerLink", Iterable[worker_pb2.Report]], None]
 Lost = Callable[["WorkerLink", str], None]
@@ -115,6 +118,9 @@ class WorkerLink:
                 self._on_report(self, message.reports)
         except grpc.aio.AioRpcError as problem:
             reason = problem.details() or problem.code().name
+        except Exception as problem:  # to hear no more of a worker is to have lost it
+            _log.exception("a report of worker %r could not be taken in", self.id)
+            reason = f"its report could not be taken in: {type(problem).__name__}: {problem}"
         finally:
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)

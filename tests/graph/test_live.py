@@ -53,6 +53,22 @@ def test_a_map_over_nothing_is_an_empty_list() -> None:
     assert gather == Node(2, Gather("list"))
 
 
+def test_a_map_all_of_whose_bodies_have_begun_begins_no_further_ones() -> None:
+    """Several of its bodies may end at once; each then says that it may go on."""
+    live = live_with(
+        Node(0, Input("xs", STRINGS)),
+        Node(1, Input("mark")),
+        Node(2, Map(SHOUT, concurrency=2), {"items": Value(0), "mark": Value(1)}),
+    )
+    begun = live.expand(2, {"items": Json(["a", "b", "c"]), "mark": TextValue("!")})
+    results = [Value(node.id) for node in begun.nodes if isinstance(node.op, Format)]
+    freed = [control for result in results for control in live.learned({result: TextValue("a!")})]
+    assert freed == [2, 2]
+    last, none = map(live.advance, freed)
+    assert [type(node.op) for node in last.nodes] == [Project, Format, Gather]
+    assert not none.nodes
+
+
 def test_the_body_of_a_map_gets_its_items_at_the_type_it_declares() -> None:
     live = live_with(
         Node(0, Input("xs", JSON)),

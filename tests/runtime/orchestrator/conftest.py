@@ -87,7 +87,10 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         reader = asyncio.create_task(self._read(request_iterator))
         try:
             while True:
-                yield worker_pb2.Reports(reports=[await self.reports.get()])
+                reports = [await self.reports.get()]
+                while not self.reports.empty():
+                    reports.append(self.reports.get_nowait())
+                yield worker_pb2.Reports(reports=reports)
         finally:
             reader.cancel()
 

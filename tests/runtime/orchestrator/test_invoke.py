@@ -11,6 +11,7 @@ import pytest
 
 from weft.graph.codec import encode_graph
 from weft.graph.ir import Graph, Node, Policy, Value
+from weft.graph.live import Growth, LiveGraph
 from weft.graph.ops.common import Const, Format, Input, Project, Search, Tool
 from weft.graph.ops.control import Map
 from weft.graph.ops.primitive import Decode
@@ -66,6 +67,31 @@ async def test_map_expands_at_run_time(stage: Any) -> None:
     nodes = (Node(0, Input("xs", STRINGS)), Node(1, Map(body), {"items": Value(0)}))
     result = await stage.stub.Invoke(request(Graph(nodes, (Value(1),)), xs=["a", "b", "c"]))
     assert json.loads(result.outputs[0].json) == ["<Q: a>", "<Q: b>", "<Q: c>"]
+
+
+async def test_a_map_begins_its_last_bodies_once_though_several_bodies_end_together(stage: Any) -> None:
+    body = Graph((Node(0, Input("item")), Node(1, ASK.op, {"q": Value(0)})), (Value(1),))
+    nodes = (Node(0, Input("xs", STRINGS)), Node(1, Map(body), {"items": Value(0)}))
+    items = [str(number) for number in range(100)]
+    result = await stage.stub.Invoke(request(Graph(nodes, (Value(1),)), xs=items))
+    assert json.loads(result.outputs[0].json) == [f"<Q: {item}>" for item in items]
+
+
+async def test_a_mistake_of_the_orchestrators_own_fails_the_run_that_it_happens_in_and_no_other(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = Graph((Node(0, Input("item")), Node(1, ASK.op, {"q": Value(0)})), (Value(1),))
+    nodes = (Node(0, Input("xs", STRINGS)), Node(1, Map(body, concurrency=1), {"items": Value(0)}))
+
+    def mistaken(graph: LiveGraph, node: int) -> Growth:
+        raise AssertionError("as in a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LiveGraph, "advance", mistaken)
+        failed = await stage.stub.Invoke(request(Graph(nodes, (Value(1),)), xs=["a", "b"]))
+    assert failed.fault.code == "internal"
+    assert "as in a bug" in failed.fault.message
+    assert (await stage.stub.Invoke(request(ECHO, q="why?"))).info.state == "done"
 
 
 async def test_a_program_that_comes_again_goes_through_no_pass(

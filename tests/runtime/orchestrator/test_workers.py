@@ -19,6 +19,7 @@ from weft.graph.types import TEXT
 from weft.graph.values import EFFECT
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import worker_pb2
+from weft.runtime.orchestrator.shell import Shell
 
 
 def conversation() -> Graph:
@@ -177,6 +178,24 @@ async def test_malformed_result_fails_the_run_only(bare: Any) -> None:
     assert result.fault.code == "internal"
     assert "promised" in result.fault.message
     del worker._compute
+    assert (await bare.stub.Invoke(submit(conversation()))).info.state == "done"
+
+
+async def test_a_worker_whose_report_cannot_be_taken_in_is_lost_rather_than_heard_no_more(
+    bare: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bare.worker("w1", llm(), tools())
+    (link,) = bare.server.orchestrator.fleet
+
+    def mistaken(shell: Shell, delta: worker_pb2.Delta) -> None:
+        raise AssertionError("as in a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Shell, "_delta", mistaken)
+        bare.workers["w1"].reports.put_nowait(worker_pb2.Report(delta=worker_pb2.Delta()))
+        await until(link.lost.is_set)
+    assert not list(bare.server.orchestrator.fleet)
+    await bare.worker("w2", llm(), tools())
     assert (await bare.stub.Invoke(submit(conversation()))).info.state == "done"
 
 
