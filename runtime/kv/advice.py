@@ -16,6 +16,8 @@ class Pin(NamedTuple):
 class Dead(NamedTuple):
     """Nobody who is known takes it again."""
 
+    head: int = 0  # tokens at its beginning of which that is not said, as other runs begin alike
+
 
 Advice = Pin | Dead | None
 """None: nothing is known."""

@@ -142,13 +142,16 @@ class RadixTree:
         """Say of a prefix what is known of its future; nothing happens to what is not cached of it.
 
         A pin holds for the whole path, and never shortens one that is there. Death concerns the end of the
-        path alone, as far as nobody uses it, nothing else hangs below it and no pin says otherwise.
+        path alone, behind its head, as far as nobody uses it, nothing else hangs below it and no pin says
+        otherwise.
         """
         self._now = max(self._now, now)
         root = self._roots.get(namespace)
-        path = self._descend(root, tokens)[1:] if root is not None else []
-        for node in reversed(path):
-            if isinstance(advice, Dead) and not may_die(node):
+        if root is None:
+            return
+        head = self._descend(root, tokens[: advice.head])[-1] if isinstance(advice, Dead) else None
+        for node in reversed(self._descend(root, tokens)[1:]):
+            if isinstance(advice, Dead) and (node is head or not may_die(node)):
                 return
             if isinstance(advice, Pin) and isinstance(node.advice, Pin) and node.advice >= advice:
                 continue

@@ -119,10 +119,10 @@ class Liveness(Silence):
             self._unsay(live.run.nodes[context])
 
     def released(self, makers: Sequence[LiveNode]) -> tuple[Value, ...]:
-        """Those whose texts have been taken within the run, with all that only they continue."""
+        """Those whose texts have been taken within the run, unless another of its prompts begins alike."""
         for maker in makers:
             self._unsay(maker)
-        return tuple(Value(maker.node.id) for maker in makers if maker.read)
+        return tuple(Value(m.node.id) for m in makers if m.read and not m.run.expects(m))
 
     def collect(self, worker: WorkerState, now: float) -> tuple[Keep, ...]:
         """What has not expired."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
@@ -17,7 +17,11 @@ from weft.graph.prompt import Fixed
 
 from .prefixes import Content, FixedContent, blocks_of
 
-__all__ = ["EngineKey", "Primitive", "Role", "describe", "engine_of"]
+__all__ = ["Beginning", "EngineKey", "Primitive", "Role", "beginning", "describe", "engine_of"]
+
+
+Beginning = tuple["Content | Value", ...]
+"""What a prompt begins with, up to its first value: those who begin alike have more in common than text."""
 
 
 class EngineKey(NamedTuple):
@@ -62,6 +66,7 @@ class Primitive:
     context: int | None  # the node whose KV context it continues
     adds: tuple[Content | Value, ...]  # to the context, in order; what it writes is known when it is done
     makes_context: bool
+    begins: Beginning | None  # how its prompt does, if it continues no context
     forecast: Forecast
 
 
@@ -74,14 +79,16 @@ def describe(nodes: Iterable[Node], forecasts: Mapping[int, Forecast] | None = N
 def _describe(node: Node, forecast: Forecast) -> Primitive:
     op = node.op
     context = node.args.get("kv") if op.kind == "llm" else None
+    adds = _adds(node)
     return Primitive(
         node=node,
         role=_role(op),
         key=engine_of(op),
         producers=tuple({value.node: None for value in node.args.values()}),
         context=None if context is None else context.node,
-        adds=_adds(node),
+        adds=adds,
         makes_context=isinstance(op, (Prefill, Decode)),
+        begins=beginning(adds) if isinstance(op, Prefill) and context is None else None,
         forecast=forecast,
     )
 
@@ -105,6 +112,12 @@ def _adds(node: Node) -> tuple[Content | Value, ...]:
             return (Value(node.id, 1),)
         case _:
             return ()
+
+
+def beginning(adds: Sequence[Content | Value]) -> Beginning:
+    """Of a prompt that adds these to nothing."""
+    values = (place for place, part in enumerate(adds) if isinstance(part, Value))
+    return tuple(adds[: next(values, len(adds)) + 1])
 
 
 @lru_cache(4096)

@@ -12,7 +12,7 @@ from weft.graph.ir import Node, Value
 
 from .engines import Charge, EngineState, Pool, WorkerState
 from .prefixes import Boundary, Content
-from .primitive import EngineKey, Primitive
+from .primitive import Beginning, EngineKey, Primitive
 from .transfer import Move
 
 __all__ = ["Chain", "Holding", "LiveNode", "LiveRun", "Phase"]
@@ -86,6 +86,8 @@ class LiveNode:
     def begin(self, engine: EngineState | None = None) -> None:
         """A new attempt is handed out; the caller reckons with it on the engine, and says `changed` there."""
         self.attempt += 1
+        if self.attempt == 1:
+            self.run.begun(self.primitive)
         self.phase = Phase.RUNNING
         self.engine = engine
         if engine is not None:
@@ -138,6 +140,7 @@ class LiveRun:
     contents: dict[Value, Content] = field(default_factory=dict)
     _consumers: dict[int, dict[int, LiveNode]] = field(default_factory=dict)
     _continuations: dict[int, int] = field(default_factory=dict)  # unfinished consumers of each KV value
+    _beginnings: dict[Beginning, int] = field(default_factory=dict)  # of the prompts that wait
 
     def add(self, primitives: Iterable[Primitive]) -> list[LiveNode]:
         """Take in nodes; one with the id of an older node takes its place and keeps its consumers."""
@@ -146,6 +149,8 @@ class LiveRun:
         for primitive in primitives:
             number = primitive.node.id
             live = nodes[number] = LiveNode(primitive, self)
+            if primitive.begins is not None:
+                self._beginnings[primitive.begins] = self._beginnings.get(primitive.begins, 0) + 1
             for producer in primitive.producers:
                 if nodes[producer].phase is not done:
                     live.waiting += 1
@@ -182,6 +187,18 @@ class LiveRun:
         if makes_context:
             ended.append(live)
         return [maker for maker in ended if not self._continuations.get(maker.primitive.node.id)]
+
+    def begun(self, primitive: Primitive) -> None:
+        """The first attempt at a node."""
+        if primitive.begins is not None:
+            self._beginnings[primitive.begins] -= 1
+
+    def expects(self, maker: LiveNode) -> bool:
+        """Whether a prompt that waits begins like the context that a node has made."""
+        primitive = maker.primitive
+        while primitive.context is not None:
+            primitive = self.nodes[primitive.context].primitive
+        return primitive.begins is not None and self._beginnings.get(primitive.begins, 0) > 0
 
     def let_go(self) -> None:
         """Forget the nodes: they and the run name each other, and would wait for the garbage collector."""

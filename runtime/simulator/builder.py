@@ -22,7 +22,7 @@ from weft.graph.ops.common import Embed, Search, Tool
 from weft.graph.ops.primitive import Decode, Prefill, Score
 from weft.graph.ops.user import Rerank
 from weft.runtime.scheduler.prefixes import Block, FixedContent, digest
-from weft.runtime.scheduler.primitive import Primitive, Role, engine_of
+from weft.runtime.scheduler.primitive import Primitive, Role, beginning, engine_of
 
 from .programs import Increment, Program, Truth
 
@@ -75,6 +75,7 @@ class _Draft:
             context=None if context is None else context.node,
             adds=(Value(self.id, 1),) if isinstance(op, Decode) else self.adds,
             makes_context=isinstance(op, (Prefill, Decode)),
+            begins=beginning(self.adds) if isinstance(op, Prefill) and context is None else None,
             forecast=Forecast(self.ms, remaining, self.reads, self.writes, objective),
         )
 

@@ -100,12 +100,12 @@ class CacheModel:
     def advise(self, path: Path, advice: Advice, now: float) -> None:
         """Say of a prompt, as far as it is held, what is known of its future."""
         self._now = max(self._now, now)
-        for key, _ in reversed(path):
+        for key, tokens in reversed(path):
             node = self._nodes.get(key)
             if node is None:
                 continue
             if isinstance(advice, Dead):
-                if node.locks or node.living or isinstance(node.advice, Pin):
+                if tokens <= advice.head or node.locks or node.living or isinstance(node.advice, Pin):
                     return
             elif isinstance(advice, Pin) and isinstance(node.advice, Pin) and node.advice >= advice:
                 continue

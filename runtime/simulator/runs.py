@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import takewhile
+from math import ceil
 
 from weft.graph.ir import Value
 from weft.runtime.scheduler.prefixes import Block, Content, extend, start
@@ -65,6 +67,14 @@ class LiveProgram:
         adds = primitive.adds if written or not self._truths[primitive.node.id].writes else ()
         blocks = [block for part in adds for block in self._blocks(part)]
         return (*path, *extend(base, blocks))
+
+    def head(self, node: int) -> int:
+        """The tokens of the fixed text with which the prompt begins that a node continues."""
+        primitive = self.nodes[node]
+        while primitive.context is not None:
+            primitive = self.nodes[primitive.context]
+        fixed = takewhile(lambda part: not isinstance(part, Value), primitive.adds)
+        return ceil(sum(block.tokens for part in fixed for block in self._blocks(part)))
 
     def _blocks(self, part: Content | Value) -> Sequence[Block]:
         return self._truths[part.node].gives if isinstance(part, Value) else part.blocks

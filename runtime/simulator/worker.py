@@ -166,7 +166,7 @@ class SimWorker:
             if path is None:
                 raise ValueError(f"{self.name} holds no context {node} of {program.id}")
             if node in dead:
-                self._cache_of(program, node).advise(path, Dead(), self._clock.now)
+                self._cache_of(program, node).advise(path, Dead(program.head(node)), self._clock.now)
 
     def advise(self, program: LiveProgram, node: int, pin: Pin) -> None:
         """Keep the context that a node has made, if it is still held."""

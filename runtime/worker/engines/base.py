@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from weft.graph.ir import Node
 from weft.graph.ops.base import EngineKind
+from weft.graph.prompt import Fixed
 from weft.graph.values import Datum, KvValue
 from weft.proto import worker_pb2
 from weft.runtime.kv.advice import Advice
@@ -50,6 +51,8 @@ class HeldKv(KvValue):
     context: Context = field(kw_only=True)
     model: str = field(kw_only=True)
     namespace: str = field(kw_only=True)
+    head: tuple[Fixed, ...] = field(default=(), kw_only=True)
+    """The text that it begins with in every run of the program."""
 
 
 class Stream(Enum):

@@ -6,15 +6,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 
 from weft.graph.ops.base import EngineKind
 from weft.graph.ops.primitive import Decode, Prefill, Rate, Score, Weigh
+from weft.graph.prompt import Fixed
 from weft.graph.values import Json, TextValue
 from weft.proto import worker_pb2
 from weft.runtime.config import ModelSettings
-from weft.runtime.kv.advice import Advice
+from weft.runtime.kv.advice import Advice, Dead
 from weft.runtime.llm.context import Context
 from weft.runtime.llm.errors import EngineClosedError
 from weft.runtime.llm.grammar import GrammarError
@@ -35,7 +38,7 @@ from weft.runtime.retrieval.rerank import top_k
 
 from ..faults import TaskError, invalid_arguments
 from .base import Emit, Gauges, HeldKv, Operands, Outcome, Stream, Task, Timing
-from .contexts import context_of, read, write
+from .contexts import context_of, head_of, read, write
 from .deltas import Sift
 from .entrance import Entrance
 from .kv_exchange import Borrowed, KvExchange
@@ -46,6 +49,8 @@ from .scoring import Aligned, align, judge, mean_scores
 from .weighing import as_data, weighed_prompt
 
 __all__ = ["LlmEngine"]
+
+_HEADS: Final = 256  # of programs, whose lengths are remembered
 
 
 class LlmEngine:
@@ -59,6 +64,7 @@ class LlmEngine:
         self._profile_s = profile_s
         self._loaded: LoadedModel | None = None
         self._ahead: dict[Task, asyncio.Task[tuple[Event, int]]] = {}  # what is read for each prefill
+        self._settled = lru_cache(_HEADS)(self._settle)
 
     @property
     def model(self) -> str:
@@ -93,8 +99,10 @@ class LlmEngine:
             self._loaded.engine.flush()
 
     def advise(self, held: HeldKv, advice: Advice) -> None:
-        """Pass on what is known of the future of a context."""
+        """Pass on what is known of the future of a context; its head is not of this run alone."""
         if self._loaded is not None:
+            if isinstance(advice, Dead):
+                advice = Dead(self._settled(held.head))
             with suppress(EngineClosedError):
                 ids = np.asarray(held.context.ids(), dtype=np.int64)
                 self._loaded.engine.advise(held.namespace, ids, advice)
@@ -133,7 +141,7 @@ class LlmEngine:
             case Prefill():
                 return await self._prefill(task, op, context, operands)
             case Decode():
-                return await self._decode(task, op, context, emit)
+                return await self._decode(task, op, context, head_of(kv, ()), emit)
             case Score():
                 return await self._score(task, op, context)
             case Weigh():
@@ -145,7 +153,7 @@ class LlmEngine:
 
     async def _prefill(self, task: Task, op: Prefill, context: Context, operands: Operands) -> Outcome:
         longer = read(context, op.pieces, operands)
-        held = self._held(task, longer)
+        held = self._held(task, longer, head_of(operands.get("kv"), op.pieces))
         settled = () if task.fused else longer.settled_ids()
         if len(settled) <= len(context.settled_ids()):
             return Outcome((held,))
@@ -188,7 +196,9 @@ class LlmEngine:
         if reading is not None:
             reading.cancel()
 
-    async def _decode(self, task: Task, op: Decode, context: Context, emit: Emit) -> Outcome:
+    async def _decode(
+        self, task: Task, op: Decode, context: Context, head: tuple[Fixed, ...], emit: Emit
+    ) -> Outcome:
         room = self._model.engine.info.context_length - len(context)
         self._check_room(len(context), 1, min(op.sampling.max_tokens, room))
         borrowed = await self._borrow(task, context.ids())
@@ -211,7 +221,7 @@ class LlmEngine:
             fetch=borrowed.seconds,
             fetched_tokens=borrowed.tokens,
         )
-        held = self._held(task, write(context, text))
+        held = self._held(task, write(context, text), head)
         if op.logprobs is None:
             return Outcome((held, text), timing)
         return Outcome((held, text, Json(as_data(done.logprobs, self._model.tokenizer))), timing)
@@ -288,8 +298,12 @@ class LlmEngine:
         assert isinstance(done, Scored)
         return done
 
-    def _held(self, task: Task, context: Context) -> HeldKv:
-        return HeldKv(_key(task), context=context, model=self.model, namespace=task.namespace)
+    def _settle(self, head: tuple[Fixed, ...]) -> int:
+        """How many tokens all prompts have in common that begin with a text."""
+        return len(read(Context.empty(self._model.tokenizer), head, {}).settled_ids())
+
+    def _held(self, task: Task, context: Context, head: tuple[Fixed, ...]) -> HeldKv:
+        return HeldKv(_key(task), context=context, model=self.model, namespace=task.namespace, head=head)
 
     async def _borrow(self, task: Task, ids: tuple[int, ...]) -> Borrowed:
         """Get what another worker has read of a prompt, if this is advised."""

@@ -111,6 +111,18 @@ def test_what_others_may_use_does_not_die() -> None:
     assert tree.evict(1).slots.tolist() == [30], "the beginning of two is as it was"
 
 
+def test_the_head_of_what_dies_lives_on() -> None:
+    tree = RadixTree()
+    insert(tree, array(4), 30, 0.5)
+    insert(tree, array(1, 2, 3), 10, 1.0)
+    tree.advise("", array(1, 2, 3), Dead(head=2), 2.0)
+    assert tree.evict(1).slots.tolist() == [12]
+    assert tree.evict(1).slots.tolist() == [30], "older than the head"
+    tree.advise("", array(1, 2, 3), Dead(head=3), 3.0)
+    insert(tree, array(5), 50, 0.7)
+    assert tree.evict(1).slots.tolist() == [50]
+
+
 def test_advice_on_what_is_not_cached_changes_nothing() -> None:
     tree = RadixTree()
     tree.advise("", array(1), Pin(9.0), 0.0)

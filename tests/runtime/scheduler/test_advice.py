@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from weft.graph.ir import Value
 from weft.graph.ops.common import Tool
+from weft.graph.ops.primitive import Prefill
+from weft.graph.prompt import Fixed, Slot
 from weft.graph.types import TEXT
 from weft.runtime.scheduler import actions as act
 from weft.runtime.scheduler import events as ev
@@ -88,6 +90,28 @@ def test_what_nobody_takes_any_more_is_dead_if_its_text_has_stayed_within_the_ru
     start(driver, "s")
     driver.done(0, run="s")
     assert driver.done(1, run="s") == [act.Release("w", "s", (Value(0), Value(1)))]
+
+
+def test_what_a_prompt_that_waits_begins_like_is_not_dead() -> None:
+    def draft_and_answer(driver: Driver, other: str) -> tuple[Value, ...]:
+        """The prompt of the answer begins as that of the draft does, or with other text."""
+        prompt, repeated = (Prefill("m", (Fixed(text), Slot("x"))) for text in ("Read: ", other))
+        driver.run(
+            node(0, EMBED),
+            node(1, prompt, x=0),
+            node(2, DECODE, kv=1),
+            node(3, EMBED, x=(2, 1)),
+            node(4, Prefill("m", (*repeated.pieces, Slot("y"))), x=0, y=3),
+            node(5, DECODE, kv=4),
+        )
+        for number in (0, 1):
+            driver.done(number)
+        (dead,) = (action.dead for action in driver.done(2) if isinstance(action, act.Release))
+        return dead
+
+    workers = ("w", LLM), ("e", EMBEDDER)
+    assert draft_and_answer(Driver(*workers), "Read: ") == ()
+    assert draft_and_answer(Driver(*workers), "Think: ") == (Value(2),)
 
 
 def test_without_the_policy_nothing_is_said() -> None:

@@ -73,12 +73,17 @@ async def test_late_and_wrong_advice_is_none(llm: Link, pins: list[worker_pb2.Kv
     assert (text, advised.computed_tokens) == (expected, plain.computed_tokens)
 
 
-async def kept(llm: Link, name: str, dead: list[str]) -> int:
-    """The tokens left of one run after a second, whose context is released, and a third that needs room."""
+async def kept(llm: Link, name: str, dead: list[str], *, own: bool = True) -> int:
+    """The tokens left of one run after a second, whose context is released, and a third that needs room.
+
+    What they read is their `own`, or what every run of their program begins with.
+    """
     await llm.send(flush=worker_pb2.Flush())
     for number, length in ((1, 5), (2, 5), (3, 8)):
-        run = f"{name} {number}"
-        await llm.run(*call(1, f"{number} " + STORY * length), run=run)
+        run, text = f"{name} {number}", STORY * length
+        begins = f"{number} " if own else f"{number} {text}"
+        head = Node(0, Prefill("reference", (Fixed(begins),)), {})
+        await llm.run(head, *call(1, text if own else " ", kv=Value(0)), run=run)
         await llm.done(2, run)
         if number == 2:
             await llm.send(release=worker_pb2.Release(run=run, keys=["%1", "%2"], dead=dead))
@@ -88,3 +93,9 @@ async def kept(llm: Link, name: str, dead: list[str]) -> int:
 
 async def test_what_is_dead_goes_before_what_was_used_earlier(llm: Link) -> None:
     assert await kept(llm, "alive", []) < await kept(llm, "dead", ["%2"])
+
+
+async def test_what_all_runs_of_a_program_begin_with_does_not_die(llm: Link) -> None:
+    alive, dead = [await kept(llm, str(keys), keys, own=False) for keys in ([], ["%2"])]
+    assert dead - alive < 20, "what is dead is only what it wrote, and a few tokens before"
+    assert dead < await kept(llm, "its own", ["%2"])
