@@ -58,6 +58,8 @@ def _typed(annotation: Any) -> Wanted:
 
 
 def _regex(pattern: str) -> Regex:
+    if not isinstance(pattern, str):
+        raise TraceError(located(f"regex must be a text, not {pattern!r}"))
     try:
         re.compile(pattern)
     except re.error as problem:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
+from weft.graph.errors import GraphError
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.values import Datum, plain
 
 from .client.faults import fault_of
 from .client.session import Session
-from .errors import ProgramError
+from .errors import ProgramError, RunTimeout, TraceError
 from .lifting import as_data, as_typed, holds_var, lifted
 from .signature import Signature
 from .static import is_written_text, seeded
@@ -60,7 +62,10 @@ class LiveTrace(Trace):
             self._streamed.append(value)
 
     def flush(self) -> None:
-        """Send what was traced and not sent yet, and ask for the values that are waited for."""
+        """Send what was traced and not sent yet, and ask for the values that are waited for.
+
+        What cannot be sent is a TraceError for those who wait, or raised if nobody does.
+        """
         assert self._session is not None
         if self._flushing is not None:
             self._flushing.cancel()
@@ -69,10 +74,21 @@ class LiveTrace(Trace):
         self._wanted, self._streamed = [], []
         if not increment.nodes and not wanted:
             return
-        self._session.extend(increment, wanted, streamed)
+        try:
+            self._session.extend(increment, wanted, streamed)
+        except GraphError as problem:
+            self._fail(wanted, TraceError(str(problem)))
+            return
         for value in wanted:
             received = asyncio.wrap_future(self._session.value(value), loop=self._loop)
             _forward(received, self._values[value])
+
+    def _fail(self, wanted: list[Value], mistake: TraceError) -> None:
+        for value in wanted:
+            self._values[value].set_exception(mistake)
+            self._values[value].exception()  # seen: somebody else may raise it first
+        if not wanted:
+            raise mistake
 
     async def _load(self, var: Var[Any], value: Value) -> Any:
         data = plain(await self.datum(value))
@@ -121,7 +137,7 @@ async def drive(
     trace.attach(session)
     try:
         with trace.active():
-            result = await _unless_cancelled(fn(**arguments), session)
+            result = await _unless_ended(fn(**arguments), session)
             value: T = await _result(result, signature, trace, stream=stream)
     except asyncio.CancelledError:
         session.abandon()
@@ -131,12 +147,24 @@ async def drive(
         raise
     finally:
         trace.closed = True
-    await _finish(session, to_json(value, fallback=repr).decode(), None)
+    await _finish(session, _told(value), None)
     return value
+
+
+def _told(value: Any) -> str:
+    """What the server is told that the program returned: JSON, of whatever it is."""
+    try:
+        return to_json(value, fallback=repr).decode()
+    except (PydanticSerializationError, ValueError):  # a circle, or text that is none
+        return to_json(repr(value)).decode()
 
 
 async def _result(result: Any, signature: Signature, trace: LiveTrace, *, stream: bool) -> Any:
     """What the program returned, with the values of its `Var`s, as the declared type."""
+    if inspect.isawaitable(result) and not isinstance(result, Var):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TraceError(f"{signature.owner} returned something to await; write `return await …`")
     if holds_var(result):
         lift = lifted(result, trace)
         value = lift.value(trace)
@@ -157,13 +185,13 @@ def returned(signature: Signature, result: Any) -> Any:
         raise ProgramError(f"{signature.owner} does not return the declared {declared}: {problem}") from None
 
 
-async def _unless_cancelled(program: Coroutine[Any, Any, T], session: Session) -> T:
-    """Run a program, and end it when its run is cancelled from elsewhere."""
+async def _unless_ended(program: Coroutine[Any, Any, T], session: Session) -> T:
+    """Run a program, and end it when its run is cancelled from elsewhere or out of time."""
     running: asyncio.Future[Any] = asyncio.ensure_future(program)
     outcome: asyncio.Future[Any] = asyncio.wrap_future(session.outputs())
     try:
         await asyncio.wait({running, outcome}, return_when=asyncio.FIRST_COMPLETED)
-        if not running.done() and session.journal.state == "cancelled":
+        if not running.done() and (session.journal.state == "cancelled" or _is_late(session)):
             running.cancel()
             await asyncio.wait({running})
             await outcome
@@ -173,6 +201,12 @@ async def _unless_cancelled(program: Coroutine[Any, Any, T], session: Session) -
         for task in (running, outcome):
             task.cancel()
         await asyncio.wait({running, outcome})
+
+
+def _is_late(session: Session) -> bool:
+    """Whether the run took longer than it may, rather than a node of it."""
+    error = session.journal.error
+    return isinstance(error, RunTimeout) and not error.node
 
 
 async def _finish(session: Session, result: str, problem: Exception | None) -> None:

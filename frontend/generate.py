@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
 
 from weft.graph.ir import Policy, Value
@@ -107,6 +108,7 @@ def gen(
     Raises TraceError for arguments that are wrong or contradict one another.
     """
     trace = current("gen()")
+    _expect("n", n, Integral)
     want = wanted(type, regex, choices)
     sampling = _sampling(max_tokens, temperature, top_p, top_k, seed, stop, ignore_eos)
     if ignore_eos and want.constraint is not None:
@@ -165,15 +167,30 @@ def _sampling(
     stop: str | Sequence[str],
     ignore_eos: bool,
 ) -> Sampling:
+    for name, value, kind in (
+        ("max_tokens", max_tokens, Integral),
+        ("temperature", temperature, Real),
+        ("top_p", top_p, Real),
+        ("top_k", top_k, Integral),
+        ("seed", 0 if seed is None else seed, Integral),
+    ):
+        _expect(name, value, kind)
+    if not isinstance(stop, Sequence) or not all(isinstance(text, str) for text in stop):
+        raise TraceError(located(f"stop of gen() must be a text or a list of texts, not {stop!r}"))
     if seed is not None and not 0 <= seed < 2**63:
         raise TraceError(located(f"seed must lie in [0, 2**63), not {seed!r}"))
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     try:
         return Sampling(max_tokens, temperature, top_p, top_k, seed or 0, stops, ignore_eos)
-    except (TypeError, ValueError) as problem:
-        if isinstance(problem, TraceError):
-            raise
+    except ValueError as problem:
         raise TraceError(located(f"gen(): {problem}")) from None
+
+
+def _expect(name: str, value: object, kind: type[Integral | Real]) -> None:
+    """Raises TraceError, naming the argument, unless it is such a number, known now."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        wanted = "a whole number" if kind is Integral else "a number"
+        raise TraceError(located(f"{name} of gen() must be {wanted}, not {value!r}"))
 
 
 def _policy(timeout: Timeout, retry: RetryPolicy | None) -> Policy:

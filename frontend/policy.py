@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 from weft.graph.ir import NO_POLICY, Policy
 
@@ -34,9 +35,13 @@ Timeout = TimeoutPolicy | float | None
 
 
 def node_policy(timeout: Timeout, retry: RetryPolicy | None) -> Policy:
-    """Both policies as the graph writes them. Raises ValueError for impossible numbers."""
+    """Both policies as the graph writes them. Raises ValueError for what is none, and impossible numbers."""
     if timeout is None and retry is None:
         return NO_POLICY
+    if timeout is not None and not isinstance(timeout, (TimeoutPolicy, Real)):
+        raise ValueError(f"timeout must be a number of seconds or a TimeoutPolicy, not {timeout!r}")
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise ValueError(f"retry must be a RetryPolicy, not {retry!r}")
     seconds = timeout.seconds if isinstance(timeout, TimeoutPolicy) else timeout
     retry = retry or RetryPolicy(attempts=1)
     return Policy(seconds, retry.attempts, retry.backoff)

@@ -110,7 +110,21 @@ class Signature:
 
     def dump(self, name: str, value: Any) -> str:
         """An argument as JSON text. Raises TraceError, naming parameter and type, if it does not fit."""
-        return json.dumps(self._dumped(name, value), ensure_ascii=False)
+        if holds_var(value):
+            raise TraceError(
+                located(
+                    f"{self.owner}: argument {name!r} is a value that only a run will know; to hand it on, "
+                    "call the program itself, which makes it part of the one around it"
+                )
+            )
+        text = json.dumps(self._dumped(name, value), ensure_ascii=False)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise TraceError(
+                located(f"{self.owner}: argument {name!r} holds half of a surrogate pair, which is no text")
+            ) from None
+        return text
 
     def python(self, name: str, value: Any) -> Any:
         """An argument as the Python value that the parameter's type says. Raises TraceError."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from weft.graph.codec import encode_graph
+from weft.graph.errors import GraphError
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Input
@@ -45,11 +46,19 @@ class Traced:
 
     def instance(self) -> graph_pb2.Graph:
         """The graph for one run, as it travels: whatever samples without a seed has drawn one."""
-        return encode_graph(seeded(self.graph, self.unseeded)) if self.unseeded else self._message
+        return _encoded(seeded(self.graph, self.unseeded)) if self.unseeded else self._message
 
     @cached_property
     def _message(self) -> graph_pb2.Graph:
-        return encode_graph(self.graph)
+        return _encoded(self.graph)
+
+
+def _encoded(graph: Graph) -> graph_pb2.Graph:
+    """Raises TraceError, naming the node, if something in it is no text or number that can be sent."""
+    try:
+        return encode_graph(graph)
+    except GraphError as problem:
+        raise TraceError(str(problem)) from None
 
 
 def trace_program(fn: Callable[..., Any], signature: Signature, static: Mapping[str, Any]) -> Traced:

@@ -117,9 +117,16 @@ class ServerTool:
         self._result = result
         self._policy = policy
 
-    def __call__(self, **arguments: Any) -> Any:
-        """Call the tool in a program. Raises TraceError elsewhere."""
+    def __call__(self, *positional: Any, **arguments: Any) -> Any:
+        """Call the tool in a program. Raises TraceError elsewhere, and for arguments without names."""
         trace = tracing()
+        if positional:
+            raise TraceError(
+                located(
+                    f"tool {self._op.tool!r} of the server takes its arguments by name: "
+                    f"write {self._op.tool}(name=value)"
+                )
+            )
         if trace is None:
             raise TraceError(located(f"tool {self._op.tool!r} of the server can be called in programs only"))
         operands = {name: trace.lift(value) for name, value in arguments.items()}

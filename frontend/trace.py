@@ -89,6 +89,8 @@ class Trace:
         location: str | None = None,
     ) -> Value:
         """Append a node; its first result. Raises TraceError if the operation cannot take the operands."""
+        if not isinstance(name, str):
+            raise TraceError(located(f"the name of an operation must be a text, not {name!r}"))
         where = user_location() if location is None else location
         node = Node(next(self._ids), op, dict(args), name, where, policy)
         try:

@@ -36,6 +36,10 @@ _REMEDY = (
 )
 
 
+class NoAttributeError(TraceError, AttributeError):
+    """A value has no such field; an `AttributeError` too, so that `hasattr` answers."""
+
+
 class Var(_Anything, Generic[T]):
     """A value that the run will make; `T` is its Python type.
 
@@ -65,12 +69,14 @@ class Var(_Anything, Generic[T]):
 
     def __getattr__(self, name: str) -> Var[Any]:
         if name.startswith("__") or not isinstance(self._type, Data):
-            raise AttributeError(located(f"{self._what()} has no attribute {name!r}"))
+            raise NoAttributeError(
+                located(f"{self._what()} has no attribute {name!r}; to work on the value, {_REMEDY}")
+            )
         key, pytype = self._pytype.field(name)
         known = json_schema.fields(self._type.schema)
         if known is not None and key not in known:
             listed = ", ".join(map(repr, known)) or "none: it is not an object"
-            raise AttributeError(located(f"{self._what()} has no field {name!r}; known fields: {listed}"))
+            raise NoAttributeError(located(f"{self._what()} has no field {name!r}; known fields: {listed}"))
         return self._project(key, pytype)
 
     def __getitem__(self, key: str | int) -> Var[Any]:

@@ -207,6 +207,12 @@ class Program(ABC, Generic[P, R]):
     def _jobs(self, calls: Iterable[Call]) -> list[Job]:
         together = copy.copy(self)
         together._options = replace(self._options, batch=secrets.token_hex(8))
+        calls = list(calls)
+        for call in calls:
+            if not isinstance(call, (Mapping, Sequence)) or isinstance(call, (str, bytes)):
+                raise TraceError(
+                    located(f"a call of batch() is a dict or a tuple of arguments: write ({call!r},)")
+                )
         job = together._job
         return [job((), call) if isinstance(call, Mapping) else job(tuple(call), {}) for call in calls]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -20,6 +21,9 @@ from weft.frontend.errors import (
     WorkerLost,
 )
 from weft.proto import value_pb2
+
+_OVERSIZE: Final = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
+_BYTES_PER_MB: Final = 2**20
 
 __all__ = ["error_of", "error_of_status", "fault_of"]
 
@@ -61,12 +65,24 @@ def error_of(fault: value_pb2.Fault, program: str = "") -> ProgramError:
 def error_of_status(error: aio.AioRpcError | grpc.Call, address: str, program: str = "") -> ProgramError:
     """The exception for a call that the server, or the way to it, refused."""
     code = _BY_STATUS.get(error.code(), "internal")
-    details = error.details() or error.code().name
+    details = _readable(error.details() or error.code().name)
     if code == "unavailable":
         details = f"{details} (server {address})"
     elif error.code() is grpc.StatusCode.UNIMPLEMENTED:
         details = f"what answers at {address} is not a weft server of this version: {details}"
     return _BY_CODE.get(code, ProgramError)(details, code=code, program=program)
+
+
+def _readable(details: str) -> str:
+    """gRPC's words for a message beyond the server's limit, with what can be done; others as they are."""
+    sizes = _OVERSIZE.search(details)
+    if sizes is None:
+        return details
+    size, limit = (int(number) / _BYTES_PER_MB for number in sizes.groups())
+    return (
+        f"a message of {size:.1f} MiB was sent, and the server takes {limit:g} MiB at the most: send less "
+        "at a time, or raise max_message_mb in its configuration"
+    )
 
 
 def fault_of(error: BaseException, code: str, *, retryable: bool = False) -> value_pb2.Fault:

@@ -29,15 +29,15 @@ Timer = tuple[LiveNode, int] | EngineKey
 
 
 class Dispatcher:
-    """Ready primitives in, fragments out. `grace_s`: how long a queue without workers waits for one."""
+    """Ready primitives in, fragments out."""
 
-    def __init__(self, policies: Policies, timers: Timers[Timer], grace_s: float) -> None:
+    def __init__(self, policies: Policies, timers: Timers[Timer]) -> None:
         self.workers: dict[str, WorkerState] = {}
         self.residency = Residency(TRANSFER[policies.transfer](policies.link_mb_s * 1e3))
         self._tools = Toolbox(policies, self.residency)
         self.advice = self._tools.advice
         self._timers = timers
-        self._grace_s = grace_s
+        self._grace_s = policies.grace_s
         self._joined = 0
         self._lost: deque[tuple[WorkerState, str]] = deque(maxlen=_REMEMBERED_LOSSES)
         self._queues: dict[EngineKey, ReadyQueue] = {}

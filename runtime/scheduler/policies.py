@@ -45,6 +45,8 @@ class Policies:
     """The shares of namespaces under `fairness`; 1 unless given."""
     longest_wait_s: float = 30.0
     """What has waited so long goes first, whatever the policies say."""
+    grace_s: float = 30.0
+    """How long what needs a worker that is not there waits for one to join, before its run fails."""
     link_mb_s: float = 200.0
     """MB a second at which KV is expected to come from another worker, until that has been seen."""
 
@@ -56,6 +58,8 @@ class Policies:
         _find("transfer", self.transfer, TRANSFER)
         _find("admission", self.admission, ADMISSION)
         _find("advice", self.advice, ADVICE)
+        if not self.grace_s >= 0:
+            raise ValueError(f"grace_s is {self.grace_s}, but nobody waits less than 0 s")
         if not self.link_mb_s > 0:
             raise ValueError(f"link_mb_s is {self.link_mb_s}, but KV must take some time to come")
 

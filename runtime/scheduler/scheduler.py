@@ -48,17 +48,14 @@ __all__ = ["Scheduler"]
 
 
 class Scheduler:
-    """Decides what runs where and when.
+    """Decides what runs where and when."""
 
-    `grace_s`: how long primitives wait for a worker of their kind to join when there is none, before their
-    run fails.
-    """
-
-    def __init__(self, policies: Policies | None = None, *, grace_s: float = 4.0) -> None:
-        self.grace_s = grace_s
+    def __init__(self, policies: Policies | None = None) -> None:
+        policies = policies or Policies()
+        self.grace_s = policies.grace_s
         self._runs: dict[str, LiveRun] = {}
         self._timers: Timers[Timer] = Timers()
-        self._dispatcher = Dispatcher(policies or Policies(), self._timers, grace_s)
+        self._dispatcher = Dispatcher(policies, self._timers)
         self._residency = self._dispatcher.residency
         self._advice = self._dispatcher.advice
         self._now = 0.0

@@ -119,7 +119,19 @@ def _running(server: Server, pid: int) -> bool:
     return bool(info.status[worker.worker_id].running)
 
 
-def test_without_another_worker_the_run_fails_in_time_and_names_the_lost_one(tmp_path: Path) -> None:
+def test_work_of_the_only_worker_goes_on_when_that_has_been_started_again(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        (first,) = llm_workers(server.client).values()
+        run = ramble.using(server.client).submit("rivers")
+        eventually(lambda: started(server))
+        os.kill(first, signal.SIGKILL)
+        assert run.result(timeout=120) == ramble.using(server.client)("rivers")
+
+
+def test_without_another_worker_the_run_fails_in_time_and_names_the_lost_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEFT_SCHEDULER__GRACE_S", "3")
     with serving(tmp_path) as server:
         ((name, pid),) = llm_workers(server.client).items()
         run = ramble.using(server.client).submit("rivers")

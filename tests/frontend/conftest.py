@@ -108,6 +108,7 @@ class MiniRun:
         self.server = server
         self.start = start
         self.live = LiveGraph(DEPLOYMENT)
+        self._begun = time.monotonic()
         self.requests: queue.Queue[pb.RunRequest | None] = queue.Queue()
         self.cancelled = threading.Event()
         self.events: list[pb.RunEvent] = []
@@ -236,6 +237,8 @@ class MiniRun:
 
     def _next(self) -> pb.RunRequest:
         while not self.cancelled.is_set():
+            if self._late():
+                raise Failed(value_pb2.Fault(code="timeout", message="the run is out of time"))
             try:
                 request = self.requests.get(timeout=0.02)
             except queue.Empty:
@@ -244,6 +247,10 @@ class MiniRun:
                 break
             return request
         raise Failed(value_pb2.Fault(code="cancelled", message="the run was cancelled"))
+
+    def _late(self) -> bool:
+        limit_s = self.start.submit.deadline_s
+        return 0 < limit_s < time.monotonic() - self._begun
 
     def _hang(self) -> None:
         self.cancelled.wait(timeout=30)

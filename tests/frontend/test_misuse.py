@@ -127,6 +127,27 @@ def test_what_needs_the_value(use: Callable[[Any, Any], Any], what: str) -> None
         (lambda x, xs: select(x, ["a", ""]), "a choice must not be empty"),
         (lambda x, xs: select(x, ["a"], method="best"), "unknown method 'best'.*'mean'"),
         (lambda x, xs: gen(x, type=Callable[[], int]), "cannot make a .*Callable"),
+        (lambda x, xs: gen(x, max_tokens="9"), r"max_tokens of gen\(\) must be a whole number, not '9'"),
+        (lambda x, xs: gen(x, max_tokens=1.5), r"max_tokens of gen\(\) must be a whole number, not 1\.5"),
+        (lambda x, xs: gen(x, max_tokens=x), r"max_tokens of gen\(\) must be a whole number"),
+        (lambda x, xs: gen(x, temperature="hot"), r"temperature of gen\(\) must be a number, not 'hot'"),
+        (lambda x, xs: gen(x, top_p=True), r"top_p of gen\(\) must be a number, not True"),
+        (lambda x, xs: gen(x, seed="a"), r"seed of gen\(\) must be a whole number, not 'a'"),
+        (lambda x, xs: gen(x, n="2"), r"n of gen\(\) must be a whole number, not '2'"),
+        (lambda x, xs: gen(x, stop=3), r"stop of gen\(\) must be a text or a list of texts, not 3"),
+        (lambda x, xs: gen(x, stop=["a", 3]), r"stop of gen\(\) must be a text or a list of texts"),
+        (lambda x, xs: gen(x, regex=3), "regex must be a text, not 3"),
+        (lambda x, xs: gen(x, name=3), "the name of an operation must be a text, not 3"),
+        (
+            lambda x, xs: gen(x, timeout="5"),
+            "timeout must be a number of seconds or a TimeoutPolicy",
+        ),
+        (lambda x, xs: gen(x, retry=3), "retry must be a RetryPolicy, not 3"),
+        (lambda x, xs: server_tool("find")(x), r"by name: write find\(name=value\)"),
+        (
+            lambda x, xs: ask.submit(x),
+            "argument 'text' is a value that only a run will know",
+        ),
         (lambda x, xs: gen(x, max_tokens=0), "max_tokens must be at least 1"),
         (lambda x, xs: gen(x, temperature=-1), "temperature must lie between"),
         (lambda x, xs: gen(x, top_p=0), "top_p must lie in"),
@@ -232,8 +253,10 @@ def test_unknown_fields_are_named() -> None:
 
 
 def test_a_text_has_no_fields() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'upper'"):
+    with pytest.raises(AttributeError, match=f"{HERE}.*has no attribute 'upper'.*{REMEDY}") as caught:
         traced(lambda x, xs: x.upper())
+    assert isinstance(caught.value, TraceError)
+    traced(lambda x, xs: [x, hasattr(x, "upper")])
 
 
 def test_a_value_cannot_leave_its_program() -> None:
@@ -278,6 +301,8 @@ def test_a_value_cannot_leave_the_body_that_made_it() -> None:
         (lambda: ask.invoke("a", size="big"), "argument 'size' must be int"),
         (lambda: wait_for.invoke(5), "program 'wait_for': argument 'text' must be str"),
         (lambda: ask.graph(count=1), "no static parameter 'count'; known: size"),
+        (lambda: ask.invoke("a\ud800"), "argument 'text' holds half of a surrogate pair"),
+        (lambda: ask.batch(["a"]), r"a call of batch\(\) is a dict or a tuple of arguments: write \('a',\)"),
         (lambda: ask.batch([("a",), (5,)]), "argument 'text' must be str"),
     ],
 )

@@ -76,6 +76,7 @@ def test_policies_come_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         ('placment = "sticky"', "weft.toml: scheduler: unknown key 'placment'; known: batching, priority"),
         ('placement = "best"', "unknown placement policy 'best'; known: 'affinity'"),
         ("longest_wait_s = []", "weft.toml: scheduler.longest_wait_s: "),
+        ("grace_s = -1", "grace_s is -1.0, but nobody waits less than 0 s"),
         ("link_mb_s = 0", "link_mb_s is 0.0, but KV must take some time to come"),
     ],
 )

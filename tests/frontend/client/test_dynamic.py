@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 from pydantic import BaseModel
 
 from weft import Context, ProgramError, TraceError, gen, ingest, map, program, search, tool
-from weft.frontend.errors import RunCancelled
+from weft.frontend.errors import RunCancelled, RunTimeout
 from weft.graph.codec import decode_graph
 from weft.graph.ops.user import Generate
 
@@ -214,6 +215,48 @@ def test_cancelling_a_run_ends_its_program(server: MiniServer) -> None:
     with pytest.raises(RunCancelled):
         run.result(timeout=10)
     assert run.status == "cancelled"
+
+
+def test_time_that_is_over_ends_a_program_that_waits_for_something_else(server: MiniServer) -> None:
+    with pytest.raises(RunTimeout):
+        waiting.using(timeout=0.2).submit().result(timeout=10)
+
+
+@program
+async def unsendable(awaited: bool) -> Any:
+    text: Any = gen("half a pair: \ud800")
+    return await text if awaited else text
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+def test_what_cannot_be_sent_is_raised_where_it_is_waited_for(server: MiniServer, awaited: bool) -> None:
+    with pytest.raises(TraceError, match=r"test_dynamic\.py:\d+\) cannot be encoded: .*surrogates"):
+        unsendable.submit(awaited).result(timeout=10)
+
+
+@program
+async def odd(circular: bool) -> Any:
+    items: list[Any] = ["\ud800"]
+    if circular:
+        items.append(items)
+    return items
+
+
+@pytest.mark.parametrize("circular", [True, False])
+def test_a_result_that_is_no_json_ends_the_run(server: MiniServer, circular: bool) -> None:
+    assert odd(circular)[0] is not None
+    assert server.last.finish is not None
+    assert "ud800" in json.loads(server.last.finish.result)
+
+
+@program
+async def forgetful() -> Any:
+    return constant(1)
+
+
+def test_a_result_that_was_not_awaited_is_refused(server: MiniServer) -> None:
+    with pytest.raises(TraceError, match="'forgetful' returned something to await; write `return await"):
+        forgetful()
 
 
 async def test_cancelling_the_task_cancels_the_run(server: MiniServer) -> None:

@@ -20,6 +20,7 @@ from weft.runtime.config import ModelSettings, Settings
 from weft.runtime.http.server import HttpServer
 from weft.runtime.llm.chat import ChatTemplate
 from weft.runtime.orchestrator.server import Server
+from weft.runtime.scheduler.policies import Policies
 from weft.runtime.scheduler.scheduler import Scheduler
 
 from ..orchestrator.conftest import EchoWorker, Until, retrieval, until
@@ -114,7 +115,7 @@ async def start_door(tmp_path: Path) -> AsyncIterator[StartDoor]:
                 "max_message_mb": 1,
                 **settings,
             }
-            server = Server(Settings(**settings), Scheduler(grace_s=0.3))
+            server = Server(Settings(**settings), Scheduler(Policies(grace_s=0.3)))
             http = HttpServer("127.0.0.1:0", server.orchestrator.settings, server.orchestrator)
             grpc, address = await server.start(), await http.start()
 

@@ -25,6 +25,7 @@ from weft.proto import graph_pb2, orchestrator_pb2_grpc, value_pb2, worker_pb2, 
 from weft.runtime.channels import server_options
 from weft.runtime.config import ModelSettings, Settings
 from weft.runtime.orchestrator.server import Server
+from weft.runtime.scheduler.policies import Policies
 from weft.runtime.scheduler.scheduler import Scheduler
 
 GRACE_S = 0.3
@@ -304,7 +305,7 @@ async def bare(tmp_path: Path, overrides: dict[str, Any]) -> AsyncIterator[Stage
         **overrides,
     )
     async with AsyncExitStack() as stack:
-        server = Server(settings, Scheduler(grace_s=GRACE_S))
+        server = Server(settings, Scheduler(Policies(grace_s=GRACE_S)))
         address = await server.start()
         stack.push_async_callback(server.stop)
         channel = await stack.enter_async_context(

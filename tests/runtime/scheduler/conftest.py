@@ -41,7 +41,7 @@ class Driver:
     def __init__(
         self, *workers: tuple[str, ev.EngineSpec], **policies: str | float | Mapping[str, float]
     ) -> None:
-        self.scheduler = Scheduler(Policies(**policies), grace_s=4.0)  # type: ignore[arg-type]  # by name
+        self.scheduler = Scheduler(Policies(**({"grace_s": 4.0} | policies)))  # type: ignore[arg-type]  # by name
         self.now = 100.0
         for worker, engine in workers:
             self.send(ev.WorkerJoined(worker, (engine,)))

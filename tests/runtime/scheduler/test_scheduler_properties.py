@@ -28,7 +28,7 @@ from weft.runtime.scheduler.primitive import describe, engine_of
 from weft.runtime.scheduler.priority import PRIORITY
 from weft.runtime.scheduler.scheduler import Scheduler
 
-from .world import GRACE_S, ModelRun, ModelWorker, World, engines
+from .world import ModelRun, ModelWorker, World, engines
 
 LLM_KINDS = ("prefill", "decode", "prefill", "decode", "score")
 KINDS = (*LLM_KINDS, "embed", "embed", "search", "tool", "client", "format", "map")
@@ -248,7 +248,7 @@ class Chaos:
 
     def check_that_it_can_be_repeated(self) -> None:
         """The same events at the same times give the same actions."""
-        replayed = Scheduler(self.world.policies, grace_s=GRACE_S)
+        replayed = Scheduler(self.world.policies)
         for events, now, actions in self.world.history:
             assert replayed.handle(*events, now=now) == actions
 

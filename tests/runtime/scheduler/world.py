@@ -58,8 +58,8 @@ class World:
     """Performs the scheduler's actions and checks each of them."""
 
     def __init__(self, policies: Policies) -> None:
-        self.policies = policies
-        self.scheduler = Scheduler(policies, grace_s=GRACE_S)
+        self.policies = replace(policies, grace_s=GRACE_S)
+        self.scheduler = Scheduler(self.policies)
         self.now = 0.0
         self.wake = float("inf")
         self.runs: dict[str, ModelRun] = {}
