@@ -161,17 +161,17 @@ def _share_fetched(found: Report) -> float:
 def ablation(share: float) -> dict[str, Any]:
     """Mean job completion time with one policy exchanged, as a multiple of that with the defaults."""
     found: dict[str, Any] = {}
-    print(f"{'instead of the default':28}" + "".join(f"{name:>19}" for name in ABLATED))
+    print(f"{'instead of the default':28}" + "".join(f"{name:>22}" for name in ABLATED))
     base = {name: measure(scenario, ARMS["weft"], share) for name, scenario in ABLATED.items()}
     found["defaults"] = {name: dataclasses.asdict(each) for name, each in base.items()}
-    print(f"{'(defaults: mean s / P95 s)':28}" + "".join(f"{_seconds(each):>19}" for each in base.values()))
+    print(f"{'(defaults: mean s / P95 s)':28}" + "".join(f"{_seconds(each):>22}" for each in base.values()))
     for switch in SWITCHES:
         ((policy, instead),) = switch.items()
         arm = Arm("graph", dataclasses.replace(ARMS["weft"].policies, **switch))
         others = {name: measure(scenario, arm, share) for name, scenario in ABLATED.items()}
         found[f"{policy}={instead}"] = {name: dataclasses.asdict(each) for name, each in others.items()}
         cells = (_ratio(others[name], base[name]) for name in ABLATED)
-        print(f"{policy + '=' + instead:28}" + "".join(f"{cell:>19}" for cell in cells), flush=True)
+        print(f"{policy + '=' + instead:28}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
     return found
 
 
