@@ -34,10 +34,13 @@ class Observed:
 
     def add(self, key: str, value: float) -> None:
         """Count a value: tokens or milliseconds."""
-        series = self._series.setdefault(key, _Series())
-        self._series.move_to_end(key)
-        if len(self._series) > _KEYS:
-            self._series.popitem(last=False)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = _Series()
+            if len(self._series) > _KEYS:
+                self._series.popitem(last=False)
+        else:
+            self._series.move_to_end(key)
         series.values.add(value)
         count = series.values.count
         if count >= _SETTLED and count & (count - 1) == 0:  # at every doubling: often enough

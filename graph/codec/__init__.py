@@ -4,7 +4,7 @@ What decodes is well formed; what does not raises GraphError that says where, wh
 right. Decoding what was encoded gives an equal object.
 """
 
-from .datum import decode_datum, encode_datum
+from .datum import decode_datum, encode_datum, write_datum
 from .graphs import (
     VERSION,
     decode_graph,
@@ -34,4 +34,5 @@ __all__ = [
     "from_json",
     "node_bytes",
     "to_json",
+    "write_datum",
 ]

@@ -15,7 +15,7 @@ from ..prompt import Strip
 from ..values import EFFECT, Datum, EffectValue, Json, KvValue, Segment, TextValue, VectorsValue
 from .records import Place, listed, wire_of
 
-__all__ = ["decode_datum", "encode_datum"]
+__all__ = ["decode_datum", "encode_datum", "write_datum"]
 
 _TEXT: Final = Place(path="text")
 _IDS: Final = np.dtype("<u4")
@@ -24,18 +24,30 @@ _VECTORS: Final = np.dtype("<f4")
 
 def encode_datum(datum: Datum) -> pb.Datum:
     """The value as a message. Raises GraphError for what has none (NaN, what is no JSON)."""
+    message = pb.Datum()
+    write_datum(datum, message)
+    return message
+
+
+def write_datum(datum: Datum, message: pb.Datum) -> None:
+    """Make an empty message, which may be part of a larger one, say the value. Raises as `encode_datum`.
+
+    A message that is given to a larger one is copied, which takes longer than to write it.
+    """
     try:
         match datum:
             case TextValue():
-                return pb.Datum(text=_encode_text(datum))
+                _write_text(datum, message.text)
             case Json(value):
-                return pb.Datum(json=json.dumps(value, ensure_ascii=False, allow_nan=False))
+                message.json = json.dumps(value, ensure_ascii=False, allow_nan=False)
             case VectorsValue():
-                return pb.Datum(vectors=_encode_vectors(datum))
+                _write_vectors(datum, message.vectors)
             case KvValue(key, segments):
-                return pb.Datum(kv=pb.KvDatum(key=key, segments=map(_encode_segment, segments)))
+                message.kv.key = key
+                for segment in segments:
+                    _write_segment(segment, message.kv.segments.add())
             case EffectValue():
-                return pb.Datum(effect=pb.EffectDatum())
+                message.effect.SetInParent()
     except (ValueError, TypeError, OverflowError, RecursionError) as problem:
         raise GraphError(f"a {type(datum).__name__} cannot be encoded: {problem}") from None
 
@@ -58,11 +70,10 @@ def decode_datum(message: pb.Datum) -> Datum:
             raise GraphError(f"a value must be one of {kinds}")
 
 
-def _encode_text(text: TextValue) -> pb.TextDatum:
-    if not text.ids:
-        return pb.TextDatum(text=text.text, tokenizer=text.tokenizer, covered=text.covered)
-    ids = np.array(text.ids, dtype=_IDS).tobytes()
-    return pb.TextDatum(text=text.text, ids=ids, tokenizer=text.tokenizer, covered=text.covered)
+def _write_text(text: TextValue, message: pb.TextDatum) -> None:
+    message.text, message.tokenizer, message.covered = text.text, text.tokenizer, text.covered
+    if text.ids:
+        message.ids = np.array(text.ids, dtype=_IDS).tobytes()
 
 
 def _decode_text(message: pb.TextDatum, place: Place) -> TextValue:
@@ -84,10 +95,9 @@ def _decode_json(text: str) -> Json:
         raise GraphError(f"json: not a JSON text: {problem}") from None
 
 
-def _encode_vectors(vectors: VectorsValue) -> pb.VectorsDatum:
-    rows, columns = vectors.array.shape
-    data = np.ascontiguousarray(vectors.array, dtype=_VECTORS).tobytes()
-    return pb.VectorsDatum(data=data, rows=rows, columns=columns)
+def _write_vectors(vectors: VectorsValue, message: pb.VectorsDatum) -> None:
+    message.rows, message.columns = vectors.array.shape
+    message.data = np.ascontiguousarray(vectors.array, dtype=_VECTORS).tobytes()
 
 
 def _decode_vectors(message: pb.VectorsDatum) -> VectorsValue:
@@ -98,8 +108,9 @@ def _decode_vectors(message: pb.VectorsDatum) -> VectorsValue:
     return VectorsValue(array.astype(np.float32, copy=False))
 
 
-def _encode_segment(segment: Segment) -> pb.Segment:
-    return pb.Segment(text=_encode_text(segment.text), trusted=segment.trusted, strip=segment.strip)
+def _write_segment(segment: Segment, message: pb.Segment) -> None:
+    _write_text(segment.text, message.text)
+    message.trusted, message.strip = segment.trusted, segment.strip
 
 
 def _decode_kv(message: pb.KvDatum) -> KvValue:

@@ -120,6 +120,8 @@ class Reuse:
     def found(self) -> dict[int, tuple[Datum, ...]]:
         """The results of nodes that need not run, those of a context before those that continue it."""
         found: dict[int, tuple[Datum, ...]] = {}
+        if not (self._due or self._given):
+            return found
         for number in self._due:
             key = self._key(self._graph.nodes[number])
             kept = self._results.get(key)

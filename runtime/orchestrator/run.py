@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from weft.graph.codec import encode_datum, encode_value
+from weft.graph.codec import encode_datum, encode_value, write_datum
 from weft.graph.errors import GraphError
 from weft.graph.ir import Node, Value
 from weft.graph.live import LiveGraph
@@ -272,9 +272,9 @@ class Run:
         schema = node.op.type.schema if isinstance(node.op.type, Data) else '{"type":"string"}'
         return pb.Interrupted(node=node.id, label=label(node), value=value, type=schema)
 
-    def message_of(self, value: Value) -> value_pb2.Datum:
-        """A known value for a worker that does not hold it; a KV value in full."""
+    def write(self, value: Value, message: value_pb2.Datum) -> None:
+        """Make an empty message say a known value for a worker that does not hold it; a KV value in full."""
         datum = self.values[value]
         if isinstance(datum, KvValue):
             datum = recipe(self.id, value, self.graph.nodes, self.values)
-        return encode_datum(datum)
+        write_datum(datum, message)

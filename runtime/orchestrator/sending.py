@@ -96,14 +96,10 @@ class Sender:
     def _send_batch(self, link: WorkerLink, parts: Sequence[_Part]) -> None:
         """Send fragments in one message, those of each run as one; in several if that is too large."""
         lacking = [_lacking(run, link, fragments) for run, fragments in parts]
-        batch = worker_pb2.Batch(
-            fragments=[
-                self._message(run, fragments, values)
-                for (run, fragments), values in zip(parts, lacking, strict=True)
-            ],
-            pins=map(_pin, self._pins.pop(link.id, ())),
-        )
-        command = worker_pb2.Command(batch=batch)
+        command = worker_pb2.Command()
+        for (run, fragments), values in zip(parts, lacking, strict=True):
+            self._write(command.batch.fragments.add(), run, fragments, values)
+        command.batch.pins.extend(map(_pin, self._pins.pop(link.id, ())))
         size = command.ByteSize()
         if size <= self._max_bytes:
             for (run, _), values in zip(parts, lacking, strict=True):
@@ -127,28 +123,26 @@ class Sender:
         )
         self._refused(run, *fragments[0][0], Fault("too_large", message, worker=link.id))
 
-    def _message(self, run: Run, fragments: Sequence[_Tasks], values: Iterable[Value]) -> worker_pb2.Fragment:
+    def _write(
+        self, message: worker_pb2.Fragment, run: Run, fragments: Sequence[_Tasks], values: Iterable[Value]
+    ) -> None:
+        """Make an empty message say fragments of a run, with values that they take."""
         tasks = [task for fragment in fragments for task in fragment]
         nodes = [run.node(number) for number, _ in tasks]
         internal = run.internal(nodes) if len(tasks) > 1 else ()
-        return worker_pb2.Fragment(
-            run=run.id,
-            tasks=[
-                worker_pb2.Task(
-                    node=node_bytes(node),
-                    id=number,
-                    stream=run.streamed(number),
-                    attempt=attempt,
-                    timeout_s=node.policy.timeout_s or 0.0,
-                    internal=number in internal,
-                    source=self._sources.get((run.id, number)),
-                )
-                for node, (number, attempt) in zip(nodes, tasks, strict=True)
-            ],
-            values={str(value): run.message_of(value) for value in values},
-            namespace=run.namespace,
-            priority=run.priority,
-        )
+        message.run, message.namespace, message.priority = run.id, run.namespace, run.priority
+        for node, (number, attempt) in zip(nodes, tasks, strict=True):
+            message.tasks.add(
+                node=node_bytes(node),
+                id=number,
+                stream=run.streamed(number),
+                attempt=attempt,
+                timeout_s=node.policy.timeout_s or 0.0,
+                internal=number in internal,
+                source=self._sources.get((run.id, number)),
+            )
+        for value in values:
+            run.write(value, message.values[str(value)])
 
 
 def _pin(keep: Keep) -> worker_pb2.KvPin:

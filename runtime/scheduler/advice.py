@@ -108,9 +108,10 @@ class Liveness(Silence):
         run, makers = tool.run, list(_makers(tool))
         if not makers and run.grows and run.latest is not None and run.latest.kv:
             makers = [run.latest]
-        expires = now + self._patience.seconds(tool.primitive.key.model)
-        for maker in makers:
-            self._say(maker, expires)
+        if makers:
+            expires = now + self._patience.seconds(tool.primitive.key.model)
+            for maker in makers:
+                self._say(maker, expires)
 
     def taken(self, live: LiveNode) -> None:
         """There is nothing to wait for any more."""

@@ -28,10 +28,13 @@ class Patience:
 
     def note(self, tool: str, seconds: float) -> None:
         """A call of a tool took so long."""
-        times = self._times.setdefault(tool, Quantiles())
-        self._times.move_to_end(tool)
-        if len(self._times) > _TOOLS:
-            self._times.popitem(last=False)
+        times = self._times.get(tool)
+        if times is None:
+            times = self._times[tool] = Quantiles()
+            if len(self._times) > _TOOLS:
+                self._times.popitem(last=False)
+        else:
+            self._times.move_to_end(tool)
         times.add(seconds)
         self._all.add(seconds)
 

@@ -104,7 +104,7 @@ class Affinity(RoundRobin):
         If no engine has, a primitive waits rather than queue where others are expected to be done earlier.
         """
         spare = pool.least_loaded()
-        if live.primitive.key.kind != "llm":
+        if live.primitive.key.kind != "llm" or (len(pool) == 1 and spare is not None):
             return spare
         demand = self._residency.demand(live)
         best, least = None, float("inf")

@@ -27,7 +27,7 @@ class Ready(NamedTuple):
     operands: Operands
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     task: Task
     missing: set[str]  # keys of operands that are not known yet
@@ -37,14 +37,38 @@ class _Waiting:
 class _Run:
     values: dict[str, Datum] = field(default_factory=dict)  # by key: "%3", "%3.1"
     waiting: dict[int, _Waiting] = field(default_factory=dict)  # by node
+    takers: dict[str, list[_Waiting]] = field(default_factory=dict)  # who waits, or has waited, for a key
     running: set[Task] = field(default_factory=set)
     current: dict[int, Task] = field(
         default_factory=dict
     )  # the running attempts whose results count, by node
+    reading: dict[int, Task] = field(default_factory=dict)  # those of them that are prefills by themselves
 
     @property
     def empty(self) -> bool:
         return not (self.values or self.waiting or self.running)
+
+    def enter(self, task: Task) -> _Waiting:
+        """Let a task wait for those of its operands that are not known."""
+        missing = {str(value) for value in task.node.args.values()} - self.values.keys()
+        entry = self.waiting[task.node.id] = _Waiting(task, missing)
+        for key in missing:
+            self.takers.setdefault(key, []).append(entry)
+        return entry
+
+    def waits(self, entry: _Waiting) -> bool:
+        """Whether a task has neither started nor been replaced or cancelled."""
+        return self.waiting.get(entry.task.node.id) is entry
+
+    def waiting_only_for(self, key: str) -> list[_Waiting]:
+        """The tasks that wait for this value and for nothing else."""
+        takers = self.takers.get(key, ())
+        return [entry for entry in takers if len(entry.missing) == 1 and self.waits(entry)]
+
+    def retire(self, node: int) -> Task:
+        """Take out the running attempt of a node: its results do not count any more, or are there."""
+        self.reading.pop(node, None)
+        return self.current.pop(node)
 
 
 class Runs:
@@ -84,14 +108,11 @@ class Runs:
 
         Another attempt takes the place of a waiting one; cancel a running one first.
         """
-        ready: list[Ready] = []
-        for task in tasks:
-            run = self._runs.setdefault(task.run, _Run())
-            missing = {str(value) for value in task.node.args.values()} - run.values.keys()
-            run.waiting[task.node.id] = _Waiting(task, missing)
-        for name in {task.run for task in tasks}:
-            ready += self._learn(self._runs[name], values)
-        return ready
+        if not tasks:
+            return []
+        (name,) = {task.run for task in tasks}
+        run = self._runs.setdefault(name, _Run())
+        return self._learn(run, values, [run.enter(task) for task in tasks])
 
     def push(self, run: str, values: Mapping[str, Datum]) -> list[Ready]:
         """Take values that have become known; those of a run without tasks or values here are dropped."""
@@ -116,7 +137,7 @@ class Runs:
             return
         run.running.discard(task)
         if run.current.get(task.node.id) is task:
-            del run.current[task.node.id]
+            run.retire(task.node.id)
         self._tidy(task.run)
 
     def cancel(self, run: str, nodes: Collection[int] = ()) -> list[Task]:
@@ -132,7 +153,7 @@ class Runs:
         chosen = set(nodes) or known.waiting.keys() | known.current.keys()
         for node in chosen:
             known.waiting.pop(node, None)
-        stopped = [known.current.pop(node) for node in sorted(chosen & known.current.keys())]
+        stopped = [known.retire(node) for node in sorted(chosen & known.current.keys())]
         self._tidy(run)
         return stopped
 
@@ -166,20 +187,18 @@ class Runs:
         known = self._runs.get(run)
         if known is None:
             return []
-        kvs = {next(iter(entry.missing)) for entry in known.waiting.values() if len(entry.missing) == 1}
-        return [
-            task
-            for number, task in known.current.items()
-            if isinstance(task.node.op, Prefill) and not task.fused and str(Value(number)) in kvs
-        ]
+        return [task for number, task in known.reading.items() if known.waiting_only_for(str(Value(number)))]
 
-    def _learn(self, run: _Run, values: Mapping[str, Datum]) -> list[Ready]:
+    def _learn(self, run: _Run, values: Mapping[str, Datum], entered: Iterable[_Waiting] = ()) -> list[Ready]:
+        """Take values, of which tasks that have just `entered` may have need, too; what may start."""
+        concerned = dict.fromkeys(entered)
         for key, datum in values.items():
             if not isinstance(run.values.get(key), HeldKv):
                 run.values[key] = datum
-        for entry in run.waiting.values():
-            entry.missing -= values.keys()
-        return [self._start(run, entry.task) for entry in list(run.waiting.values()) if not entry.missing]
+            for entry in run.takers.pop(key, ()):
+                entry.missing.discard(key)
+                concerned[entry] = None
+        return [self._start(run, entry.task) for entry in concerned if not entry.missing and run.waits(entry)]
 
     def _start(self, run: _Run, task: Task) -> Ready:
         del run.waiting[task.node.id]
@@ -188,6 +207,8 @@ class Runs:
             if follower is not None:
                 task = replace(task, fused=True)
                 follower.task = replace(follower.task, source=task.source)
+            else:
+                run.reading[task.node.id] = task
         run.running.add(task)
         run.current[task.node.id] = task
         operands = {name: run.values[str(value)] for name, value in task.node.args.items()}
@@ -196,8 +217,7 @@ class Runs:
     def _continued_by(self, run: _Run, task: Task) -> _Waiting | None:
         """A task that takes the KV value of this prefill and waits for nothing else."""
         kv = str(Value(task.node.id))
-        waiting = (entry for entry in run.waiting.values() if entry.missing == {kv})
-        return next((entry for entry in waiting if _continues(entry.task, kv)), None)
+        return next((entry for entry in run.waiting_only_for(kv) if _continues(entry.task, kv)), None)
 
     def _tidy(self, run: str) -> None:
         if run in self._runs and self._runs[run].empty:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import Message
 
-from weft.graph.codec import encode_datum
+from weft.graph.codec import write_datum
 from weft.graph.errors import GraphError
 from weft.proto import value_pb2, worker_pb2
 from weft.runtime.kv.advice import Advice, Dead, Pin
@@ -162,7 +162,7 @@ class Session:
         """Compute a task and report how it ended; one that is cancelled from here reports nothing."""
         try:
             outcome = await self._compute(task, operands)
-            done = _done(task, outcome)
+            report = _done(task, outcome)
         except asyncio.CancelledError:
             if task in self._stopped:
                 raise
@@ -170,7 +170,7 @@ class Session:
         except Exception as error:
             self._report_fault(task, error)
         else:
-            self._send(worker_pb2.Report(done=done), _NEWS_S if task.internal else 0.0)
+            self._send(report, _NEWS_S if task.internal else 0.0)
             self._start(task.run, self._runs.finish(task, outcome.results))
 
     async def _compute(self, task: Task, operands: Operands) -> Outcome:
@@ -232,29 +232,20 @@ class Session:
         )
 
 
-def _done(task: Task, outcome: Outcome) -> worker_pb2.TaskDone:
-    return worker_pb2.TaskDone(
-        run=task.run,
-        node=task.node.id,
-        attempt=task.attempt,
-        results=map(encode_datum, outcome.results),
-        timing=_encode_timing(outcome.timing),
-    )
+def _done(task: Task, outcome: Outcome) -> worker_pb2.Report:
+    report = worker_pb2.Report()
+    done = report.done
+    done.run, done.node, done.attempt = task.run, task.node.id, task.attempt
+    for result in outcome.results:
+        write_datum(result, done.results.add())
+    _write_timing(outcome.timing, done.timing)
+    return report
 
 
-def _encode_timing(timing: Timing) -> worker_pb2.Timing:
-    return worker_pb2.Timing(
-        queued=timing.queued,
-        prefill=timing.prefill,
-        decode=timing.decode,
-        compute=timing.compute,
-        cached_tokens=timing.cached_tokens,
-        computed_tokens=timing.computed_tokens,
-        generated_tokens=timing.generated_tokens,
-        batch=timing.batch,
-        prompt_tokens=timing.prompt_tokens,
-        finish=timing.finish,
-        reused=timing.reused,
-        fetch=timing.fetch,
-        fetched_tokens=timing.fetched_tokens,
-    )
+def _write_timing(timing: Timing, message: worker_pb2.Timing) -> None:
+    message.queued, message.prefill, message.decode = timing.queued, timing.prefill, timing.decode
+    message.compute, message.batch, message.reused = timing.compute, timing.batch, timing.reused
+    message.cached_tokens, message.computed_tokens = timing.cached_tokens, timing.computed_tokens
+    message.generated_tokens, message.prompt_tokens = timing.generated_tokens, timing.prompt_tokens
+    message.fetch, message.fetched_tokens = timing.fetch, timing.fetched_tokens
+    message.finish = timing.finish
