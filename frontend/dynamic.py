@@ -155,7 +155,7 @@ def _told(value: Any) -> str:
     """What the server is told that the program returned: JSON, of whatever it is."""
     try:
         return to_json(value, fallback=repr).decode()
-    except (PydanticSerializationError, ValueError):  # a circle, or text that is none
+    except (PydanticSerializationError, ValueError):  # text that is none, for one
         return to_json(repr(value)).decode()
 
 

@@ -12,6 +12,7 @@ from .errors import TraceError
 from .lifting import holds_var
 from .location import located
 from .pytypes import ANYTHING, PyType, py_type
+from .var import Var
 
 __all__ = ["Signature", "Static"]
 
@@ -110,7 +111,7 @@ class Signature:
 
     def dump(self, name: str, value: Any) -> str:
         """An argument as JSON text. Raises TraceError, naming parameter and type, if it does not fit."""
-        if holds_var(value):
+        if isinstance(value, (Var, str)) and holds_var(value):
             raise TraceError(
                 located(
                     f"{self.owner}: argument {name!r} is a value that only a run will know; to hand it on, "

@@ -5,6 +5,7 @@ UsageProblem    the command line names what is not there or cannot be read
 
 from __future__ import annotations
 
+import sysconfig
 import traceback
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
 
+_STANDARD: Final = Path(sysconfig.get_path("stdlib"))
 _WEFT: Final = Path(__file__).parents[2]
 _APPS: Final = _WEFT / "apps"
 
@@ -111,7 +113,10 @@ def _foreign(problem: BaseException) -> str:
 
 
 def _is_users(file: Path) -> bool:
-    return file.is_relative_to(_APPS) or not (file.is_relative_to(_WEFT) or "site-packages" in file.parts)
+    if file.is_relative_to(_APPS):
+        return True
+    foreign = file.is_relative_to(_WEFT) or file.is_relative_to(_STANDARD) or "site-packages" in file.parts
+    return not foreign and not file.name.startswith("<frozen ")
 
 
 def _ends_quietly(problem: Exception) -> bool:

@@ -23,6 +23,7 @@ from .server import ConfigOption, JsonOption, ServerOption
 
 __all__ = ["command"]
 
+_STATES: Final = ("running", "waiting", "done", "failed", "cancelled")
 _ALL: Final = 10_000  # more than a server keeps
 
 
@@ -54,6 +55,8 @@ def command(
     """List the runs of a server; show, trace, explain, answer or cancel one of them."""
     verb, run = _subject(words or [])
     explained = verb == "explain"
+    if state and state not in _STATES:
+        raise UsageProblem(f"--state is one of {', '.join(_STATES)}, not {state!r}")
     if (value is not None) is not (verb == "resume"):
         raise UsageProblem("`weft runs resume RUN` and --value go together")
     if node is not None and verb != "resume":

@@ -72,6 +72,10 @@ def _bundled(name: str) -> Program[..., Any]:
 
 
 def _module(name: str) -> ModuleType:
+    if name.startswith("."):
+        raise UsageProblem(
+            f"{name!r} is not the name of a module; a file is named with its ending: {name}.py"
+        )
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as problem:

@@ -50,10 +50,10 @@ class LiveForecasts:
         """The forecasts of bodies of a control node that goes on with their results once it has them all."""
         taken = {value.node for node in nodes for value in node.args.values()}
         ends = [node.id for node in nodes if node.id not in taken]
-        before = self._nodes[control]
         more = {f"body {number}": Value(number) for number in ends}
-        self._nodes[control] = replace(before, args={**before.args, **more})
-        return self._before(control, [*nodes, self._nodes[control]], nodes)
+        taker = replace(self._nodes[control], args=more)  # of the new ones alone, however many there are
+        self._nodes[control] = replace(taker, args={**self._nodes[control].args, **more})
+        return self._before(control, [*nodes, taker], nodes)
 
     def expand(self, nodes: Sequence[Node]) -> dict[int, Forecast]:
         """The forecasts of what a control node has become: the last has its id, and takes its place."""

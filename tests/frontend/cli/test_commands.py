@@ -93,6 +93,7 @@ _GRAPH = {
 @pytest.fixture(autouse=True)
 def _files() -> None:
     Path("p.py").write_text(_PROGRAMS)
+    Path("torn.py").write_text("def f(:\n")
     Path("graph.json").write_text(json.dumps(_GRAPH))
     Path("notes").mkdir()
     Path("notes", "cats.md").write_text("Cats sleep for most of the day.\n")
@@ -141,6 +142,10 @@ def test_version(weft: Weft) -> None:
         (("run", "p.py:echo", "--server", "x"), "server: an address is 'HOST:PORT'"),
         (("run", "p.py:echo", "--server", "127.0.0.1:1"), "no weft server answers at '127.0.0.1:1'"),
         (("runs", "--cancel"), "--cancel and --trace need a RUN"),
+        (
+            ("runs", "--state", "over"),
+            "--state is one of running, waiting, done, failed, cancelled, not 'over'",
+        ),
         (("submit", "gone.json"), "gone.json: cannot be read: No such file or directory"),
         (("submit", "graph.json", "--detach"), "--detach needs a --server"),
         (("submit", "graph.json", "-i", "whom=x"), "there is no input 'whom'; there are: who"),
@@ -253,6 +258,7 @@ def test_run_streams_and_writes_a_trace(weft: Weft, echo_server: str) -> None:
         (("run", "p.py:echo"), 2, "missing a required argument: 'text'"),
         (("run", "p.py:echo", "-i", "text=a", "-i", "times=x"), 2, "argument 'times' must be int"),
         (("run", "p.py:divide", "-i", "by=0"), 1, "ZeroDivisionError: division by zero"),
+        (("run", "torn.py:f"), 1, "(torn.py, line 1)\n"),
         (("run", "p.py:find", "-i", "question=a", "-i", "index=nowhere"), 2, "unknown index 'nowhere'"),
         (("run", "rag", "-i", "question=a"), 2, ""),
         (("submit", "graph.json"), 2, "input 'who' (text) is missing"),

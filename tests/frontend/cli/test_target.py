@@ -54,6 +54,7 @@ def test_bundled_apps_are_known_by_name() -> None:
         ("nope.py:greet", r"there is no file 'nope.py'"),
         ("hello.py:nope", r"there is no 'nope' in 'hello.py'; its programs: greet"),
         ("hello.py:plain", r"'plain' in 'hello.py' is no program: decorate it with @program"),
+        ("./hello:greet", r"'./hello' is not the name of a module; .*: ./hello.py"),
         (":greet", r"there is no bundled app ':greet'"),
     ],
 )

@@ -235,16 +235,12 @@ def test_what_cannot_be_sent_is_raised_where_it_is_waited_for(server: MiniServer
 
 
 @program
-async def odd(circular: bool) -> Any:
-    items: list[Any] = ["\ud800"]
-    if circular:
-        items.append(items)
-    return items
+async def odd() -> list[str]:
+    return ["\ud800"]
 
 
-@pytest.mark.parametrize("circular", [True, False])
-def test_a_result_that_is_no_json_ends_the_run(server: MiniServer, circular: bool) -> None:
-    assert odd(circular)[0] is not None
+def test_a_result_that_is_no_json_ends_the_run(server: MiniServer) -> None:
+    assert odd() == ["\ud800"]
     assert server.last.finish is not None
     assert "ud800" in json.loads(server.last.finish.result)
 

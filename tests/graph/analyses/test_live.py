@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -95,6 +98,23 @@ def test_bodies_of_a_map_lead_to_what_follows_on_it_while_it_stays_and_when_it_i
     run.wants(20)
     again = run.live.grow([node(20, 2, op=CALL)])  # one more step behind it all
     assert again[10].remaining_ms == CALL_MS + 2 * LIST_MS + behind + CALL_MS
+
+
+def test_bodies_are_reckoned_without_those_that_were_begun_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the bodies of a map take no longer the more there are."""
+    run = Run()
+    run.wants(1)
+    run.live.grow([node(0, op=CALL), Node(1, Map(BODY), {"items": Value(0)})])
+    looked_at: list[int] = []
+
+    def counted(graph: Graph, *given: Any, **named: Any) -> dict[int, Forecast]:
+        looked_at.append(sum(len(node.args) for node in graph))
+        return forecasts(graph, *given, **named)
+
+    monkeypatch.setattr("weft.graph.analyses.live.forecasts", counted)
+    found = [run.live.begin(1, [node(number, 0, op=CALL)])[number] for number in range(10, 20)]
+    assert len(set(looked_at)) == 1
+    assert len(set(found)) == 1
 
 
 @st.composite
