@@ -19,7 +19,7 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -98,6 +98,7 @@ SWITCHES: Final[Sequence[Mapping[str, Any]]] = (
     {"placement": "least_loaded"},
     {"placement": "sticky"},
     {"admission": "working_set"},
+    {"admission": "growing"},
     {"advice": "none"},
     {"transfer": "never"},
 )
@@ -158,7 +159,7 @@ def _share_fetched(found: Report) -> float:
     return found.fetched_tokens / read
 
 
-def ablation(share: float) -> dict[str, Any]:
+def ablation(share: float, only: Sequence[str]) -> dict[str, Any]:
     """Mean job completion time with one policy exchanged, as a multiple of that with the defaults."""
     found: dict[str, Any] = {}
     print(f"{'instead of the default':28}" + "".join(f"{name:>22}" for name in ABLATED))
@@ -167,6 +168,8 @@ def ablation(share: float) -> dict[str, Any]:
     print(f"{'(defaults: mean s / P95 s)':28}" + "".join(f"{_seconds(each):>22}" for each in base.values()))
     for switch in SWITCHES:
         ((policy, instead),) = switch.items()
+        if f"{policy}={instead}" not in only:
+            continue
         arm = Arm("graph", dataclasses.replace(ARMS["weft"].policies, **switch))
         others = {name: measure(scenario, arm, share) for name, scenario in ABLATED.items()}
         found[f"{policy}={instead}"] = {name: dataclasses.asdict(each) for name, each in others.items()}
@@ -216,12 +219,20 @@ def scale(share: float) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parts = {"ratios": ratios, "ablation": ablation, "scale": scale, "calibrate": calibrate}
+    names = [f"{policy}={instead}" for switch in SWITCHES for policy, instead in switch.items()]
     parser = argparse.ArgumentParser(prog="simulate", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("part", choices=sorted(parts))
+    parser.add_argument("part", choices=["ablation", "calibrate", "ratios", "scale"])
     parser.add_argument("--share", type=float, default=1.0, help="of the simulated time, for a quick look")
+    parser.add_argument("--only", action="append", choices=names, help="this ablation; may be repeated")
     parser.add_argument("--json", type=Path, help="where to write all numbers")
     options = parser.parse_args(argv)
+    chosen = partial(ablation, only=options.only or names)
+    parts: dict[str, Callable[[float], dict[str, Any]]] = {
+        "ratios": ratios,
+        "ablation": chosen,
+        "scale": scale,
+        "calibrate": calibrate,
+    }
     found = parts[options.part](options.share)
     if options.json:
         machine = {"python": platform.python_version(), "cpu": platform.processor() or platform.machine()}

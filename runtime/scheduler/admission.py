@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from .engines import Pool
 from .residency import Residency
 from .state import LiveNode, Phase
 
-__all__ = ["ADMISSION", "Admission", "Everybody", "WorkingSet"]
-
-_FILL: Final = 0.95  # of the KV, that the contexts of admitted runs may be expected to take
+__all__ = ["ADMISSION", "Admission", "Everybody", "Growing", "WorkingSet"]
 
 
 class Admission(Protocol):
@@ -77,6 +75,9 @@ class WorkingSet(Everybody):
     Continuum, arXiv:2511.02230, hold programs back at the same places).
     """
 
+    fill: ClassVar[float] = 0.95
+    """Of the KV, that the contexts of admitted runs may be expected to take."""
+
     def __init__(self, residency: Residency) -> None:
         self._residency = residency
         self._gates: dict[Pool, list[tuple[float, int, LiveNode]]] = {}
@@ -122,17 +123,33 @@ class WorkingSet(Everybody):
 
     def _finds_place(self, live: LiveNode, pool: Pool, now: float) -> bool:
         need = self._residency.need(live)
-        lacking = pool.kv + need - _FILL * pool.kv_slots
+        most = self.fill * pool.kv_slots
+        lacking = pool.kv + need - most
         if pool.kv and lacking > 0:
             self._overdue[pool] = self._residency.expire_overdue(pool, now, lacking)
-            if pool.kv and pool.kv + need > _FILL * pool.kv_slots:
+            if pool.kv and pool.kv + need > most:
                 return False
         live.run.places[pool] = need
         pool.kv += need
         return True
 
 
+class Growing(WorkingSet):
+    """The same for runs that grow, and for half as much again as fits; whose graph is known never waits.
+
+    Agents wait for tools for much of their time, so that more of them keep the engines busy than fit at once;
+    of many more, none finds its context again.
+    """
+
+    fill = 1.5
+
+    def admits(self, live: LiveNode, pool: Pool, now: float) -> bool:
+        """If its run does not grow, or there is a place for it."""
+        return not live.run.grows or super().admits(live, pool, now)
+
+
 ADMISSION: Final[Mapping[str, Callable[[Residency], Admission]]] = {
     "everybody": Everybody,
+    "growing": Growing,
     "working_set": WorkingSet,
 }

@@ -36,7 +36,7 @@ class Policies:
     placement: str = "affinity"
     """round_robin, least_loaded, sticky, affinity."""
     admission: str = "everybody"
-    """everybody, working_set."""
+    """everybody, growing, working_set."""
     transfer: str = "cheaper"
     """never, cheaper: whether KV that another worker holds is fetched or computed again."""
     advice: str = "liveness"

@@ -78,6 +78,14 @@ def test_everybody_is_let_in_where_nothing_else_is_asked_for_or_known() -> None:
     assert [len(turn(driver, run)) for run in "abcd"] == [2, 2, 2, 2]
 
 
+def test_only_runs_that_grow_wait_if_nobody_else_is_to_and_half_as_much_again_as_fits_is_let_in() -> None:
+    driver = Driver(("w", SMALL), admission="growing")
+    assert [len(turn(driver, run, grows=True)) for run in "abcd"] == [2, 2, 2, 0], "1,500 tokens of 1,000"
+    assert [len(turn(driver, run)) for run in "efg"] == [2, 2, 2]
+    assert [end(driver, run) for run in "efg"] == [[], [], []]
+    assert end(driver, "a") == [("w", "d", 0), ("w", "d", 1)]
+
+
 def test_a_run_that_needs_more_than_there_is_has_the_model_to_itself() -> None:
     driver = Driver(("w", SMALL), admission="working_set")
     large = {0: Forecast(400.0, 700.0, reads=3000.0), 1: Forecast(300.0, 300.0, writes=100.0)}
