@@ -125,7 +125,7 @@ class _Filler:
         self._done.add(len(batch), report)
 
     def _skip(self, name: str, problem: CorpusError) -> None:
-        self._done.skipped[name] = str(problem)
+        self._done.skipped[name.encode(errors="backslashreplace").decode()] = str(problem)
         ERRORS.print(f"skipped: {problem}", markup=False)
 
 

@@ -89,10 +89,14 @@ def _read_input(node: Node, text: str | None) -> Datum:
     if text is None:
         raise invalid(f"{node.where()}: input {op.name!r} ({op.type}) is missing and has no default")
     try:
-        value = json.loads(text)
+        value = schema.loads(text)
+        if "\\u" in text:  # an escape: what is no text comes in no other way
+            json.dumps(value, ensure_ascii=False).encode()
         _check_input(op, value)
     except RecursionError:
         raise invalid(f"input {op.name!r} is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise invalid(f"input {op.name!r} holds half of a surrogate pair, which is no text") from None
     except ValueError as problem:
         raise invalid(f"input {op.name!r}: {problem}") from None
     return lift(value)

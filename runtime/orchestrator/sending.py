@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from weft.graph.codec import node_bytes
+from weft.graph.errors import GraphError
 from weft.graph.ir import Value
 from weft.proto import worker_pb2
 from weft.runtime.scheduler.actions import Dispatch, Keep
@@ -30,8 +31,9 @@ _Part = tuple[Run, list[_Tasks]]  # fragments of a run
 class Sender:
     """Sends commands. What is dispatched to a worker leaves as one batch at the next `flush`.
 
-    A command for a worker that is gone is dropped: the event that it was lost is on its way. Tasks that do
-    not fit into a message of `max_bytes`, which would break the connection, are `refused`.
+    A command for a worker that is gone is dropped: the event that it was lost is on its way. Tasks whose
+    operands cannot be written, or do not fit into a message of `max_bytes`, which would break the connection,
+    are `refused`.
     """
 
     def __init__(self, fleet: Fleet, refused: Refused, *, max_bytes: int) -> None:
@@ -95,21 +97,30 @@ class Sender:
 
     def _send_batch(self, link: WorkerLink, parts: Sequence[_Part]) -> None:
         """Send fragments in one message, those of each run as one; in several if that is too large."""
-        lacking = [_lacking(run, link, fragments) for run, fragments in parts]
+        sent: list[tuple[_Part, list[Value]]] = []
         command = worker_pb2.Command()
-        for (run, fragments), values in zip(parts, lacking, strict=True):
-            self._write(command.batch.fragments.add(), run, fragments, values)
+        messages = command.batch.fragments
+        for part in parts:
+            run, fragments = part
+            lacking = _lacking(run, link, fragments)
+            try:
+                self._write(messages.add(), run, fragments, lacking)
+            except GraphError as problem:
+                del messages[-1]
+                self._refused(run, *fragments[0][0], Fault("invalid", str(problem), worker=link.id))
+            else:
+                sent.append((part, lacking))
         command.batch.pins.extend(map(_pin, self._pins.pop(link.id, ())))
         size = command.ByteSize()
         if size <= self._max_bytes:
-            for (run, _), values in zip(parts, lacking, strict=True):
+            for (run, _), values in sent:
                 link.holds.setdefault(run.id, set()).update(values)
             link.send(command)
-        elif len(parts) > 1:
-            for part in parts:
+        elif len(sent) > 1:
+            for part, _ in sent:
                 self._send_batch(link, [part])
-        else:
-            self._send_part(link, *parts[0], size)
+        elif sent:
+            self._send_part(link, *sent[0][0], size)
 
     def _send_part(self, link: WorkerLink, run: Run, fragments: Sequence[_Tasks], size: int) -> None:
         """Send each fragment of a run alone, because together they are too large."""

@@ -35,9 +35,12 @@ def files_of(path: str | Path) -> dict[str, Path]:
 def read_file(name: str, file: Path) -> Document:
     """The document `name`, which is its source, too. Raises `CorpusError` if the file cannot be read."""
     try:
+        name.encode()
         content = file.read_bytes()
     except OSError as error:
         raise CorpusError(f"file {name!r} cannot be read: {error.strerror or error}") from error
+    except UnicodeEncodeError:
+        raise CorpusError(f"file {name!r} has a name that is not UTF-8; rename it") from None
     return Document(name, text_of(name, content), source=name)
 
 

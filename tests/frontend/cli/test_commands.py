@@ -404,6 +404,9 @@ def test_a_folder_is_indexed_and_searched(weft: Weft, server: str) -> None:
     }
     again = weft("index", "pets", "notes", "--server", server)
     assert again.stdout == "index 'pets': 2 documents, 0 passages added, 0 replaced\n"
+    Path("notes/b\udcffd.md").write_text("Its name is no text.")
+    skipped = _json(weft("index", "pets", "notes", "--server", server, "--json"))["skipped"]
+    assert skipped == {r"b\udcffd.md": r"file 'b\udcffd.md' has a name that is not UTF-8; rename it"}
     arguments = ("-i", "question=How long do cats sleep?", "-i", "index=pets", "--server", server)
     (passage,) = json.loads(weft("run", "p.py:find", *arguments).stdout)
     assert passage["text"].strip() == "Cats sleep for most of the day."

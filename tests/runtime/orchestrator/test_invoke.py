@@ -19,6 +19,7 @@ from weft.graph.ops.user import Generate, Ingest
 from weft.graph.passes import Pipeline
 from weft.graph.prompt import Message, Slot
 from weft.graph.types import INTEGER, JSON, STRINGS, TEXT
+from weft.graph.values import Json
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2
 
@@ -216,6 +217,49 @@ async def test_too_large_a_request_is_refused_and_the_connection_survives(stage:
     status, _ = await refused(stage.stub.Invoke(request(ECHO, q="x" * 2_000_000)))
     assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (await stage.stub.Invoke(request(ECHO, q="ok"))).outputs[0].text.text == "<Q: ok>"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [('"a\\ud800"', "half of a surrogate pair"), ("[NaN]", "NaN"), ("x", "Expecting value")],
+)
+async def test_an_input_that_is_no_json_is_refused(stage: Any, text: str, problem: str) -> None:
+    graph = Graph((Node(0, Input("q", JSON)), ASK), (Value(1),))
+    call = stage.stub.Invoke(pb.SubmitRequest(graph=encode_graph(graph), inputs={"q": text}))
+    status, message = await refused(call)
+    assert status is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"input 'q': {problem}" in message or f"input 'q' holds {problem}" in message
+
+
+async def test_an_operand_that_cannot_be_written_fails_its_run_and_no_other(stage: Any, until: Any) -> None:
+    """The tasks of both runs are on their way in the same message."""
+    held = Node(1, Tool("find", JSON, "client"), {"q": Value(0)})
+    used = Node(2, Tool("lookup", TEXT, "server", True), {"a": Value(1)}, "", "app.py:2")
+    graph = encode_graph(Graph((Node(0, Input("q")), held, used), (Value(2),)))
+    answers = {"first": "NaN", "second": '"\\ud800"', "third": '"fine"'}
+    calls = {}
+    for name in answers:
+        submit = pb.SubmitRequest(graph=graph, inputs={"q": '"x"'})
+        calls[name] = stage.stub.Run()
+        start = pb.RunRequest(start=pb.Start(submit=submit, tools=["find"]))
+        await calls[name].write(pb.RunRequests(requests=[start]))
+    shell = stage.server.orchestrator.shell
+    await until(lambda: len(shell.runs) == 3)
+    asked = {run: next(iter(live.attempts.items())) for run, live in shell.runs.items()}
+    with shell.together():
+        for (run, (node, attempt)), text in zip(asked.items(), answers.values(), strict=True):
+            live = shell.runs[run]
+            assert live.is_current(node, attempt.number)
+            shell.task_done(live, live.node(node), (Json(json.loads(text)),))
+    ends = []
+    for call in calls.values():
+        while not (message := await call.read()).events[-1].HasField("finished"):
+            pass
+        ends.append(message.events[-1].finished)
+    assert [end.info.state for end in ends] == ["failed", "failed", "done"]
+    assert [end.fault.location for end in ends] == ["app.py:2", "app.py:2", ""]
+    assert "cannot be encoded" in ends[0].fault.message
+    assert (await stage.stub.Invoke(request(ECHO, q="ok"))).info.state == "done"
 
 
 async def test_too_large_an_operand_fails_its_run_only(stage: Any) -> None:

@@ -93,3 +93,6 @@ def test_folders_that_cannot_be_read_say_why(tmp_path: Path) -> None:
         read_folder(tmp_path)
     with pytest.raises(CorpusError, match="is a file, not a folder"):
         read_folder(tmp_path / "bad.md")
+    (tmp_path / "bad.md").rename(tmp_path / "b\udcffd.md")
+    with pytest.raises(CorpusError, match=r"file 'b\\udcffd.md' has a name that is not UTF-8; rename it"):
+        read_folder(tmp_path)
