@@ -29,7 +29,7 @@ __all__ = [
     "two_hops",
 ]
 
-CANONICAL: Final = 0.4
+CANONICAL: Final = 0.5
 """How often samples for training use the canonical system message."""
 
 Question = Literal["single", "reverse", "two_hops", "absent", "absent_two_hops"]

@@ -32,22 +32,22 @@ _MOST: Final = 16
 _LATE: Final = 0.4
 """From here on what is still wrong is two hops, code names and corrections, in many passages, and actions."""
 _LATE_SHARES: Final[dict[str, float]] = {
-    "answers": 54,
+    "answers": 58,
     "overwrites": 8,
-    "aliases": 13,
+    "aliases": 15,
     "judgements": 5,
     "outlines": 3,
     "summaries": 5,
-    "refinements": 5,
+    "refinements": 4,
     "relevance": 2,
     "expansions": 1,
     "standalone": 2,
-    "combinations": 2.5,
-    "actions": 14,
+    "combinations": 2,
+    "actions": 13,
 }
 _LAST: Final = 2 / 3
 """From here on more of what apps chain, where one wrong step of several spoils the answer."""
-_LAST_SHARES: Final = {**_LATE_SHARES, "actions": 20, "summaries": 6, "aliases": 12}
+_LAST_SHARES: Final = {**_LATE_SHARES, "actions": 19, "summaries": 6}
 _VARIED: Final = 0.4
 """How many prompts are put in other ways, once the model can read."""
 _VARIED_FROM: Final = 0.07
@@ -68,11 +68,11 @@ _QUESTIONS: Final[dict[answers.Question, int]] = {
     "absent_two_hops": 8,
 }
 _LATE_QUESTIONS: Final[dict[answers.Question, int]] = {
-    "single": 24,
-    "reverse": 7,
-    "two_hops": 48,
-    "absent": 14,
-    "absent_two_hops": 7,
+    "single": 20,
+    "reverse": 6,
+    "two_hops": 50,
+    "absent": 12,
+    "absent_two_hops": 12,
 }
 """From `_LATE` on; a context without two facts that lead to each other has other questions instead."""
 _LOOK_UPS: Final[dict[answers.Question, int]] = {"single": 65, "reverse": 10, "absent": 25}
@@ -112,16 +112,16 @@ def _most_passages(progress: float) -> int:
 
 def _sample(rng: Random, family: str, most: int) -> Sample:
     passages = rng.randint(1, most)
-    if most == _MOST and rng.random() < 0.4:  # what is hard is to choose among many
+    if most == _MOST and rng.random() < 0.6:  # what is hard is to choose among many
         passages = max(passages, rng.randint(4, most))
     match family:
         case "answers":
             return _answers(rng, passages, most)
         case "overwrites":
-            passages, length = _size(rng, max(2, passages), most)
+            passages, length = _size(rng, max(2, passages), most, many=0.14)
             return records.overwrites(rng, passages, rng.randint(8, 16), length=length)
         case "aliases":
-            passages, length = _size(rng, max(3, passages), most)
+            passages, length = _size(rng, max(3, passages), most, many=0.25)
             return records.aliases(rng, passages, rng.randint(8, 16), length=length)
         case "judgements":
             return answers.judgements(rng, passages, rng.randint(6, 14))
@@ -166,23 +166,27 @@ def _answers(rng: Random, passages: int, most: int) -> Sample:
         )
         sample.apart = True
         return sample
+    late = most == _MOST
     return answers.answers(
         rng,
         max(2, passages) if first else passages,
-        rng.randint(8, 18),
-        kinds=_FIRST_QUESTIONS if first else _LATE_QUESTIONS if most == _MOST else _QUESTIONS,
+        rng.randint(10, 24) if late else rng.randint(8, 18),
+        kinds=_FIRST_QUESTIONS if first else _LATE_QUESTIONS if late else _QUESTIONS,
         plain=0.1,
         question_first=0.04 if passages < 9 else 0.0,
         length=length,
-        chain=rng.choice((0.5, 0.8)),
-        focus=0.8 if first else 0.3,
+        chain=rng.choice((0.5, 0.8, 0.8) if late else (0.5, 0.8)),
+        focus=0.8 if first else 0.4 if late else 0.3,
         debated=0.0 if first else 0.05,
         joined=0.0 if first else 0.06,
     )
 
 
-def _size(rng: Random, passages: int, most: int) -> tuple[int, Length]:
-    """So many passages, or many more, or few long ones, once the curriculum has come so far."""
+def _size(rng: Random, passages: int, most: int, many: float = 0.09) -> tuple[int, Length]:
+    """So many passages, or many more, or few long ones, once the curriculum has come so far.
+
+    `many` is how often there are up to 33 short ones then.
+    """
     draw = rng.random()
     if most == _FEWEST:
         return passages, "short" if draw < 0.7 else "usual"
@@ -190,9 +194,9 @@ def _size(rng: Random, passages: int, most: int) -> tuple[int, Length]:
         return passages, "short" if draw < 0.2 else "usual"
     if draw < 0.08:
         return rng.randint(13, 28), "usual"
-    if draw < 0.17:
+    if draw < 0.08 + many:
         return rng.randint(4, 33), "short"
-    if draw < 0.24:
+    if draw < 0.15 + many:
         return rng.randint(2, 9), "long"
     return passages, "usual"
 

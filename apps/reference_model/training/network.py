@@ -21,7 +21,17 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from .encoder import BOS, END, PAD, VOCABULARY
 from .rows import APART, BRANCHES
 
-__all__ = ["Block", "Network", "Shape", "dense_mask", "export", "load", "may_attend", "token_losses"]
+__all__ = [
+    "Block",
+    "Network",
+    "Shape",
+    "dense_mask",
+    "export",
+    "load",
+    "may_attend",
+    "reach",
+    "token_losses",
+]
 
 POSITIONS: Final = 4096
 _EPSILON: Final = 1e-5
@@ -133,31 +143,63 @@ class Block(nn.Module):
         return x + written
 
 
-def may_attend(groups: Tensor) -> MaskFunction:
-    """Which tokens a token sees: earlier ones of its own branch, and of the parts that branches share."""
+def reach(groups: Tensor) -> Tensor:
+    """How far each token of (rows, tokens) is seen: (3, rows, tokens), int32, of places in the row.
+
+    A token is seen before the first place, and again from the second one up to the third. One that all
+    branches share is seen to the end of its sample, one of a branch to the end of that branch, and one of a
+    passage read apart to the end of the passage and then by the branches.
+    """
+    size = groups.shape[1]
+    places = torch.arange(size, device=groups.device).expand_as(groups)
+    samples, branches = groups // BRANCHES, groups % BRANCHES
+    own, all_own = _run_ends(groups, places), _run_ends(samples, places)
+    apart = branches >= APART
+    until = torch.where(branches == 0, all_own, own)
+    again = _next(places, (branches > 0) & ~apart)
+    again = torch.where(apart, again, size)
+    return torch.stack((until, again, all_own)).int()
+
+
+def may_attend(seen: Tensor) -> MaskFunction:
+    """Which tokens a token sees: earlier ones of its own branch, and of the parts that branches share.
+
+    `seen` is what `reach` returns: two comparisons of places cost attention less than comparing groups does.
+    """
+    until, again, end = seen.unbind()
 
     def mask(row: Any, _head: Any, query: Any, key: Any) -> Tensor:
-        mine, theirs = groups[row, query], groups[row, key]
-        branch, first = mine % BRANCHES, mine - mine % BRANCHES
-        apart = (theirs >= first + APART) & (theirs < first + BRANCHES) & (branch > 0) & (branch < APART)
-        seen: Tensor = (key <= query) & ((theirs == mine) | (theirs == first) | apart)
-        return seen
+        later = (query >= again[row, key]) & (query < end[row, key])
+        allowed: Tensor = (key <= query) & ((query < until[row, key]) | later)
+        return allowed
 
     return mask
 
 
 def dense_mask(groups: Tensor) -> Tensor:
-    """The same as a (rows, 1, tokens, tokens) mask."""
+    """The same, of groups, as a (rows, 1, tokens, tokens) mask."""
     size = groups.shape[1]
     index = torch.arange(size, device=groups.device)
     rows = torch.arange(groups.shape[0], device=groups.device)[:, None, None, None]
-    return may_attend(groups)(rows, None, index[:, None], index[None, :])
+    return may_attend(reach(groups))(rows, None, index[:, None], index[None, :])
+
+
+def _run_ends(values: Tensor, places: Tensor) -> Tensor:
+    """For each place the one after the last of its run of equal values."""
+    last = torch.ones_like(values, dtype=torch.bool)
+    last[:, :-1] = values[:, 1:] != values[:, :-1]
+    return _next(places, last) + 1
+
+
+def _next(places: Tensor, wanted: Tensor) -> Tensor:
+    """For each place the first from it on that is wanted; as many as there are places if there is none."""
+    found = torch.where(wanted, places, places.shape[1])
+    return found.flip(1).cummin(1).values.flip(1)
 
 
 def token_losses(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
-    """The cross-entropy of every target (rows, tokens), as one row."""
-    logits = F.linear(hidden, embedding).float()
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    """The cross-entropy of every target (tokens,) after hidden states (tokens, width)."""
+    return F.cross_entropy(F.linear(hidden, embedding).float(), targets, reduction="none")
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -80,6 +80,8 @@ class _Muon:
             shape: torch.zeros((len(parts), *shape), device=parts[0][0].device)
             for shape, parts in self._parts.items()
         }
+        on_gpu = matrices[0][0].device.type == "cuda"
+        self._orthogonal = torch.compile(_orthogonal, dynamic=False) if on_gpu else _orthogonal
 
     def momenta(self) -> list[Tensor]:
         """The state, in a fixed order."""
@@ -91,7 +93,7 @@ class _Muon:
         for shape, parts in self._parts.items():
             gradient = torch.stack([_gradient(p)[a:b] for p, a, b in parts])
             momentum = self._momenta[shape].lerp_(gradient, 1 - _MOMENTUM)
-            update = _orthogonal(gradient.lerp(momentum, _MOMENTUM)).to(gradient.dtype)
+            update = self._orthogonal(gradient.lerp(momentum, _MOMENTUM)).to(gradient.dtype)
             members = [p[a:b] for p, a, b in parts]
             torch._foreach_mul_(members, 1 - rate * _DECAY)
             scale = max(1.0, shape[0] / shape[1]) ** 0.5

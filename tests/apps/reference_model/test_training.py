@@ -15,7 +15,8 @@ from weft.apps.reference_model.training.encoder import MODEL, Encoder
 from weft.apps.reference_model.training.evaluate import GROUPS, cases, evaluate
 from weft.apps.reference_model.training.feed import shard
 from weft.apps.reference_model.training.network import Shape, load
-from weft.apps.reference_model.training.train import SMOKE, PlanMismatch, train
+from weft.apps.reference_model.training.rows import DOCUMENT, FIRST_TASK
+from weft.apps.reference_model.training.train import SMOKE, PlanMismatch, learnt, train
 
 TINY = replace(SMOKE, steps=6, rows=2, shape=Shape(width=32, layers=1, heads=2, kv_heads=1, hidden=32))
 
@@ -31,7 +32,7 @@ def digest(*places: float) -> str:
 
 
 def test_the_data_are_what_the_published_training_saw() -> None:
-    assert digest(0.0, 0.5, 0.9) == "ee95b2d8b2496c1f0e2868812a8f9ee87170819a2b752000e7d2289dcb192a90"
+    assert digest(0.0, 0.5, 0.9) == "cd093a4346157e172ec1ff92bc630d3ecaf203a73f2310b1b5a037153fa97073"
 
 
 def test_the_encoder_makes_the_tokens_of_the_tokenizer() -> None:
@@ -66,6 +67,19 @@ def test_the_engine_says_what_transformers_says() -> None:
     names = ("answer, 1-12 passages", "alias, 4-16 passages", "agent, chat turns", "summarize")
     prompts = [next(cases(GROUPS[name], 1, 1.0)).tokens(encode)[0] for name in names]
     assert differences(MODEL, prompts) == []
+
+
+def test_a_step_learns_from_all_replies_and_from_other_documents_each_time() -> None:
+    codes = torch.tensor([0, DOCUMENT, FIRST_TASK, DOCUMENT, DOCUMENT, FIRST_TASK + 3, 0, DOCUMENT] * 25)
+    times = torch.zeros(len(codes))
+    for step in range(400):
+        places = learnt(codes, 100, step)
+        assert len(set(places.tolist())) == 100
+        times[places] += 1
+    assert (times[codes >= FIRST_TASK] == 400).all()
+    assert (times[codes == 0] == 0).all()
+    of_documents = times[codes == DOCUMENT] / 400  # room for half of them
+    torch.testing.assert_close(of_documents, torch.full((100,), 0.5), rtol=0, atol=0.1)
 
 
 def test_a_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
