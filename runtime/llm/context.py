@@ -76,6 +76,11 @@ class Context:
             self._ids = (*final, *self._tokenizer.encode_pieces(state.pieces, state.start))
         return self._ids
 
+    @property
+    def unread(self) -> int:
+        """The characters that have no ids yet; most contexts are read when their ids are first asked for."""
+        return 0 if self._ids is not None else sum(len(piece.text) for piece in self._state.pieces)
+
     def settled_ids(self) -> tuple[int, ...]:
         """Return the leading ids that nothing appended later can change."""
         self._settle()

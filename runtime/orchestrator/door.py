@@ -16,7 +16,7 @@ from weft.graph.deployment import every_node
 from weft.graph.errors import GraphError
 from weft.graph.evaluate import lift
 from weft.graph.ir import Graph, Node
-from weft.graph.ops.common import Input
+from weft.graph.ops.common import Embed, Input
 from weft.graph.types import Text
 from weft.graph.values import Datum
 from weft.proto import orchestrator_pb2 as pb
@@ -128,6 +128,10 @@ def check_names(graph: Graph, fleet: Fleet, client_tools: Collection[str], index
             f"no worker offers {kind!r}, which the graph needs; start one with `weft worker --kind {kind} "
             "--connect ADDRESS`",
         )
+    for node in every_node(graph):
+        if isinstance(node.op, Embed) and node.op.model and node.op.model not in fleet.embedders:
+            known = ", ".join(map(repr, fleet.embedders))
+            raise invalid(f"{node.where()}: unknown embedder {node.op.model!r}; known: {known}")
     try:
         deployment = fleet.deployment
         replace(deployment, indexes=deployment.indexes.union(indexes)).check(graph, client_tools)

@@ -101,6 +101,11 @@ class Fleet:
         return ""
 
     @property
+    def embedders(self) -> list[str]:
+        """The names of the models that embed."""
+        return sorted({engine.model for engine in self._engines() if engine.kind == "embed"})
+
+    @property
     def deployment(self) -> Deployment:
         """What the workers offer, or have offered until lately."""
         self._forget_lost()

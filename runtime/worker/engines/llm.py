@@ -50,6 +50,7 @@ from .weighing import as_data, weighed_prompt
 
 __all__ = ["LlmEngine"]
 
+_MANY_CHARACTERS: Final = 100_000  # tokenizing them takes tens of milliseconds
 _HEADS: Final = 256  # of programs, whose lengths are remembered
 
 
@@ -137,6 +138,7 @@ class LlmEngine:
         """Compute a prefill, a decode, a score, a weighing or ratings."""
         op, kv = task.node.op, operands.get("kv")
         context = context_of(kv, self._model.tokenizer)
+        await _tokenize(context)
         match op:
             case Prefill():
                 return await self._prefill(task, op, context, operands)
@@ -154,6 +156,8 @@ class LlmEngine:
     async def _prefill(self, task: Task, op: Prefill, context: Context, operands: Operands) -> Outcome:
         longer = read(context, op.pieces, operands)
         held = self._held(task, longer, head_of(operands.get("kv"), op.pieces))
+        if not task.fused:
+            await _tokenize(longer)
         settled = () if task.fused else longer.settled_ids()
         if len(settled) <= len(context.settled_ids()):
             return Outcome((held,))
@@ -389,6 +393,12 @@ class _Call:
 def _take_all(items: Sequence[tuple[_Call, Sequence[Event]]]) -> None:
     for call, events in items:
         call.take(events)
+
+
+async def _tokenize(context: Context) -> None:
+    """Give a long context its ids in a thread, so that the work of others is not held up meanwhile."""
+    if context.unread > _MANY_CHARACTERS:
+        await asyncio.to_thread(context.ids)
 
 
 def _key(task: Task) -> str:

@@ -35,6 +35,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
     """Reads prompts as strings and writes `<prompt>`; remembers every command that it was sent.
 
     `gate`: tasks of the kinds in `gated` wait for it. `faults`: raised by the next tasks, in order.
+    `together`: reports that are there at the same time travel in one message.
     """
 
     def __init__(self, worker_id: str, engines: list[worker_pb2.EngineInfo]) -> None:
@@ -44,6 +45,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         self.gated: set[type] = set()
         self.faults: list[value_pb2.Fault] = []
         self.step = 1
+        self.together = False
         self.commands: list[worker_pb2.Command] = []
         self.contexts: dict[tuple[str, str], str] = {}
         self._values: dict[tuple[str, str], Datum] = {}
@@ -89,7 +91,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         try:
             while True:
                 reports = [await self.reports.get()]
-                while not self.reports.empty():
+                while self.together and not self.reports.empty():
                     reports.append(self.reports.get_nowait())
                 yield worker_pb2.Reports(reports=reports)
         finally:

@@ -12,7 +12,7 @@ import pytest
 from weft.graph.codec import encode_graph
 from weft.graph.ir import Graph, Node, Policy, Value
 from weft.graph.live import Growth, LiveGraph
-from weft.graph.ops.common import Const, Format, Input, Project, Search, Tool
+from weft.graph.ops.common import Const, Embed, Format, Input, Project, Search, Tool
 from weft.graph.ops.control import Map
 from weft.graph.ops.primitive import Decode
 from weft.graph.ops.user import Generate, Ingest
@@ -74,6 +74,7 @@ async def test_a_map_begins_its_last_bodies_once_though_several_bodies_end_toget
     body = Graph((Node(0, Input("item")), Node(1, ASK.op, {"q": Value(0)})), (Value(1),))
     nodes = (Node(0, Input("xs", STRINGS)), Node(1, Map(body), {"items": Value(0)}))
     items = [str(number) for number in range(100)]
+    stage.workers["w1"].together = True
     result = await stage.stub.Invoke(request(Graph(nodes, (Value(1),)), xs=items))
     assert json.loads(result.outputs[0].json) == [f"<Q: {item}>" for item in items]
 
@@ -205,6 +206,15 @@ async def test_malformed_graphs(stage: Any) -> None:
         status, message = await refused(stage.stub.Submit(pb.SubmitRequest(program=name)))
         assert status is grpc.StatusCode.NOT_FOUND
         assert repr(name) in message
+
+
+async def test_an_unknown_embedder_is_refused_rather_than_waited_for(stage: Any) -> None:
+    nodes = (Node(0, Input("q")), Node(1, Embed("best"), {"texts": Value(0)}, "", "app.py:4"))
+    status, message = await refused(stage.stub.Invoke(request(Graph(nodes, (Value(1),)), q="x")))
+    assert status is grpc.StatusCode.INVALID_ARGUMENT
+    assert message == "%1 embed (app.py:4): unknown embedder 'best'; known: 'hash'"
+    nodes = (nodes[0], Node(1, Embed("hash"), {"texts": Value(0)}))
+    assert (await stage.stub.Invoke(request(Graph(nodes, (Value(1),)), q="x"))).info.state == "done"
 
 
 async def test_nobody_offers_an_engine(bare: Any) -> None:

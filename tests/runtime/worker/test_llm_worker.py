@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from weft.proto.worker_pb2 import STREAM_NONE, STREAM_PARTS, STREAM_TEXT
 from weft.runtime.config import ModelSettings
 from weft.runtime.llm.chat import ChatMessage, ChatTemplate
 from weft.runtime.llm.pieces import TextPiece
+from weft.runtime.llm.tokenizer import Start, Tokenizer
 from weft.runtime.worker.engines.base import StartError
 from weft.runtime.worker.engines.embed import EmbedEngine
 from weft.runtime.worker.engines.index import IndexEngine
@@ -356,6 +359,27 @@ async def test_a_prompt_longer_than_the_context_is_a_fault(llm: Link) -> None:
         assert "4096" in fault.message
         assert any(word.isdecimal() and int(word) > 5000 for word in fault.message.split())
     await llm.status(running=0)
+
+
+async def test_a_long_prompt_holds_up_nobody_while_it_is_tokenized(
+    llm: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, waited = threading.Event(), list[bool]()
+    encode = Tokenizer.encode_pieces
+
+    def slow(tokenizer: Tokenizer, pieces: Sequence[TextPiece], start: Start) -> list[int]:
+        if sum(len(piece.text) for piece in pieces) > 200_000:
+            waited.append(release.wait(5))
+        return encode(tokenizer, pieces, start)
+
+    monkeypatch.setattr(Tokenizer, "encode_pieces", slow)
+    await llm.run(prefill(1, Fixed("word " * 50_000)), decode(2, Value(1)))
+    await llm.run(prompt(1), decode(2, Value(1)), values=QUESTION, run="s")
+    assert (await text_of(llm, 2, "s")).text == ANSWER
+    release.set()
+    assert (await llm.fault(2)).code == "too_large"
+    assert waited
+    assert all(waited)
 
 
 async def test_a_request_larger_than_the_pool_is_a_fault(
