@@ -94,7 +94,7 @@ def test_what_nobody_takes_any_more_is_dead_if_its_text_has_stayed_within_the_ru
 
 def test_what_a_prompt_that_waits_begins_like_is_not_dead() -> None:
     def draft_and_answer(driver: Driver, other: str, *, known: bool = False) -> tuple[Value, ...]:
-        """The prompt of the answer begins as that of the draft does, or with other text; it may be `known`."""
+        """The prompt of the answer begins as that of the draft does, or with other text, or is `known`."""
         prompt, repeated = (Prefill("m", (Fixed(text), Slot("x"))) for text in ("Read: ", other))
         driver.run(
             node(0, EMBED),
