@@ -22,7 +22,8 @@ class Outbox(Generic[Item]):
         self._due = False
         self._closed = False
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._due_at = 0.0  # of the timer, which under uvloop may be a handle that does not say
 
     def put(self, item: Item, *, within_s: float = 0.0) -> None:
         """Add an item, which is to leave within so many seconds: at once, or with the next that is urgent."""
@@ -52,10 +53,10 @@ class Outbox(Generic[Item]):
         loop = asyncio.get_running_loop()
         when = loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._due_at <= when:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(when, self._wake)
+        self._timer, self._due_at = loop.call_at(when, self._wake), when
 
     def _wake(self) -> None:
         self._due = True

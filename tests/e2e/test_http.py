@@ -250,7 +250,7 @@ def test_a_key_and_a_quiet_end(tmp_path: Path) -> None:
                 messages=EXPAND,
                 stream=True,
                 temperature=1.0,  # letters that nobody can foresee, so that it takes its time
-                response_format=as_json({"pattern": "^[a-z]{1500}$"}),
+                response_format=as_json({"pattern": "^[a-z]{3000}$"}),
             )
             next(iter(stream))
             server.process.send_signal(signal.SIGINT)

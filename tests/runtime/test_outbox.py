@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import uvloop
 
 from weft.runtime.outbox import Outbox
 
@@ -50,3 +51,14 @@ async def test_what_had_time_and_has_left_does_not_hurry_what_follows() -> None:
     outbox.close()
     assert await taking == ["later"]
     assert await outbox.take() == []
+
+
+def test_what_may_wait_for_less_than_a_loop_can_tell_leaves_too() -> None:
+    async def taken() -> list[str]:
+        outbox: Outbox[str] = Outbox()
+        outbox.put("a", within_s=1e-6)  # uvloop counts milliseconds: it has no timer for this
+        outbox.put("b", within_s=1e-6)
+        return await asyncio.wait_for(outbox.take(), 5)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(taken()) == ["a", "b"]
