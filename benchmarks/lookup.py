@@ -162,9 +162,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "date": time.strftime("%Y-%m-%d"),
             "machine": platform.machine(),
             "torch": torch.__version__,
+            "count": options.count,
+            "rows": [asdict(row) for row in rows],
         }
-        rows_ = [asdict(row) for row in rows]
-        options.json.write_text(json.dumps({**report, "count": options.count, "rows": rows_}, indent=1))
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 
 from weft.graph.errors import GraphError
 from weft.graph.ir import Graph, Node, Value
@@ -155,7 +155,7 @@ def _told(value: Any) -> str:
     """What the server is told that the program returned: JSON, of whatever it is."""
     try:
         return to_json(value, fallback=repr).decode()
-    except (PydanticSerializationError, ValueError):  # text that is none, for one
+    except ValueError:  # text that is none, for one
         return to_json(repr(value)).decode()
 
 

@@ -22,10 +22,10 @@ from weft.frontend.errors import (
 )
 from weft.proto import value_pb2
 
-_OVERSIZE: Final = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
-_BYTES_PER_MB: Final = 2**20
-
 __all__ = ["error_of", "error_of_status", "fault_of"]
+
+_OVERSIZE: Final = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
+_BYTES_PER_MIB: Final = 2**20
 
 _BY_CODE: Final[Mapping[str, type[ProgramError]]] = {
     "invalid": Rejected,
@@ -78,7 +78,7 @@ def _readable(details: str) -> str:
     sizes = _OVERSIZE.search(details)
     if sizes is None:
         return details
-    size, limit = (int(number) / _BYTES_PER_MB for number in sizes.groups())
+    size, limit = (int(number) / _BYTES_PER_MIB for number in sizes.groups())
     return (
         f"a message of {size:.1f} MiB was sent, and the server takes {limit:g} MiB at the most: send less "
         "at a time, or raise max_message_mb in its configuration"

@@ -147,7 +147,8 @@ class Matcher:
         self._matcher.fill_next_token_bitmask(mask, row)
         taken = 0
         for token in draft:
-            if not self._matcher.accept_token(token):
+            allowed = int(mask[row + taken, token // 32]) >> token % 32 & 1
+            if not (allowed and self._matcher.accept_token(token)):  # it warns of special tokens
                 break
             taken += 1
             if self._matcher.is_terminated():

@@ -43,7 +43,7 @@ class StepCost:
     def worth(self, cached: int, batch: int) -> float:
         """How likely a drafted token must be to pay, behind `cached` ones in a step of `batch` texts.
 
-        Right, it saves its text another step; its cost by that.
+        It costs the time of a token; if it is right, that is saved later, and the text's share of a step.
         """
         token_ms = self.ms(cached, 1)
         return token_ms / (token_ms + self.step_ms / batch)

@@ -170,6 +170,8 @@ class LiveRun:
 
     def complete(self, live: LiveNode) -> Iterable[LiveNode]:
         """Mark a node as done. Its consumers, each with one operand less to wait for."""
+        if not live.attempt:
+            self.begun(live.primitive)  # and never will be: what it makes was known
         live.leave(Phase.DONE)
         consumers = self._consumers.pop(live.primitive.node.id, _NOBODY).values()
         for consumer in consumers:
@@ -189,7 +191,7 @@ class LiveRun:
         return [maker for maker in ended if not self._continuations.get(maker.primitive.node.id)]
 
     def begun(self, primitive: Primitive) -> None:
-        """The first attempt at a node."""
+        """The prompt of a node waits no longer."""
         if primitive.begins is not None:
             self._beginnings[primitive.begins] -= 1
 

@@ -101,7 +101,7 @@ class LlmModel:
         self.retractions = 0
         self.busy_s = 0.0
         self.after_step: Callable[[], None] = lambda: None
-        """Called when jobs have read or written, or are gone."""
+        """Called when a step is over: jobs have read or written, or are gone."""
         self._clock = clock
         self._reading, self._per_token = profile.costs.prefill_terms, profile.costs.decode_terms[2]
         self._span: _Span | None = None

@@ -51,8 +51,8 @@ class HeldKv(KvValue):
     context: Context = field(kw_only=True)
     model: str = field(kw_only=True)
     namespace: str = field(kw_only=True)
-    head: tuple[Fixed, ...] = field(default=(), kw_only=True)
-    """The text that it begins with in every run of the program."""
+    head: tuple[Fixed, ...] | None = field(default=None, kw_only=True)
+    """The text that it begins with in every run of the program; None: not known here."""
 
 
 class Stream(Enum):

@@ -45,8 +45,11 @@ def read(context: Context, pieces: Iterable[Piece], operands: Operands) -> Conte
     return context
 
 
-def head_of(kv: Datum | None, pieces: Iterable[Piece]) -> tuple[Fixed, ...]:
-    """The text that a context which reads `pieces` after `kv` has in common with other runs."""
+def head_of(kv: Datum | None, pieces: Iterable[Piece]) -> tuple[Fixed, ...] | None:
+    """The text that a context which reads `pieces` after `kv` has in common with other runs.
+
+    None: it is not known, as the context comes from another worker.
+    """
     match kv:
         case None:
             fixed = takewhile(lambda piece: isinstance(piece, Fixed), pieces)
@@ -54,7 +57,7 @@ def head_of(kv: Datum | None, pieces: Iterable[Piece]) -> tuple[Fixed, ...]:
         case HeldKv(head=head):
             return head
         case _:
-            return ()
+            return None
 
 
 def write(context: Context, text: TextValue) -> Context:

@@ -103,6 +103,8 @@ class LlmEngine:
         """Pass on what is known of the future of a context; its head is not of this run alone."""
         if self._loaded is not None:
             if isinstance(advice, Dead):
+                if held.head is None:
+                    return
                 advice = Dead(self._settled(held.head))
             with suppress(EngineClosedError):
                 ids = np.asarray(held.context.ids(), dtype=np.int64)
@@ -201,7 +203,7 @@ class LlmEngine:
             reading.cancel()
 
     async def _decode(
-        self, task: Task, op: Decode, context: Context, head: tuple[Fixed, ...], emit: Emit
+        self, task: Task, op: Decode, context: Context, head: tuple[Fixed, ...] | None, emit: Emit
     ) -> Outcome:
         room = self._model.engine.info.context_length - len(context)
         self._check_room(len(context), 1, min(op.sampling.max_tokens, room))
@@ -306,7 +308,7 @@ class LlmEngine:
         """How many tokens all prompts have in common that begin with a text."""
         return len(read(Context.empty(self._model.tokenizer), head, {}).settled_ids())
 
-    def _held(self, task: Task, context: Context, head: tuple[Fixed, ...]) -> HeldKv:
+    def _held(self, task: Task, context: Context, head: tuple[Fixed, ...] | None) -> HeldKv:
         return HeldKv(_key(task), context=context, model=self.model, namespace=task.namespace, head=head)
 
     async def _borrow(self, task: Task, ids: tuple[int, ...]) -> Borrowed:

@@ -93,8 +93,8 @@ def test_what_nobody_takes_any_more_is_dead_if_its_text_has_stayed_within_the_ru
 
 
 def test_what_a_prompt_that_waits_begins_like_is_not_dead() -> None:
-    def draft_and_answer(driver: Driver, other: str) -> tuple[Value, ...]:
-        """The prompt of the answer begins as that of the draft does, or with other text."""
+    def draft_and_answer(driver: Driver, other: str, *, known: bool = False) -> tuple[Value, ...]:
+        """The prompt of the answer begins as that of the draft does, or with other text, or is `known`."""
         prompt, repeated = (Prefill("m", (Fixed(text), Slot("x"))) for text in ("Read: ", other))
         driver.run(
             node(0, EMBED),
@@ -106,12 +106,15 @@ def test_what_a_prompt_that_waits_begins_like_is_not_dead() -> None:
         )
         for number in (0, 1):
             driver.done(number)
+        if known:
+            driver.send(ev.ValuesKnown("r", {Value(4): None}))
         (dead,) = (action.dead for action in driver.done(2) if isinstance(action, act.Release))
         return dead
 
     workers = ("w", LLM), ("e", EMBEDDER)
     assert draft_and_answer(Driver(*workers), "Read: ") == ()
     assert draft_and_answer(Driver(*workers), "Think: ") == (Value(2),)
+    assert draft_and_answer(Driver(*workers), "Read: ", known=True) == (Value(2),)
 
 
 def test_without_the_policy_nothing_is_said() -> None:

@@ -149,3 +149,15 @@ def test_behind_an_end_in_a_draft_the_masks_stay_as_they_are(tokenizer: Tokenize
     assert (masks[2:] == 7).all()
     matcher.fill(masks, 2)
     assert torch.equal(masks[0], masks[2])
+
+
+def test_a_draft_may_hold_what_no_text_may(tokenizer: Tokenizer, capfd: pytest.CaptureFixture[str]) -> None:
+    """A draft from the context may go on into the next message of a conversation."""
+    compiler = GrammarCompiler(tokenizer, 4096, tokenizer.eos_ids)
+    matcher = compiler.compile(Regex("no.*"), 40).matcher()
+    no, (user,) = tokenizer.encode_continuation("no")[0], tokenizer.encode("<|user|>", bos=False)
+    masks = torch.full((4, 128), 7, dtype=torch.int32)
+    matcher.fill(masks, 0, [no, user, no])
+    assert (masks[:2] != 7).any(dim=1).all()
+    assert (masks[2:] == 7).all()
+    assert capfd.readouterr().err == ""
