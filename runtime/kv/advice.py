@@ -16,7 +16,7 @@ class Pin(NamedTuple):
 class Dead(NamedTuple):
     """Nobody who is known takes it again."""
 
-    head: int = 0  # tokens at its beginning of which that is not said, as other runs begin alike
+    head: int = 0  # tokens at its beginning of which that is not said, as others may begin alike
 
 
 Advice = Pin | Dead | None

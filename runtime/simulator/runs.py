@@ -7,6 +7,7 @@ from itertools import takewhile
 from math import ceil
 
 from weft.graph.ir import Value
+from weft.graph.ops.primitive import Decode
 from weft.runtime.scheduler.prefixes import Block, Content, extend, start
 from weft.runtime.scheduler.primitive import Primitive
 
@@ -69,12 +70,13 @@ class LiveProgram:
         return (*path, *extend(base, blocks))
 
     def head(self, node: int) -> int:
-        """The tokens of the fixed text with which the prompt begins that a node continues."""
-        primitive = self.nodes[node]
-        while primitive.context is not None:
-            primitive = self.nodes[primitive.context]
-        fixed = takewhile(lambda part: not isinstance(part, Value), primitive.adds)
-        return ceil(sum(block.tokens for part in fixed for block in self._blocks(part)))
+        """The tokens before the first text that a model has written in the context that a node makes."""
+        chain = [self.nodes[node]]
+        while (context := chain[-1].context) is not None:
+            chain.append(self.nodes[context])
+        prompt = takewhile(lambda primitive: not isinstance(primitive.node.op, Decode), reversed(chain))
+        parts = [part for primitive in prompt for part in primitive.adds]
+        return ceil(sum(block.tokens for part in parts for block in self._blocks(part)))
 
     def _blocks(self, part: Content | Value) -> Sequence[Block]:
         return self._truths[part.node].gives if isinstance(part, Value) else part.blocks

@@ -9,7 +9,6 @@ from typing import Literal, Protocol, runtime_checkable
 
 from weft.graph.ir import Node
 from weft.graph.ops.base import EngineKind
-from weft.graph.prompt import Fixed
 from weft.graph.values import Datum, KvValue
 from weft.proto import worker_pb2
 from weft.runtime.kv.advice import Advice
@@ -51,8 +50,8 @@ class HeldKv(KvValue):
     context: Context = field(kw_only=True)
     model: str = field(kw_only=True)
     namespace: str = field(kw_only=True)
-    head: tuple[Fixed, ...] | None = field(default=None, kw_only=True)
-    """The text that it begins with in every run of the program; None: not known here."""
+    head: int | None = field(default=None, kw_only=True)
+    """How many tokens come before the first text that a model has written in it; None: there is none."""
 
 
 class Stream(Enum):

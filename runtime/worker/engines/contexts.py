@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import takewhile
 
 from weft.graph.prompt import Fixed, Piece
 from weft.graph.values import Datum, KvValue, Segment, TextValue, render, strip
@@ -13,7 +12,7 @@ from weft.runtime.llm.tokenizer import Tokenizer
 from ..faults import TaskError
 from .base import HeldKv, Operands
 
-__all__ = ["context_of", "head_of", "read", "write"]
+__all__ = ["context_of", "read", "write"]
 
 
 def context_of(kv: Datum | None, tokenizer: Tokenizer) -> Context:
@@ -43,21 +42,6 @@ def read(context: Context, pieces: Iterable[Piece], operands: Operands) -> Conte
         else:
             context = context.append_text(strip(render(operands[piece.name]), piece.strip))
     return context
-
-
-def head_of(kv: Datum | None, pieces: Iterable[Piece]) -> tuple[Fixed, ...] | None:
-    """The text that a context which reads `pieces` after `kv` has in common with other runs.
-
-    None: it is not known, as the context comes from another worker.
-    """
-    match kv:
-        case None:
-            fixed = takewhile(lambda piece: isinstance(piece, Fixed), pieces)
-            return tuple(piece for piece in fixed if isinstance(piece, Fixed))
-        case HeldKv(head=head):
-            return head
-        case _:
-            return None
 
 
 def write(context: Context, text: TextValue) -> Context:

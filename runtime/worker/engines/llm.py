@@ -6,15 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
 from weft.graph.ops.base import EngineKind
 from weft.graph.ops.primitive import Decode, Prefill, Rate, Score, Weigh
-from weft.graph.prompt import Fixed
-from weft.graph.values import Json, TextValue
+from weft.graph.values import Datum, Json, TextValue
 from weft.proto import worker_pb2
 from weft.runtime.config import ModelSettings
 from weft.runtime.kv.advice import Advice, Dead
@@ -38,7 +36,7 @@ from weft.runtime.retrieval.rerank import top_k
 
 from ..faults import TaskError, invalid_arguments
 from .base import Emit, Gauges, HeldKv, Operands, Outcome, Stream, Task, Timing
-from .contexts import context_of, head_of, read, write
+from .contexts import context_of, read, write
 from .deltas import Sift
 from .entrance import Entrance
 from .kv_exchange import Borrowed, KvExchange
@@ -51,7 +49,6 @@ from .weighing import as_data, weighed_prompt
 __all__ = ["LlmEngine"]
 
 _MANY_CHARACTERS: Final = 100_000  # tokenizing them takes tens of milliseconds
-_HEADS: Final = 256  # of programs, whose lengths are remembered
 
 
 class LlmEngine:
@@ -65,7 +62,6 @@ class LlmEngine:
         self._profile_s = profile_s
         self._loaded: LoadedModel | None = None
         self._ahead: dict[Task, asyncio.Task[tuple[Event, int]]] = {}  # what is read for each prefill
-        self._settled = lru_cache(_HEADS)(self._settle)
 
     @property
     def model(self) -> str:
@@ -100,12 +96,13 @@ class LlmEngine:
             self._loaded.engine.flush()
 
     def advise(self, held: HeldKv, advice: Advice) -> None:
-        """Pass on what is known of the future of a context; its head is not of this run alone."""
+        """Pass on what is known of the future of a context.
+
+        Of one that is dead, that is what follows on its first prompt: other runs may ask the same.
+        """
         if self._loaded is not None:
             if isinstance(advice, Dead):
-                if held.head is None:
-                    return
-                advice = Dead(self._settled(held.head))
+                advice = Dead(len(held.context) if held.head is None else held.head)
             with suppress(EngineClosedError):
                 ids = np.asarray(held.context.ids(), dtype=np.int64)
                 self._loaded.engine.advise(held.namespace, ids, advice)
@@ -145,7 +142,7 @@ class LlmEngine:
             case Prefill():
                 return await self._prefill(task, op, context, operands)
             case Decode():
-                return await self._decode(task, op, context, head_of(kv, ()), emit)
+                return await self._decode(task, op, context, _head(kv), emit)
             case Score():
                 return await self._score(task, op, context)
             case Weigh():
@@ -157,7 +154,7 @@ class LlmEngine:
 
     async def _prefill(self, task: Task, op: Prefill, context: Context, operands: Operands) -> Outcome:
         longer = read(context, op.pieces, operands)
-        held = self._held(task, longer, head_of(operands.get("kv"), op.pieces))
+        held = self._held(task, longer, _head(operands.get("kv")))
         if not task.fused:
             await _tokenize(longer)
         settled = () if task.fused else longer.settled_ids()
@@ -203,7 +200,7 @@ class LlmEngine:
             reading.cancel()
 
     async def _decode(
-        self, task: Task, op: Decode, context: Context, head: tuple[Fixed, ...] | None, emit: Emit
+        self, task: Task, op: Decode, context: Context, head: int | None, emit: Emit
     ) -> Outcome:
         room = self._model.engine.info.context_length - len(context)
         self._check_room(len(context), 1, min(op.sampling.max_tokens, room))
@@ -227,7 +224,7 @@ class LlmEngine:
             fetch=borrowed.seconds,
             fetched_tokens=borrowed.tokens,
         )
-        held = self._held(task, write(context, text), head)
+        held = self._held(task, write(context, text), len(context) if head is None else head)
         if op.logprobs is None:
             return Outcome((held, text), timing)
         return Outcome((held, text, Json(as_data(done.logprobs, self._model.tokenizer))), timing)
@@ -304,11 +301,7 @@ class LlmEngine:
         assert isinstance(done, Scored)
         return done
 
-    def _settle(self, head: tuple[Fixed, ...]) -> int:
-        """How many tokens all prompts have in common that begin with a text."""
-        return len(read(Context.empty(self._model.tokenizer), head, {}).settled_ids())
-
-    def _held(self, task: Task, context: Context, head: tuple[Fixed, ...] | None) -> HeldKv:
+    def _held(self, task: Task, context: Context, head: int | None) -> HeldKv:
         return HeldKv(_key(task), context=context, model=self.model, namespace=task.namespace, head=head)
 
     async def _borrow(self, task: Task, ids: tuple[int, ...]) -> Borrowed:
@@ -401,6 +394,11 @@ async def _tokenize(context: Context) -> None:
     """Give a long context its ids in a thread, so that the work of others is not held up meanwhile."""
     if context.unread > _MANY_CHARACTERS:
         await asyncio.to_thread(context.ids)
+
+
+def _head(kv: Datum | None) -> int | None:
+    """See `HeldKv.head`; of a context that was made elsewhere it is not known."""
+    return kv.head if isinstance(kv, HeldKv) else None
 
 
 def _key(task: Task) -> str:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from weft.graph.deployment import Deployment, ModelSpec
+from weft.graph.errors import EvaluationError
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Const, Embed, Input, Search
@@ -126,7 +127,10 @@ def test_programs_give_the_same_with_and_without_passes(
 ) -> None:
     short, inputs = shortened(graph), {"p": p, "q": "What is made of glass?"}
     plain = Interpreter(short, inputs, OPTIONAL, seed, new_engines(), deployment)
-    expected = plain.run()
+    try:
+        expected = plain.run()
+    except EvaluationError:
+        reject()  # the model has listed nothing, and the program takes the first of it
     for disabled in ([], *ALONE):
         optimized = Interpreter(short, inputs, disabled, seed, new_engines(), deployment)
         assert optimized.run() == expected

@@ -76,26 +76,26 @@ async def test_late_and_wrong_advice_is_none(llm: Link, pins: list[worker_pb2.Kv
 async def kept(llm: Link, name: str, dead: list[str], *, own: bool = True) -> int:
     """The tokens left of one run after a second, whose context is released, and a third that needs room.
 
-    What they read is their `own`, or what every run of their program begins with.
+    What they read comes after they have written, so that it is their `own`; or before.
     """
     await llm.send(flush=worker_pb2.Flush())
     for number, length in ((1, 5), (2, 5), (3, 8)):
         run, text = f"{name} {number}", STORY * length
-        begins = f"{number} " if own else f"{number} {text}"
-        head = Node(0, Prefill("reference", (Fixed(begins),)), {})
-        await llm.run(head, *call(1, text if own else " ", kv=Value(0)), run=run)
-        await llm.done(2, run)
+        await llm.run(*call(1, f"{number} " if own else f"{number} {text}"), run=run)
+        await llm.run(*call(3, text if own else " And?", kv=Value(2)), run=run)
+        await llm.done(4, run)
         if number == 2:
-            await llm.send(release=worker_pb2.Release(run=run, keys=["%1", "%2"], dead=dead))
-    await llm.run(*call(3, " And?", kv=Value(2)), run=f"{name} 1")
-    return (await llm.done(4, f"{name} 1")).timing.cached_tokens
+            keys = [f"%{node}" for node in range(1, 5)]
+            await llm.send(release=worker_pb2.Release(run=run, keys=keys, dead=dead))
+    await llm.run(*call(5, " And?", kv=Value(4)), run=f"{name} 1")
+    return (await llm.done(6, f"{name} 1")).timing.cached_tokens
 
 
 async def test_what_is_dead_goes_before_what_was_used_earlier(llm: Link) -> None:
-    assert await kept(llm, "alive", []) < await kept(llm, "dead", ["%2"])
+    assert await kept(llm, "alive", []) < await kept(llm, "dead", ["%4"])
 
 
-async def test_what_all_runs_of_a_program_begin_with_does_not_die(llm: Link) -> None:
-    alive, dead = [await kept(llm, str(keys), keys, own=False) for keys in ([], ["%2"])]
-    assert dead - alive < 20, "what is dead is only what it wrote, and a few tokens before"
-    assert dead < await kept(llm, "its own", ["%2"])
+async def test_a_prompt_does_not_die_with_what_has_been_written_behind_it(llm: Link) -> None:
+    alive, dead = [await kept(llm, str(keys), keys, own=False) for keys in ([], ["%4"])]
+    assert dead - alive < 40, "what is dead is only what it wrote, twice, and a few tokens between"
+    assert dead < await kept(llm, "its own", ["%4"])
