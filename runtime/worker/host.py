@@ -101,11 +101,11 @@ class Host(worker_pb2_grpc.WorkerServicer):
         return info
 
     async def Execute(  # type: ignore[override]  # gRPC serves coroutines that read and write themselves, too; the generated stub knows generators only
-        self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, worker_pb2.Reports]
+        self, request_iterator: Any, context: Any
     ) -> None:
         """Run the tasks of one orchestrator; when its stream ends, all of them are cancelled."""
         session = Session(self._catalog, self.id)
-        context.add_done_callback(lambda _: session.cancel_all())  # type: ignore[arg-type]  # the stubs declare the callback as a class of theirs, which no function is; grpc.aio calls whatever can be called, with the context
+        context.add_done_callback(lambda _: session.cancel_all())
         self._sessions.add(session)
         try:
             await session.serve(context)

@@ -210,8 +210,10 @@ def test_a_search_is_found_in_bodies_and_branches() -> None:
     assert not Plan(("q",), (ask("a", "{q}"),), "a").searches()
 
 
-# SGLang's package needs a whole server's dependencies; without them it is installed by hand, as no extra can.
-sglang = pytest.mark.skipif(not BASELINES["sglang"].version, reason="make sglang installs SGLang's frontend")
+sglang = pytest.mark.skipif(
+    not BASELINES["sglang"].version,
+    reason="make sglang installs it: its package asks for a whole server's dependencies, so no extra can",
+)
 
 
 # Its threads warn of errors, and hang if warnings raise.

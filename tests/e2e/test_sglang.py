@@ -199,8 +199,10 @@ def test_a_text_of_forced_length(raw: httpx2.Client) -> None:
     assert forced["meta_info"]["finish_reason"] == {"type": "length", "length": 30}
 
 
-# SGLang's package needs a whole server's dependencies; without them it is installed by hand, as no extra can.
-@pytest.mark.skipif(find_spec("sglang") is None, reason="make sglang installs SGLang's frontend")
+@pytest.mark.skipif(
+    find_spec("sglang") is None,
+    reason="make sglang installs it: its package asks for a whole server's dependencies, so no extra can",
+)
 def test_programs_in_its_own_language(server: Server) -> None:
     file = Path(sglang_programs.__file__)
     ran = subprocess.run(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -140,9 +141,8 @@ def test_conforming_values_pass(value: object) -> None:
     ],
 )
 def test_the_first_contradiction_is_named(value: object, problem: str) -> None:
-    with pytest.raises(ValueError) as raised:  # noqa: PT011 - compared whole
+    with pytest.raises(ValueError, match=rf"\A{re.escape(problem)}\Z"):
         schema.check(value, PLAN, "plan")
-    assert str(raised.value) == problem
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from weft.graph.analyses.forecast import Forecast
 from weft.graph.ir import NO_POLICY, Node, Policy, Value
@@ -38,10 +39,8 @@ def sent(worker: str, *nodes: int, run: str = "r", attempt: int = 1) -> act.Disp
 class Driver:
     """Sends events and keeps the time."""
 
-    def __init__(
-        self, *workers: tuple[str, ev.EngineSpec], **policies: str | float | Mapping[str, float]
-    ) -> None:
-        self.scheduler = Scheduler(Policies(**({"grace_s": 4.0} | policies)))  # type: ignore[arg-type]  # by name
+    def __init__(self, *workers: tuple[str, ev.EngineSpec], **policies: Any) -> None:
+        self.scheduler = Scheduler(Policies(**({"grace_s": 4.0} | policies)))
         self.now = 100.0
         for worker, engine in workers:
             self.send(ev.WorkerJoined(worker, (engine,)))

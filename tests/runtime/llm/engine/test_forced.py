@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import weft
 from weft.graph.sampling import Choices, Constraint, JsonSchema, Regex, Sampling
-from weft.runtime.llm.blocking import run_requests
-from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.grammar import GrammarCompiler
 from weft.runtime.llm.model import Model, load_model
-from weft.runtime.llm.options import EngineOptions, EngineStats
-from weft.runtime.llm.requests import Delta, Finished, GenerateRequest
+from weft.runtime.llm.options import EngineStats
+from weft.runtime.llm.requests import Finished, GenerateRequest
 from weft.runtime.llm.tokenizer import Tokenizer
+
+from .drafting import assert_same, written
 
 REFERENCE = Path(weft.__path__[0]) / "apps" / "reference_model" / "model"
 
@@ -66,20 +67,10 @@ def requests(tokenizer: Tokenizer, temperature: float) -> list[GenerateRequest]:
 
 
 def results(
-    model: Model, tokenizer: Tokenizer, asked: list[GenerateRequest], **options: int
+    model: Model, tokenizer: Tokenizer, asked: list[GenerateRequest], **options: Any
 ) -> tuple[list[Finished], EngineStats]:
-    """What became of the requests; their deltas must make up their texts."""
-    fields = {"kv_tokens": 4096, "verify": True, "prompt_lookup": False} | options
-    with LLMEngine(model, tokenizer, EngineOptions(**fields)) as engine:  # type: ignore[arg-type]  # by name
-        events = run_requests(engine, asked, timeout=120)
-        stats = engine.stats()
-    for found in events:
-        deltas = [event for event in found if isinstance(event, Delta)]
-        last = found[-1]
-        assert isinstance(last, Finished), last
-        assert "".join(delta.text for delta in deltas) == last.text
-        assert tuple(token for delta in deltas for token in delta.ids)[: len(last.ids)] == last.ids
-    return [last for found in events if isinstance(last := found[-1], Finished)], stats
+    """See `written`; nothing else is drafted unless a test says so."""
+    return written(model, tokenizer, asked, **({"prompt_lookup": False} | options))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -89,13 +80,7 @@ def test_outputs_with_and_without_forced_tokens_are_equal(
     asked = requests(tokenizer, temperature)
     plain, without = results(model, tokenizer, asked, forced_tokens=False)
     forced, stats = results(model, tokenizer, asked)
-    assert [(one.text, one.ids, one.tail, one.finish_reason) for one in forced] == [
-        (one.text, one.ids, one.tail, one.finish_reason) for one in plain
-    ]
-    for left, right in zip(plain, forced, strict=True):
-        assert [weighed.id for weighed in right.logprobs] == [weighed.id for weighed in left.logprobs]
-        for before, after in zip(left.logprobs, right.logprobs, strict=True):
-            assert after.logprob == pytest.approx(before.logprob, abs=1e-3)
+    assert_same(plain, forced)
     assert (without.drafted_tokens, without.held_tokens) == (0, 0)
     assert stats.generated_tokens == without.generated_tokens
     assert stats.drafted_tokens >= stats.held_tokens > stats.generated_tokens / 4

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import weft
 from weft.apps.reference_model.corpus import documents
 from weft.graph.sampling import Regex, Sampling
-from weft.runtime.llm.blocking import run_requests
-from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.model import Model, load_model
-from weft.runtime.llm.options import EngineOptions, EngineStats
-from weft.runtime.llm.requests import Delta, Finished, GenerateRequest
+from weft.runtime.llm.options import EngineStats
+from weft.runtime.llm.requests import Finished, GenerateRequest
 from weft.runtime.llm.tokenizer import Tokenizer
+
+from .drafting import assert_same, written
 
 REFERENCE = Path(weft.__path__[0]) / "apps" / "reference_model" / "model"
 SUMMARIZE = "Summarize the passage in one line that lists its facts."
@@ -51,20 +52,10 @@ def requests(tokenizer: Tokenizer, temperature: float) -> list[GenerateRequest]:
 
 
 def results(
-    model: Model, tokenizer: Tokenizer, asked: list[GenerateRequest], **options: int
+    model: Model, tokenizer: Tokenizer, asked: list[GenerateRequest], **options: Any
 ) -> tuple[list[Finished], EngineStats]:
-    """What became of the requests; their deltas must make up their texts."""
-    fields = {"kv_tokens": 4096, "verify": True, "forced_tokens": False} | options
-    with LLMEngine(model, tokenizer, EngineOptions(**fields)) as engine:  # type: ignore[arg-type]  # by name
-        events = run_requests(engine, asked, timeout=120)
-        stats = engine.stats()
-    for found in events:
-        deltas = [event for event in found if isinstance(event, Delta)]
-        last = found[-1]
-        assert isinstance(last, Finished), last
-        assert "".join(delta.text for delta in deltas) == last.text
-        assert tuple(token for delta in deltas for token in delta.ids)[: len(last.ids)] == last.ids
-    return [last for found in events if isinstance(last := found[-1], Finished)], stats
+    """See `written`; nothing else is drafted unless a test says so."""
+    return written(model, tokenizer, asked, **({"forced_tokens": False} | options))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -74,13 +65,7 @@ def test_outputs_with_and_without_lookup_are_equal(
     asked = requests(tokenizer, temperature)
     plain, without = results(model, tokenizer, asked, prompt_lookup=False)
     drafted, stats = results(model, tokenizer, asked, prompt_lookup=True)
-    assert [(one.text, one.ids, one.tail, one.finish_reason) for one in drafted] == [
-        (one.text, one.ids, one.tail, one.finish_reason) for one in plain
-    ]
-    for left, right in zip(plain, drafted, strict=True):
-        assert [weighed.id for weighed in right.logprobs] == [weighed.id for weighed in left.logprobs]
-        for before, after in zip(left.logprobs, right.logprobs, strict=True):
-            assert after.logprob == pytest.approx(before.logprob, abs=1e-3)
+    assert_same(plain, drafted)
     assert (without.drafted_tokens, without.held_tokens) == (0, 0)
     assert stats.generated_tokens == without.generated_tokens
     assert stats.drafted_tokens >= stats.held_tokens > 0
