@@ -9,7 +9,8 @@ tokens a second while all requests write, through the engine's door, all sampled
 the fraction reached; the same without CUDA graphs if `--graphs-off`; a trace of the device at the largest
 batch; then the speed of reading, and what starting takes. `shared-prefix`, `long-prompt`, `tight-pool`: see
 `gpus/loads.py`. `start`: a new process on a checkpoint, up to its first token. `codes`: the same checkpoint
-by weft's code and by that of transformers (`gpus/codes.py`). `same-texts` and `tensor-parallel`: one GPU
+by weft's code and by that of transformers (`gpus/codes.py`). `copying`: with and without drafts from the
+context (`gpus/copying.py`); no other load has them. `same-texts` and `tensor-parallel`: one GPU
 against `--tensor-parallel` of them, see `gpus/parallel.py`.
 
 `--vllm PYTHON` runs vLLM first, under the same prompts on the same device (`gpus/peer.py`): `decode` with its
@@ -31,10 +32,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from engines.models import SHAPES, config_of, random_model
+from engines.models import SHAPES, config_of, counting_model, random_model
 from gpus.ceilings import copy_bandwidth, product_rate, roofline, seconds
 from gpus.clocks import serve
 from gpus.codes import by_both_codes
+from gpus.copying import copying
 from gpus.loads import LOADS
 from gpus.parallel import decode_together, same_texts
 from gpus.peer import Peer
@@ -51,7 +53,7 @@ from weft.runtime.llm.options import EngineOptions
 BATCHES: Final = (1, 8, 32, 64, 128, 256)
 PROMPTS: Final = 64  # that are read
 BUDGET: Final = 8192  # tokens a step
-_APART: Final = ("start", "codes", "same-texts", "tensor-parallel")  # loads with models of their own
+_APART: Final = ("start", "codes", "copying", "same-texts", "tensor-parallel")  # with models of their own
 
 
 def graph_seconds(engine: LLMEngine, batch: int, context: int) -> float:
@@ -87,6 +89,7 @@ def decode(model: GpuModel, options: argparse.Namespace, ceilings: tuple[float, 
             token_budget=BUDGET,
             max_running=most,
             cuda_graphs=graphs,
+            prompt_lookup=False,
         )
         with LLMEngine(model, None, settings) as engine:
             serve(engine, unshared(1, 64, model.config.vocab_size, seed=0), 4)
@@ -194,6 +197,12 @@ def main() -> None:
         note("start", start_seconds(options.model))
     if "codes" in options.loads:
         note("codes", by_both_codes(options.model, options.batches, options.prompt, options.output))
+    if "copying" in options.loads:
+        model = counting_model(options.model, torch.bfloat16, torch.device("cuda"), layers=options.layers)
+        note("copying", copying(model))
+        del model
+        gc.collect()
+        torch.cuda.empty_cache()
     ranks = options.tensor_parallel
     if "same-texts" in options.loads:
         note("same-texts", same_texts(ranks, "cuda:0"))

@@ -1,10 +1,11 @@
 """What drafting from the context (prompt lookup) saves, on tasks that copy from it and tasks that do not.
 
-Held-out cases of the reference model's evaluation, by task, greedy, in float32 on a CPU: the engine with and
-without `prompt_lookup`, one case after the other and sixteen at once; transformers' `generate` with and
-without its own (`prompt_lookup_num_tokens`), one after the other. Every engine reads every prompt anew. The
-arms take turns; times are those of all cases together, the best of `--repeats`, and a speed-up is that of an
-engine over itself. It fails if lookup changes a token of weft's replies. Run: ``weft bench lookup``.
+Held-out cases of the reference model's evaluation, by task, greedy, in float32, on a GPU if there is one: the
+engine with and without `prompt_lookup`, one case after the other and sixteen at once; transformers'
+`generate` with and without its own (`prompt_lookup_num_tokens`), one after the other. Every engine reads
+every prompt anew. The arms take turns; times are those of all cases together, the best of `--repeats`, and a
+speed-up is that of an engine over itself. It fails if lookup changes a token of weft's replies.
+Run: ``weft bench lookup``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ MOST: Final = 96
 """Tokens of a reply; the longest right one has about 60."""
 TOGETHER: Final = 16
 _PROFILE_S: Final = 1.5
+_KV_TOKENS: Final = 65_536
 
 Ids = tuple[int, ...]
 Arm = Callable[[Sequence[Ids]], list[Ids]]
@@ -98,17 +100,18 @@ def weft(engine: LLMEngine, together: int) -> Arm:
     return run
 
 
-def transformers(**drafting: int) -> Arm:
+def transformers(device: torch.device, **drafting: int) -> Arm:
     """One `generate` after the other."""
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    model.to(device)
 
     def run(prompts: Sequence[Ids]) -> list[Ids]:
         replies = []
         with torch.inference_mode():
             for prompt in prompts:
-                ids = torch.tensor([prompt])
+                ids = torch.tensor([prompt], device=device)
                 output = model.generate(
                     ids,
                     attention_mask=torch.ones_like(ids),
@@ -132,8 +135,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="where to write all numbers")
     options = parser.parse_args(argv)
     with ExitStack() as stack:
+        model = load_model(MODEL, dtype="float32")
         engines = [
-            stack.enter_context(LLMEngine(load_model(MODEL), None, EngineOptions(prompt_lookup=lookup)))
+            stack.enter_context(
+                LLMEngine(model, None, EngineOptions(kv_tokens=_KV_TOKENS, prompt_lookup=lookup))
+            )
             for lookup in (False, True)
         ]
         for engine in engines:
@@ -142,7 +148,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         arms = {
             "one": (weft(plain, 1), weft(looking, 1)),
             "together": (weft(plain, TOGETHER), weft(looking, TOGETHER)),
-            "transformers": (transformers(), transformers(prompt_lookup_num_tokens=10)),
+            "transformers": (
+                transformers(model.device),
+                transformers(model.device, prompt_lookup_num_tokens=10),
+            ),
         }
         steps = [lambda engine=engine: engine.stats().steps for engine in engines]
         rows = []
@@ -160,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.json:
         report = {
             "date": time.strftime("%Y-%m-%d"),
-            "machine": platform.machine(),
+            "machine": torch.cuda.get_device_name() if model.device.type == "cuda" else platform.machine(),
             "torch": torch.__version__,
             "count": options.count,
             "rows": [asdict(row) for row in rows],

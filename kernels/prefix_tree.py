@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from itertools import accumulate
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Group", "PrefixTree", "SharedPrefixes"]
+__all__ = ["Group", "PrefixTree", "SharedPrefixes", "spread"]
 
 T = TypeVar("T", bound=Hashable)
 
@@ -31,6 +32,28 @@ class SharedPrefixes(NamedTuple):
     def saved(self) -> int:
         """How many keys fewer are read than by each sequence for itself."""
         return sum((len(group.members) - 1) * (group.end - group.start) for group in self.groups)
+
+
+def spread(
+    prefixes: SharedPrefixes, counts: Sequence[int], computed: Sequence[int], *, min_keys: int
+) -> SharedPrefixes:
+    """The spans of a batch in which each sequence has several queries, as if each were a sequence.
+
+    Queries of one sequence share its first `computed` keys, if these are `min_keys` more than others share.
+    """
+    ends = list(accumulate(counts))
+    rows = [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    groups = [
+        Group(tuple(row for member in group.members for row in rows[member]), group.start, group.end)
+        for group in prefixes.groups
+    ]
+    starts: list[int] = []
+    for own, start, end in zip(rows, prefixes.own_starts, computed, strict=True):
+        if len(own) > 1 and end - start >= min_keys:
+            groups.append(Group(tuple(own), start, end))
+            start = end
+        starts.extend([start] * len(own))
+    return SharedPrefixes(tuple(sorted(groups)), tuple(starts))
 
 
 class _Node(Generic[T]):

@@ -123,10 +123,9 @@ class ModelSettings(BaseModel):
     then. On a CPU it works, too, slowly: for trying it out."""
     native: bool = True
     """In float32 on a CPU, compute in C that this machine's compiler has compiled for it, if it has one."""
-    prompt_lookup: bool | None = None
+    prompt_lookup: bool = True
     """Compute in one step several tokens that the context lets expect, as answers copy from it; texts stay
-    the same, in fewer steps. By default on a CPU; on a GPU, where such steps do without CUDA graphs and
-    overlap, it pays only where few requests write much that their prompts say."""
+    the same, in fewer steps."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads; by default torch decides."""
     workers: int = Field(default=1, gt=0)

@@ -15,7 +15,7 @@ from weft.runtime.llm.gpu.model import GpuModel
 from weft.runtime.llm.loader import LayerWeights, Weights
 from weft.runtime.llm.parallel.comm import ALONE, Communicator
 
-__all__ = ["SHAPES", "config_of", "random_model", "random_part", "write_random"]
+__all__ = ["SHAPES", "config_of", "counting_model", "random_model", "random_part", "write_random"]
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny-llama": (
@@ -126,6 +126,20 @@ def random_model(
     `layers`: how many, if not as many as the shape has.
     """
     return random_part(name, dtype, layers, device, ALONE)
+
+
+def counting_model(
+    name: str, dtype: torch.dtype, device: torch.device, *, layers: int | None = None
+) -> GpuModel:
+    """A model that computes like `random_model` and writes, greedily, each token's successor by number.
+
+    What its layers add is small beside its embeddings, and its head has those of the tokens before.
+    """
+    model = random_model(name, dtype, device, layers=layers)
+    embedding, head = model._weights.embedding, model._weights.head
+    embedding.mul_(5000.0)
+    head.copy_(embedding.roll(1, 0))
+    return model
 
 
 def random_part(

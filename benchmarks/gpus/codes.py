@@ -57,9 +57,10 @@ def _speeds(
     model.config = replace(model.config, eos_ids=frozenset())
     most = max(batches)
     slots = most * (prompt + output) + 1024
-    with LLMEngine(
-        model, None, EngineOptions(kv_tokens=slots, host_kv_tokens=0, max_running=most, cuda_graphs=graphs)
-    ) as engine:
+    settings = EngineOptions(
+        kv_tokens=slots, host_kv_tokens=0, max_running=most, cuda_graphs=graphs, prompt_lookup=False
+    )
+    with LLMEngine(model, None, settings) as engine:
         vocab = model.config.vocab_size
         serve(engine, unshared(min(most, 4), prompt, vocab, 1), 4)
         return {

@@ -36,7 +36,11 @@ def shared_prefix(model: GpuModel) -> dict[str, Any]:
         rows: dict[str, Any] = {}
         for sharing in (False, True):
             settings = EngineOptions(
-                kv_tokens=80_000, token_budget=8192, max_running=PREFIX_REQUESTS, shared_prefixes=sharing
+                kv_tokens=80_000,
+                token_budget=8192,
+                max_running=PREFIX_REQUESTS,
+                shared_prefixes=sharing,
+                prompt_lookup=False,
             )
             with LLMEngine(model, None, settings) as engine:
                 serve(engine, tree(levels, vocab, seed=1), 8)
@@ -65,7 +69,10 @@ def long_prompt(model: GpuModel) -> dict[str, Any]:
     takes that has one chunk more.
     """
     settings = EngineOptions(
-        kv_tokens=_WRITERS * 1600 + 3 * _LONG, token_budget=_CHUNK, max_running=_WRITERS + 1
+        kv_tokens=_WRITERS * 1600 + 3 * _LONG,
+        token_budget=_CHUNK,
+        max_running=_WRITERS + 1,
+        prompt_lookup=False,
     )
     chance = random.Random(3)
     with LLMEngine(model, None, settings) as engine:
@@ -125,7 +132,7 @@ def tight_pool(model: GpuModel) -> dict[str, Any]:
     slots = 16 * (prompt + _RESERVED)
     chance = random.Random(4)
     running: list[int] = []
-    settings = EngineOptions(kv_tokens=slots, token_budget=8192, max_running=requests)
+    settings = EngineOptions(kv_tokens=slots, token_budget=8192, max_running=requests, prompt_lookup=False)
     with LLMEngine(ending, None, settings) as engine:
         vocab = engine.info.vocab_size
         clocks = [

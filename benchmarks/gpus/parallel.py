@@ -132,7 +132,9 @@ def _decode(
 
     began = time.perf_counter()
     with LLMEngine(
-        model, None, EngineOptions(kv_tokens=slots, token_budget=_BUDGET, max_running=most)
+        model,
+        None,
+        EngineOptions(kv_tokens=slots, token_budget=_BUDGET, max_running=most, prompt_lookup=False),
     ) as engine:
         start = time.perf_counter() - began
         serve(engine, prompts(most, 1), 8)

@@ -19,9 +19,9 @@ _BRANCHES: Final = 4
 _OWN: Final = 16  # tokens of a prompt that it shares with none
 
 
-def prompt_of(length: int, vocab: int, chance: random.Random) -> Ids:
-    """Made-up tokens."""
-    return tuple(chance.choices(range(10, vocab), k=length))
+def prompt_of(length: int, vocab: int, chance: random.Random, *, above: int = 0) -> Ids:
+    """Made-up tokens, of `vocab` ones `above` some number."""
+    return tuple(chance.choices(range(above + 10, above + vocab), k=length))
 
 
 def unshared(count: int, length: int, vocab: int, seed: int) -> list[Ids]:

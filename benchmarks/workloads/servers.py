@@ -38,7 +38,7 @@ def server(
     workers: int = 1,
     policies: Policies | None = None,
     kv_tokens: int | None = None,
-    prompt_lookup: bool | None = None,
+    prompt_lookup: bool = True,
 ) -> Iterator[Client]:
     """A server of its own on this machine, which keeps no results, so that no answer is looked up.
 
@@ -81,7 +81,7 @@ def _settings(
     folder: Path,
     workers: int = 1,
     kv_tokens: int | None = None,
-    prompt_lookup: bool | None = None,
+    prompt_lookup: bool = True,
 ) -> Settings:
     models = [
         ModelSettings(path=str(model), workers=workers, kv_tokens=kv_tokens, prompt_lookup=prompt_lookup)

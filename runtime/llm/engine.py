@@ -34,7 +34,7 @@ from .grammar import CompiledGrammar
 from .handover import Handover, KvSpan, Wanted
 from .intake import Entry, Intake
 from .launcher import Launcher, runner_for
-from .lookup import Lookup, Trust
+from .lookup import Drafting, Lookup, Trust
 from .model import Model
 from .options import (
     EngineInfo,
@@ -42,7 +42,6 @@ from .options import (
     EngineStats,
     choose_host_slots,
     choose_limits,
-    choose_lookup,
     choose_slots,
 )
 from .planner import Planner
@@ -85,7 +84,7 @@ class LLMEngine:
         self._text: TextBackend = TokenizerText(tokenizer, config) if tokenizer else IdsOnly(config)
         self._verify = options.verify
         self._drafts = options.forced_tokens
-        self._trust = Trust() if choose_lookup(model, options) else None
+        self._trust = Trust() if options.prompt_lookup else None
         with on_device(model.device):
             self._runner = runner_for(model, slots, self._limits, options)
             self._tier = HostPool(self._runner.pool, host_slots) if host_slots else None
@@ -291,18 +290,22 @@ class LLMEngine:
                 drawn = flight.drawn.wait()
             self._runner.model.check()
         now = time.monotonic()
+        self._launcher.landed(flight, now)
         if not flight.failed:
             self._planner.commit(flight.computed(), now)
             self._steps += bool(flight.chunks)
         tasks = [task for task in flight.tasks if task.job.id in self._tasks]
         for task in tasks:
             task.advance(now)
+        most, ahead = self._launcher.most_drafted(len(drawn)), self._flight is not None
         for drawing, tokens in drawn:
             least = self._planner.cost.worth(drawing.job.trunk.length, len(drawn))
-            drawing.guard(drawing.accept, tokens, now, least)
+            drawing.guard(drawing.accept, tokens, now, Drafting(least, most, ahead))
             self._generated += drawing.taken
             self._drafted += len(tokens) - 1
             self._held += drawing.held
+        if not ahead:
+            self._launcher.weigh_drafts([task for task, _ in drawn if not task.done])
         for task in tasks:
             self._settle(task)
         if self._verify:

@@ -29,6 +29,7 @@ class Flight:
     tasks: Seq[Task]
     drawn: Drawn | None = None
     failed: bool = False
+    ahead: bool = False  # whether it was begun before the step before it had ended
 
     def computed(self) -> StepPlan:
         """What it has computed for jobs that have not ended meanwhile."""

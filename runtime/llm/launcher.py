@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from weft.kernels.sampling import sample
 
@@ -10,12 +10,14 @@ from .flight import Flight
 from .gpu.device_model import DeviceModel
 from .gpu.runner import GpuRunner
 from .limits import Limits
+from .lookup import MOST_DRAFTED
 from .model import Model
 from .options import EngineOptions
+from .pace import Pace
 from .planner import Planner
 from .runner import ModelRunner, Runner
 from .sampler import Drawn, draw_tokens, lay_out
-from .tasks import Task
+from .tasks import GenerateTask, Task
 
 __all__ = ["Launcher", "runner_for"]
 
@@ -29,6 +31,8 @@ class Launcher:
         self._runner = runner
         self._tasks = tasks
         self._ahead = runner if overlap and isinstance(runner, GpuRunner) else None
+        self._pace = Pace()
+        self._ended = 0.0  # when the last step did
 
     def launch(self, now: float) -> Flight | None:
         """Begin a step, if there is anything to compute."""
@@ -61,13 +65,46 @@ class Launcher:
         behind = flight.behind()
         if behind is None or (planner.waiting and len(behind.chunks) < len(flight.chunks)):
             return None
+        if self._drafts_pay(behind.tasks):
+            return None
         if not planner.look_ahead([chunk.job for chunk in behind.chunks]):
             return None
-        following = Flight(behind.chunks, behind.tasks)
+        following = Flight(behind.chunks, behind.tasks, ahead=True)
         with following.guarded():
             logits = self._ahead.run_ahead([chunk.sequence for chunk in behind.chunks], behind.ids)
             following.drawn = Drawn(behind.spans(), sample(logits, behind.draws()))
         return following
+
+    def landed(self, flight: Flight, now: float) -> None:
+        """Take note of when a step has ended, before anything else is done about it."""
+        drafted = any(chunk.count > 1 for chunk in flight.chunks)
+        if flight.ahead or (drafted and all(chunk.job.decoding for chunk in flight.chunks)):
+            self._pace.learn(len(flight.chunks), now - self._ended, drafted=drafted)
+        self._ended = now
+
+    def most_drafted(self, texts: int) -> int:
+        """How many tokens to draft from the context for each of so many texts.
+
+        On a GPU no more than graphs have room for, as also logits take room, and none where a look at every
+        context takes the host too long.
+        """
+        if self._ahead is None:
+            return MOST_DRAFTED
+        if not self._pace.leisurely(texts):
+            return 0
+        return min(self._ahead.max_running // max(texts, 1) - 1, MOST_DRAFTED)
+
+    def weigh_drafts(self, tasks: Sequence[GenerateTask]) -> None:
+        """Leave out what the next step's texts have drafted unless it pays."""
+        if not self._drafts_pay(tasks):
+            for task in tasks:
+                task.withdraw()
+
+    def _drafts_pay(self, tasks: Sequence[GenerateTask]) -> bool:
+        """Whether drafts probably save more than beginning a step ahead of the last one's end does."""
+        if self._ahead is None or not all(task.foreseeable for task in tasks):
+            return True
+        return sum(task.promised for task in tasks) > self._pace.price(len(tasks)) * len(tasks)
 
 
 def runner_for(model: Model, slots: int, limits: Limits, options: EngineOptions) -> Runner:

@@ -7,18 +7,26 @@ the model: they decide how many steps a text takes, not what it says.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from weft.runtime.kv.radix import Tokens
 
-__all__ = ["MOST_DRAFTED", "Lookup", "Trust", "find"]
+__all__ = ["MOST_DRAFTED", "Drafting", "Lookup", "Trust", "find"]
 
 MOST_DRAFTED: Final = 16  # tokens
 _LONGEST: Final = 8  # tokens that two texts agree in, beyond which more of them promise no more
 _LEARNING_RATE: Final = 1 / 32
 _AT_FIRST: Final = 0.5
+
+
+class Drafting(NamedTuple):
+    """How a text is drafted from its context when a step has ended."""
+
+    least: float  # how likely what is drafted must be
+    most: int  # tokens
+    ahead: bool = False  # whether the next step has been begun without: then it is for the one after that
 
 
 class Trust:
@@ -32,32 +40,37 @@ class Trust:
         index = min(agreed, _LONGEST) - 1
         self._odds[index] += _LEARNING_RATE * (right - self._odds[index])
 
-    def reach(self, agreed: int, least: float) -> int:
-        """How many tokens to draft: as many as all come with a probability of at least `least`."""
+    def likely(self, agreed: int, least: float) -> list[float]:
+        """How likely the next tokens all come, up to each of them, while it is at least `least`."""
+        found: list[float] = []
         likely = 1.0
         for count in range(MOST_DRAFTED):
             likely *= self._odds[min(agreed + count, _LONGEST) - 1]
             if likely < least:
-                return count
-        return MOST_DRAFTED
+                break
+            found.append(likely)
+        return found
 
 
 class Lookup:
     """What is drafted for one text, and whether it came true. What was not drafted teaches as much."""
 
-    __slots__ = ("_agreed", "_guess", "_trust")
+    __slots__ = ("_agreed", "_guess", "_trust", "likely")
 
     def __init__(self, trust: Trust) -> None:
         self._trust = trust
         self._guess: list[int] = []  # what is expected next, the last first
         self._agreed = 0
+        self.likely: list[float] = []
+        """How likely the last draft is right, up to each of its tokens."""
 
     def draft(self, tokens: Tokens, room: int, least: float) -> list[int]:
         """What probably follows on `tokens` (int64): at most `room`, all right with probability `least`."""
         self._agreed, following = find(tokens)
-        guess = following.tolist()
+        guess: list[int] = following.tolist()
         self._guess = guess[::-1]
-        return guess[: min(self._trust.reach(self._agreed, least), room)] if guess else []
+        self.likely = self._trust.likely(self._agreed, least)[: min(len(guess), room)] if guess else []
+        return guess[: len(self.likely)]
 
     def take(self, token: int) -> None:
         """Compare the next token of the text with what was expected."""
@@ -70,10 +83,11 @@ class Lookup:
 
 
 def find(tokens: Tokens) -> tuple[int, Tokens]:
-    """How many last tokens stand elsewhere in `tokens` (int64), too, and the up to 16 that follow there.
+    """How many last tokens stand elsewhere in `tokens` (int64), too, and the 16 that follow there.
 
-    Of several places it is one where the most tokens agree, up to 8, and of those the last. Agreement of 0:
-    the last token stands nowhere else.
+    Of several places it is one where the most tokens agree, up to 8, and of those the last. Where fewer than
+    16 follow, the text repeats itself, and it is supposed to go on like that. Agreement of 0: the last token
+    stands nowhere else; nothing follows.
     """
     end = len(tokens) - 1
     places = np.flatnonzero(tokens[:end] == tokens[end])
@@ -87,4 +101,4 @@ def find(tokens: Tokens) -> tuple[int, Tokens]:
             break
         places, agreed = longer, agreed + 1
     first = int(places[-1]) + 1
-    return agreed, tokens[first : first + MOST_DRAFTED]
+    return agreed, np.resize(tokens[first : first + MOST_DRAFTED], MOST_DRAFTED)

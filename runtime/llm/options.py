@@ -10,7 +10,6 @@ from typing import Final
 
 import torch
 
-from .gpu.device_model import DeviceModel
 from .limits import Limits
 from .model import Model
 
@@ -20,7 +19,6 @@ __all__ = [
     "EngineStats",
     "choose_host_slots",
     "choose_limits",
-    "choose_lookup",
     "choose_slots",
 ]
 
@@ -55,9 +53,9 @@ class EngineOptions:
     """Threads that compile grammars."""
     forced_tokens: bool = True
     """Compute text that a grammar forces in one step; what is sampled is the same."""
-    prompt_lookup: bool | None = None
-    """Draft what followed elsewhere in the context where it ended alike; what is sampled is the same. None:
-    on a CPU. On CUDA it takes the place of overlapping steps, and steps with drafts do without graphs."""
+    prompt_lookup: bool = True
+    """Draft what followed elsewhere in the context where it ended alike; what is sampled is the same. On CUDA
+    steps with drafts are not begun ahead; it drafts only where that saves more."""
     cuda_graphs: bool = True
     """On CUDA, start the kernels of a step of decodes by one call; what is computed is the same."""
     overlap: bool = True
@@ -142,13 +140,6 @@ def choose_limits(model: Model, options: EngineOptions) -> Limits:
     budget = budget if options.token_budget is None else options.token_budget
     running = running if options.max_running is None else options.max_running
     return Limits(context, budget, running, options.aging_seconds)
-
-
-def choose_lookup(model: Model, options: EngineOptions) -> bool:
-    """Whether texts are drafted from their contexts."""
-    if options.prompt_lookup is None:
-        return not isinstance(model, DeviceModel)
-    return options.prompt_lookup
 
 
 def choose_slots(model: Model, kv_tokens: int | None) -> int:

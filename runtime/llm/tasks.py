@@ -13,7 +13,7 @@ from weft.graph.sampling import Sampling
 from weft.kernels.sampling import Draw
 
 from .grammar import Matcher
-from .lookup import MOST_DRAFTED, Lookup
+from .lookup import MOST_DRAFTED, Drafting, Lookup
 from .planner import Chunk
 from .requests import Delta, Event, Failed, Finished, Likeliest, PromptDone, Scored, Sink, Timings, Weighed
 from .sequence import Job
@@ -84,6 +84,7 @@ class GenerateTask(PrefillTask):
     matcher: Matcher | None = None
     drafts: bool = False  # whether text that the grammar forces is drafted
     lookup: Lookup | None = None  # drafts from the context
+    promised: float = 0.0  # tokens that the draft will probably save
     logprobs: int | None = None
     first_token: float = 0.0
     taken: int = 0  # tokens sampled in the present step, an end of sequence included
@@ -98,7 +99,7 @@ class GenerateTask(PrefillTask):
     @property
     def foreseeable(self) -> bool:
         """Whether the next step can be begun before the present one's token is known."""
-        return self.matcher is None and self.logprobs is None and self.lookup is None
+        return self.matcher is None and self.logprobs is None
 
     def draws(self, count: int, behind: int = 0) -> list[Draw]:
         """How the next tokens are to be drawn, or those that follow `behind` further ones."""
@@ -114,10 +115,10 @@ class GenerateTask(PrefillTask):
         assert self.matcher is not None
         self.matcher.fill(mask, row, self.job.trunk.draft)
 
-    def accept(self, tokens: Sequence[int], now: float, least: float = 1.0) -> None:
+    def accept(self, tokens: Sequence[int], now: float, drafting: Drafting) -> None:
         """Take the sampled token, and those sampled behind each drafted one, while the draft holds.
 
-        The next draft is of tokens that come with a probability of `least`.
+        Then draft the next ones; where the next step has been begun already, only weigh what that promises.
         """
         trunk, draft = self.job.trunk, self.job.trunk.draft
         first, self.taken, self.held = trunk.length, 0, 0
@@ -136,8 +137,16 @@ class GenerateTask(PrefillTask):
             self._finish(text, ids, reason, now)
             return
         self.events.append(Delta(text, ids))
-        if room := self.job.max_new - self.job.generated - 1:
-            trunk.propose(self._draft(min(room, MOST_DRAFTED), least))
+        room = min(self.job.max_new - self.job.generated - 1, MOST_DRAFTED)
+        drafted = self._draft(room, drafting) if room else ()
+        likely = self.lookup.likely[: len(drafted)] if self.lookup is not None else []
+        self.promised = sum(likely[1:] if drafting.ahead else likely)
+        if not drafting.ahead:
+            trunk.propose(drafted)
+
+    def withdraw(self) -> None:
+        """Do without the draft in the next step."""
+        self.job.trunk.propose(())
 
     def _take(self, index: int, token: int) -> tuple[str, FinishReason | None, int]:
         """Append a sampled token: its text, why the output ends with it, and what the grammar made of it."""
@@ -156,13 +165,14 @@ class GenerateTask(PrefillTask):
             return text, "stop", token
         return text, "length" if self.job.generated >= self.job.max_new else None, token
 
-    def _draft(self, room: int, least: float) -> Sequence[int]:
+    def _draft(self, room: int, drafting: Drafting) -> Sequence[int]:
         """What is forced, or else what probably follows, up to an end: nothing is computed behind that."""
         if self.drafts and self.matcher is not None and (forced := self.matcher.forced()):
             return forced[:room]
-        if self.lookup is None:
+        room = min(room, drafting.most)
+        if self.lookup is None or not room:
             return ()
-        draft = self.lookup.draft(self.job.trunk.tokens[: self.job.trunk.length], room, least)
+        draft = self.lookup.draft(self.job.trunk.tokens[: self.job.trunk.length], room, drafting.least)
         return list(itertools.takewhile(lambda token: token not in self.eos_ids, draft))
 
     def _prompt_is_done(self, now: float) -> None:

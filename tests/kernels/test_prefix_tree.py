@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.kernels.prefix_tree import PrefixTree, SharedPrefixes
+from weft.kernels.prefix_tree import PrefixTree, SharedPrefixes, spread
 from weft.kernels.shared_prefix import find_shared_prefixes
 
 SLOTS = st.lists(st.integers(0, 2), max_size=14)
@@ -57,6 +57,22 @@ def test_every_key_is_covered_once_and_what_is_long_enough_is_shared(
 ) -> None:
     lists = [slots_of(own) for own in choices]
     check(find_shared_prefixes(lists, min_keys=min_keys), lists, min_keys)
+
+
+@given(st.lists(st.tuples(SLOTS, st.integers(0, 5), st.integers(1, 3)), max_size=7), st.integers(1, 4))
+def test_queries_of_one_sequence_share_all_that_is_computed_of_it(
+    sequences: list[tuple[list[int], int, int]], min_keys: int
+) -> None:
+    shared = [slots_of(choices) for choices, _, _ in sequences]
+    counts = [count for _, _, count in sequences]
+    computed = [len(choices) + own for choices, own, _ in sequences]
+    whole = [
+        np.append(slots, 10**8 * (number + 1) + np.arange(end - len(slots)))
+        for number, (slots, end) in enumerate(zip(shared, computed, strict=True))
+    ]
+    found = spread(find_shared_prefixes(shared, min_keys=min_keys), counts, computed, min_keys=min_keys)
+    rows = [slots for slots, count in zip(whole, counts, strict=True) for _ in range(count)]
+    check(found, rows, min_keys)
 
 
 @given(st.lists(st.tuples(SLOTS, st.booleans()), max_size=20), st.randoms(use_true_random=False))

@@ -14,6 +14,7 @@ from weft.kernels.prefix_tree import SharedPrefixes
 from weft.kernels.shared_prefix import Capacity, cut_shared
 from weft.runtime.kv.pool import KVPool
 
+from ..lookup import MOST_DRAFTED
 from ..runner import Work
 from ..sequence import Sequence
 from .device_model import DeviceModel
@@ -26,6 +27,7 @@ from .table import PageTable
 __all__ = ["GpuRunner"]
 
 _SPARE_ROWS: Final = 64  # of the table, for the options that are weighed beside the requests that run
+_SHORT: Final = 1 + MOST_DRAFTED  # tokens of a sequence that are computed like so many decodes
 
 _NONE: Final[Ints] = np.empty(0, dtype=np.int64)
 
@@ -68,6 +70,7 @@ class GpuRunner:
         With `sharing`, keys that several decodes of a step share are read once where that pays.
         """
         self.model = model
+        self.max_running = max_running
         self._width = min(model.config.context_length, slots)
         self._table = PageTable(max_running + _SPARE_ROWS)
         sharing = sharing and model.shares_prefixes
@@ -92,13 +95,12 @@ class GpuRunner:
     def run(self, work: Seq[Work], logit_rows: Seq[int]) -> torch.Tensor:
         """See `Runner.run`."""
         counts = [count for _, count in work]
+        if max(counts) <= _SHORT and self._size(sum(counts)):
+            logits = self._decode([_Span.of(*one) for one in work])
+            wanted = list(logit_rows)
+            return logits if wanted == list(range(len(logits))) else logits[wanted]
         order = sorted(range(len(work)), key=lambda index: counts[index] > 1)  # single tokens first
-        spans = [_Span.of(*work[index]) for index in order]
-        if counts.count(1) < len(counts):
-            return self._compute(spans, _moved(logit_rows, counts, order))
-        wanted = list(logit_rows)
-        logits = self._decode(spans)
-        return logits if wanted == list(range(len(spans))) else logits[wanted]
+        return self._compute([_Span.of(*work[index]) for index in order], _moved(logit_rows, counts, order))
 
     def run_ahead(self, sequences: Seq[Sequence], tokens: torch.Tensor) -> torch.Tensor:
         """Compute the tokens that follow on those of the last step, one a sequence, in slots they have.
@@ -113,18 +115,27 @@ class GpuRunner:
         """See `Runner.close`."""
         self._executor.close()
 
+    def _size(self, tokens: int) -> int | None:
+        """Of the smallest graph that computes so many tokens; None: there is none."""
+        return next((size for size in self._sizes if size >= tokens), None)
+
     def _decode(self, spans: Seq[_Span], ids: torch.Tensor | None = None) -> torch.Tensor:
-        """A step of single tokens, by a graph if there is one; `ids` if the host does not know them."""
-        size = next((size for size in self._sizes if size >= len(spans)), None)
+        """A step of few tokens, by a graph if there is one; `ids` if the host does not know them.
+
+        A graph computes single tokens. Several of a sequence are as many rows, each of which sees the keys
+        of those before it, as a layer stores all keys before it attends to them.
+        """
+        counts = [span.size for span in spans]
+        size = self._size(sum(counts))
         if size is None:
-            return self._compute(spans, np.arange(len(spans)), ids)
+            return self._compute(spans, np.arange(sum(counts)), ids)
         rows = self._table.rows([span.sequence for span in spans])
         change = self._change([(span.sequence, span.start) for span in spans], rows)
         for span in spans:
             span.sequence.mirrored = span.end  # the graph sees to the new slots itself
         prefixes = self._shared(spans)
         cut = None if prefixes is None else self._cut(prefixes, size)
-        tokens = np.stack([*_tokens(spans), np.asarray(rows)])
+        tokens = np.stack([*_tokens(spans), np.repeat(rows, counts)])
         return self._run(DecodeStep(change, tokens, prefixes is not None, cut, ids is not None), ids)
 
     def _cut(self, prefixes: SharedPrefixes, size: int) -> Ints | None:
@@ -138,9 +149,11 @@ class GpuRunner:
         of_model = heads(self.model.config)
         return cut_shared(prefixes, **of_model, capacity=Capacity.of(size, **of_model))[0]
 
-    def _shared(self, decodes: Seq[_Span]) -> SharedPrefixes | None:
-        """What is read once for several of a step's decodes."""
-        return self._sharing.prefixes([span.sequence for span in decodes]) if self._sharing else None
+    def _shared(self, spans: Seq[_Span]) -> SharedPrefixes | None:
+        """What is read once for several of a step's tokens that are computed like decodes."""
+        if self._sharing is None:
+            return None
+        return self._sharing.prefixes([span.sequence for span in spans], [span.size for span in spans])
 
     def _compute(self, spans: Seq[_Span], wanted: Ints, ids: torch.Tensor | None = None) -> torch.Tensor:
         singles = sum(span.size == 1 for span in spans)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from functools import partial
 from typing import Final, TypedDict
 
 import torch
 
-from weft.kernels.prefix_tree import PrefixTree, SharedPrefixes
+from weft.kernels.prefix_tree import PrefixTree, SharedPrefixes, spread
 from weft.kernels.shared_prefix import MIN_KEYS, Capacity, cut_shared
 
 from ..config import ModelShape
@@ -54,14 +56,23 @@ class Sharing:
         self._of: list[tuple[Sequence, int]] = []
         self._prefixes: SharedPrefixes | None = None
 
-    def prefixes(self, decodes: Seq[Sequence]) -> SharedPrefixes | None:
-        """The prefixes of a step's decodes; the same object while nothing changes. None: it does not pay."""
+    def prefixes(self, decodes: Seq[Sequence], counts: Seq[int] | None = None) -> SharedPrefixes | None:
+        """The prefixes of a step's rows, `counts` of each sequence, by default one. None: it does not pay.
+
+        While nobody comes or goes and each has one row, it is the same object.
+        """
         current = [(sequence, sequence.revision) for sequence in decodes]
         if current != self._of:
             self._replace(current)
             self._of = current
-            self._prefixes = self._chosen(decodes)
-        return self._prefixes
+            self._prefixes = self._chosen(len(decodes), partial(self._found, decodes))
+        if counts is None or sum(counts) == len(decodes):
+            return self._prefixes
+        computed = [sequence.computed for sequence in decodes]
+        return self._chosen(
+            sum(counts),
+            lambda min_keys: spread(self._found(decodes, min_keys), counts, computed, min_keys=min_keys),
+        )
 
     def _replace(self, current: Seq[tuple[Sequence, int]]) -> None:
         """Only slots of the cache can be shared; a decode's own key is never among them."""
@@ -71,10 +82,14 @@ class Sharing:
         for sequence, _ in after - before:
             self._tree.add(sequence, sequence.slots[: min(sequence.shared, sequence.length - 1)])
 
-    def _chosen(self, decodes: Seq[Sequence]) -> SharedPrefixes | None:
-        room = Capacity.of(len(decodes), **self._heads)
+    def _found(self, decodes: Seq[Sequence], min_keys: int) -> SharedPrefixes:
+        return self._tree.shared(decodes, min_keys=min_keys)
+
+    def _chosen(self, rows: int, find: Callable[[int], SharedPrefixes]) -> SharedPrefixes | None:
+        """The spans of at least some number of keys that `find` gives, if they pay and a graph has room."""
+        room = Capacity.of(rows, **self._heads)
         min_keys = self._min_keys
-        while (found := self._tree.shared(decodes, min_keys=min_keys)).groups:
+        while (found := find(min_keys)).groups:
             _, plan = cut_shared(found, **self._heads)
             if found.saved * self._key_bytes - plan.parts * self._part_bytes <= self._least_saved:
                 return None

@@ -24,8 +24,13 @@ def trusting() -> Trust:
 
 
 def test_what_followed_where_most_tokens_agree_comes_before_what_followed_last() -> None:
-    assert found(1, 2, 3, 4, 9, 2, 5, 6, 1, 2) == (2, [3, 4, 9, 2, 5, 6, 1, 2])
-    assert found(1, 2, 3, 1, 2, 4, 1, 2) == (2, [4, 1, 2])
+    assert found(1, 2, 3, 4, 9, 2, 5, 6, 1, 2) == (2, [3, 4, 9, 2, 5, 6, 1, 2] * 2)
+    assert found(1, 2, 3, 1, 2, 4, 1, 2) == (2, [4, 1, 2] * 5 + [4])
+
+
+def test_a_text_that_repeats_itself_is_supposed_to_go_on() -> None:
+    assert found(5, 6, 7, 7) == (1, [7] * 16)
+    assert found(5, 6, 7, 6, 7) == (2, [6, 7] * 8)
 
 
 def test_nothing_is_found_for_a_token_that_is_new() -> None:
@@ -44,13 +49,14 @@ def test_the_place_is_the_last_of_those_where_most_tokens_agree(tokens: list[int
         if same:
             best = max(best, (same, end))
     assert agreed == best[0]
-    assert following == (tokens[best[1] :][:MOST_DRAFTED] if agreed else [])
+    behind = tokens[best[1] :]
+    assert following == ((behind * MOST_DRAFTED)[:MOST_DRAFTED] if agreed else [])
 
 
 def test_as_many_tokens_are_drafted_as_are_likely_to_be_right_together() -> None:
     trust = Trust()
-    assert [trust.reach(1, least) for least in (0.6, 0.5, 0.2, 0.1)] == [0, 1, 2, 3]
-    assert trusting().reach(1, 0.9) == MOST_DRAFTED
+    assert [len(trust.likely(1, least)) for least in (0.6, 0.5, 0.2, 0.1)] == [0, 1, 2, 3]
+    assert len(trusting().likely(1, 0.9)) == MOST_DRAFTED
 
 
 def test_a_text_that_goes_its_own_way_is_no_longer_drafted_and_one_that_copies_is_again() -> None:
@@ -70,12 +76,12 @@ def test_a_text_that_goes_its_own_way_is_no_longer_drafted_and_one_that_copies_i
 def test_after_a_wrong_token_nothing_more_is_learnt_from_a_draft() -> None:
     trust = trusting()
     lookup = Lookup(trust)
-    before = trust.reach(3, 0.9)
+    before = trust.likely(3, 0.9)
     lookup.draft(np.array([1, 2, 3, 4, 5, 1], dtype=np.int64), 8, 0.1)
     for token in (9, 8, 7):
         lookup.take(token)
-    assert trust.reach(3, 0.9) == before
-    assert trust.reach(1, 0.97) == 0
+    assert trust.likely(3, 0.9) == before
+    assert trust.likely(1, 0.97) == []
 
 
 @pytest.mark.parametrize("room", [1, 3])

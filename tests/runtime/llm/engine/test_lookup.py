@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import weft
 from weft.apps.reference_model.corpus import documents
 from weft.graph.sampling import Regex, Sampling
-from weft.runtime.llm.model import Model, load_model
+from weft.runtime.llm.gpu.runner import GpuRunner
+from weft.runtime.llm.model import Model
 from weft.runtime.llm.options import EngineStats
 from weft.runtime.llm.requests import Finished, GenerateRequest
 from weft.runtime.llm.tokenizer import Tokenizer
 
 from .drafting import assert_same, written
+from .loading import KINDS, load_as
 
 REFERENCE = Path(weft.__path__[0]) / "apps" / "reference_model" / "model"
 SUMMARIZE = "Summarize the passage in one line that lists its facts."
@@ -26,9 +30,9 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_folder(REFERENCE)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["native", "torch"])
+@pytest.fixture(scope="module", params=KINDS)
 def model(request: pytest.FixtureRequest) -> Model:
-    return load_model(REFERENCE, device="cpu", native=request.param)
+    return load_as(request.param, REFERENCE)
 
 
 def requests(tokenizer: Tokenizer, temperature: float) -> list[GenerateRequest]:
@@ -88,3 +92,32 @@ def test_forced_text_and_what_the_context_has_are_both_drafted(model: Model, tok
     found, both = results(model, tokenizer, asked, forced_tokens=True)
     assert [one.ids for one in found] == [one.ids for one in plain]
     assert both.held_tokens > forced.held_tokens > 0
+
+
+def test_steps_are_begun_ahead_until_a_draft_promises_more(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two texts that copy after some words of their own; one that samples evenly has nothing to copy."""
+    model = load_as("gpu", REFERENCE)
+    begun: list[int] = []
+    run_ahead = GpuRunner.run_ahead
+
+    def counted(runner: GpuRunner, sequences: Sequence[Any], tokens: torch.Tensor) -> torch.Tensor:
+        begun.append(len(sequences))
+        return run_ahead(runner, sequences, tokens)
+
+    monkeypatch.setattr(GpuRunner, "run_ahead", counted)
+    copying = [one for one in requests(tokenizer, 0.0) if one.constraint is None and one.logprobs is None]
+    plain, without = results(model, tokenizer, copying[:2], prompt_lookup=False)
+    always = len(begun)
+    begun.clear()
+    drafted, stats = results(model, tokenizer, copying[:2])
+    assert_same(plain, drafted)
+    assert stats.held_tokens > 0
+    assert 0 < len(begun) < always <= without.steps
+
+    begun.clear()
+    noise = GenerateRequest((1, 5), sampling=Sampling(max_tokens=30, temperature=50.0, seed=1))
+    _, stats = results(model, tokenizer, [noise])
+    assert stats.drafted_tokens <= 2
+    assert len(begun) > 20

@@ -133,7 +133,12 @@ def test_texts_are_the_same(model: Model, monkeypatch: pytest.MonkeyPatch) -> No
     texts = []
     for sharing in (True, False):
         options = EngineOptions(
-            kv_tokens=2048, token_budget=80, shared_prefixes=sharing, verify=True, max_running=8
+            kv_tokens=2048,
+            token_budget=80,
+            shared_prefixes=sharing,
+            prompt_lookup=False,
+            verify=True,
+            max_running=8,
         )
         with LLMEngine(model, None, options) as engine:
             ended = [events[-1] for events in run_requests(engine, requests, timeout=120)]
