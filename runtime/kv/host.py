@@ -11,6 +11,8 @@ from __future__ import annotations
 import itertools
 import mmap
 import time
+import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
@@ -184,7 +186,11 @@ class _There:
 
 
 class _Memory:
-    """Anonymous memory in huge pages where the system has them, page-locked if `pinned`."""
+    """Anonymous memory in huge pages where the system has them, page-locked if `pinned`.
+
+    What is unmapped while it is page-locked stays so: no other memory at its address could be pinned. So it
+    is unpinned with this object at the latest.
+    """
 
     def __init__(self, size: int, *, pinned: bool) -> None:
         try:
@@ -194,18 +200,22 @@ class _Memory:
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self.bytes = torch.frombuffer(self._map, dtype=torch.uint8)
-        self._pinned = pinned
+        self._unpin: Callable[[], object] = lambda: None
         if pinned:
-            error = int(_cuda_runtime().cudaHostRegister(self.bytes.data_ptr(), size, 0))
+            address = self.bytes.data_ptr()
+            error = int(_cuda_runtime().cudaHostRegister(address, size, 0))
             if error:
                 raise MemoryError(f"{size} bytes of the host cannot be pinned (CUDA error {error})")
+            self._unpin = weakref.finalize(self, _unpin, address)
 
     def close(self) -> None:
         """Unpin it; it is freed with the last tensor over it."""
-        if self._pinned:
-            _cuda_runtime().cudaHostUnregister(self.bytes.data_ptr())
-            self._pinned = False
+        self._unpin()
         self.bytes = self.bytes[:0]
+
+
+def _unpin(address: int) -> None:
+    _cuda_runtime().cudaHostUnregister(address)
 
 
 def _cuda_runtime() -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -71,3 +73,34 @@ def test_loading_more_takes_longer() -> None:
 def test_memory_that_is_not_to_be_had_is_an_error() -> None:
     with pytest.raises(MemoryError, match="the host has no"):
         HostPool(make_pool("cpu", torch.float32), 1 << 50)
+
+
+class Pinned:
+    """A CUDA runtime that has no device: what it was told to pin, and has not been told to unpin."""
+
+    def __init__(self) -> None:
+        self.addresses: list[int] = []
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+        self.addresses.append(address)
+        return 0
+
+    def cudaHostUnregister(self, address: int) -> int:
+        self.addresses.remove(address)
+        return 0
+
+
+def test_memory_is_unpinned_once_when_it_is_closed_or_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that fails while it starts forgets it; what stayed pinned could never be pinned again."""
+    runtime = Pinned()
+    monkeypatch.setattr(host_module, "_cuda_runtime", lambda: runtime)
+    closed, forgotten = (host_module._Memory(4096, pinned=True) for _ in range(2))
+    assert len(runtime.addresses) == 2
+    closed.close()
+    closed.close()
+    assert len(runtime.addresses) == 1
+    del closed
+    assert len(runtime.addresses) == 1
+    del forgotten
+    gc.collect()
+    assert runtime.addresses == []
