@@ -20,13 +20,13 @@ from weft.runtime.config import ConfigError
 from weft.runtime.retrieval.errors import CorpusError
 from weft.runtime.supervisor import StartupError
 
+from .entry import INTERRUPTED
 from .output import ERRORS, print_json
 
-__all__ = ["FAILED", "INTERRUPTED", "USAGE", "CommandGroup", "UsageProblem", "description", "report"]
+__all__ = ["FAILED", "USAGE", "CommandGroup", "UsageProblem", "description", "report"]
 
 FAILED: Final = 1
 USAGE: Final = 2
-INTERRUPTED: Final = 130
 
 _STANDARD: Final = Path(sysconfig.get_path("stdlib"))
 _WEFT: Final = Path(__file__).parents[2]
