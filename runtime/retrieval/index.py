@@ -152,7 +152,10 @@ class IndexStore:
     def neighbours(
         self, name: str, passages: Sequence[Passage], preceding: int, following: int
     ) -> list[Passage]:
-        """Those of `passages` that the index holds, each among its neighbours; see `Snapshot.neighbours`."""
+        """Each of `passages` among its neighbours; see `Snapshot.neighbours`.
+
+        Raises `ValueError` for a passage of another index.
+        """
         table = self._open(name)
         return self._snapshot(name, table, header(name, table)).neighbours(passages, preceding, following)
 

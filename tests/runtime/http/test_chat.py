@@ -265,6 +265,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "robot", "content": ""}]}, "messages[0].role", "'system', 'developer'"),
     ({"messages": [{"content": ""}]}, "messages[0].role", "is missing"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "must be a text"),
+    ({"messages": [*HI, {"role": "user"}]}, "messages[1].content", "'messages[1].content' is missing"),
+    ({"messages": [{"role": "system", "content": None}]}, "messages[0].content", "is missing"),
+    ({"messages": [{"role": "tool", "tool_call_id": "a"}]}, "messages[0].content", "is missing"),
+    ({"messages": [*HI, {"role": "assistant"}]}, "messages[1].content", "is missing"),
+    ({"messages": [*HI, {"role": "assistant", "tool_calls": []}]}, "messages[1].content", "is missing"),
     ({"messages": [{"role": "user", "content": "", "mood": 1}]}, "messages[0].mood", "unknown parameter"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},

@@ -99,7 +99,10 @@ def test_neighbours_stand_around_what_was_found(store: IndexStore) -> None:
     assert around(["#b##12", "a.md#1", "#b##5"]) == ["#11", "#12", "a.md#1", "a.md#2", "#4", "#5", "#6"]
     assert around(["#b##6", "#b##2", "#b##4"]) == ["#1", "#2", "#3", "#4", "#5", "#6", "#7"]
     assert around(["#b##6", "#b##2"], 0, 2) == ["#6", "#7", "#8", "#2", "#3", "#4"]
-    assert around(["#b##6", "gone.md#1", "#b##6"], 0, 0) == ["#6"]
+    assert around(["#b##6", "#b##13", "#b##6"], 0, 0) == ["#6"]
+    for foreign in ("other.md#1", "no passage"):
+        with pytest.raises(ValueError, match=f"passage '{foreign}' is of no document of this index"):
+            around(["#b##6", foreign])
     assert around([]) == []
     scored = store.neighbours("demo", [Passage("#b##2", "", 2.0), Passage("#b##3", "", 1.0)], 1, 1)
     assert [(each.text, each.score) for each in scored] == [
