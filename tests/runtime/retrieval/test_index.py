@@ -12,7 +12,12 @@ from weft.graph.ops.user import Chunking
 from weft.runtime.retrieval.chunking import chunk
 from weft.runtime.retrieval.documents import Chunk, Document, Passage
 from weft.runtime.retrieval.embedder import HashEmbedder
-from weft.runtime.retrieval.errors import CorruptIndexError, IndexMismatchError, UnknownIndexError
+from weft.runtime.retrieval.errors import (
+    CorruptIndexError,
+    IndexMismatchError,
+    UnknownIndexError,
+    UnwritableError,
+)
 from weft.runtime.retrieval.index import IndexInfo, IndexStore, IngestReport
 from weft.runtime.retrieval.snapshot import Mode
 
@@ -111,6 +116,12 @@ def test_neighbours_stand_around_what_was_found(store: IndexStore) -> None:
         ("Line 3.", 1.0),
         ("Line 4.", 1.0),
     ]
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("no folder")
+    with pytest.raises(UnwritableError, match=r"'.*taken/indexes': Not a directory; set `data`"):
+        put(IndexStore(tmp_path / "taken" / "indexes"), "demo", chunks_of("a.md"))
 
 
 def test_a_new_edition_of_a_document_replaces_all_of_the_old(store: IndexStore) -> None:
