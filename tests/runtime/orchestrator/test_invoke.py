@@ -12,7 +12,8 @@ import pytest
 from weft.graph.codec import encode_graph
 from weft.graph.ir import Graph, Node, Policy, Value
 from weft.graph.live import Growth, LiveGraph
-from weft.graph.ops.common import Const, Embed, Format, Input, Project, Search, Tool
+from weft.graph.ops.base import Op
+from weft.graph.ops.common import Const, Embed, Format, Gather, Input, Project, Search, Tool
 from weft.graph.ops.control import Map
 from weft.graph.ops.primitive import Decode
 from weft.graph.ops.user import Generate, Ingest
@@ -292,6 +293,25 @@ async def test_too_large_a_result_fails_its_run_only(stage: Any) -> None:
     nodes = (Node(0, Input("q")), Node(1, Format((Slot("a"), Slot("a"))), {"a": Value(0)}))
     result = await stage.stub.Invoke(request(Graph(nodes, (Value(1),)), q="x" * 600_000))
     assert result.fault.code == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("double", "names", "where"),
+    [(Format((Slot("a"), Slot("a"))), ("a",), "app.py:17"), (Gather("list"), ("0", "1"), "app.py:16")],
+)
+async def test_what_doubles_without_end_fails_its_run_only(
+    stage: Any, double: Op, names: tuple[str, ...], where: str
+) -> None:
+    doubled = [Node(n, double, dict.fromkeys(names, Value(n - 1)), "", f"app.py:{n}") for n in range(1, 61)]
+    other = asyncio.ensure_future(stage.stub.Invoke(request(chain(5), q="1")))
+    result = await stage.stub.Invoke(
+        request(Graph((Node(0, Input("q")), *doubled), (Value(60),)), q="x" * 64)
+    )
+    assert result.fault.code == "too_large"
+    assert f"more than {4 << 20} characters" in result.fault.message
+    assert "max_message_mb" in result.fault.message
+    assert result.fault.location == where
+    assert (await other).info.state == "done"
 
 
 async def test_an_operation_that_cannot_be_evaluated_fails_its_run_only(stage: Any) -> None:
