@@ -273,6 +273,32 @@ async def test_an_operand_that_cannot_be_written_fails_its_run_and_no_other(stag
     assert (await stage.stub.Invoke(request(ECHO, q="ok"))).info.state == "done"
 
 
+@pytest.mark.parametrize(("value", "code"), [(float("nan"), "invalid"), ("x" * 1_100_000, "too_large")])
+async def test_of_a_fragment_the_task_is_blamed_whose_operand_cannot_be_sent(
+    stage: Any, until: Any, value: Any, code: str
+) -> None:
+    nodes = (
+        Node(0, Input("q")),
+        Node(1, Tool("find", JSON, "client"), {"q": Value(0)}),
+        Node(2, Tool("find", JSON, "client"), {"q": Value(0)}),
+        Node(3, Tool("lookup", TEXT, "server", True), {"a": Value(1)}, "", "app.py:3"),
+        Node(4, Tool("lookup", TEXT, "server", True), {"a": Value(3), "b": Value(2)}, "", "app.py:4"),
+    )
+    submit = pb.SubmitRequest(graph=encode_graph(Graph(nodes, (Value(4),))), inputs={"q": '"x"'})
+    call = stage.stub.Run()
+    await call.write(pb.RunRequests(requests=[pb.RunRequest(start=pb.Start(submit=submit, tools=["find"]))]))
+    shell = stage.server.orchestrator.shell
+    await until(lambda: any(len(live.attempts) == 2 for live in shell.runs.values()))
+    (live,) = shell.runs.values()
+    with shell.together():
+        for node, answer in zip(list(live.attempts), ("fine", value), strict=True):
+            shell.task_done(live, live.node(node), (Json(answer),))
+    while not (message := await call.read()).events[-1].HasField("finished"):
+        pass
+    fault = message.events[-1].finished.fault
+    assert (fault.code, fault.location) == (code, "app.py:4")
+
+
 async def test_too_large_an_operand_fails_its_run_only(stage: Any) -> None:
     doubled = Graph(
         (
