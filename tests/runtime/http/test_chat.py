@@ -260,7 +260,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"top_logprobs": 3}, "top_logprobs", "needs 'logprobs': true"),
     ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "less than or equal to 20"),
     ({"stream_options": {"usage": True}}, "stream_options.usage", "unknown parameter"),
-    ({"messages": []}, "messages", "at least 1 item"),
+    ({"messages": []}, "messages", "'messages' must hold at least 1 item"),
     ({"messages": None}, "messages", "'messages' is missing"),
     ({"messages": [{"role": "robot", "content": ""}]}, "messages[0].role", "'system', 'developer'"),
     ({"messages": [{"content": ""}]}, "messages[0].role", "is missing"),
