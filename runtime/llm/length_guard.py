@@ -19,7 +19,7 @@ from .json_grammar import GrammarError
 __all__ = ["AMBIGUOUS", "LengthGuard", "SharedGuard", "State"]
 
 _MOST_FRAMES = 4096  # of one state
-_MOST_READINGS = 256  # of one state: frames at the same place of the grammar
+_MOST_READINGS = 512  # of one frame: those at the same place of the grammar that it stands for
 _MOST_KEPT = 50_000
 
 AMBIGUOUS: Final = (
@@ -63,7 +63,7 @@ class LengthGuard:
     """The automaton of one grammar, built as texts explore it. Any thread may use it."""
 
     def __init__(self, grammar: ClosingGrammar) -> None:
-        """Begin at the empty text. Raises as `advance`; a left-recursive grammar counts as ambiguous."""
+        """Begin at the empty text. Raises as `advance`, also for left-recursive grammars."""
         self._grammar = grammar
         self._frames: dict[tuple[int, int, int], _Frame] = {}
         self._states: dict[tuple[frozenset[int], bool], State] = {}
@@ -131,22 +131,21 @@ class LengthGuard:
     def _state(self, pending: list[_Frame | None]) -> State:
         """Follow rule references until every frame expects a byte."""
         seen: set[int] = set()
-        readings: Counter[tuple[int, int]] = Counter()
         frames: list[_Frame] = []
         complete = False
-        while pending:
-            frame = pending.pop()
-            if frame is None:
-                complete = True
-            elif id(frame) not in seen:
-                seen.add(id(frame))
-                place = frame.alternative, frame.position
-                readings[place] += 1
-                if readings[place] > _MOST_READINGS:
-                    raise GrammarError(AMBIGUOUS)
-                pending += self._expand(frame, frames)
+        for first in pending:
+            before, followed = len(frames), [first]
+            while followed and len(seen) <= _MOST_FRAMES:
+                frame = followed.pop()
+                if frame is None:
+                    complete = True
+                elif id(frame) not in seen:
+                    seen.add(id(frame))
+                    followed += self._expand(frame, frames)
+            if len(frames) - before > _MOST_READINGS:
+                _expect_few_readings(frames[before:])
             if len(seen) > _MOST_FRAMES:
-                raise UnsupportedGrammarError("the grammar goes on in too many ways")
+                raise UnsupportedGrammarError("the grammar is left-recursive or goes on in too many ways")
         key = (frozenset(map(id, frames)), complete)
         return self._states.setdefault(key, State(tuple(frames), complete))
 
@@ -157,6 +156,13 @@ class LengthGuard:
             return self._referenced(symbol, self._frame(frame.alternative, frame.position + 1, frame.parent))
         frames.append(frame)
         return []
+
+
+def _expect_few_readings(frames: list[_Frame]) -> None:
+    """Refuse what one frame stands for if that is many times the same place of the grammar."""
+    readings = Counter((frame.alternative, frame.position) for frame in frames)
+    if max(readings.values()) > _MOST_READINGS:
+        raise GrammarError(AMBIGUOUS)
 
 
 class SharedGuard:
