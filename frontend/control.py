@@ -55,7 +55,7 @@ def map(
     Raises TraceError.
     """
     trace = current("map()")
-    _expect_plain("map", fn)
+    _expect_plain("map", fn, "item")
     if concurrency is not None:
         _expect_positive("concurrency of map()", concurrency)
     whole = lifted(xs if isinstance(xs, Var) else list(xs), trace)
@@ -75,7 +75,7 @@ def fold(fn: Callable[[S, Any], S], xs: Sequence[Any] | Var[Any], start: S, *, n
     structure of values; the next state must have the same structure. Raises TraceError.
     """
     trace = current("fold()")
-    _expect_plain("fold", fn)
+    _expect_plain("fold", fn, "state", "item")
     whole = lifted(xs if isinstance(xs, Var) else list(xs), trace)
     items = whole.value(trace)
     item_type, item_pytype = _item("fold", trace, items, xs)
@@ -122,7 +122,9 @@ def loop(
     state must have the same structure. Without `until` the body runs `limit` times. Raises TraceError.
     """
     trace = current("loop()")
-    _expect_plain("loop", body)
+    _expect_plain("loop", body, "state")
+    if until is not None:
+        _expect_plain("loop", until, "state")
     _expect_positive("limit of loop()", limit)
     first = lifted(state, trace, apart=True)
     start = first.value(trace)
@@ -216,10 +218,26 @@ def _expect_positive(what: str, number: object) -> None:
         raise TraceError(located(f"{what} must be a positive whole number, not {number!r}"))
 
 
-def _expect_plain(what: str, fn: object) -> None:
+def _expect_plain(what: str, fn: object, *takes: str) -> None:
+    """Raises TraceError for what is no plain function of as many parameters as `takes` names."""
     if not callable(fn):
         raise TraceError(located(f"{what}() needs a function, not a {type(fn).__name__}"))
     if inspect.iscoroutinefunction(fn):
         raise TraceError(
             located(f"{what}() traces its function once, so it cannot be async; write it as a plain def")
         )
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:  # some of Python's own functions do not tell
+        return
+    try:
+        signature.bind(*takes)
+    except TypeError as problem:
+        name, given = getattr(fn, "__name__", type(fn).__name__), ", ".join(takes)
+        taken = ", ".join(signature.parameters)
+        raise TraceError(
+            located(
+                f"{what}() calls its function as f({given}), and {name}({taken}) does not take that: "
+                f"{problem}; write lambda{given and ' '}{given}: …"
+            )
+        ) from None

@@ -78,7 +78,20 @@ class StaticProgram(Program[P, R]):
 
     def _inline(self, trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         given = self._signature.bind(args, kwargs)
-        return self._fn(**arguments_inline(self._signature, given, trace))
+        arguments = arguments_inline(self._signature, given, trace)
+        call = (self._fn, {name: arguments[name] for name in self._signature.static})
+        if call in trace.root.calls:
+            raise TraceError(
+                located(
+                    f"{self._signature.owner} calls itself without end: tracing follows every branch; use "
+                    "loop(), let a Static parameter count the calls down, or write an async program"
+                )
+            )
+        trace.root.calls.append(call)
+        try:
+            return self._fn(**arguments)
+        finally:
+            trace.root.calls.pop()
 
     def _detach(self, job: Job) -> Run[R]:
         submission = job.submission(stream=False)

@@ -110,7 +110,8 @@ def neighbours(
 
     A passage that begins with "It" or "The firm" says little without the one before it: put what a search or
     `rerank` found between its neighbours before a model reads it. Those of one document that touch come in
-    the order of the document; otherwise the best stay first. Raises TraceError.
+    the order of the document; otherwise the best stay first. A run whose passages are of another index fails.
+    Raises TraceError.
     """
     trace = current("neighbours()")
     _expect_name("neighbours", index)

@@ -94,7 +94,10 @@ class Tool(Generic[P, R]):
 
     def dump(self, result: Any) -> Any:
         """What the function returned as JSON data. Raises ValueError."""
-        return self.result.dump(result)
+        try:
+            return self.result.dump(result)
+        except ValueError as problem:
+            raise ValueError(f"it does not return the declared {self.result.name}: {problem}") from None
 
     def _call(self, trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Var[Any]:
         given = self._signature.bind(args, kwargs)

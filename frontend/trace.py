@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
@@ -55,6 +55,8 @@ class Trace:
         self.tools: dict[str, Tool[..., Any]] = {}
         self.unseeded: list[Op] = []
         """Operations that sample without a seed of their own: each run draws one."""
+        self.calls: list[tuple[Callable[..., Any], Mapping[str, Any]]] = []
+        """The functions of programs that are being made part of this one, with their static arguments."""
         self.closed = False
         self._ids = count()
         self._marked: list[Var[Any]] = []

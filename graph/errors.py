@@ -3,11 +3,12 @@
 GraphError            the graph is not well formed
 └── OperandError      an operation was given operands that it cannot take
 EvaluationError       values that are known now do not allow an operation
+└── TooLargeError     what the operation makes of them is too large
 """
 
 from __future__ import annotations
 
-__all__ = ["EvaluationError", "GraphError", "OperandError"]
+__all__ = ["EvaluationError", "GraphError", "OperandError", "TooLargeError"]
 
 
 class GraphError(ValueError):
@@ -20,3 +21,7 @@ class OperandError(GraphError):
 
 class EvaluationError(ValueError):
     """The operands do not allow the operation."""
+
+
+class TooLargeError(EvaluationError):
+    """What the operation makes of its operands is too large."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from . import schema
-from .errors import EvaluationError
+from .errors import EvaluationError, TooLargeError
 from .merging import merge
 from .ops.base import Op
 from .ops.common import Const, Equals, Format, Forward, Gather, Parse, Project
@@ -19,6 +20,7 @@ from .values import Datum, Json, TextValue, plain, render, strip
 __all__ = ["EvaluationError", "evaluate", "lift"]
 
 _SHOWN = 200  # characters of a text that an error quotes
+_ITEM = 32  # characters that an item of a list or an object counts for, besides its texts
 
 
 def lift(value: Any) -> Datum:
@@ -26,17 +28,22 @@ def lift(value: Any) -> Datum:
     return TextValue(value) if isinstance(value, str) else Json(value)
 
 
-def evaluate(op: Op, args: Mapping[str, Datum]) -> tuple[Datum, ...]:
-    """The results of a `host` operation. Raises EvaluationError."""
+def evaluate(op: Op, args: Mapping[str, Datum], most: float = math.inf) -> tuple[Datum, ...]:
+    """The results of a `host` operation. Raises EvaluationError.
+
+    TooLargeError: it would make a text, a list or an object of more than `most` characters. What is gathered
+    counts written out, because a value that takes another one twice doubles it, and lists of lists are cheap
+    only until somebody writes them.
+    """
     match op:
         case Const():
             return (lift(json.loads(op.value)),)
         case Format():
-            return (TextValue("".join(_part(part, args) for part in op.parts)),)
+            return (TextValue(_text(op, args, most)),)
         case Project():
             return (lift(_project(plain(args["value"]), op.key)),)
         case Gather():
-            return (_gather(op, args),)
+            return (_gather(op, args, most),)
         case Parse():
             return (_parse(op, args["text"]),)
         case Equals():
@@ -51,6 +58,16 @@ def evaluate(op: Op, args: Mapping[str, Datum]) -> tuple[Datum, ...]:
             return merge(op, args)
         case _:
             raise TypeError(f"{op.label()} is not an operation of the orchestrator")
+
+
+def _text(op: Format, args: Mapping[str, Datum], most: float) -> str:
+    parts: list[str] = []
+    for part in op.parts:
+        parts.append(_part(part, args))
+        most -= len(parts[-1])
+        if most < 0:
+            raise TooLargeError
+    return "".join(parts)
 
 
 def _part(part: str | Slot, args: Mapping[str, Datum]) -> str:
@@ -85,10 +102,27 @@ def _items(value: Any) -> list[Any]:
     return value
 
 
-def _gather(op: Gather, args: Mapping[str, Datum]) -> Datum:
+def _gather(op: Gather, args: Mapping[str, Datum], most: float) -> Datum:
+    gathered: Any
     if op.form == "object":
-        return Json({name: plain(value) for name, value in args.items()})
-    return Json([plain(args[str(index)]) for index in range(len(args))])
+        gathered = {name: plain(value) for name, value in args.items()}
+    else:
+        gathered = [plain(args[str(index)]) for index in range(len(args))]
+    _expect_small(gathered, most)
+    return Json(gathered)
+
+
+def _expect_small(value: Any, most: float) -> None:
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            most -= len(item)
+        elif isinstance(item, (list, dict)):
+            most -= _ITEM * len(item)
+            left += item.values() if isinstance(item, dict) else item
+        if most < 0:
+            raise TooLargeError
 
 
 def _parse(op: Parse, text: Datum) -> Datum:

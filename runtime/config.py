@@ -57,19 +57,21 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 def _address(text: str) -> str:
     """Refuse what is neither `host:port` nor `unix:path`."""
-    host, _, port = text.rpartition(":")
-    if text.startswith(_UNIX) and len(text) > len(_UNIX):
-        return text
-    if host and port.isdecimal() and int(port) < 1 << 16:
+    if _is_tcp(text) or (text.startswith(_UNIX) and len(text) > len(_UNIX)):
         return text
     raise ValueError(f"an address is 'HOST:PORT' or 'unix:PATH', not {text!r}")
 
 
+def _is_tcp(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and not text.startswith(_UNIX) and port.isdecimal() and int(port) < 1 << 16
+
+
 def _tcp_address(text: str) -> str:
     """Refuse what is not `host:port`."""
-    if text.startswith(_UNIX):
-        raise ValueError(f"an HTTP address is 'HOST:PORT', not {text!r}")
-    return _address(text)
+    if _is_tcp(text):
+        return text
+    raise ValueError(f"an HTTP address is 'HOST:PORT', not {text!r}")
 
 
 def _entry_point(text: str) -> str:

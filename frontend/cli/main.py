@@ -11,7 +11,7 @@ from . import bench, demo, explain, index, model, models, new, run, runs, serve,
 from .output import OUTPUT
 from .problems import CommandGroup
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
 app = typer.Typer(
     name="weft",
@@ -50,8 +50,3 @@ def options(
     ] = False,
 ) -> None:
     """Run programs of language-model calls on models that you host."""
-
-
-def main() -> None:
-    """The entry point of the command."""
-    app()

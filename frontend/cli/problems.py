@@ -17,16 +17,16 @@ from typer.core import TyperGroup
 from weft.frontend.errors import ProgramError, Rejected, TraceError, Unavailable, WeftError
 from weft.graph.errors import GraphError
 from weft.runtime.config import ConfigError
-from weft.runtime.retrieval.errors import CorpusError
+from weft.runtime.retrieval.errors import CorpusError, UnwritableError
 from weft.runtime.supervisor import StartupError
 
+from .entry import INTERRUPTED
 from .output import ERRORS, print_json
 
-__all__ = ["FAILED", "INTERRUPTED", "USAGE", "CommandGroup", "UsageProblem", "description", "report"]
+__all__ = ["FAILED", "USAGE", "CommandGroup", "UsageProblem", "description", "report"]
 
 FAILED: Final = 1
 USAGE: Final = 2
-INTERRUPTED: Final = 130
 
 _STANDARD: Final = Path(sysconfig.get_path("stdlib"))
 _WEFT: Final = Path(__file__).parents[2]
@@ -37,10 +37,9 @@ class UsageProblem(WeftError):
     """The command line names what is not there or cannot be read."""
 
 
-_USAGE: Final = (
-    UsageProblem, TraceError, Rejected, Unavailable, ConfigError, CorpusError, GraphError, StartupError
-)  # fmt: skip
-_OURS: Final = (WeftError, ConfigError, CorpusError, GraphError, StartupError)
+_SETUP: Final = (ConfigError, CorpusError, GraphError, StartupError, UnwritableError)
+_USAGE: Final = (UsageProblem, TraceError, Rejected, Unavailable, *_SETUP)
+_OURS: Final = (WeftError, *_SETUP)
 
 
 _CODES: Final[tuple[tuple[type[Exception], str], ...]] = (
@@ -48,6 +47,7 @@ _CODES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (TraceError, "invalid"),
     (GraphError, "invalid"),
     (ConfigError, "configuration"),
+    (UnwritableError, "configuration"),
     (CorpusError, "documents"),
     (StartupError, "startup"),
     (WeftError, "internal"),

@@ -15,6 +15,7 @@ import typer
 from weft.runtime.config import Settings, load_settings
 from weft.runtime.config_file import model_path
 from weft.runtime.layout import ServerLayout
+from weft.runtime.retrieval.folder import INDEXES, expect_writable
 from weft.runtime.supervisor import StartupError, Supervisor
 
 from .output import ERRORS, OUTPUT, print_json
@@ -64,6 +65,7 @@ def command(
         api_key=api_key,
         programs=program_settings(program) if program else None,
     )
+    expect_writable(settings.data / INDEXES)
     sources = {name: str(path) for name, path in settings.programs.items()}
     with TemporaryDirectory(prefix="weft-programs-") as folder:
         files = graph_files(sources, Path(folder), settings.max_message_mb * 2**20)

@@ -62,6 +62,8 @@ def bundled_apps() -> Iterator[str]:
 
 
 def _bundled(name: str) -> Program[..., Any]:
+    if name.endswith(".py"):
+        raise UsageProblem(f"which program of {name!r}? Write {name}:function")
     known = list(bundled_apps())
     if name not in known:
         raise UsageProblem(

@@ -11,6 +11,7 @@ import typer
 from weft.runtime.config import WorkerConfig, load_settings
 from weft.runtime.layout import worker_spec
 from weft.runtime.processes import Child, LifeLine, ProcessSpec
+from weft.runtime.retrieval.folder import INDEXES, expect_writable
 
 from .output import ERRORS
 from .problems import UsageProblem
@@ -47,6 +48,8 @@ def command(
     llm = Kind.LLM in kind
     if llm and len(settings.models) != 1:
         raise UsageProblem(f"a worker runs one model, not {len(settings.models)}: name it with --model PATH")
+    if Kind.INDEX in kind:
+        expect_writable(settings.data / INDEXES)
     worker = WorkerConfig.of(
         settings,
         tuple(dict.fromkeys(engine.value for engine in kind)),

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic_core import PydanticKnownError
 
 from .fields import Body, Unsupported
 
@@ -65,8 +66,12 @@ def _texts(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _content(value: Any) -> Any:
-    """The text of a message's content, which may be given in parts."""
+def _content(value: Any, message: ValidationInfo) -> Any:
+    """The text of a message's content, which may be given in parts. Only an assistant's may be left out."""
+    if value is None:
+        if message.data.get("role") == "assistant" and any(map(message.data.get, _IN_PLACE_OF_CONTENT)):
+            return ""
+        raise PydanticKnownError("missing")
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -104,6 +109,8 @@ def _object(text: Any) -> Any:
 
 Texts = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_texts)]
 Content = Annotated[str, BeforeValidator(_content)]
+
+_IN_PLACE_OF_CONTENT: Final = ("tool_calls", "refusal", "reasoning_content")
 
 
 class StreamOptions(Body):
@@ -145,12 +152,12 @@ class MessageBody(Body):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content = ""
     name: str = ""
     tool_calls: list[_CallBody] = Field(default_factory=list)
     tool_call_id: str = ""
     reasoning_content: str = ""
     refusal: str = ""
+    content: Content = Field(default=None, validate_default=True)  # after what may stand in its place
     annotations: list[Any] = Field(default_factory=list)
 
 

@@ -76,6 +76,8 @@ def _explained(problem: ValidationError, kind: type[Body]) -> ApiError:
         case "extra_forbidden":
             known = f"; known: {', '.join(kind.model_fields)}" if len(error["loc"]) == 1 else ""
             message = f"unknown parameter {param!r}: leave it out{known}"
+        case "too_short" if isinstance(error["input"], list):
+            message = f"{param!r} must hold at least {error['ctx']['min_length']} item"
         case "value_error":
             message = f"{param!r}: {error['ctx']['error']}"
         case _:

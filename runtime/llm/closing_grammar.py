@@ -31,6 +31,7 @@ Alternative = tuple[Symbol, ...]
 
 _EXACT_REPEATS = 256
 _MOST_SYMBOLS = 100_000
+_MOST_BYTES = 100_000  # of a text that is worth spelling
 _LAST_OF_LENGTH = (
     0x7F,
     0x7FF,
@@ -133,8 +134,8 @@ class ClosingGrammar:
         """Lower a grammar from `xgrammar.Grammar.serialize_json`.
 
         Raises:
-            UnsupportedGrammarError: an expression is unknown, the grammar is too large, or it has no finite
-            text.
+            UnsupportedGrammarError: an expression is unknown, the grammar or its cheapest text is too large,
+            or it has no finite text.
         """
         self.vocabulary = vocabulary
         form: dict[str, Any] = json.loads(serialized)
@@ -153,6 +154,9 @@ class ClosingGrammar:
         self._relax()
         if math.isinf(self._rule_cost[self.root]):
             raise UnsupportedGrammarError("no finite text matches")
+        self._lengths: dict[int, int] = {}
+        if self._length(self.root) > _MOST_BYTES:
+            raise UnsupportedGrammarError(f"the cheapest text has more than {_MOST_BYTES} bytes")
 
     # Lowering
 
@@ -280,11 +284,25 @@ class ClosingGrammar:
         allowed = (byte for byte in _PREFERRED if low <= byte <= high)
         return next((byte for byte in allowed if bytes([byte]) in self.vocabulary), low)
 
-    def rest(self, index: int, position: int) -> bytes:
-        """Return the cheapest text for the rest of an alternative."""
+    def rest(self, index: int, position: int) -> bytes | None:
+        """Return the cheapest text for the rest of an alternative; None if it is too long to be spelled."""
+        long = self._rest_length(index, position) > _MOST_BYTES
+        return None if long else self._rest(index, position)
+
+    def _rest(self, index: int, position: int) -> bytes:
         symbols = self.alternatives[index][position:]
         parts = [self._text(s) if isinstance(s, int) else bytes([self._byte(s)]) for s in symbols]
         return b"".join(parts)
 
     def _text(self, rule: int) -> bytes:
-        return self.rest(self._choice[rule], 0)
+        return self._rest(self._choice[rule], 0)
+
+    def _rest_length(self, index: int, position: int) -> int:
+        """Return the bytes of the cheapest text for the rest of an alternative."""
+        symbols = self.alternatives[index][position:]
+        return sum(self._length(symbol) if isinstance(symbol, int) else 1 for symbol in symbols)
+
+    def _length(self, rule: int) -> int:
+        if rule not in self._lengths:
+            self._lengths[rule] = self._rest_length(self._choice[rule], 0)
+        return self._lengths[rule]

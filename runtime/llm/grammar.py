@@ -7,7 +7,9 @@ known. A sampled token that would break it is replaced by the first token of the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 import torch
@@ -17,13 +19,17 @@ from weft.graph.sampling import Choices, Constraint, JsonSchema, Regex
 
 from .closing_grammar import ClosingGrammar, UnsupportedGrammarError, Vocabulary
 from .json_grammar import GrammarError, json_grammar, regex_grammar
-from .length_guard import LengthGuard, SharedGuard
+from .length_guard import AMBIGUOUS, LengthGuard, SharedGuard
 from .tokenizer import Tokenizer
 
 __all__ = ["CompiledGrammar", "GrammarCompiler", "GrammarError", "Matcher", "apply_mask"]
 
 _CACHED_GRAMMARS = 256
 _CACHED_SPELLINGS = 4096  # of forced texts
+_MOST_MASK_S = 0.5  # of computing for the mask of one token, which all requests of a step wait for
+_REHEARSED = 16  # tokens
+
+_Made = tuple[xgrammar.CompiledGrammar, SharedGuard | None]
 
 
 class GrammarCompiler:
@@ -51,7 +57,10 @@ class GrammarCompiler:
             conforming
                 text fits into `max_tokens`.
         """
-        compiled, guards = self._cached(constraint)
+        made = self._cached(constraint)
+        if isinstance(made, GrammarError):
+            raise GrammarError(*made.args)
+        compiled, guards = made
         grammar = CompiledGrammar(compiled, guards, self._token_bytes, self._eos_ids, max_tokens, self._spell)
         if grammar.min_tokens > max_tokens:
             raise GrammarError(
@@ -60,16 +69,34 @@ class GrammarCompiler:
             )
         return grammar
 
-    def _compile(self, constraint: Constraint) -> tuple[xgrammar.CompiledGrammar, SharedGuard | None]:
-        grammar = _grammar(constraint)
-        return self._compiler.compile_grammar(grammar), self._guards(grammar)
+    def _compile(self, constraint: Constraint) -> _Made | GrammarError:
+        """What refuses a constraint may have taken seconds to find, so it is kept like what is compiled."""
+        try:
+            grammar = _grammar(constraint)
+            guards = self._guards(grammar)
+            compiled = self._compiler.compile_grammar(grammar)
+            self._rehearse(compiled, guards)
+        except GrammarError as problem:
+            return problem
+        return compiled, guards
 
     def _guards(self, grammar: xgrammar.Grammar) -> SharedGuard | None:
-        """Build the length guard of a grammar; None if it cannot follow that."""
+        """Build the length guard of a grammar; None if it cannot follow that. Raises GrammarError."""
         try:
             return SharedGuard(ClosingGrammar(grammar.serialize_json(), self._vocabulary))
         except UnsupportedGrammarError:
             return None
+
+    def _rehearse(self, compiled: xgrammar.CompiledGrammar, guards: SharedGuard | None) -> None:
+        """Compute the masks along the shortest text, here where nobody else waits for one that takes long."""
+        way: Sequence[int] = ()
+        if guards is not None:
+            guard = guards.current()
+            way = (guard.closing(guard.start) or ())[:_REHEARSED]
+            with suppress(UnsupportedGrammarError):
+                guard.advance(guard.start, b"".join(self._token_bytes[token] for token in way))
+        mask = torch.zeros(len(way) + 1, (len(self._token_bytes) + 31) // 32, dtype=torch.int32)
+        _fill(xgrammar.GrammarMatcher(compiled), mask, 0, way)
 
 
 def _grammar(constraint: Constraint) -> xgrammar.Grammar:
@@ -92,9 +119,10 @@ class CompiledGrammar:
     guarded: bool
     """Whether texts are certain to complete within their budget.
 
-    False only for grammars that the guard cannot follow, of more than 100,000 symbols: a `minLength` or a
-    repetition count of that size. Such a decode may run out of tokens in the middle of its text; so may one
-    whose regex is so ambiguous that the guard gives up on the way.
+    False only for grammars that the guard cannot follow, of more than 100,000 symbols or bytes: a
+    `minLength`, a repetition count, or repetitions within repetitions of that size. Such a decode may run
+    out of tokens in the middle of its text; so may one whose regex goes on in so many ways that the guard
+    gives up.
     """
     min_tokens: int
     """The fewest tokens that a conforming text takes; 1 if not `guarded`."""
@@ -143,19 +171,11 @@ class Matcher:
 
         `mask` is int32 [rows, ceil(vocab_size / 32)] on the CPU; bit `i` of word `w` is token `32 w + i`.
         Rows behind a token that is not allowed, or with which the text ends, stay as they are.
+
+        Raises:
+            GrammarError: it takes so long that other texts of the step would suffer.
         """
-        self._matcher.fill_next_token_bitmask(mask, row)
-        taken = 0
-        for token in draft:
-            allowed = int(mask[row + taken, token // 32]) >> token % 32 & 1
-            if not (allowed and self._matcher.accept_token(token)):  # it warns of special tokens
-                break
-            taken += 1
-            if self._matcher.is_terminated():
-                break
-            self._matcher.fill_next_token_bitmask(mask, row + taken)
-        if taken:
-            self._matcher.rollback(taken)
+        _fill(self._matcher, mask, row, draft)
 
     def forced(self) -> Sequence[int]:
         """The text that must follow whatever is sampled, as the tokenizer would write it; often empty.
@@ -213,6 +233,28 @@ class Matcher:
         self._state = guard.advance(self._state, self._grammar.token_bytes[way[0]])
         self._way = way[1:]
         return way[0]
+
+
+def _fill(matcher: xgrammar.GrammarMatcher, mask: torch.Tensor, row: int, draft: Sequence[int]) -> None:
+    _fill_row(matcher, mask, row)
+    taken = 0
+    for token in draft:
+        allowed = int(mask[row + taken, token // 32]) >> token % 32 & 1
+        if not (allowed and matcher.accept_token(token)):  # it warns of special tokens
+            break
+        taken += 1
+        if matcher.is_terminated():
+            break
+        _fill_row(matcher, mask, row + taken)
+    if taken:
+        matcher.rollback(taken)
+
+
+def _fill_row(matcher: xgrammar.GrammarMatcher, mask: torch.Tensor, row: int) -> None:
+    began = time.thread_time()
+    matcher.fill_next_token_bitmask(mask, row)
+    if time.thread_time() - began > _MOST_MASK_S:
+        raise GrammarError(AMBIGUOUS)
 
 
 def apply_mask(logits: torch.Tensor, mask: torch.Tensor, rows: Sequence[int]) -> None:

@@ -10,13 +10,22 @@ frames.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from typing import Final
 
 from .closing_grammar import ClosingGrammar, UnsupportedGrammarError
+from .json_grammar import GrammarError
 
-__all__ = ["LengthGuard", "SharedGuard", "State"]
+__all__ = ["AMBIGUOUS", "LengthGuard", "SharedGuard", "State"]
 
 _MOST_FRAMES = 4096  # of one state
+_MOST_READINGS = 512  # of one frame: those at the same place of the grammar that it stands for
 _MOST_KEPT = 50_000
+
+AMBIGUOUS: Final = (
+    "the grammar can be read in too many ways to be enforced; repeat what takes longer, as in "
+    "[a-z]{0,100} instead of ([a-z]?){100}, and let alternatives begin differently"
+)
 
 
 class _Frame:
@@ -54,7 +63,7 @@ class LengthGuard:
     """The automaton of one grammar, built as texts explore it. Any thread may use it."""
 
     def __init__(self, grammar: ClosingGrammar) -> None:
-        """Begin at the empty text; raises UnsupportedGrammarError for left-recursive grammars."""
+        """Begin at the empty text. Raises as `advance`, also for left-recursive grammars."""
         self._grammar = grammar
         self._frames: dict[tuple[int, int, int], _Frame] = {}
         self._states: dict[tuple[frozenset[int], bool], State] = {}
@@ -68,7 +77,8 @@ class LengthGuard:
         """Return the state after `text`; its cost is infinite if the grammar does not allow it.
 
         Raises:
-            UnsupportedGrammarError: there are too many ways to read the text.
+            GrammarError: there are too many ways to read the text.
+            UnsupportedGrammarError: there are too many ways to go on.
         """
         for byte in text:
             found = state.next.get(byte)
@@ -78,13 +88,19 @@ class LengthGuard:
         return state
 
     def closing(self, state: State) -> list[int] | None:
-        """Return the tokens of the cheapest way to complete the text from `state`; None if there is none."""
+        """Return the tokens of the cheapest way to complete the text from `state`.
+
+        None if there is none, or it is too long to be spelled.
+        """
         if state.complete or math.isinf(state.cost):
             return [] if state.complete else None
         frame: _Frame | None = min(state.frames, key=lambda frame: frame.cost)
         text = b""
         while frame is not None:
-            text += self._grammar.rest(frame.alternative, frame.position)
+            rest = self._grammar.rest(frame.alternative, frame.position)
+            if rest is None:
+                return None
+            text += rest
             frame = frame.parent
         return self._grammar.vocabulary.spell(text)
 
@@ -117,15 +133,19 @@ class LengthGuard:
         seen: set[int] = set()
         frames: list[_Frame] = []
         complete = False
-        while pending:
-            frame = pending.pop()
-            if frame is None:
-                complete = True
-            elif id(frame) not in seen:
-                seen.add(id(frame))
-                pending += self._expand(frame, frames)
+        for first in pending:
+            before, followed = len(frames), [first]
+            while followed and len(seen) <= _MOST_FRAMES:
+                frame = followed.pop()
+                if frame is None:
+                    complete = True
+                elif id(frame) not in seen:
+                    seen.add(id(frame))
+                    followed += self._expand(frame, frames)
+            if len(frames) - before > _MOST_READINGS:
+                _expect_few_readings(frames[before:])
             if len(seen) > _MOST_FRAMES:
-                raise UnsupportedGrammarError("the grammar is left-recursive or too ambiguous")
+                raise UnsupportedGrammarError("the grammar is left-recursive or goes on in too many ways")
         key = (frozenset(map(id, frames)), complete)
         return self._states.setdefault(key, State(tuple(frames), complete))
 
@@ -138,6 +158,13 @@ class LengthGuard:
         return []
 
 
+def _expect_few_readings(frames: list[_Frame]) -> None:
+    """Refuse what one frame stands for if that is many times the same place of the grammar."""
+    readings = Counter((frame.alternative, frame.position) for frame in frames)
+    if max(readings.values()) > _MOST_READINGS:
+        raise GrammarError(AMBIGUOUS)
+
+
 class SharedGuard:
     """Lets the texts of one grammar share an automaton, replaced when it has grown large."""
 
@@ -145,7 +172,7 @@ class SharedGuard:
     """The fewest tokens that a text of the grammar takes, as far as the guard finds; at least 1."""
 
     def __init__(self, grammar: ClosingGrammar) -> None:
-        """Build the first automaton; raises UnsupportedGrammarError for left-recursive grammars."""
+        """Build the first automaton. Raises as `LengthGuard`."""
         self._grammar = grammar
         self._guard = LengthGuard(grammar)
         self.min_tokens = max(1, len(self._guard.closing(self._guard.start) or ()))

@@ -92,20 +92,24 @@ def _read_input(node: Node, text: str | None) -> Datum:
         value = schema.loads(text)
         if "\\u" in text:  # an escape: what is no text comes in no other way
             json.dumps(value, ensure_ascii=False).encode()
-        _check_input(op, value)
     except RecursionError:
         raise invalid(f"input {op.name!r} is nested too deeply") from None
     except UnicodeEncodeError:
         raise invalid(f"input {op.name!r} holds half of a surrogate pair, which is no text") from None
     except ValueError as problem:
         raise invalid(f"input {op.name!r}: {problem}") from None
+    try:
+        _check_input(op, value)
+    except ValueError as problem:
+        raise invalid(str(problem)) from None
     return lift(value)
 
 
 def _check_input(op: Input, value: Any) -> None:
     if isinstance(op.type, Text):
         if not isinstance(value, str):
-            raise ValueError(f"must be a text, that is a JSON string, not {json.dumps(value)[:80]}")
+            shown = json.dumps(value)[:80]
+            raise ValueError(f"input {op.name!r} must be a text, that is a JSON string, not {shown}")
         return
     schema.check(value, getattr(op.type, "schema", schema.ANY), f"input {op.name!r}")
 

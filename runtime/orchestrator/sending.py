@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from weft.graph.codec import node_bytes
@@ -24,8 +24,17 @@ _RELEASE_S: Final = 0.02  # workers may hold what nobody takes any more for as l
 Refused = Callable[[Run, int, int, Fault], None]
 """Takes the run, node and attempt of a task that cannot be sent, and why."""
 
-_Tasks = tuple[tuple[int, int], ...]  # (node, attempt)
-_Part = tuple[Run, list[_Tasks]]  # fragments of a run
+_Task = tuple[int, int]  # node, attempt
+_Part = tuple[Run, list[tuple[_Task, ...]]]  # fragments of a run
+_Takers = dict[Value, _Task]  # operands, and the first task that takes each
+
+
+class _UnwritableError(Exception):
+    """A task or an operand of it cannot be written."""
+
+    def __init__(self, task: _Task, problem: str) -> None:
+        super().__init__(problem)
+        self.task = task
 
 
 class Sender:
@@ -97,7 +106,7 @@ class Sender:
 
     def _send_batch(self, link: WorkerLink, parts: Sequence[_Part]) -> None:
         """Send fragments in one message, those of each run as one; in several if that is too large."""
-        sent: list[tuple[_Part, list[Value]]] = []
+        sent: list[tuple[_Part, _Takers]] = []
         command = worker_pb2.Command()
         messages = command.batch.fragments
         for part in parts:
@@ -105,9 +114,9 @@ class Sender:
             lacking = _lacking(run, link, fragments)
             try:
                 self._write(messages.add(), run, fragments, lacking)
-            except GraphError as problem:
+            except _UnwritableError as problem:
                 del messages[-1]
-                self._refused(run, *fragments[0][0], Fault("invalid", str(problem), worker=link.id))
+                self._refused(run, *problem.task, Fault("invalid", str(problem), worker=link.id))
             else:
                 sent.append((part, lacking))
         command.batch.pins.extend(map(_pin, self._pins.pop(link.id, ())))
@@ -120,49 +129,69 @@ class Sender:
             for part, _ in sent:
                 self._send_batch(link, [part])
         elif sent:
-            self._send_part(link, *sent[0][0], size)
+            (run, fragments), operands = sent[0]
+            if len(fragments) > 1:
+                for fragment in fragments:
+                    self._send_batch(link, [(run, [fragment])])
+            else:
+                self._refuse_large(link, run, messages[0], operands, size)
 
-    def _send_part(self, link: WorkerLink, run: Run, fragments: Sequence[_Tasks], size: int) -> None:
-        """Send each fragment of a run alone, because together they are too large."""
-        if len(fragments) > 1:
-            for fragment in fragments:
-                self._send_batch(link, [(run, [fragment])])
-            return
+    def _refuse_large(
+        self, link: WorkerLink, run: Run, fragment: worker_pb2.Fragment, operands: _Takers, size: int
+    ) -> None:
+        """Refuse the task of a fragment that takes the largest operand."""
         message = (
             f"its operands take {size} bytes, more than the {self._max_bytes} of one message; "
             "pass less, or raise max_message_mb in the settings"
         )
-        self._refused(run, *fragments[0][0], Fault("too_large", message, worker=link.id))
+        largest = max(operands, key=lambda value: fragment.values[str(value)].ByteSize(), default=None)
+        first = fragment.tasks[0]
+        task = (first.id, first.attempt) if largest is None else operands[largest]
+        self._refused(run, *task, Fault("too_large", message, worker=link.id))
 
     def _write(
-        self, message: worker_pb2.Fragment, run: Run, fragments: Sequence[_Tasks], values: Iterable[Value]
+        self,
+        message: worker_pb2.Fragment,
+        run: Run,
+        fragments: Sequence[tuple[_Task, ...]],
+        operands: _Takers,
     ) -> None:
-        """Make an empty message say fragments of a run, with values that they take."""
+        """Make an empty message say fragments of a run, with operands of theirs. Raises _UnwritableError."""
         tasks = [task for fragment in fragments for task in fragment]
         nodes = [run.node(number) for number, _ in tasks]
         internal = run.internal(nodes) if len(tasks) > 1 else ()
         message.run, message.namespace, message.priority = run.id, run.namespace, run.priority
-        for node, (number, attempt) in zip(nodes, tasks, strict=True):
-            message.tasks.add(
-                node=node_bytes(node),
-                id=number,
-                stream=run.streamed(number),
-                attempt=attempt,
-                timeout_s=node.policy.timeout_s or 0.0,
-                internal=number in internal,
-                source=self._sources.get((run.id, number)),
-            )
-        for value in values:
-            run.write(value, message.values[str(value)])
+        blamed = tasks[0]
+        try:
+            for node, task in zip(nodes, tasks, strict=True):
+                blamed = number, attempt = task
+                message.tasks.add(
+                    node=node_bytes(node),
+                    id=number,
+                    stream=run.streamed(number),
+                    attempt=attempt,
+                    timeout_s=node.policy.timeout_s or 0.0,
+                    internal=number in internal,
+                    source=self._sources.get((run.id, number)),
+                )
+            for value, task in operands.items():
+                blamed = task
+                run.write(value, message.values[str(value)])
+        except GraphError as problem:
+            raise _UnwritableError(blamed, str(problem)) from None
 
 
 def _pin(keep: Keep) -> worker_pb2.KvPin:
     return worker_pb2.KvPin(run=keep.run, key=str(Value(keep.node)), seconds=keep.expires - now())
 
 
-def _lacking(run: Run, link: WorkerLink, fragments: Sequence[_Tasks]) -> list[Value]:
+def _lacking(run: Run, link: WorkerLink, fragments: Sequence[tuple[_Task, ...]]) -> _Takers:
     """The known operands of fragments that the worker does not hold."""
     holds = link.holds.get(run.id, ())
-    nodes = (run.node(number) for fragment in fragments for number, _ in fragment)
-    wanted = dict.fromkeys(value for node in nodes for value in node.args.values())
-    return [value for value in wanted if value in run.values and value not in holds]
+    takers: _Takers = {}
+    for fragment in fragments:
+        for task in fragment:
+            for value in run.node(task[0]).args.values():
+                if value in run.values and value not in holds:
+                    takers.setdefault(value, task)
+    return takers

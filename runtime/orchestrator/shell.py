@@ -9,10 +9,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from weft.graph.codec import decode_datum
-from weft.graph.errors import GraphError
+from weft.graph.errors import GraphError, TooLargeError
 from weft.graph.evaluate import EvaluationError, evaluate
 from weft.graph.ir import Node, Value
 from weft.graph.live import Growth
@@ -38,6 +38,9 @@ from .workers import WorkerLink, engine_specs
 __all__ = ["Owner", "Shell"]
 
 _log = logging.getLogger(__name__)
+
+_MESSAGES: Final = 4
+"""As many messages as that may what the orchestrator makes of values take: lists go to workers in stages."""
 
 
 class Owner(Protocol):
@@ -65,6 +68,7 @@ class Shell:
         self._owner = owner
         self._scheduler = scheduler
         self._sender = Sender(fleet, self._refused, max_bytes=max_bytes)
+        self._most = _MESSAGES * max_bytes
         self._events: list[ev.Event] = []
         self._busy = False
         self._timer = Timer(lambda: self.handle(ev.Tick()))
@@ -372,6 +376,12 @@ class Shell:
         run.begin(number, attempt, ORCHESTRATOR, now())
         try:
             compute()
+        except TooLargeError:
+            message = (
+                f"it would make a value of more than {self._most} characters; make it of less, "
+                "or raise max_message_mb in the settings"
+            )
+            self.task_failed(run.id, number, attempt, Fault("too_large", message))
         except (EvaluationError, GraphError) as problem:
             self.task_failed(run.id, number, attempt, Fault("invalid", str(problem)))
         except Exception as problem:
@@ -379,7 +389,7 @@ class Shell:
 
     def _evaluate(self, run: Run, number: int) -> None:
         node = run.node(number)
-        results = evaluate(node.op, run.operands(node))
+        results = evaluate(node.op, run.operands(node), self._most)
         self.task_done(run, node, results)
 
     def _expand(self, run: Run, number: int) -> None:

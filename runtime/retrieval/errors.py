@@ -2,6 +2,7 @@
 
 RetrievalError
 ├── CorpusError          a folder of documents cannot be read
+├── UnwritableError      the folder of the indexes cannot be written
 ├── ModelError           an embedding or reranking model cannot be loaded
 ├── UnknownIndexError    no index of that name
 ├── IndexMismatchError   vectors of another embedder or dimension than the index holds
@@ -23,6 +24,7 @@ __all__ = [
     "ModelError",
     "RetrievalError",
     "UnknownIndexError",
+    "UnwritableError",
 ]
 
 
@@ -32,6 +34,10 @@ class RetrievalError(Exception):
 
 class CorpusError(RetrievalError):
     """A folder of documents is missing, empty or holds a file that cannot be read."""
+
+
+class UnwritableError(RetrievalError):
+    """The folder of the indexes cannot be written."""
 
 
 class ModelError(RetrievalError):

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from .documents import Chunk, Passage
 from .errors import CorruptIndexError, IndexBusyError, IndexMismatchError, UnknownIndexError
+from .folder import expect_writable
 from .snapshot import Mode, Snapshot
 from .tables import Header, check_name, connect, header, load, quiet, quoted, rows, schema, stored_chunks
 from .vectors import checked, normalized
@@ -152,7 +153,10 @@ class IndexStore:
     def neighbours(
         self, name: str, passages: Sequence[Passage], preceding: int, following: int
     ) -> list[Passage]:
-        """Those of `passages` that the index holds, each among its neighbours; see `Snapshot.neighbours`."""
+        """Each of `passages` among its neighbours; see `Snapshot.neighbours`.
+
+        Raises `ValueError` for a passage of another index.
+        """
         table = self._open(name)
         return self._snapshot(name, table, header(name, table)).neighbours(passages, preceding, following)
 
@@ -231,7 +235,7 @@ class IndexStore:
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
         """Hold the lock of index `name` against every other writer, of this process or another."""
-        self._path.mkdir(parents=True, exist_ok=True)
+        expect_writable(self._path)
         lock = FileLock(self._path / f"{name}.lock")
         try:
             lock.acquire(timeout=_LOCK_SECONDS)

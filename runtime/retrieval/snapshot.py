@@ -43,11 +43,19 @@ class Snapshot:
     """The row of each passage id."""
 
     def neighbours(self, found: Sequence[Passage], preceding: int, following: int) -> list[Passage]:
-        """Those of `found` that are here, each between those that stand around it in its document.
+        """Each of `found` between those that stand around it in its document.
 
         None comes twice. Passages of one document that touch stand together in the order of the document,
-        where the first of them is in `found`. A neighbour has the score of the one it was taken for.
+        where the first of them is in `found`. A neighbour has the score of the one it was taken for. What a
+        newer edition of its document no longer has is left out. Raises `ValueError` for what belongs to no
+        document here.
         """
+        for passage in found:
+            if passage.id not in self.rows and _id(passage.id.rpartition("#")[0], 1) not in self.rows:
+                raise ValueError(
+                    f"passage {passage.id!r} is of no document of this index; "
+                    "neighbours() takes what a search of the same index has found"
+                )
         scores = {passage.id: passage.score for passage in reversed(found) if passage.id in self.rows}
         taken: dict[tuple[str, int], float] = {}
         for id, score in reversed(scores.items()):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 from weft.runtime.config import WorkerConfig
 from weft.runtime.retrieval.embedder import HashEmbedder
+from weft.runtime.retrieval.folder import INDEXES
 
 from .engines.base import Engine
 from .engines.embed import EmbedEngine
@@ -15,8 +15,6 @@ from .engines.rerank import RerankEngine
 from .engines.tool import ToolEngine
 
 __all__ = ["build_engines"]
-
-_INDEXES: Final = "indexes"  # the folder of the indexes within the data folder
 
 
 def build_engines(config: WorkerConfig) -> list[Engine]:
@@ -31,7 +29,7 @@ def build_engines(config: WorkerConfig) -> list[Engine]:
     if "index" in config.kinds:
         cache_bytes = config.result_cache_mb << 20
         name = _embedder_name(config.embedder)
-        engines.append(IndexEngine(config.data / _INDEXES, name, cache_bytes=cache_bytes))
+        engines.append(IndexEngine(config.data / INDEXES, name, cache_bytes=cache_bytes))
     if "rerank" in config.kinds and config.reranker is not None:
         engines.append(RerankEngine(config.reranker, profile_s=config.profile_s / 2))
     if "tool" in config.kinds:

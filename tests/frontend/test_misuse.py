@@ -173,6 +173,16 @@ def test_what_needs_the_value(use: Callable[[Any, Any], Any], what: str) -> None
         (lambda x, xs: map("a", xs), r"map\(\) needs a function, not a str"),
         (lambda x, xs: map(wait_for._fn, xs), "cannot be async"),
         (lambda x, xs: map(wait_for, xs), "is async and cannot be called while"),
+        (
+            lambda x, xs: map(lambda: 1, xs),
+            r"map\(\) calls its function as f\(item\), and <lambda>\(\) does not",
+        ),
+        (lambda x, xs: map(lambda a, b: a, xs), r"<lambda>\(a, b\) does not .*'b'; write lambda item: …"),
+        (lambda x, xs: fold(lambda s: s, xs, ""), r"fold\(\) calls its function as f\(state, item\)"),
+        (lambda x, xs: loop(lambda: x, x), r"loop\(\) calls its function as f\(state\)"),
+        (lambda x, xs: loop(gen, x, until=lambda: True), r"loop\(\) calls its function as f\(state\)"),
+        (lambda x, xs: cond(x.equals("a"), gen, "b"), r"cond\(\) calls its .* as f\(\), .*; write lambda: …"),
+        (lambda x, xs: loop(gen, x, until=3), r"loop\(\) needs a function, not a int"),
         (lambda x, xs: cond(x, "a", "b"), r"pred must be true or false, not text; compare with x\.equals"),
         (lambda x, xs: cond(1, "a", "b"), "pred must be true or false, not int"),
         (lambda x, xs: loop(gen, x, limit=0), r"limit of loop\(\) must be a positive whole number"),
@@ -381,6 +391,33 @@ def test_static_arguments_must_be_given_and_hashable() -> None:
         user.graph()
     with pytest.raises(TraceError, match="static arguments must be hashable"):
         user.graph(words=["a"])
+
+
+def test_a_program_that_calls_itself_without_end() -> None:
+    @untyped_program
+    def shorten(text: str) -> Any:
+        return cond(gen(text, choices=["yes", "no"]).equals("yes"), text, lambda: shorten(text))
+
+    @untyped_program
+    def ping(text: str, depth: Static[int] = 2) -> Any:
+        return pong(text, depth)
+
+    @untyped_program
+    def pong(text: str, depth: Static[int]) -> Any:
+        return ping(text, depth)
+
+    with pytest.raises(TraceError, match=f"{HERE}program 'shorten' calls itself .*Static parameter"):
+        shorten.graph()
+    with pytest.raises(TraceError, match=f"{HERE}program 'p.ng' calls itself without end"):
+        ping.graph()
+
+
+def test_a_static_parameter_ends_the_calls_of_a_program_to_itself() -> None:
+    @untyped_program
+    def refine(text: str, rounds: Static[int] = 3) -> Any:
+        return refine(gen(f"Better: {text}"), rounds - 1) if rounds else text
+
+    assert sum(node.op.label() == "generate" for node in refine.graph()) == 3
 
 
 def test_two_tools_of_one_name() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from weft.graph.errors import TooLargeError
 from weft.graph.evaluate import EvaluationError, evaluate, lift
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import (
@@ -20,6 +21,9 @@ from weft.graph.prompt import Slot
 from weft.graph.types import INTEGER, STRINGS, TEXT, Data
 from weft.graph.values import TextValue, plain
 
+DOUBLED: list[Any] = ["x"]
+for _ in range(60):
+    DOUBLED = [DOUBLED, DOUBLED]
 PASSAGES = [{"id": "a", "text": "A.", "score": 0.1}, {"id": "b", "text": "B.", "score": 0.2}]
 
 
@@ -85,3 +89,24 @@ def test_long_values_are_cut_in_errors() -> None:
 def test_what_engines_compute_is_refused() -> None:
     with pytest.raises(TypeError, match="embed is not an operation of the orchestrator"):
         evaluate(Embed(), {"texts": TextValue("x")})
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "size"),
+    [
+        (Format(("ab", Slot("x"), Slot("x"))), {"x": "cd"}, 6),
+        (Format((Slot("x"),)), {"x": ["a", "b"]}, 3),
+        (Gather("list"), {"0": "abc", "1": 1}, 67),
+        (Gather("object"), {"b": "abc", "a": [{"c": "de"}]}, 133),
+    ],
+)
+def test_what_is_made_has_a_largest_size(op: Op, args: dict[str, Any], size: int) -> None:
+    given = {name: lift(arg) for name, arg in args.items()}
+    assert evaluate(op, given, size) == evaluate(op, given)
+    with pytest.raises(TooLargeError):
+        evaluate(op, given, size - 1)
+
+
+def test_lists_count_as_they_are_written() -> None:
+    with pytest.raises(TooLargeError):
+        evaluate(Gather("list"), {"0": lift(DOUBLED)}, 1 << 20)

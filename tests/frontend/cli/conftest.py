@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Weft = Callable[..., Result]
 """Runs the command in this process: `weft("run", "x.py:f")`."""
 
-COMMAND = (sys.executable, "-P", "-c", "from weft.frontend.cli.main import main; main()")
+COMMAND = (sys.executable, "-P", "-c", "from weft.frontend.cli.entry import main; main()")
 """The command as a process of its own."""
 
 

@@ -92,7 +92,7 @@ def test_what_cannot_be_served_by_name(
         (["--program", "served.py:grow"], "is async"),
         (["--program", "gone.json"], "gone.json: cannot be read"),
         (["--http", "unix:x"], "arguments: http: an HTTP address is 'HOST:PORT', not 'unix:x'"),
-        (["--http", "8000"], "arguments: http: an address is 'HOST:PORT'"),
+        (["--http", "8000"], "arguments: http: an HTTP address is 'HOST:PORT'"),
         (["--api-key", ""], "arguments: api_key: Value should have at least 1"),
         (["--program", "reference=one.json"], "a model and a program are called 'reference'"),
     ],

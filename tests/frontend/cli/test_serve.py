@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from .conftest import Weft
 
 Command = Callable[..., "subprocess.Popen[str]"]
@@ -43,6 +45,22 @@ def test_a_missing_model_is_one_line_and_status_2(command: Command, tmp_path: Pa
         f"error: weft worker: model 'gone': model folder '{tmp_path}/gone' does not exist"
     )
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [("serve", "--data", "taken"), ("worker", "--kind", "index", "--connect", "127.0.0.1:1")]
+)
+def test_a_data_folder_that_cannot_be_written_is_refused(
+    weft: Weft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    Path("taken").write_text("no folder")
+    monkeypatch.setenv("WEFT_DATA", "taken")
+    result = weft(*arguments)
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.split())
+    assert said.startswith(
+        "error: data: indexes cannot be kept in 'taken/indexes': Not a directory; set `data`"
+    )
 
 
 def test_a_worker_joins_and_leaves(weft: Weft, command: Command, server: str) -> None:

@@ -48,6 +48,7 @@ def test_bundled_apps_are_known_by_name() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
+        ("p.py", r"which program of 'p\.py'\? Write p\.py:function"),
         ("nope", r"there is no bundled app 'nope' \(there are: .*rag, .*react.*\)"),
         ("nope:greet", r"there is no module 'nope' here"),
         ("hello.nope:greet", r"there is no module 'hello.nope' here"),

@@ -73,7 +73,7 @@ async def test_a_completion_by_a_program(door: Door) -> None:
         ({"n": 2}, "n", "cannot be set"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "cannot be set"),
         ({"inputs": {"gone": 1}}, None, "there is no input 'gone'; known: 'question', 'style'"),
-        ({"inputs": {"style": 1}}, None, "input 'style': must be a text"),
+        ({"inputs": {"style": 1}}, None, "input 'style' must be a text"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "messages", "no message of the user"),
     ],
 )

@@ -267,6 +267,56 @@ def test_without_a_guard_a_decode_may_be_cut(
     assert not matcher.finished
 
 
+@pytest.mark.parametrize("pattern", ["(a{1000}b{1000}){1000}", "((a{1000}){1000}){1000}"])
+def test_what_is_too_long_to_be_spelled_is_not_guarded(
+    compilers: dict[str, GrammarCompiler], pattern: str
+) -> None:
+    assert not compilers["reference"].compile(Regex(pattern), 4).guarded
+
+
+def test_a_way_that_is_too_long_to_be_spelled_is_not_taken(
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler]
+) -> None:
+    matcher = compilers["reference"].compile(Regex("a|(b{1000}c{1000}){1000}"), 8).matcher()
+    taken = follow(tokenizers["reference"], matcher, "b")
+    assert tokenizers["reference"].decode_continuation(taken) == "a"
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(([a-z]?){80}){80}", "x(([a-z]?){80}){80}", "((([a-z]?){100}){100}){100}"]
+)
+def test_what_can_be_read_in_too_many_ways_is_refused(
+    compilers: dict[str, GrammarCompiler], pattern: str
+) -> None:
+    with pytest.raises(GrammarError, match=r"too many ways to be enforced; .* \[a-z\]\{0,100\} instead of"):
+        compilers["reference"].compile(Regex(pattern), 64)
+
+
+def test_what_turns_out_to_be_read_in_too_many_ways_fails(
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler]
+) -> None:
+    matcher = compilers["reference"].compile(Regex("n|yes, Mr (([a-z]?){80}){80}"), 64).matcher()
+    with pytest.raises(GrammarError, match="too many ways to be enforced"):
+        follow(tokenizers["reference"], matcher, "yes, Mr ")
+
+
+def test_a_long_list_of_choices_is_not_ambiguous(compilers: dict[str, GrammarCompiler]) -> None:
+    choices = Choices(tuple(f"number {number}" for number in range(6000)))
+    assert compilers["reference"].compile(choices, 64).min_tokens == 1
+
+
+def test_a_mask_that_takes_too_long_is_refused_and_not_computed_again(
+    compilers: dict[str, GrammarCompiler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constraint = Regex("so[a-z] long")
+    with monkeypatch.context() as patched:
+        patched.setattr("weft.runtime.llm.grammar._MOST_MASK_S", -1.0)
+        with pytest.raises(GrammarError, match="too many ways to be enforced"):
+            compilers["reference"].compile(constraint, 64)
+    with pytest.raises(GrammarError, match="too many ways to be enforced"):
+        compilers["reference"].compile(constraint, 64)
+
+
 def test_the_guard_gives_up_on_explosive_ambiguity(
     tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,8 @@ import pytest
 from weft.graph.codec import encode_graph
 from weft.graph.ir import Graph, Node, Policy, Value
 from weft.graph.live import Growth, LiveGraph
-from weft.graph.ops.common import Const, Embed, Format, Input, Project, Search, Tool
+from weft.graph.ops.base import Op
+from weft.graph.ops.common import Const, Embed, Format, Gather, Input, Project, Search, Tool
 from weft.graph.ops.control import Map
 from weft.graph.ops.primitive import Decode
 from weft.graph.ops.user import Generate, Ingest
@@ -159,7 +160,7 @@ def args(**nodes: int) -> dict[str, Value]:
     [
         ({}, "input 'q'"),
         ({"q": '"x"', "nope": "1"}, "'nope'"),
-        ({"q": "3"}, "must be a text"),
+        ({"q": "3"}, "input 'q' must be a text"),
         ({"q": "{"}, "input 'q'"),
         ({"q": "[" * 50_000}, "input 'q'"),
     ],
@@ -176,7 +177,7 @@ async def test_input_of_the_wrong_type_names_its_place(stage: Any) -> None:
     graph = Graph((Node(0, Input("xs", STRINGS)),), (Value(0),))
     status, message = await refused(stage.stub.Invoke(request(graph, xs=["a", 1])))
     assert status is grpc.StatusCode.INVALID_ARGUMENT
-    assert "[1]" in message
+    assert message.startswith("input 'xs'[1] must be string")
 
 
 @pytest.mark.parametrize(
@@ -272,6 +273,32 @@ async def test_an_operand_that_cannot_be_written_fails_its_run_and_no_other(stag
     assert (await stage.stub.Invoke(request(ECHO, q="ok"))).info.state == "done"
 
 
+@pytest.mark.parametrize(("value", "code"), [(float("nan"), "invalid"), ("x" * 1_100_000, "too_large")])
+async def test_of_a_fragment_the_task_is_blamed_whose_operand_cannot_be_sent(
+    stage: Any, until: Any, value: Any, code: str
+) -> None:
+    nodes = (
+        Node(0, Input("q")),
+        Node(1, Tool("find", JSON, "client"), {"q": Value(0)}),
+        Node(2, Tool("find", JSON, "client"), {"q": Value(0)}),
+        Node(3, Tool("lookup", TEXT, "server", True), {"a": Value(1)}, "", "app.py:3"),
+        Node(4, Tool("lookup", TEXT, "server", True), {"a": Value(3), "b": Value(2)}, "", "app.py:4"),
+    )
+    submit = pb.SubmitRequest(graph=encode_graph(Graph(nodes, (Value(4),))), inputs={"q": '"x"'})
+    call = stage.stub.Run()
+    await call.write(pb.RunRequests(requests=[pb.RunRequest(start=pb.Start(submit=submit, tools=["find"]))]))
+    shell = stage.server.orchestrator.shell
+    await until(lambda: any(len(live.attempts) == 2 for live in shell.runs.values()))
+    (live,) = shell.runs.values()
+    with shell.together():
+        for node, answer in zip(list(live.attempts), ("fine", value), strict=True):
+            shell.task_done(live, live.node(node), (Json(answer),))
+    while not (message := await call.read()).events[-1].HasField("finished"):
+        pass
+    fault = message.events[-1].finished.fault
+    assert (fault.code, fault.location) == (code, "app.py:4")
+
+
 async def test_too_large_an_operand_fails_its_run_only(stage: Any) -> None:
     doubled = Graph(
         (
@@ -292,6 +319,25 @@ async def test_too_large_a_result_fails_its_run_only(stage: Any) -> None:
     nodes = (Node(0, Input("q")), Node(1, Format((Slot("a"), Slot("a"))), {"a": Value(0)}))
     result = await stage.stub.Invoke(request(Graph(nodes, (Value(1),)), q="x" * 600_000))
     assert result.fault.code == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("double", "names", "where"),
+    [(Format((Slot("a"), Slot("a"))), ("a",), "app.py:17"), (Gather("list"), ("0", "1"), "app.py:16")],
+)
+async def test_what_doubles_without_end_fails_its_run_only(
+    stage: Any, double: Op, names: tuple[str, ...], where: str
+) -> None:
+    doubled = [Node(n, double, dict.fromkeys(names, Value(n - 1)), "", f"app.py:{n}") for n in range(1, 61)]
+    other = asyncio.ensure_future(stage.stub.Invoke(request(chain(5), q="1")))
+    result = await stage.stub.Invoke(
+        request(Graph((Node(0, Input("q")), *doubled), (Value(60),)), q="x" * 64)
+    )
+    assert result.fault.code == "too_large"
+    assert f"more than {4 << 20} characters" in result.fault.message
+    assert "max_message_mb" in result.fault.message
+    assert result.fault.location == where
+    assert (await other).info.state == "done"
 
 
 async def test_an_operation_that_cannot_be_evaluated_fails_its_run_only(stage: Any) -> None:

@@ -12,7 +12,12 @@ from weft.graph.ops.user import Chunking
 from weft.runtime.retrieval.chunking import chunk
 from weft.runtime.retrieval.documents import Chunk, Document, Passage
 from weft.runtime.retrieval.embedder import HashEmbedder
-from weft.runtime.retrieval.errors import CorruptIndexError, IndexMismatchError, UnknownIndexError
+from weft.runtime.retrieval.errors import (
+    CorruptIndexError,
+    IndexMismatchError,
+    UnknownIndexError,
+    UnwritableError,
+)
 from weft.runtime.retrieval.index import IndexInfo, IndexStore, IngestReport
 from weft.runtime.retrieval.snapshot import Mode
 
@@ -99,7 +104,10 @@ def test_neighbours_stand_around_what_was_found(store: IndexStore) -> None:
     assert around(["#b##12", "a.md#1", "#b##5"]) == ["#11", "#12", "a.md#1", "a.md#2", "#4", "#5", "#6"]
     assert around(["#b##6", "#b##2", "#b##4"]) == ["#1", "#2", "#3", "#4", "#5", "#6", "#7"]
     assert around(["#b##6", "#b##2"], 0, 2) == ["#6", "#7", "#8", "#2", "#3", "#4"]
-    assert around(["#b##6", "gone.md#1", "#b##6"], 0, 0) == ["#6"]
+    assert around(["#b##6", "#b##13", "#b##6"], 0, 0) == ["#6"]
+    for foreign in ("other.md#1", "no passage"):
+        with pytest.raises(ValueError, match=f"passage '{foreign}' is of no document of this index"):
+            around(["#b##6", foreign])
     assert around([]) == []
     scored = store.neighbours("demo", [Passage("#b##2", "", 2.0), Passage("#b##3", "", 1.0)], 1, 1)
     assert [(each.text, each.score) for each in scored] == [
@@ -108,6 +116,12 @@ def test_neighbours_stand_around_what_was_found(store: IndexStore) -> None:
         ("Line 3.", 1.0),
         ("Line 4.", 1.0),
     ]
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("no folder")
+    with pytest.raises(UnwritableError, match=r"'.*taken/indexes': Not a directory; set `data`"):
+        put(IndexStore(tmp_path / "taken" / "indexes"), "demo", chunks_of("a.md"))
 
 
 def test_a_new_edition_of_a_document_replaces_all_of_the_old(store: IndexStore) -> None:

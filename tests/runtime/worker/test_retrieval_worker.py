@@ -118,11 +118,15 @@ async def test_documents_that_have_not_changed_are_neither_embedded_nor_stored(w
 
 async def test_passages_come_with_their_neighbours(worker: Link) -> None:
     await fill(worker)
-    found = Json(
-        [{"id": "b.md#1", "text": ""}, {"id": "a.md#2", "text": "", "score": 0.5}, {"id": "z", "text": ""}]
-    )
-    await worker.run(Node(12, Neighbours("facts"), {"passages": Value(0)}), values={"%0": found})
+    found = [{"id": "b.md#1", "text": ""}, {"id": "a.md#2", "text": "", "score": 0.5}]
+    node = Node(12, Neighbours("facts"), {"passages": Value(0)})
+    await worker.run(node, values={"%0": Json(found)})
     assert await ids(worker) == ["b.md#1", "a.md#1", "a.md#2"]
+    foreign = [*found, {"id": "z.md#1", "text": ""}]
+    await worker.run(node, run="foreign", values={"%0": Json(foreign)})
+    fault = await worker.fault(12, "foreign")
+    assert fault.code == "invalid"
+    assert "passage 'z.md#1' is of no document of this index" in fault.message
 
 
 async def test_an_equal_search_is_taken_until_the_index_changes(
