@@ -32,15 +32,64 @@ class Found(NamedTuple):
 NOWHERE: Final = Found(0.0, ())
 
 
-class _Entry:
-    """Who holds a prefix."""
+class _One:
+    """The only holder of a prefix, as of most."""
+
+    __slots__ = ("engine", "stamp")
+
+    def __init__(self, engine: EngineState) -> None:
+        self.engine = engine
+        self.stamp = engine.written  # when it last used the prefix
+
+    def sample(self) -> Sequence[EngineState]:
+        """The holder, if it holds it still."""
+        return [self.engine] if _present(self.engine, self.stamp) else []
+
+    def stamp_of(self, engine: EngineState) -> float | None:
+        """What an engine had written when it last used the prefix."""
+        return self.stamp if engine is self.engine else None
+
+
+class _Several:
+    """Those who hold a prefix."""
 
     __slots__ = ("holders", "stamps", "turn")
 
-    def __init__(self) -> None:
-        self.holders: list[EngineState] = []
-        self.stamps: dict[EngineState, float] = {}  # what each had written when it last used the prefix
+    def __init__(self, first: _One) -> None:
+        self.holders = [first.engine]
+        self.stamps = {first.engine: first.stamp}
         self.turn = 0  # of the holder that is looked at first next time
+
+    def note(self, engine: EngineState) -> None:
+        """It uses the prefix."""
+        if engine not in self.stamps:
+            self.holders.append(engine)
+        self.stamps[engine] = engine.written
+
+    def drop(self, engine: EngineState) -> None:
+        """It does not hold it."""
+        if engine in self.stamps:
+            del self.stamps[engine]
+            self.holders.remove(engine)
+
+    def sample(self) -> Sequence[EngineState]:
+        """Some that hold it still; those that do not are forgotten on the way."""
+        found: list[EngineState] = []
+        holders, stamps = self.holders, self.stamps
+        looked = 0
+        while looked < len(holders) and len(found) < _SAMPLE:
+            engine = holders[(self.turn + looked) % len(holders)]
+            if _present(engine, stamps[engine]):
+                found.append(engine)
+                looked += 1
+            else:
+                self.drop(engine)
+        self.turn += looked
+        return found
+
+    def stamp_of(self, engine: EngineState) -> float | None:
+        """What an engine had written when it last used the prefix."""
+        return self.stamps.get(engine)
 
 
 class Directory:
@@ -48,7 +97,7 @@ class Directory:
 
     def __init__(self, limit: int = 1 << 16) -> None:
         self._limit = limit
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._entries: OrderedDict[int, _One | _Several] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -59,21 +108,25 @@ class Directory:
         for key, _ in prefixes:
             entry = entries.get(key)
             if entry is None:
-                entry = entries[key] = _Entry()
+                entries[key] = _One(engine)
                 if len(entries) > self._limit:
                     entries.popitem(last=False)
+                continue
+            entries.move_to_end(key)
+            if isinstance(entry, _Several):
+                entry.note(engine)
+            elif entry.engine is engine:
+                entry.stamp = engine.written
             else:
-                entries.move_to_end(key)
-            if engine not in entry.stamps:
-                entry.holders.append(engine)
-            entry.stamps[engine] = engine.written
+                several = entries[key] = _Several(entry)
+                several.note(engine)
 
     def longest(self, prefixes: Sequence[Boundary]) -> Found:
         """The longest of a prompt's prefixes (shortest first) that anybody holds."""
         for key, tokens in reversed(prefixes):
             entry = self._entries.get(key)
             if entry is not None:
-                holders = self._sample(entry)
+                holders = entry.sample()
                 if holders:
                     return Found(tokens, holders, key)
         return NOWHERE
@@ -82,43 +135,27 @@ class Directory:
         """How many tokens of a prompt an engine holds."""
         for key, tokens in reversed(prefixes):
             entry = self._entries.get(key)
-            if entry is not None and _present(entry, engine):
-                return tokens
+            if entry is not None:
+                stamp = entry.stamp_of(engine)
+                if stamp is not None and _present(engine, stamp):
+                    return tokens
         return 0.0
 
     def missed(self, engine: EngineState, prefixes: Iterable[Boundary], cached: float) -> None:
         """An engine was found to hold only `cached` tokens of a prompt."""
         for key, tokens in prefixes:
-            entry = self._entries.get(key)
-            if tokens > cached and entry is not None and engine in entry.stamps:
-                _drop(entry, engine)
-
-    def _sample(self, entry: _Entry) -> list[EngineState]:
-        """Some that hold it still; those that do not are forgotten on the way."""
-        found: list[EngineState] = []
-        looked = 0
-        while looked < len(entry.holders) and len(found) < _SAMPLE:
-            engine = entry.holders[(entry.turn + looked) % len(entry.holders)]
-            if _present(entry, engine):
-                found.append(engine)
-                looked += 1
-            else:
-                _drop(entry, engine)
-        entry.turn += looked
-        return found
+            entry = self._entries.get(key) if tokens > cached else None
+            if isinstance(entry, _Several):
+                entry.drop(engine)
+            elif entry is not None and entry.engine is engine:
+                del self._entries[key]
 
 
-def _present(entry: _Entry, engine: EngineState) -> bool:
-    stamp = entry.stamps.get(engine)
-    if stamp is None or not engine.worker.alive:
+def _present(engine: EngineState, stamp: float) -> bool:
+    """Whether an engine still holds what it last used when it had written `stamp` tokens."""
+    if not engine.worker.alive:
         return False
     slots = engine.spec.kv_slots
     # The one sum has shared tokens once for each that shares them, the other what may be evicted meanwhile.
     locked = min(engine.context_tokens, engine.kv)
     return not slots or engine.written - stamp <= _USABLE * slots - locked
-
-
-def _drop(entry: _Entry, engine: EngineState) -> None:
-    if engine in entry.stamps:
-        del entry.stamps[engine]
-        entry.holders.remove(engine)

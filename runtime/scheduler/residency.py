@@ -218,8 +218,9 @@ class Residency:
             return None
         base, prefixes = _chain(live)
         whole = (base, *prefixes) if base.tokens else prefixes
-        found = self.directory.longest(whole) if whole else NOWHERE
-        return self.transfer.plan(found, whole, engine, cached)
+        if not whole or whole[-1].tokens <= cached:
+            return None
+        return self.transfer.plan(self.directory.longest(whole), whole, engine, cached)
 
     def _moved(self, move: Move, usage: Usage) -> None:
         self.transfer.seen(move, usage)
