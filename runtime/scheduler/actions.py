@@ -49,8 +49,7 @@ class Keep(NamedTuple):
     expires: float  # monotonic seconds; from then on there is no telling
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(NamedTuple):
     """Send fragments to a worker in one message, with those of their operands that the worker lacks."""
 
     worker: str
@@ -95,8 +94,7 @@ class CancelTasks:
     nodes: tuple[int, ...] = ()  # empty: all
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """Have a worker forget values of a run."""
 
     worker: str

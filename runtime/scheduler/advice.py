@@ -100,8 +100,10 @@ class Liveness(Silence):
     def made(self, live: LiveNode, consumers: Iterable[LiveNode], now: float) -> None:
         """Keep it for those who are known to take it later."""
         number = live.primitive.node.id
-        if any(c.primitive.context == number and c.phase is Phase.WAITING for c in consumers):
-            self._say(live, now + _KNOWN_S)
+        for consumer in consumers:
+            if consumer.primitive.context == number and consumer.phase is Phase.WAITING:
+                self._say(live, now + _KNOWN_S)
+                return
 
     def called(self, tool: LiveNode, now: float) -> None:
         """Keep the contexts whose texts have led to the call; of programs that do not say, the latest."""
@@ -150,8 +152,9 @@ class Liveness(Silence):
 
     def _unsay(self, maker: LiveNode) -> None:
         runs = self._pending.get(maker.engine.worker) if self._pending and maker.engine else None
-        if runs is not None and maker.run.id in runs:
-            runs[maker.run.id].pop(maker.primitive.node.id, None)
+        keeps = runs.get(maker.run.id) if runs else None
+        if keeps:
+            keeps.pop(maker.primitive.node.id, None)
 
 
 def _makers(live: LiveNode) -> Iterator[LiveNode]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -40,9 +40,9 @@ class Dispatcher:
         self._grace_s = policies.grace_s
         self._joined = 0
         self._lost: deque[tuple[WorkerState, str]] = deque(maxlen=_REMEMBERED_LOSSES)
-        self._queues: dict[EngineKey, ReadyQueue] = {}
         self._pools: dict[EngineKey, Pool] = {}
-        self._stirred: dict[EngineKey, None] = {}  # queues where something may have become possible
+        self._queues: dict[Pool, ReadyQueue] = {}
+        self._stirred: dict[Pool, None] = {}  # where something may have become possible
         self._orphaned: dict[EngineKey, float] = {}  # queues without workers, and how long they may be
         self._outgoing: dict[WorkerState, list[Fragment]] = {}
         self._sources: dict[WorkerState, list[Source]] = {}  # of what is outgoing
@@ -70,24 +70,25 @@ class Dispatcher:
         for engine in worker.engines:
             for pool in list(engine.pools):
                 pool.remove(engine)
-                self._stirred[pool.key] = None
+                self._stirred[pool] = None
 
     # ---- primitives
 
     def submit(self, live: LiveNode, now: float) -> None:
         """A primitive for an engine is ready."""
         key = live.primitive.key
-        if key not in self._queues:
-            self._open(key)
-        self._stirred[key] = None
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._open(key)
+        self._stirred[pool] = None
         if key.kind == "llm":
             self.residency.begin_turn(live)
-            if not self._tools.admission.admits(live, self._pools[key], now):
+            if not self._tools.admission.admits(live, pool, now):
                 self.residency.end_turn(live, now)  # who is held back must not hold others back
                 return
         elif key.kind == "tool":
             self.call(live, now)
-        self._queues[key].push(live, now)
+        self._queues[pool].push(live, now)
 
     def attach(self, live: LiveNode, engine: EngineState, now: float) -> None:
         """Let a primitive follow on what an engine is making, unless it should go elsewhere or wait."""
@@ -102,30 +103,36 @@ class Dispatcher:
         live.run.waits_for = live.primitive.key.model
         self.advice.called(live, now)
 
-    def drain(self, now: float) -> Iterator[Dispatch]:
+    def drain(self, now: float) -> Sequence[Dispatch]:
         """Hand out what can be handed out now."""
-        holds_back = self._tools.admission.holds_back
-        while self._stirred:
-            key = next(iter(self._stirred))
-            del self._stirred[key]
-            queue = self._queues.get(key)
-            if queue is not None and (queue or holds_back(self._pools[key])):
-                self._drain(queue, self._pools[key], now)
-        if self._outgoing:
-            yield from self.dispatches(now)
+        stirred, holds_back = self._stirred, self._tools.admission.holds_back
+        while stirred:
+            pool = next(iter(stirred))
+            del stirred[pool]
+            queue = self._queues[pool]
+            if queue or holds_back(pool):
+                self._drain(queue, pool, now)
+        return self.dispatches(now) if self._outgoing else ()
 
-    def dispatches(self, now: float) -> Iterator[Dispatch]:
+    def dispatches(self, now: float) -> Sequence[Dispatch]:
         """What has been handed out and has not been said yet."""
-        for worker, fragments in self._outgoing.items():
-            sources = tuple(self._sources.pop(worker, ()))
-            yield Dispatch(worker.id, tuple(fragments), sources, self.advice.collect(worker, now))
+        said = [
+            Dispatch(
+                worker.id,
+                tuple(fragments),
+                tuple(self._sources.pop(worker, ())),
+                self.advice.collect(worker, now),
+            )
+            for worker, fragments in self._outgoing.items()
+        ]
         self._outgoing.clear()
+        return said
 
     def activate(self, live: LiveNode, now: float) -> None:
         """All operands of a task are known: from now on the attempt's time counts."""
         live.activate()
         live.since = now
-        timeout_s = live.node.policy.timeout_s
+        timeout_s = live.primitive.node.policy.timeout_s
         if timeout_s is not None:
             self._timers.set(now + timeout_s, (live, live.attempt))
 
@@ -133,13 +140,14 @@ class Dispatcher:
         """A tool has given its result."""
         self.residency.patience.note(live.primitive.key.model, now - live.since)
 
-    def _open(self, key: EngineKey) -> None:
-        self._queues[key] = self._tools.queue()
+    def _open(self, key: EngineKey) -> Pool:
         pool = self._pools[key] = self._tools.pool(key, self._stirred)
+        self._queues[pool] = self._tools.queue()
         for worker in self.workers.values():
             engine = worker.engine(key)
             if engine is not None:
                 pool.add(engine)
+        return pool
 
     def _drain(self, queue: ReadyQueue, pool: Pool, now: float) -> None:
         admission, choose = self._tools.admission, self._tools.placement.choose
@@ -169,7 +177,7 @@ class Dispatcher:
             live.begin(where)
             if live.primitive.key.kind == "llm":
                 if live.waiting and begins_context(live):
-                    self._queues[live.key].passed_by(live)
+                    self._queues[self._pools[live.key]].passed_by(live)
                 self.residency.hand_out(live, where)
                 self.advice.taken(live)
                 if live.move is not None:
@@ -207,11 +215,12 @@ class Dispatcher:
 
     def abandoned(self, key: EngineKey, now: float) -> list[LiveNode]:
         """What waits for a worker although patience is at an end: nobody came."""
-        self._stirred[key] = None
+        pool = self._pools[key]
+        self._stirred[pool] = None
         if self._orphaned.get(key, now + 1) > now:
             return []
         del self._orphaned[key]
-        return [*self._tools.admission.kept(self._pools[key]), *self._queues[key].waiting()]
+        return [*self._tools.admission.kept(pool), *self._queues[pool].waiting()]
 
     def last_lost(self, key: EngineKey) -> tuple[str, str] | None:
         """The worker with such an engine that was lost last, and how."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -51,7 +50,7 @@ class EngineState:
     kv: int = 0  # tokens that the runs it works for hold or are going to
     written: float = 0.0  # tokens whose KV it has computed since it joined
     in_use: dict[int, int] = field(default_factory=dict)  # runs by prefix
-    underway: Counter[int] = field(default_factory=Counter)  # tasks by a prefix that they are to read
+    underway: dict[int, int] = field(default_factory=dict)  # tasks by a prefix that they are to read
     idle: dict[LiveRun, float] = field(default_factory=dict)  # that hold contexts here, and since when
     pools: list[Pool] = field(default_factory=list)
     version: int = 0  # rises whenever anything above changes
@@ -77,7 +76,7 @@ class EngineState:
             if live.waiting and live.primitive.context is None:
                 live.ahead_ms = charge.prefill_ms
                 self.ahead_ms += charge.prefill_ms
-            self.underway.update(charge.underway)
+            self._begin_reading(charge.underway)
             if charge.writes:
                 self.writers += 1
                 self.urgent += charge.urgent
@@ -125,7 +124,8 @@ class EngineState:
         """Note a change."""
         self.version += 1
         for pool in self.pools:
-            pool.touch(self)
+            pool.touched[self] = None
+            pool.stirred[pool] = None
 
     def pass_on(self, live: LiveNode, heir: LiveNode) -> None:
         """Reckon with what one task is to read on account of another."""
@@ -137,7 +137,7 @@ class EngineState:
                 prefill_ms=own.prefill_ms + ms,
                 underway=(*own.underway, *reading),
             )
-            self.underway.update(reading)
+            self._begin_reading(reading)
             self._add_load(ms)
             self.prefill_ms += ms
 
@@ -155,11 +155,18 @@ class EngineState:
         for pool in self.pools:
             pool.active += count
 
+    def _begin_reading(self, prefixes: Sequence[int]) -> None:
+        underway = self.underway
+        for key in prefixes:
+            underway[key] = underway.get(key, 0) + 1
+
     def _end_reading(self, charge: Charge) -> None:
+        underway = self.underway
         for key in charge.underway:
-            self.underway[key] -= 1
-            if not self.underway[key]:
-                del self.underway[key]
+            if underway[key] > 1:
+                underway[key] -= 1
+            else:
+                del underway[key]
 
     def _add_load(self, ms: float) -> None:
         self.load_ms += ms
@@ -213,15 +220,15 @@ _Idle = tuple[float, int, float, EngineState, "LiveRun"]  # due, number, idle si
 class Pool:
     """The engines that can run the primitives of one key, indexed by `load`: no choice looks at all of them.
 
-    Whenever an engine changes, the pool enters itself into `stirred`.
+    An engine that changes enters itself into `touched`, and the pool into `stirred`.
     """
 
-    def __init__(self, key: EngineKey, load: Load, stirred: dict[EngineKey, None]) -> None:
+    def __init__(self, key: EngineKey, load: Load, stirred: dict[Pool, None]) -> None:
         self.key = key
         self._load = load
-        self._stirred = stirred
+        self.stirred = stirred
         self._engines: dict[EngineState, None] = {}
-        self._touched: dict[EngineState, None] = {}  # since the heap was last used
+        self.touched: dict[EngineState, None] = {}  # since the heap was last used
         self._heap: list[tuple[float, int, int, EngineState]] = []  # load, number, version; may be stale
         self._turn: Iterator[EngineState] = iter(())
         self._idle: list[_Idle] = []  # a heap; entries may be stale
@@ -264,7 +271,7 @@ class Pool:
         self.active += engine.active
         self.kv += engine.kv
         self.kv_slots += engine.spec.kv_slots
-        self.touch(engine)
+        engine.changed()
 
     def remove(self, engine: EngineState) -> None:
         """An engine is gone."""
@@ -303,11 +310,6 @@ class Pool:
         _, number, since, engine, run = self._idle[0]
         heapq.heapreplace(self._idle, (due, number, since, engine, run))
 
-    def touch(self, engine: EngineState) -> None:
-        """Something about an engine is another."""
-        self._touched[engine] = None
-        self._stirred[self.key] = None
-
     def least_loaded(self) -> EngineState | None:
         """The engine with room whose load is least; the longest-serving of several."""
         if len(self._engines) == 1:
@@ -332,11 +334,11 @@ class Pool:
         return None
 
     def _index(self) -> None:
-        for engine in self._touched:
+        for engine in self.touched:
             if engine.has_room:
                 entry = (self._load(engine), engine.worker.number, engine.version, engine)
                 heapq.heappush(self._heap, entry)
-        self._touched.clear()
+        self.touched.clear()
         if len(self._heap) > 4 * len(self._engines) + 64:
             self._heap = [entry for entry in self._heap if self._holds(entry)]
             heapq.heapify(self._heap)

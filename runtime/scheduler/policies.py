@@ -80,7 +80,7 @@ class Toolbox:
         fairness = FAIRNESS[policies.fairness](policies.weights)
         return ReadyQueue(BATCHING[policies.batching], self._priority, fairness, policies.longest_wait_s)
 
-    def pool(self, key: EngineKey, stirred: dict[EngineKey, None]) -> Pool:
+    def pool(self, key: EngineKey, stirred: dict[Pool, None]) -> Pool:
         """A pool of engines for it."""
         return Pool(key, self.placement.load, stirred)
 

@@ -145,15 +145,19 @@ class Residency:
         """Reckon with a task on an engine."""
         self.begin_turn(live)
         self._use(live.run, engine)
-        base, prefixes = _chain(live)
+        chain = _chain(live)
+        base, prefixes = chain
         maker = _maker(live)
-        held = base.tokens if maker is not None and maker.engine is engine and maker.kv else 0.0
-        known = max(held, self.directory.held(engine, prefixes) if prefixes else 0.0)
-        live.move = self._move(live, engine, known)
-        live.cached = known if live.move is None else live.move.tokens
+        held = known = base.tokens if maker is not None and maker.engine is engine and maker.kv else 0.0
+        if prefixes:
+            known = max(held, self.directory.held(engine, prefixes))
+        move = live.move = self._move(chain, engine, known)
+        live.cached = known if move is None else move.tokens
         reads, writes = _reads(live, live.chain), live.primitive.forecast.writes
         live.tokens = base.tokens + reads + writes
-        underway = [key for key, tokens in prefixes if tokens > known] if engine.spec.kv_layout else ()
+        underway: Sequence[int] = ()
+        if prefixes and engine.spec.kv_layout:
+            underway = [key for key, tokens in prefixes if tokens > known]
         new = base.tokens + reads - live.cached
         engine.charge(live, _charge(engine, live.tokens, new, writes, _is_urgent(live), underway))
         shared = held if maker is not None else self._share(live.run, engine, prefixes)
@@ -178,14 +182,12 @@ class Residency:
         if not live.primitive.makes_context:
             self.drop(live)
             return
-        base, prefixes = _chain(live)
-        live.prefix = Boundary(prefixes[-1].key if prefixes else base.key, live.tokens)
+        live.prefix = Boundary(_last(live).key, live.tokens)
         self.directory.note(engine, (live.prefix,))
 
     def known(self, live: LiveNode) -> None:
         """A context is known although no engine has made it: it is the prompt that it would have read."""
-        base, prefixes = _chain(live)
-        live.prefix = prefixes[-1] if prefixes else base
+        live.prefix = _last(live)
         live.tokens = live.prefix.tokens
 
     def drop(self, live: LiveNode) -> None:
@@ -213,13 +215,12 @@ class Residency:
                     del in_use[key]
         run.holdings.clear()
 
-    def _move(self, live: LiveNode, engine: EngineState, cached: float) -> Move | None:
-        if not engine.spec.kv_layout:
+    def _move(self, chain: Chain, engine: EngineState, cached: float) -> Move | None:
+        base, prefixes = chain
+        tokens = prefixes[-1].tokens if prefixes else base.tokens
+        if tokens <= cached or not engine.spec.kv_layout:
             return None
-        base, prefixes = _chain(live)
         whole = (base, *prefixes) if base.tokens else prefixes
-        if not whole or whole[-1].tokens <= cached:
-            return None
         return self.transfer.plan(self.directory.longest(whole), whole, engine, cached)
 
     def _moved(self, move: Move, usage: Usage) -> None:
@@ -310,14 +311,18 @@ def _chain(live: LiveNode) -> Chain:
     return live.chain
 
 
+def _last(live: LiveNode) -> Boundary:
+    """The end of all that a node is known to add to the context that it continues."""
+    base, prefixes = _chain(live)
+    return prefixes[-1] if prefixes else base
+
+
 def _ahead(maker: LiveNode) -> Boundary | None:
     """The context that a task is making which only reads, if all its texts are known."""
     if maker.primitive.forecast.writes:
         return None
-    base, prefixes = _chain(maker)
-    if maker.chain is None:
-        return None
-    return prefixes[-1] if prefixes else base
+    last = _last(maker)
+    return None if maker.chain is None else last
 
 
 def _reads(live: LiveNode, chain: Chain | None) -> float:

@@ -209,8 +209,10 @@ class Scheduler:
             if kind == "llm":
                 self._residency.done(live, event.usage)
                 consumers = tuple(live.run.consumers(live))
-                live.run.latest = live if live.primitive.makes_context else live.run.latest
-                live.read = any(consumer.primitive.context != event.node for consumer in consumers)
+                if live.primitive.makes_context:
+                    live.run.latest = live
+                for consumer in consumers:
+                    live.read = live.read or consumer.primitive.context != event.node
             elif kind == "tool":
                 self._dispatcher.answered(live, self._now)
             self._complete([live])
@@ -239,7 +241,7 @@ class Scheduler:
             if engine and engine.worker.alive and maker.phase is Phase.DONE:
                 dead.setdefault(engine.worker.id, []).append(maker)
         for worker, held in dead.items():
-            values = tuple(Value(maker.node.id) for maker in held)
+            values = tuple([Value(maker.primitive.node.id) for maker in held])
             self._actions.append(Release(worker, live.run.id, values, self._advice.released(held)))
 
     def _current(self, event: PromptRead | TaskDone | TaskFailed) -> LiveNode | None:

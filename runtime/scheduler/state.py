@@ -173,10 +173,12 @@ class LiveRun:
         if not live.attempt:
             self.begun(live.primitive)  # and never will be: what it makes was known
         live.leave(Phase.DONE)
-        consumers = self._consumers.pop(live.primitive.node.id, _NOBODY).values()
-        for consumer in consumers:
+        consumers = self._consumers.pop(live.primitive.node.id, None)
+        if consumers is None:
+            return ()
+        for consumer in consumers.values():
             consumer.waiting -= 1
-        return consumers
+        return consumers.values()
 
     def dead_contexts(self, live: LiveNode) -> Sequence[LiveNode]:
         """The makers of the KV values that nobody takes any more now that `live` is done."""
@@ -185,10 +187,12 @@ class LiveRun:
             self._continuations[context] -= 1
         if self.grows or (context is None and not makes_context):
             return ()
-        ended = [] if context is None else [self.nodes[context]]
-        if makes_context:
+        continuations, ended = self._continuations, []
+        if context is not None and not continuations[context]:
+            ended.append(self.nodes[context])
+        if makes_context and not continuations.get(live.primitive.node.id):
             ended.append(live)
-        return [maker for maker in ended if not self._continuations.get(maker.primitive.node.id)]
+        return ended
 
     def begun(self, primitive: Primitive) -> None:
         """The prompt of a node waits no longer."""
