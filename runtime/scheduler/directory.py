@@ -32,130 +32,108 @@ class Found(NamedTuple):
 NOWHERE: Final = Found(0.0, ())
 
 
-class _One:
-    """The only holder of a prefix, as of most."""
-
-    __slots__ = ("engine", "stamp")
-
-    def __init__(self, engine: EngineState) -> None:
-        self.engine = engine
-        self.stamp = engine.written  # when it last used the prefix
-
-    def sample(self) -> Sequence[EngineState]:
-        """The holder, if it holds it still."""
-        return [self.engine] if _present(self.engine, self.stamp) else []
-
-    def stamp_of(self, engine: EngineState) -> float | None:
-        """What an engine had written when it last used the prefix."""
-        return self.stamp if engine is self.engine else None
-
-
 class _Several:
-    """Those who hold a prefix."""
+    """More than one holder of a prefix."""
 
-    __slots__ = ("holders", "stamps", "turn")
+    __slots__ = ("engines", "turn")
 
-    def __init__(self, first: _One) -> None:
-        self.holders = [first.engine]
-        self.stamps = {first.engine: first.stamp}
+    def __init__(self, engines: list[EngineState]) -> None:
+        self.engines = engines
         self.turn = 0  # of the holder that is looked at first next time
-
-    def note(self, engine: EngineState) -> None:
-        """It uses the prefix."""
-        if engine not in self.stamps:
-            self.holders.append(engine)
-        self.stamps[engine] = engine.written
-
-    def drop(self, engine: EngineState) -> None:
-        """It does not hold it."""
-        if engine in self.stamps:
-            del self.stamps[engine]
-            self.holders.remove(engine)
-
-    def sample(self) -> Sequence[EngineState]:
-        """Some that hold it still; those that do not are forgotten on the way."""
-        found: list[EngineState] = []
-        holders, stamps = self.holders, self.stamps
-        looked = 0
-        while looked < len(holders) and len(found) < _SAMPLE:
-            engine = holders[(self.turn + looked) % len(holders)]
-            if _present(engine, stamps[engine]):
-                found.append(engine)
-                looked += 1
-            else:
-                self.drop(engine)
-        self.turn += looked
-        return found
-
-    def stamp_of(self, engine: EngineState) -> float | None:
-        """What an engine had written when it last used the prefix."""
-        return self.stamps.get(engine)
 
 
 class Directory:
-    """Holders by prefix key; of more than `limit` prefixes those used last."""
+    """Holders by prefix key; of more than `limit` prefixes those used last.
+
+    When each holder last used a prefix, it knows itself (`EngineState.used`). Most prefixes have one holder,
+    which then is all that is kept of them here: what so many entries would add, the garbage collector would
+    look at again and again.
+    """
 
     def __init__(self, limit: int = 1 << 16) -> None:
         self._limit = limit
-        self._entries: OrderedDict[int, _One | _Several] = OrderedDict()
+        self._holders: OrderedDict[int, EngineState | _Several] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._holders)
 
     def note(self, engine: EngineState, prefixes: Iterable[Boundary]) -> None:
         """An engine holds these prefixes, or will as soon as it has done what it was given."""
-        entries = self._entries
+        holders, used = self._holders, engine.used
         for key, _ in prefixes:
-            entry = entries.get(key)
-            if entry is None:
-                entries[key] = _One(engine)
-                if len(entries) > self._limit:
-                    entries.popitem(last=False)
-                continue
-            entries.move_to_end(key)
-            if isinstance(entry, _Several):
-                entry.note(engine)
-            elif entry.engine is engine:
-                entry.stamp = engine.written
+            holder = holders.get(key)
+            if holder is None:
+                holders[key] = engine
+                if len(holders) > self._limit:
+                    self._forget_oldest()
             else:
-                several = entries[key] = _Several(entry)
-                several.note(engine)
+                holders.move_to_end(key)
+                if key not in used:
+                    if isinstance(holder, _Several):
+                        holder.engines.append(engine)
+                    else:
+                        holders[key] = _Several([holder, engine])
+            used[key] = engine.written
 
     def longest(self, prefixes: Sequence[Boundary]) -> Found:
         """The longest of a prompt's prefixes (shortest first) that anybody holds."""
         for key, tokens in reversed(prefixes):
-            entry = self._entries.get(key)
-            if entry is not None:
-                holders = entry.sample()
-                if holders:
-                    return Found(tokens, holders, key)
+            holder = self._holders.get(key)
+            if isinstance(holder, _Several):
+                some = self._sample(key, holder)
+                if some:
+                    return Found(tokens, some, key)
+            elif holder is not None and _holds(holder, key):
+                return Found(tokens, [holder], key)
         return NOWHERE
 
     def held(self, engine: EngineState, prefixes: Sequence[Boundary]) -> float:
         """How many tokens of a prompt an engine holds."""
         for key, tokens in reversed(prefixes):
-            entry = self._entries.get(key)
-            if entry is not None:
-                stamp = entry.stamp_of(engine)
-                if stamp is not None and _present(engine, stamp):
-                    return tokens
+            if key in engine.used and _holds(engine, key):
+                return tokens
         return 0.0
 
     def missed(self, engine: EngineState, prefixes: Iterable[Boundary], cached: float) -> None:
         """An engine was found to hold only `cached` tokens of a prompt."""
         for key, tokens in prefixes:
-            entry = self._entries.get(key) if tokens > cached else None
-            if isinstance(entry, _Several):
-                entry.drop(engine)
-            elif entry is not None and entry.engine is engine:
-                del self._entries[key]
+            if tokens > cached and key in engine.used:
+                self._drop(engine, key)
+
+    def _sample(self, key: int, holders: _Several) -> list[EngineState]:
+        """Some that hold a prefix still; those that do not are forgotten on the way."""
+        found: list[EngineState] = []
+        engines = holders.engines
+        looked = 0
+        while looked < len(engines) and len(found) < _SAMPLE:
+            engine = engines[(holders.turn + looked) % len(engines)]
+            if _holds(engine, key):
+                found.append(engine)
+                looked += 1
+            else:
+                self._drop(engine, key)
+        holders.turn += looked
+        return found
+
+    def _drop(self, engine: EngineState, key: int) -> None:
+        del engine.used[key]
+        holder = self._holders[key]
+        if isinstance(holder, _Several):
+            holder.engines.remove(engine)
+        else:
+            del self._holders[key]
+
+    def _forget_oldest(self) -> None:
+        key, holder = self._holders.popitem(last=False)
+        for engine in holder.engines if isinstance(holder, _Several) else (holder,):
+            del engine.used[key]
 
 
-def _present(engine: EngineState, stamp: float) -> bool:
-    """Whether an engine still holds what it last used when it had written `stamp` tokens."""
+def _holds(engine: EngineState, key: int) -> bool:
+    """Whether an engine still has a prefix that it has used."""
     if not engine.worker.alive:
         return False
     slots = engine.spec.kv_slots
     # The one sum has shared tokens once for each that shares them, the other what may be evicted meanwhile.
     locked = min(engine.context_tokens, engine.kv)
-    return not slots or engine.written - stamp <= _USABLE * slots - locked
+    return not slots or engine.written - engine.used[key] <= _USABLE * slots - locked

@@ -49,6 +49,7 @@ class EngineState:
     context_tokens: float = 0.0
     kv: int = 0  # tokens that the runs it works for hold or are going to
     written: float = 0.0  # tokens whose KV it has computed since it joined
+    used: dict[int, float] = field(default_factory=dict)  # of these, when it last used a prefix
     in_use: dict[int, int] = field(default_factory=dict)  # runs by prefix
     underway: dict[int, int] = field(default_factory=dict)  # tasks by a prefix that they are to read
     idle: dict[LiveRun, float] = field(default_factory=dict)  # that hold contexts here, and since when

@@ -183,6 +183,7 @@ class Residency:
             self.drop(live)
             return
         live.prefix = Boundary(_last(live).key, live.tokens)
+        live.chain = None  # who continues it needs to know no more
         self.directory.note(engine, (live.prefix,))
 
     def known(self, live: LiveNode) -> None:
