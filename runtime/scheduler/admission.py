@@ -12,7 +12,7 @@ from typing import ClassVar, Final, Protocol
 
 from .engines import Pool
 from .residency import Residency
-from .state import LiveNode, Phase
+from .state import QUEUED, LiveNode
 
 __all__ = ["ADMISSION", "Admission", "Everybody", "Growing", "WorkingSet"]
 
@@ -92,7 +92,7 @@ class WorkingSet(Everybody):
         if not gate and self._finds_place(live, pool, now):
             return True
         self._tickets += 1
-        live.phase, live.ticket = Phase.QUEUED, self._tickets
+        live.phase, live.ticket = QUEUED, self._tickets
         heapq.heappush(gate, (live.run.started, self._tickets, live))
         return False
 
@@ -105,7 +105,7 @@ class WorkingSet(Everybody):
         gate = self._gates.get(pool)
         while gate:
             _, ticket, live = gate[0]
-            waits = live.phase is Phase.QUEUED and live.ticket == ticket
+            waits = live.phase is QUEUED and live.ticket == ticket
             if waits and not (pool in live.run.places or self._finds_place(live, pool, now)):
                 return
             heapq.heappop(gate)
@@ -115,7 +115,7 @@ class WorkingSet(Everybody):
     def kept(self, pool: Pool) -> list[LiveNode]:
         """All that wait, oldest run first."""
         entries = sorted(self._gates.get(pool, ()), key=lambda entry: entry[:2])
-        return [live for _, ticket, live in entries if live.phase is Phase.QUEUED and live.ticket == ticket]
+        return [live for _, ticket, live in entries if live.phase is QUEUED and live.ticket == ticket]
 
     def next_chance(self, pool: Pool) -> float | None:
         """When the next idle run loses its place, if anybody waits for one."""

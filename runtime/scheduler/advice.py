@@ -16,7 +16,7 @@ from .actions import Keep
 from .engines import WorkerState
 from .patience import Patience
 from .primitive import Role
-from .state import LiveNode, LiveRun, Phase
+from .state import DONE, WAITING, LiveNode, LiveRun
 
 __all__ = ["ADVICE", "Advice", "Liveness", "Silence"]
 
@@ -101,7 +101,7 @@ class Liveness(Silence):
         """Keep it for those who are known to take it later."""
         number = live.primitive.node.id
         for consumer in consumers:
-            if consumer.primitive.context == number and consumer.phase is Phase.WAITING:
+            if consumer.primitive.context == number and consumer.phase is WAITING:
                 self._say(live, now + _KNOWN_S)
                 return
 
@@ -162,7 +162,7 @@ def _makers(live: LiveNode) -> Iterator[LiveNode]:
     for number in live.primitive.producers:
         maker = live.run.nodes[number]
         if maker.primitive.makes_context:
-            if maker.kv and maker.phase is Phase.DONE:
+            if maker.kv and maker.phase is DONE:
                 yield maker
         elif maker.primitive.role is Role.HOST:
             yield from _makers(maker)

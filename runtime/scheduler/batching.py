@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from .state import LiveNode, LiveRun, Phase
+from .state import QUEUED, WAITING, LiveNode, LiveRun
 
 __all__ = ["BATCHING", "Batching", "Fifo", "PerInvocation", "Topology"]
 
@@ -154,7 +154,7 @@ def _top(heap: Heap) -> LiveNode | None:
     """The first entry that still waits."""
     while heap:
         _, ticket, live = heap[0]
-        if live.phase is Phase.QUEUED and live.ticket == ticket:
+        if live.phase is QUEUED and live.ticket == ticket:
             return live
         heapq.heappop(heap)
     return None
@@ -165,7 +165,7 @@ def _take(heap: Heap, size: int, fits: Callable[[LiveNode], bool]) -> list[LiveN
     taken: list[LiveNode] = []
     while len(taken) < size and (live := _top(heap)) is not None and fits(live):
         heapq.heappop(heap)
-        live.phase = Phase.WAITING
+        live.phase = WAITING
         taken.append(live)
     return taken
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from .engines import EngineState
 from .faults import repeatable
 from .primitive import Role
-from .state import LiveNode, Phase
+from .state import WAITING, LiveNode
 
 __all__ = ["Member", "begins_context", "fragment"]
 
@@ -34,7 +34,7 @@ def fragment(
     for member, here in members:
         first = True
         for follower in member.run.consumers(member):
-            if follower.phase is not Phase.WAITING or not _is_free(follower, inside):
+            if follower.phase is not WAITING or not _is_free(follower, inside):
                 continue
             where = _engine(member, follower, here)
             if where is None:

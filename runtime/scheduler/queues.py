@@ -10,7 +10,7 @@ from typing import Final
 from .batching import Batching
 from .fairness import Fairness, Tenant
 from .priority import Priority
-from .state import LiveNode, Phase
+from .state import QUEUED, WAITING, LiveNode
 
 __all__ = ["ReadyQueue"]
 
@@ -43,7 +43,7 @@ class ReadyQueue:
     def push(self, live: LiveNode, now: float) -> None:
         """Queue a primitive."""
         self._tickets += 1
-        live.phase = Phase.QUEUED
+        live.phase = QUEUED
         live.ticket = self._tickets
         live.rank = self._priority.rank(live)
         tenant = self._fairness.tenant(live.run.namespace)
@@ -82,7 +82,7 @@ class ReadyQueue:
         taken: list[LiveNode] = []
         live: LiveNode | None = first
         if size == 1 or order.peek() is not first:
-            first.phase = Phase.WAITING
+            first.phase = WAITING
             self._serve(first)
             taken.append(first)
             live = self.peek(now) if size > 1 and order.mixes else None
@@ -123,4 +123,4 @@ class ReadyQueue:
 
 def _waits(entry: tuple[float, int, LiveNode]) -> bool:
     _, ticket, live = entry
-    return live.phase is Phase.QUEUED and live.ticket == ticket
+    return live.phase is QUEUED and live.ticket == ticket

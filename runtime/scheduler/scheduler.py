@@ -41,7 +41,7 @@ from .faults import Fault, after_failure, after_loss, blame, nobody_offers, repe
 from .policies import Policies
 from .prefixes import Content
 from .primitive import EngineKey, Role
-from .state import LiveNode, LiveRun, Phase
+from .state import DONE, RETRYING, RUNNING, WAITING, LiveNode, LiveRun
 from .timers import Timers
 
 __all__ = ["Scheduler"]
@@ -118,8 +118,8 @@ class Scheduler:
 
     def _forget(self, run: LiveRun) -> None:
         del self._runs[run.id]
-        unfinished = [live for live in run.nodes.values() if live.phase is not Phase.DONE]
-        running = (live.engine for live in unfinished if live.phase is Phase.RUNNING)
+        unfinished = [live for live in run.nodes.values() if live.phase is not DONE]
+        running = (live.engine for live in unfinished if live.phase is RUNNING)
         busy = {engine.worker for engine in running if engine}
         self._actions += self._dispatcher.dispatches(self._now)  # nothing of the run may follow its end
         for worker in run.workers.values():
@@ -128,7 +128,7 @@ class Scheduler:
                     self._actions.append(CancelTasks(worker.id, run.id))
                 self._actions.append(Release(worker.id, run.id))
         for live in unfinished:
-            live.leave(Phase.DONE)
+            live.leave(DONE)
         self._residency.forget(run)
         self._advice.forget(run)
         run.let_go()
@@ -137,7 +137,7 @@ class Scheduler:
 
     def _start_ready(self, nodes: Iterable[LiveNode]) -> None:
         for live in nodes:
-            if live.phase is Phase.WAITING and live.waiting <= 1:
+            if live.phase is WAITING and live.waiting <= 1:
                 if live.waiting == 0:
                     self._start(live)
                 else:
@@ -171,10 +171,10 @@ class Scheduler:
         if live.primitive.key.kind != "llm":
             return
         nodes = live.run.nodes
-        maker = next(nodes[p] for p in live.primitive.producers if nodes[p].phase is not Phase.DONE)
+        maker = next(nodes[p] for p in live.primitive.producers if nodes[p].phase is not DONE)
         if live.primitive.context not in (None, maker.primitive.node.id):
             return
-        if maker.phase is Phase.RUNNING and maker.engine is not None and maker.key == live.key:
+        if maker.phase is RUNNING and maker.engine is not None and maker.key == live.key:
             self._dispatcher.attach(live, maker.engine, self._now)
 
     def _values_known(self, event: ValuesKnown) -> None:
@@ -187,7 +187,7 @@ class Scheduler:
             if content is not None:
                 run.contents[value] = content
         lives = [run.nodes[node] for node in {value.node: None for value in values}]
-        known = [live for live in lives if live.phase is not Phase.DONE]
+        known = [live for live in lives if live.phase is not DONE]
         for live in known:
             if live.primitive.makes_context:
                 self._residency.known(live)
@@ -224,7 +224,7 @@ class Scheduler:
         """Nodes are done, all at once: none of them is started on account of another."""
         consumers = [consumer for live in lives for consumer in live.run.complete(live)]
         for consumer in consumers:
-            if consumer.waiting == 0 and consumer.phase is Phase.RUNNING:
+            if consumer.waiting == 0 and consumer.phase is RUNNING:
                 self._dispatcher.activate(consumer, self._now)
         self._start_ready(consumers)
         for live in lives:
@@ -238,7 +238,7 @@ class Scheduler:
         for maker in makers:
             engine = maker.engine
             self._residency.drop(maker)
-            if engine and engine.worker.alive and maker.phase is Phase.DONE:
+            if engine and engine.worker.alive and maker.phase is DONE:
                 dead.setdefault(engine.worker.id, []).append(maker)
         for worker, held in dead.items():
             values = tuple([Value(maker.primitive.node.id) for maker in held])
@@ -248,7 +248,7 @@ class Scheduler:
         """The node, if this attempt of it is under way."""
         run = self._runs.get(event.run)
         live = run.nodes.get(event.node) if run is not None else None
-        return live if live and live.phase is Phase.RUNNING and live.attempt == event.attempt else None
+        return live if live and live.phase is RUNNING and live.attempt == event.attempt else None
 
     # ---- time
 
@@ -260,10 +260,10 @@ class Scheduler:
             live, attempt = timer
             if live.attempt != attempt:
                 continue
-            if live.phase is Phase.RUNNING:
+            if live.phase is RUNNING:
                 self._time_out(live)
-            elif live.phase is Phase.RETRYING:
-                live.phase = Phase.WAITING
+            elif live.phase is RETRYING:
+                live.phase = WAITING
                 self._start_ready([live])
 
     def _time_out(self, live: LiveNode) -> None:
@@ -286,16 +286,16 @@ class Scheduler:
             self._fail_run(live.run, blame(fault, live.node, worker))
             return
         self._call_back(live)
-        live.leave(Phase.RETRYING)
+        live.leave(RETRYING)
         self._residency.drop(live)
         self._timers.set(self._now + delay_s, (live, live.attempt))
 
     def _call_back(self, live: LiveNode) -> None:
         """Take back what was handed out to follow on a task that has failed."""
         for follower in live.run.consumers(live):
-            if follower.phase is Phase.RUNNING and follower.engine:
+            if follower.phase is RUNNING and follower.engine:
                 self._cancel(follower.engine.worker.id, follower)
-                follower.leave(Phase.WAITING)
+                follower.leave(WAITING)
                 self._residency.drop(follower)
                 self._call_back(follower)
 
@@ -319,11 +319,11 @@ class Scheduler:
         self._dispatcher.lose(worker, event.reason)
         tasks = list(worker.tasks)
         for live in tasks:
-            if live.phase is Phase.RUNNING and _may_have_run(live):
+            if live.phase is RUNNING and _may_have_run(live):
                 self._count_loss(live, event.reason)
         for live in tasks:
-            if live.phase is Phase.RUNNING:
-                live.leave(Phase.WAITING)
+            if live.phase is RUNNING:
+                live.leave(WAITING)
                 self._residency.drop(live)
         self._start_ready(tasks)
 

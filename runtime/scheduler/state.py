@@ -15,7 +15,18 @@ from .prefixes import Boundary, Content
 from .primitive import Beginning, EngineKey, Primitive
 from .transfer import Move
 
-__all__ = ["Chain", "Holding", "LiveNode", "LiveRun", "Phase"]
+__all__ = [
+    "DONE",
+    "QUEUED",
+    "RETRYING",
+    "RUNNING",
+    "WAITING",
+    "Chain",
+    "Holding",
+    "LiveNode",
+    "LiveRun",
+    "Phase",
+]
 
 _NOBODY: Final[dict[int, LiveNode]] = {}
 
@@ -28,6 +39,10 @@ class Phase(Enum):
     RUNNING = auto()  # handed out; in a fragment perhaps still without all its operands
     RETRYING = auto()  # for the end of a back-off
     DONE = auto()
+
+
+# By names of their own: looking up a member of an enum takes several times as long, twenty times a primitive.
+WAITING, QUEUED, RUNNING, RETRYING, DONE = Phase
 
 
 class Chain(NamedTuple):
@@ -53,7 +68,7 @@ class LiveNode:
     primitive: Primitive
     run: LiveRun
     waiting: int = 0  # producers of operands that are not done
-    phase: Phase = Phase.WAITING
+    phase: Phase = WAITING
     attempt: int = 0  # number of the latest
     failures: int = 0
     losses: int = 0
@@ -88,7 +103,7 @@ class LiveNode:
         self.attempt += 1
         if self.attempt == 1:
             self.run.begun(self.primitive)
-        self.phase = Phase.RUNNING
+        self.phase = RUNNING
         self.engine = engine
         if engine is not None:
             worker = engine.worker
@@ -109,7 +124,7 @@ class LiveNode:
         engine = self.engine
         if engine is not None and self in engine.worker.tasks:
             del engine.worker.tasks[self]
-            if self.charge is not None and phase is Phase.DONE and self.primitive.key.kind != "tool":
+            if self.charge is not None and phase is DONE and self.primitive.key.kind != "tool":
                 self.run.served_ms += self.charge.load_ms
             engine.discharge(self)
             if self.counted:
@@ -145,14 +160,14 @@ class LiveRun:
     def add(self, primitives: Iterable[Primitive]) -> list[LiveNode]:
         """Take in nodes; one with the id of an older node takes its place and keeps its consumers."""
         added = []
-        nodes, consumers, done = self.nodes, self._consumers, Phase.DONE
+        nodes, consumers = self.nodes, self._consumers
         for primitive in primitives:
             number = primitive.node.id
             live = nodes[number] = LiveNode(primitive, self)
             if primitive.begins is not None:
                 self._beginnings[primitive.begins] = self._beginnings.get(primitive.begins, 0) + 1
             for producer in primitive.producers:
-                if nodes[producer].phase is not done:
+                if nodes[producer].phase is not DONE:
                     live.waiting += 1
                     consumers.setdefault(producer, {})[number] = live
             context = primitive.context
@@ -165,14 +180,14 @@ class LiveRun:
         """Expect something else of nodes that are not done."""
         for number, forecast in forecasts.items():
             live = self.nodes[number]
-            if live.phase is not Phase.DONE:
+            if live.phase is not DONE:
                 live.primitive = replace(live.primitive, forecast=forecast)
 
     def complete(self, live: LiveNode) -> Iterable[LiveNode]:
         """Mark a node as done. Its consumers, each with one operand less to wait for."""
         if not live.attempt:
             self.begun(live.primitive)  # and never will be: what it makes was known
-        live.leave(Phase.DONE)
+        live.leave(DONE)
         consumers = self._consumers.pop(live.primitive.node.id, None)
         if consumers is None:
             return ()
