@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from weft.graph.costs import DEFAULT_COSTS
 
@@ -22,7 +22,8 @@ _BACKLOG_MS: Final = 200.0  # of prompts to read, beyond which a model is given 
 _SMALL: Final = 64  # entries that are not worth tidying
 
 
-class Charge(NamedTuple):
+@dataclass(slots=True)
+class Charge:
     """What an engine reckons with on account of a task."""
 
     load_ms: float  # of its time; of a language model, what the task adds to what it does anyway
@@ -89,7 +90,8 @@ class EngineState:
         if charge is None:
             return
         live.charge = None
-        self.can_read(live)
+        if live.ahead_ms:
+            self.can_read(live)
         self.charges -= 1
         self._add_load(
             -charge.load_ms if self.charges else -self.load_ms
@@ -104,21 +106,20 @@ class EngineState:
 
     def can_read(self, live: LiveNode) -> None:
         """All texts of a task's prompt are known, or it is over."""
-        if live.ahead_ms:
-            self.ahead_ms -= live.ahead_ms
-            live.ahead_ms = 0.0
+        self.ahead_ms -= live.ahead_ms
+        live.ahead_ms = 0.0
 
     def has_read(self, live: LiveNode) -> None:
         """Reckon with the prompt of a task no longer; what is left of it is to write."""
         charge = live.charge
         if charge is not None and charge.prefill_ms:
-            live.charge = charge._replace(
-                load_ms=charge.load_ms - charge.prefill_ms, prefill_ms=0.0, underway=()
-            )
+            ms = charge.prefill_ms
             self._end_reading(charge)
-            live.run.served_ms += charge.prefill_ms
-            self._add_load(-charge.prefill_ms)
-            self.prefill_ms -= charge.prefill_ms
+            charge.load_ms -= ms
+            charge.prefill_ms, charge.underway = 0.0, ()
+            live.run.served_ms += ms
+            self._add_load(-ms)
+            self.prefill_ms -= ms
             self.changed()
 
     def changed(self) -> None:
@@ -132,12 +133,9 @@ class EngineState:
         """Reckon with what one task is to read on account of another."""
         if live.charge is not None and heir.charge is not None:
             ms, reading = live.charge.prefill_ms, live.charge.underway
-            own = heir.charge
-            heir.charge = own._replace(
-                load_ms=own.load_ms + ms,
-                prefill_ms=own.prefill_ms + ms,
-                underway=(*own.underway, *reading),
-            )
+            heir.charge.load_ms += ms
+            heir.charge.prefill_ms += ms
+            heir.charge.underway = (*heir.charge.underway, *reading)
             self._begin_reading(reading)
             self._add_load(ms)
             self.prefill_ms += ms

@@ -149,7 +149,7 @@ class Affinity(RoundRobin):
         slots = engine.spec.kv_slots
         more = demand.context + demand.reads + demand.writes - cached
         over = min(engine.kv + more - slots, more) if slots else 0.0
-        return engine.prefill_cost(0.0, over)
+        return engine.prefill_cost(0.0, over) if over > 0 else 0.0
 
 
 PLACEMENT: Final[Mapping[str, Callable[[Residency], Placement]]] = {

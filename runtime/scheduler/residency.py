@@ -173,6 +173,7 @@ class Residency:
             engine.written += usage.computed + usage.generated + usage.fetched
             if live.move is not None:
                 self._moved(live.move, usage)
+                live.move = None
             live.tokens = float(usage.cached + usage.computed + usage.generated)
             if usage.cached < live.cached / 2:
                 base, prefixes = _chain(live)
@@ -250,9 +251,8 @@ class Residency:
             engine.hold(holding.tokens)
         holding.tokens += live.kv
         engine.hold(live.kv)
-        for pool in engine.pools:
-            reserved = run.places.get(pool)
-            if reserved:
+        for pool, reserved in run.places.items():
+            if pool in engine.pools and reserved:
                 taken = min(reserved, live.kv)
                 run.places[pool] = reserved - taken
                 pool.kv -= taken

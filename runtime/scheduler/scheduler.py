@@ -170,10 +170,11 @@ class Scheduler:
         """
         if live.primitive.key.kind != "llm":
             return
-        nodes = live.run.nodes
-        maker = next(nodes[p] for p in live.primitive.producers if nodes[p].phase is not DONE)
-        if live.primitive.context not in (None, maker.primitive.node.id):
-            return
+        nodes, context = live.run.nodes, live.primitive.context
+        if context is None:
+            maker = next(nodes[p] for p in live.primitive.producers if nodes[p].phase is not DONE)
+        else:
+            maker = nodes[context]
         if maker.phase is RUNNING and maker.engine is not None and maker.key == live.key:
             self._dispatcher.attach(live, maker.engine, self._now)
 

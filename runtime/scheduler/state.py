@@ -114,7 +114,8 @@ class LiveNode:
         """All operands of the task are known: its engine works on it."""
         if self.engine is not None:
             self.counted = True
-            self.engine.can_read(self)
+            if self.ahead_ms:
+                self.engine.can_read(self)
             self.engine.activate(1)
             self.engine.changed()
 
