@@ -18,7 +18,6 @@ from .prefixes import Boundary
 __all__ = ["NOWHERE", "Directory", "Found"]
 
 _SAMPLE: Final = 4  # holders that are looked at; of many any few will do
-_USABLE: Final = 0.9  # of the slots of an engine, for what is not being computed with
 
 
 class Found(NamedTuple):
@@ -83,14 +82,14 @@ class Directory:
                 some = self._sample(key, holder)
                 if some:
                     return Found(tokens, some, key)
-            elif holder is not None and _holds(holder, key):
+            elif holder is not None and holder.keeps(key):
                 return Found(tokens, [holder], key)
         return NOWHERE
 
     def held(self, engine: EngineState, prefixes: Sequence[Boundary]) -> float:
         """How many tokens of a prompt an engine holds."""
         for key, tokens in reversed(prefixes):
-            if key in engine.used and _holds(engine, key):
+            if key in engine.used and engine.keeps(key):
                 return tokens
         return 0.0
 
@@ -107,7 +106,7 @@ class Directory:
         looked = 0
         while looked < len(engines) and len(found) < _SAMPLE:
             engine = engines[(holders.turn + looked) % len(engines)]
-            if _holds(engine, key):
+            if engine.keeps(key):
                 found.append(engine)
                 looked += 1
             else:
@@ -127,13 +126,3 @@ class Directory:
         key, holder = self._holders.popitem(last=False)
         for engine in holder.engines if isinstance(holder, _Several) else (holder,):
             del engine.used[key]
-
-
-def _holds(engine: EngineState, key: int) -> bool:
-    """Whether an engine still has a prefix that it has used."""
-    if not engine.worker.alive:
-        return False
-    slots = engine.spec.kv_slots
-    # The one sum has shared tokens once for each that shares them, the other what may be evicted meanwhile.
-    locked = min(engine.context_tokens, engine.kv)
-    return not slots or engine.written - engine.used[key] <= _USABLE * slots - locked

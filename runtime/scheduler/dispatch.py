@@ -64,7 +64,7 @@ class Dispatcher:
     def lose(self, worker: WorkerState, reason: str) -> None:
         """A worker is gone; what it was doing is the caller's concern."""
         del self.workers[worker.id]
-        worker.alive = False
+        worker.lose()
         self._lost.append((worker, reason))
         self.advice.lose(worker)
         for engine in worker.engines:

@@ -20,6 +20,7 @@ __all__ = ["Charge", "EngineState", "Pool", "WorkerState"]
 _AHEAD_MS: Final = 25.0  # work handed out beyond the batch that is being computed, so that the next is there
 _BACKLOG_MS: Final = 200.0  # of prompts to read, beyond which a model is given only what is bound to it
 _SMALL: Final = 64  # entries that are not worth tidying
+_USABLE: Final = 0.9  # of the slots of a cache, for what is not being computed with
 
 
 @dataclass(slots=True)
@@ -55,11 +56,13 @@ class EngineState:
     underway: dict[int, int] = field(default_factory=dict)  # tasks by a prefix that they are to read
     idle: dict[LiveRun, float] = field(default_factory=dict)  # that hold contexts here, and since when
     pools: list[Pool] = field(default_factory=list)
-    version: int = 0  # rises whenever anything above changes
+    room: float = float("inf")  # tokens that its cache keeps beside what it computes with; lost: none
     reading: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the terms of `ModelCosts`
     writing: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
+        if self.spec.kv_slots:
+            self.room = _USABLE * self.spec.kv_slots
         costs = self.spec.costs or DEFAULT_COSTS
         self.reading, self.writing = costs.prefill_terms, costs.decode_terms
 
@@ -124,7 +127,6 @@ class EngineState:
 
     def changed(self) -> None:
         """Note a change."""
-        self.version += 1
         for pool in self.pools:
             pool.touched[self] = None
             pool.stirred[pool] = None
@@ -139,6 +141,12 @@ class EngineState:
             self._begin_reading(reading)
             self._add_load(ms)
             self.prefill_ms += ms
+
+    def keeps(self, prefix: int) -> bool:
+        """Whether its cache still has a prefix that it has used, as far as is known."""
+        # The one sum has shared tokens once for each that shares them, the other what may be evicted meanwhile.
+        locked = min(self.context_tokens, self.kv)
+        return self.written - self.used[prefix] <= self.room - locked
 
     def hold(self, tokens: int) -> None:
         """Reckon with so many tokens of KV more. Only that there are fewer can make anything possible."""
@@ -203,6 +211,12 @@ class WorkerState:
     alive: bool = True
     tasks: dict[LiveNode, None] = field(default_factory=dict)
 
+    def lose(self) -> None:
+        """It is gone, with all that its engines hold."""
+        self.alive = False
+        for engine in self.engines:
+            engine.room = float("-inf")
+
     def engine(self, key: EngineKey) -> EngineState | None:
         """Its engine for such primitives."""
         for engine in self.engines:
@@ -212,6 +226,8 @@ class WorkerState:
 
 
 Load = Callable[[EngineState], float]
+
+_Stand = tuple[float, int, int, EngineState]  # load, number of the worker, and of the entry
 
 _Idle = tuple[float, int, float, EngineState, "LiveRun"]  # due, number, idle since
 
@@ -228,7 +244,9 @@ class Pool:
         self.stirred = stirred
         self._engines: dict[EngineState, None] = {}
         self.touched: dict[EngineState, None] = {}  # since the heap was last used
-        self._heap: list[tuple[float, int, int, EngineState]] = []  # load, number, version; may be stale
+        self._heap: list[_Stand] = []  # no load is less than it says; entries may be stale
+        self._stands: dict[EngineState, _Stand] = {}  # those that are not
+        self._entries = 0
         self._turn: Iterator[EngineState] = iter(())
         self._idle: list[_Idle] = []  # a heap; entries may be stale
         self._waits = 0
@@ -275,6 +293,8 @@ class Pool:
     def remove(self, engine: EngineState) -> None:
         """An engine is gone."""
         del self._engines[engine]
+        self.touched.pop(engine, None)
+        self._stands.pop(engine, None)
         self._turn = iter(())
         engine.pools.remove(self)
         self.load_ms -= engine.load_ms
@@ -315,11 +335,19 @@ class Pool:
             (only,) = self._engines
             return only if only.has_room else None
         self._index()
-        heap = self._heap
+        heap, stands = self._heap, self._stands
         while heap:
-            if self._holds(heap[0]):
-                return heap[0][3]
-            heapq.heappop(heap)
+            entry = heap[0]
+            engine = entry[3]
+            if stands.get(engine) is not entry:
+                heapq.heappop(heap)
+            elif not engine.has_room:
+                heapq.heappop(heap)
+                del stands[engine]  # until it changes
+            elif self._load(engine) != entry[0]:
+                heapq.heapreplace(heap, self._entry(engine))
+            else:
+                return engine
         return None
 
     def next_in_turn(self) -> EngineState | None:
@@ -333,15 +361,18 @@ class Pool:
         return None
 
     def _index(self) -> None:
+        """Enter engines that have less to do than the heap says; one that has more, when its turn comes."""
+        heap, stands = self._heap, self._stands
         for engine in self.touched:
-            if engine.has_room:
-                entry = (self._load(engine), engine.worker.number, engine.version, engine)
-                heapq.heappush(self._heap, entry)
+            entry = stands.get(engine)
+            if engine.has_room if entry is None else self._load(engine) < entry[0]:
+                heapq.heappush(heap, self._entry(engine))
         self.touched.clear()
-        if len(self._heap) > 4 * len(self._engines) + 64:
-            self._heap = [entry for entry in self._heap if self._holds(entry)]
+        if len(heap) > 2 * len(self._engines) + _SMALL:
+            self._heap = list(stands.values())
             heapq.heapify(self._heap)
 
-    def _holds(self, entry: tuple[float, int, int, EngineState]) -> bool:
-        engine = entry[3]
-        return entry[2] == engine.version and engine in self._engines and engine.has_room
+    def _entry(self, engine: EngineState) -> _Stand:
+        self._entries += 1
+        entry = self._stands[engine] = (self._load(engine), engine.worker.number, self._entries, engine)
+        return entry

@@ -74,7 +74,8 @@ def test_what_must_have_been_evicted_is_not_reckoned_with() -> None:
 def test_lost_workers_hold_nothing() -> None:
     directory, one = Directory(), engine()
     directory.note(one, [Boundary(1, 10.0)])
-    one.worker.alive = False
+    one.worker.engines = (one,)
+    one.worker.lose()
     assert directory.longest([Boundary(1, 10.0)]).holders == ()
 
 
