@@ -144,7 +144,7 @@ class EngineState:
 
     def keeps(self, prefix: int) -> bool:
         """Whether its cache still has a prefix that it has used, as far as is known."""
-        # The one sum has shared tokens once for each that shares them, the other what may be evicted meanwhile.
+        # The one sum has shared tokens once for each that shares them, the other what may be evicted.
         locked = min(self.context_tokens, self.kv)
         return self.written - self.used[prefix] <= self.room - locked
 

@@ -34,7 +34,11 @@ class Arrival:
 
 
 class Remaining(Arrival):
-    """The run with the shortest critical path before it; one whose deadline is near goes first.
+    """The run that needs least of the engines until its end; one whose deadline is near goes first.
+
+    That is the shortest remaining processing time, which serves the mean: of all branches of the run, as others
+    wait for all of them, and not of its tools and people, as nobody does. A deadline is near by the longest
+    way to the end, tools and people on it included.
 
     Of a run that grows, what follows is not known. What engines have spent on it stands for that: of work
     whose amount is unknown and varies much, about as much is to be expected as has been seen.
@@ -43,9 +47,11 @@ class Remaining(Arrival):
     def rank(self, live: LiveNode) -> float:
         """When a run of no length would have had to begin to be its equal."""
         run = live.run
-        work_ms = live.primitive.forecast.remaining_ms + (run.served_ms if run.grows else 0.0)
-        rank = super().rank(live) + _WEIGHT * work_ms / 1e3
-        return rank if run.deadline is None else min(rank, run.deadline - work_ms / 1e3)
+        unknown_ms = run.served_ms if run.grows else 0.0
+        rank = super().rank(live) + _WEIGHT * (run.work_ms + unknown_ms) / 1e3
+        if run.deadline is None:
+            return rank
+        return min(rank, run.deadline - (live.primitive.forecast.remaining_ms + unknown_ms) / 1e3)
 
 
 class Attained(Arrival):

@@ -145,6 +145,7 @@ class LiveRun:
     namespace: str = ""
     deadline: float | None = None
     served_ms: float = 0.0  # the time that engines have spent on it
+    work_ms: float = 0.0  # that its nodes which are not done will take of engines; tools and people aside
     nodes: dict[int, LiveNode] = field(default_factory=dict)
     workers: dict[str, WorkerState] = field(default_factory=dict)
     holdings: dict[EngineState, Holding] = field(default_factory=dict)
@@ -164,6 +165,10 @@ class LiveRun:
         nodes, consumers = self.nodes, self._consumers
         for primitive in primitives:
             number = primitive.node.id
+            older = nodes.get(number)
+            if older is not None:
+                self.work_ms -= _work_ms(older.primitive)
+            self.work_ms += _work_ms(primitive)
             live = nodes[number] = LiveNode(primitive, self)
             if primitive.begins is not None:
                 self._beginnings[primitive.begins] = self._beginnings.get(primitive.begins, 0) + 1
@@ -182,12 +187,15 @@ class LiveRun:
         for number, forecast in forecasts.items():
             live = self.nodes[number]
             if live.phase is not DONE:
+                self.work_ms -= _work_ms(live.primitive)
                 live.primitive = replace(live.primitive, forecast=forecast)
+                self.work_ms += _work_ms(live.primitive)
 
     def complete(self, live: LiveNode) -> Iterable[LiveNode]:
         """Mark a node as done. Its consumers, each with one operand less to wait for."""
         if not live.attempt:
             self.begun(live.primitive)  # and never will be: what it makes was known
+        self.work_ms -= _work_ms(live.primitive)
         live.leave(DONE)
         consumers = self._consumers.pop(live.primitive.node.id, None)
         if consumers is None:
@@ -231,3 +239,7 @@ class LiveRun:
     def consumers(self, live: LiveNode) -> Iterable[LiveNode]:
         """The nodes that wait for a result of `live`."""
         return self._consumers.get(live.primitive.node.id, _NOBODY).values()
+
+
+def _work_ms(primitive: Primitive) -> float:
+    return primitive.forecast.ms if primitive.key.kind != "tool" else 0.0
