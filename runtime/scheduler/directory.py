@@ -119,8 +119,9 @@ class Directory:
         holder = self._holders[key]
         if isinstance(holder, _Several):
             holder.engines.remove(engine)
-        else:
-            del self._holders[key]
+            if holder.engines:
+                return
+        del self._holders[key]
 
     def _forget_oldest(self) -> None:
         key, holder = self._holders.popitem(last=False)

@@ -64,7 +64,7 @@ def figure_7(driver: Driver) -> tuple[list[list[tuple[str, int]]], dict[str, flo
 
 def test_batches_are_formed_for_what_they_set_free() -> None:
     batches, next_steps = figure_7(Driver(batching="topology", priority="remaining"))
-    assert batches == [[("q1", 0), ("q2", 0)], [("q1", 2)]]
+    assert batches == [[("q2", 0), ("q1", 0)], [("q1", 2)]]
     assert next_steps == {"q1": 1.0, "q2": 1.0}
     batches, next_steps = figure_7(Driver(batching="fifo", priority="arrival"))
     assert batches == [[("q1", 2), ("q1", 0)], [("q2", 0)]]
@@ -124,7 +124,7 @@ def test_whoever_has_waited_longest_goes_first_after_the_bound() -> None:
     driver = Driver(batching="topology", priority="remaining", longest_wait_s=10.0)
     driver.send(ev.WorkerJoined("e", (replace(BATCHES, batch=1, item_ms=400.0),)))
     driver.run(node(0, EMBED), run="first")
-    driver.run(node(0, EMBED), run="long", forecasts=ways(n0=1e6))
+    driver.run(node(0, EMBED), run="long", forecasts={0: Forecast(ms=1e6)})
     before: list[str] = ["first"]
     for number in range(50):
         driver.now += 1.0

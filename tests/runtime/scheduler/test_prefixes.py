@@ -102,3 +102,24 @@ def test_a_prefix_that_many_write_behind_takes_its_place_once() -> None:
     assert directory.held(one, [Boundary(1, 300.0)]) == 0.0, "what is computed with leaves too little room"
     one.context_tokens = 0.0
     assert directory.held(one, [Boundary(1, 300.0)]) == 300.0, "what waits for tools may be evicted first"
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9), st.booleans()), max_size=60))
+def test_engines_know_of_the_prefixes_that_the_directory_knows_and_of_no_others(
+    steps: list[tuple[int, int, bool]],
+) -> None:
+    directory, engines = Directory(limit=4), [engine(str(number), 0) for number in range(4)]
+    known: dict[int, set[int]] = {}  # engines by prefix; prefixes in the order of their latest use
+    for number, key, holds in steps:
+        if holds:
+            directory.note(engines[number], [Boundary(key, 1.0)])
+            known[key] = {*known.pop(key, ()), number}
+            if len(known) > 4:
+                del known[next(iter(known))]
+        else:
+            directory.missed(engines[number], [Boundary(key, 1.0)], 0.0)
+            known[key] = known.get(key, set()) - {number}
+            known = {key: numbers for key, numbers in known.items() if numbers}
+        for n, one in enumerate(engines):
+            assert set(one.used) == {key for key, numbers in known.items() if n in numbers}
+        assert len(directory) == len(known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from weft.graph.analyses.forecast import Forecast
+from weft.graph.ops.common import Format, Tool
 from weft.runtime.scheduler import events as ev
 
 from .conftest import EMBED, Driver, node, placed
@@ -28,7 +29,7 @@ def one(driver: Driver, run: str, ms: float = 100.0, **how: object) -> None:
     driver.run(node(0, EMBED), run=run, forecasts={0: Forecast(ms, ms)}, **how)  # type: ignore[arg-type]  # by name
 
 
-def test_the_shortest_way_goes_first_but_waiting_counts_as_much_as_work() -> None:
+def test_the_least_work_goes_first_but_waiting_counts_as_much_as_work() -> None:
     driver = busy(priority="remaining")
     one(driver, "long", 10_000.0)
     one(driver, "short", 1_000.0)
@@ -37,6 +38,25 @@ def test_the_shortest_way_goes_first_but_waiting_counts_as_much_as_work() -> Non
     driver.now += 1.0
     one(driver, "late", 100.0)
     assert order_of(driver) == ["short", "shortest", "long", "late"]
+
+
+def test_the_work_of_all_branches_counts_and_no_time_of_tools() -> None:
+    driver = busy(priority="remaining")
+    nodes = [node(n, EMBED) for n in range(20)]
+    driver.run(*nodes, run="wide", forecasts={n: Forecast(400.0, 400.0) for n in range(20)})
+    one(driver, "narrow", 1_000.0)
+    talk = {0: Forecast(500.0, 60_500.0), 1: Forecast(60_000.0, 60_000.0)}
+    driver.run(node(0, EMBED), node(1, Tool("ask"), x=0), run="talk", forecasts=talk)
+    assert order_of(driver)[:3] == ["talk", "narrow", "wide"]
+
+
+def test_what_is_done_counts_no_more() -> None:
+    driver = busy(priority="remaining")
+    late = {0: Forecast(9_000.0), 1: Forecast(100.0)}
+    driver.run(node(0, Format(())), node(1, EMBED, x=0), run="late", forecasts=late)
+    one(driver, "other", 1_000.0)
+    driver.done(0, run="late")
+    assert order_of(driver)[0] == "late"
 
 
 def test_programs_in_order_of_their_beginning() -> None:
