@@ -165,6 +165,7 @@ class Dispatcher:
         while live is not None:
             engine = choose(live, pool)
             if engine is None:
+                live.found = None  # by then it will be another
                 return
             for member in queue.batch(live, engine.batch_size, now):
                 self._hand_out(member, engine, now)

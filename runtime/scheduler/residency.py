@@ -51,7 +51,7 @@ class Residency:
                 writes += follower.primitive.forecast.writes
                 urgent = urgent or _is_urgent(follower)
         whole = (base, *prefixes) if base.tokens else prefixes
-        found = self.directory.longest(whole) if whole else NOWHERE
+        found = live.found = self.directory.longest(whole) if whole else NOWHERE
         return Demand(base.tokens, reads, writes, urgent, home, whole, found)
 
     def cached(self, demand: Demand, engine: EngineState) -> float:
@@ -151,7 +151,7 @@ class Residency:
         held = known = base.tokens if maker is not None and maker.engine is engine and maker.kv else 0.0
         if prefixes:
             known = max(held, self.directory.held(engine, prefixes))
-        move = live.move = self._move(chain, engine, known)
+        move = live.move = self._move(live, chain, engine, known)
         live.cached = known if move is None else move.tokens
         reads, writes = _reads(live, live.chain), live.primitive.forecast.writes
         live.tokens = base.tokens + reads + writes
@@ -217,13 +217,14 @@ class Residency:
                     del in_use[key]
         run.holdings.clear()
 
-    def _move(self, chain: Chain, engine: EngineState, cached: float) -> Move | None:
+    def _move(self, live: LiveNode, chain: Chain, engine: EngineState, cached: float) -> Move | None:
         base, prefixes = chain
+        found, live.found = live.found, None
         tokens = prefixes[-1].tokens if prefixes else base.tokens
         if tokens <= cached or not engine.spec.kv_layout:
             return None
         whole = (base, *prefixes) if base.tokens else prefixes
-        return self.transfer.plan(self.directory.longest(whole), whole, engine, cached)
+        return self.transfer.plan(found or self.directory.longest(whole), whole, engine, cached)
 
     def _moved(self, move: Move, usage: Usage) -> None:
         self.transfer.seen(move, usage)

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from weft.graph.analyses.forecast import Forecast
 from weft.graph.ir import Node, Value
 
+from .directory import Found
 from .engines import Charge, EngineState, Pool, WorkerState
 from .prefixes import Boundary, Content
 from .primitive import Beginning, EngineKey, Primitive
@@ -78,6 +79,7 @@ class LiveNode:
     engine: EngineState | None = None  # that runs it, or ran it last
     charge: Charge | None = None  # what its engine reckons with on its account
     ahead_ms: float = 0.0  # of that, reading that cannot begin yet
+    found: Found | None = None  # who held the beginning of its prompt when its place was chosen
     move: Move | None = None  # the KV that its engine gets for it
     cached: float = 0.0  # tokens that its engine was expected to find in its cache
     tokens: float = 0.0  # of the context that it makes, as expected or as found
