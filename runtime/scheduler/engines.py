@@ -227,7 +227,7 @@ class WorkerState:
 
 Load = Callable[[EngineState], float]
 
-_Stand = tuple[float, int, int, EngineState]  # load, number of the worker, and of the entry
+_Entry = tuple[float, int, int, EngineState]  # load, number of the worker, and of the entry
 
 _Idle = tuple[float, int, float, EngineState, "LiveRun"]  # due, number, idle since
 
@@ -244,8 +244,8 @@ class Pool:
         self.stirred = stirred
         self._engines: dict[EngineState, None] = {}
         self.touched: dict[EngineState, None] = {}  # since the heap was last used
-        self._heap: list[_Stand] = []  # no load is less than it says; entries may be stale
-        self._stands: dict[EngineState, _Stand] = {}  # those that are not
+        self._heap: list[_Entry] = []  # no load is less than it says; entries may be stale
+        self._valid: dict[EngineState, _Entry] = {}  # those that are not
         self._entries = 0
         self._turn: Iterator[EngineState] = iter(())
         self._idle: list[_Idle] = []  # a heap; entries may be stale
@@ -294,7 +294,7 @@ class Pool:
         """An engine is gone."""
         del self._engines[engine]
         self.touched.pop(engine, None)
-        self._stands.pop(engine, None)
+        self._valid.pop(engine, None)
         self._turn = iter(())
         engine.pools.remove(self)
         self.load_ms -= engine.load_ms
@@ -335,15 +335,15 @@ class Pool:
             (only,) = self._engines
             return only if only.has_room else None
         self._index()
-        heap, stands = self._heap, self._stands
+        heap, valid = self._heap, self._valid
         while heap:
             entry = heap[0]
             engine = entry[3]
-            if stands.get(engine) is not entry:
+            if valid.get(engine) is not entry:
                 heapq.heappop(heap)
             elif not engine.has_room:
                 heapq.heappop(heap)
-                del stands[engine]  # until it changes
+                del valid[engine]  # until it changes
             elif self._load(engine) != entry[0]:
                 heapq.heapreplace(heap, self._entry(engine))
             else:
@@ -362,17 +362,17 @@ class Pool:
 
     def _index(self) -> None:
         """Enter engines that have less to do than the heap says; one that has more, when its turn comes."""
-        heap, stands = self._heap, self._stands
+        heap, valid = self._heap, self._valid
         for engine in self.touched:
-            entry = stands.get(engine)
+            entry = valid.get(engine)
             if engine.has_room if entry is None else self._load(engine) < entry[0]:
                 heapq.heappush(heap, self._entry(engine))
         self.touched.clear()
         if len(heap) > 2 * len(self._engines) + _SMALL:
-            self._heap = list(stands.values())
+            self._heap = list(valid.values())
             heapq.heapify(self._heap)
 
-    def _entry(self, engine: EngineState) -> _Stand:
+    def _entry(self, engine: EngineState) -> _Entry:
         self._entries += 1
-        entry = self._stands[engine] = (self._load(engine), engine.worker.number, self._entries, engine)
+        entry = self._valid[engine] = (self._load(engine), engine.worker.number, self._entries, engine)
         return entry

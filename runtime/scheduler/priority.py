@@ -37,8 +37,8 @@ class Remaining(Arrival):
     """The run that needs least of the engines until its end; one whose deadline is near goes first.
 
     That is the shortest remaining processing time, which serves the mean: of all branches of the run, as
-    others wait for all of them, and not of its tools and people, as nobody does. How near a deadline is tells
-    the longest way to the end, tools and people on it included.
+    others wait for all of them, and not of its tools and people, as nobody does. How near a deadline is
+    depends on the longest way to the end, tools and people on it included.
 
     Of a run that grows, what follows is not known. What engines have spent on it stands for that: of work
     whose amount is unknown and varies much, about as much is to be expected as has been seen.
