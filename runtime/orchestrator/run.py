@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from weft.graph.codec import encode_datum, encode_value, write_datum
 from weft.graph.errors import GraphError
@@ -23,23 +23,15 @@ from weft.runtime.scheduler.faults import Fault
 
 from .foresight import Foresight
 from .recipe import context_key, recipe
-from .record import NodeChange, NodeTimes, RunRecord, label
+from .record import Attempt, NodeChange, NodeTimes, RunRecord, label
 from .reuse import Reuse
 from .shared_results import Results
 from .trace import ORCHESTRATOR
 
-__all__ = ["Attempt", "Run"]
+__all__ = ["Run"]
 
 _OBSERVED: Final = frozenset({"llm", "embed", "index", "rerank", "tool"})
 """Kinds of nodes whose phases clients hear of; the rest takes microseconds."""
-
-
-class Attempt(NamedTuple):
-    """The current attempt of a node."""
-
-    number: int
-    worker: str  # or the name of another track
-    since_s: float  # monotonic
 
 
 @dataclass(eq=False)
@@ -128,28 +120,26 @@ class Run:
 
     def done(self, node: Node, values: Mapping[Value, Datum], timing: worker_pb2.Timing, at: float) -> None:
         """An attempt of a node gave all its results, at that time. Raises as `learn`."""
-        attempt, finished, begin = self.attempts.pop(node.id), self._finished_s, self.record.started_s
-        ready = self._added_s[node.id]
+        number, record, finished = node.id, self.record, self._finished_s
+        ready = self._added_s[number]
         for value in node.args.values():
             ready = max(ready, finished.get(value.node, 0.0))
         times = NodeTimes(
-            self.id,
-            node,
-            attempt.worker,
-            ready - begin,
-            attempt.since_s - begin,
-            at - begin,
-            timing,
-            self.graph.predicted_ms[node.id],
+            self.attempts.pop(number),
+            ready - record.started_s,
+            at - record.started_s,
+            timing.SerializeToString(),
+            timing.reused,
+            self.graph.predicted_ms[number],
         )
-        self.record.times[node.id] = times
+        record.times[number] = times
         if node.op.kind in _OBSERVED:
-            self.record.log.append(times)
-        self.learn(node.id, values, at)
+            record.log.append(times)
+        self.learn(number, values, at)
 
     def reused(self, node: Node, results: Sequence[Datum], at: float) -> None:
         """A node need not run: equal work has given its results. Raises as `promised` and `learn`."""
-        self.attempts[node.id] = Attempt(0, ORCHESTRATOR, at)
+        self.attempts[node.id] = Attempt(self.id, at - self.record.started_s, node, ORCHESTRATOR, 0)
         self.done(node, self.promised(node, results), worker_pb2.Timing(reused=True), at)
 
     def learn(self, number: int, values: Mapping[Value, Datum], at: float) -> None:
@@ -161,7 +151,7 @@ class Run:
         self.effects.discard(number)
         self._finished_s[number] = at
         self.record.nodes_done += 1
-        self.unblocked |= dict.fromkeys(self.graph.learned(values))
+        self.unblocked.update(dict.fromkeys(self.graph.learned(values)))
         self.reuse.learned(values)
         for value, datum in values.items():
             if isinstance(datum, TextValue):
@@ -235,10 +225,14 @@ class Run:
 
     def begin(self, number: int, attempt: int, track: str, now: float) -> None:
         """An attempt of a node is handed out."""
-        self.attempts[number] = Attempt(attempt, track, now)
+        node = self.graph.nodes[number]
+        begun = self.attempts[number] = Attempt(
+            self.id, now - self.record.started_s, node, track, attempt
+        )
         if self._is_read(number):
             self.graph.streams.begin(number)
-        self.observe(self.node(number), "started", now, worker=track)
+        if node.op.kind in _OBSERVED:
+            self.record.log.append(begun)
 
     def observe(
         self,

@@ -171,14 +171,10 @@ class Shell:
             fault = Fault("internal", f"worker {link.id!r} sent a malformed result: {problem}")
             self.task_failed(done.run, done.node, done.attempt, fault)
             return False
-        made = [Value(done.node, output) for output in range(len(results))]
-        link.holds.setdefault(run.id, set()).update(made)
         node = run.node(done.node)
         if isinstance(node.op, Upsert):
             self._fleet.update_indexes(link, [node.op.index])
-        timing = worker_pb2.Timing()
-        timing.CopyFrom(done.timing)  # a part of the report would keep all of it in memory
-        return self._learn(run, node, results, timing, at)
+        return self._learn(run, node, results, done.timing, at, link)
 
     # ---- tasks, wherever they ran
 
@@ -189,9 +185,15 @@ class Shell:
             self._go_on(run.id)
 
     def _learn(
-        self, run: Run, node: Node, results: tuple[Datum, ...], timing: worker_pb2.Timing, at: float
+        self,
+        run: Run,
+        node: Node,
+        results: tuple[Datum, ...],
+        timing: worker_pb2.Timing,
+        at: float,
+        link: WorkerLink | None = None,
     ) -> bool:
-        """Take in results; whether they are what was promised.
+        """Take in results, which a worker holds now, if one has given them; whether they are as promised.
 
         The scheduler has yet to `handle` that the task is done.
         """
@@ -201,6 +203,8 @@ class Shell:
         except GraphError as problem:
             self.task_failed(run.id, node.id, attempt, Fault("internal", str(problem)))
             return False
+        if link is not None:
+            link.holds.setdefault(run.id, set()).update(values)
         try:
             run.done(node, values, timing, at)
         except (EvaluationError, GraphError) as problem:
@@ -210,7 +214,8 @@ class Shell:
         if found:
             self._events.append(ev.ValuesKnown(run.id, found))
         contents = tuple([content_of(result) for result in results])
-        self._events.append(ev.TaskDone(run.id, node.id, attempt, contents, _usage(timing)))
+        usage = _usage(timing) if node.op.kind == "llm" else None
+        self._events.append(ev.TaskDone(run.id, node.id, attempt, contents, usage))
         self._hand_on(run, node.id, results)
         return True
 
@@ -243,7 +248,8 @@ class Shell:
             for number, results in found.items():
                 self._guarded(run, number, partial(run.reused, run.node(number), results, now()))
                 known |= {Value(number, output): content_of(datum) for output, datum in enumerate(results)}
-        return known | dict.fromkeys(run.reuse.opened())
+        known.update(dict.fromkeys(run.reuse.opened()))
+        return known
 
     def _hand_on(self, run: Run, number: int, results: tuple[Datum, ...]) -> None:
         """Keep the results of a node, and give them to the runs that wait for them."""
