@@ -22,6 +22,7 @@ from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler.faults import Fault
 
 from .foresight import Foresight
+from .own_work import OwnWork
 from .recipe import context_key, recipe
 from .record import Attempt, NodeChange, NodeTimes, RunRecord, label
 from .reuse import Reuse
@@ -62,11 +63,13 @@ class Run:
     unblocked: dict[int, None] = field(default_factory=dict)  # maps that may begin further bodies
     foresight: Foresight = field(init=False)
     reuse: Reuse = field(init=False)
+    own: OwnWork = field(init=False)
 
     def __post_init__(self) -> None:
         self.id = self.record.id
         self.values = self.graph.known
         self.foresight = Foresight(self.graph, self._wanted.keys())
+        self.own = OwnWork(self.values)
         self.reuse = Reuse(
             self.shared, self.id, self.namespace, self.batch, self.graph, self.values, self.attempts
         )
@@ -95,6 +98,7 @@ class Run:
             else:
                 self.effects.discard(node.id)
         self.reuse.add(nodes)
+        self.own.add(nodes)
 
     def bind(self, nodes: Iterable[Node], inputs: Mapping[str, Datum]) -> dict[Value, Datum]:
         """The values of the input nodes among `nodes`."""
@@ -137,10 +141,13 @@ class Run:
             record.log.append(times)
         self.learn(number, values, at)
 
-    def reused(self, node: Node, results: Sequence[Datum], at: float) -> None:
-        """A node need not run: equal work has given its results. Raises as `promised` and `learn`."""
+    def given(self, node: Node, results: Sequence[Datum], at: float, *, reused: bool) -> None:
+        """The results of a node that nobody was asked for: computed here, or `reused` from equal work.
+
+        Raises as `promised` and `learn`.
+        """
         self.attempts[node.id] = Attempt(self.id, at - self.record.started_s, node, ORCHESTRATOR, 0)
-        self.done(node, self.promised(node, results), worker_pb2.Timing(reused=True), at)
+        self.done(node, self.promised(node, results), worker_pb2.Timing(reused=reused), at)
 
     def learn(self, number: int, values: Mapping[Value, Datum], at: float) -> None:
         """All results of a node are known, since that time; tell the client those that it waits for.
@@ -153,6 +160,7 @@ class Run:
         self.record.nodes_done += 1
         self.unblocked.update(dict.fromkeys(self.graph.learned(values)))
         self.reuse.learned(values)
+        self.own.learned(values)
         for value, datum in values.items():
             if isinstance(datum, TextValue):
                 self.graph.streams.ended(number, datum.text)

@@ -242,14 +242,33 @@ class Shell:
     # ---- results of equal work
 
     def _found(self, run: Run) -> dict[Value, Content | None]:
-        """What need not be computed after what has become known, and the gates that open then."""
+        """What nobody need be asked for after what has become known, and the gates that open then."""
         known: dict[Value, Content | None] = {}
-        while found := run.reuse.found():
+        found, due = run.reuse.found(), run.own.take()
+        while found or due:
             for number, results in found.items():
-                self._guarded(run, number, partial(run.reused, run.node(number), results, now()))
-                known |= {Value(number, output): content_of(datum) for output, datum in enumerate(results)}
+                known |= self._given(run, number, results, reused=True)
+            for number in due:
+                if number in run.pending:
+                    known |= self._computed(run, number)
+            found, due = run.reuse.found(), run.own.take()
         known.update(dict.fromkeys(run.reuse.opened()))
         return known
+
+    def _computed(self, run: Run, number: int) -> dict[Value, Content | None]:
+        """What the orchestrator computes itself as soon as it can, so that the scheduler need not ask for it."""
+        node = run.node(number)
+        try:
+            results = evaluate(node.op, run.operands(node))
+        except Exception:
+            return {}  # then the scheduler asks for it, and it fails as every primitive does
+        return self._given(run, number, results, reused=False)
+
+    def _given(
+        self, run: Run, number: int, results: tuple[Datum, ...], *, reused: bool
+    ) -> dict[Value, Content | None]:
+        self._guarded(run, number, partial(run.given, run.node(number), results, now(), reused=reused))
+        return {Value(number, output): content_of(datum) for output, datum in enumerate(results)}
 
     def _hand_on(self, run: Run, number: int, results: tuple[Datum, ...]) -> None:
         """Keep the results of a node, and give them to the runs that wait for them."""
@@ -312,7 +331,7 @@ class Shell:
         if values:
             contents = {value: content_of(datum) for value, datum in values.items()}
             self.handle(ev.ValuesKnown(run.id, contents | self._found(run)))
-            self._advance(run)
+        self._advance(run)
 
     def _advance(self, run: Run) -> None:
         """Begin bodies of maps that waited for others to end."""
@@ -401,6 +420,7 @@ class Shell:
     def _expand(self, run: Run, number: int) -> None:
         growth = run.graph.expand(number, run.operands(run.node(number)))
         self.grown(run, growth)
+        self.settle(run)
 
 
 def _unexpected(node: Node, problem: Exception) -> Fault:
