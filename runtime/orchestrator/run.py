@@ -87,16 +87,17 @@ class Run:
 
     def add(self, nodes: Sequence[Node], now: float) -> None:
         """Count new nodes; a node with a known id is the successor of a control node."""
+        before, takers = len(self._added_s), self._takers
         for node in nodes:
-            self.record.nodes += node.id not in self._added_s
             self._added_s[node.id] = now
             self.pending.add(node.id)
             for producer in {value.node for value in node.args.values()}:
-                self._takers[producer] = self._takers.get(producer, 0) + 1
+                takers[producer] = takers.get(producer, 0) + 1
             if node.op.effectful:
                 self.effects.add(node.id)
             else:
                 self.effects.discard(node.id)
+        self.record.nodes += len(self._added_s) - before
         self.reuse.add(nodes)
         self.own.add(nodes)
 
@@ -169,12 +170,14 @@ class Run:
 
     def internal(self, nodes: Collection[Node]) -> set[int]:
         """Those among the nodes whose results nobody waits for but others of them."""
-        inside: dict[int, int] = dict.fromkeys((node.id for node in nodes), 0)
+        inside = {node.id for node in nodes}
+        taken: dict[int, int] = {}
         for node in nodes:
-            for producer in {value.node for value in node.args.values()} & inside.keys():
-                inside[producer] += 1
+            for producer in {value.node for value in node.args.values()}:
+                if producer in inside:
+                    taken[producer] = taken.get(producer, 0) + 1
         wanted = {value.node for value in self._wanted}
-        return {number for number, taken in inside.items() if taken == self._takers.get(number)} - wanted
+        return {number for number, times in taken.items() if times == self._takers[number]} - wanted
 
     def is_current(self, number: int, attempt: int) -> bool:
         """Whether this attempt of a node is under way."""

@@ -133,8 +133,9 @@ class Shell:
                     case "delta":
                         self._delta(report.delta)
                     case "done":
-                        if self._task_done(link, report.done, at - report.age_s):
-                            done[report.done.run] = None
+                        run = self._task_done(link, report.done, at - report.age_s)
+                        if run is not None:
+                            done[run.id] = None
                     case "failed":
                         failed = report.failed
                         self.task_failed(failed.run, failed.node, failed.attempt, decode_fault(failed.fault))
@@ -160,21 +161,21 @@ class Shell:
         known, grown = run.graph.written(decode, text)
         self._take_in(run, grown, known)
 
-    def _task_done(self, link: WorkerLink, done: worker_pb2.TaskDone, at: float) -> bool:
-        """Take in the results of a task; whether it was under way and they are what it promised."""
+    def _task_done(self, link: WorkerLink, done: worker_pb2.TaskDone, at: float) -> Run | None:
+        """Take in the results of a task; its run, if it was under way and they are what it promised."""
         run = self.runs.get(done.run)
         if run is None or not run.is_current(done.node, done.attempt):
-            return False
+            return None
         try:
             results = tuple([decode_datum(message) for message in done.results])
         except GraphError as problem:
             fault = Fault("internal", f"worker {link.id!r} sent a malformed result: {problem}")
             self.task_failed(done.run, done.node, done.attempt, fault)
-            return False
+            return None
         node = run.node(done.node)
         if isinstance(node.op, Upsert):
             self._fleet.update_indexes(link, [node.op.index])
-        return self._learn(run, node, results, done.timing, at, link)
+        return run if self._learn(run, node, results, done.timing, at, link) else None
 
     # ---- tasks, wherever they ran
 
