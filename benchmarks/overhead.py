@@ -12,8 +12,8 @@ step. Everything in one run, the arms in turn:
 `texts`: the same greedy texts from the LLM engine alone, in this process, and through the whole of weft, with
 the reference model unless --model names another. Ratios above 1 are what orchestration costs.
 
-`rag`: the bundled advanced RAG with that model: how much of an answer's time passes while no engine or tool is
-at work on its critical path (`workloads/rag.py`).
+`rag`: the bundled advanced RAG with that model: how much of an answer's time passes while no engine or tool
+is at work on its critical path (`workloads/rag.py`).
 
 Run: ``make bench``, or ``make bench ARGS=--steps``.
 """

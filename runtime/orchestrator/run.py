@@ -237,9 +237,7 @@ class Run:
     def begin(self, number: int, attempt: int, track: str, now: float) -> None:
         """An attempt of a node is handed out."""
         node = self.graph.nodes[number]
-        begun = self.attempts[number] = Attempt(
-            self.id, now - self.record.started_s, node, track, attempt
-        )
+        begun = self.attempts[number] = Attempt(self.id, now - self.record.started_s, node, track, attempt)
         if self._is_read(number):
             self.graph.streams.begin(number)
         if node.op.kind in _OBSERVED:

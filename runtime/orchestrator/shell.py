@@ -257,7 +257,7 @@ class Shell:
         return known
 
     def _computed(self, run: Run, number: int) -> dict[Value, Content | None]:
-        """What the orchestrator computes itself as soon as it can, so that the scheduler need not ask for it."""
+        """What the orchestrator computes itself at once, so that the scheduler need not ask for it."""
         node = run.node(number)
         try:
             results = evaluate(node.op, run.operands(node))

@@ -33,6 +33,8 @@ _STEP_S: Final = 0.001  # the deltas of one step of an engine come within this
 _NEWS_S: Final = 0.02  # what nobody waits for may be reported later by this
 
 _Stream = grpc.aio.ServicerContext[Any, worker_pb2.Reports]
+
+
 class Session:
     """Runs the tasks that one orchestrator sends, until its stream ends. Belongs to one event loop."""
 

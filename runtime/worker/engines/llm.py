@@ -208,9 +208,7 @@ class LlmEngine:
         room = self._model.engine.info.context_length - len(context)
         self._check_room(len(context), 1, min(op.sampling.max_tokens, room))
         borrowed = await self._borrow(task, ids)
-        request = GenerateRequest(
-            ids, task.namespace, task.priority, op.sampling, op.constraint, op.logprobs
-        )
+        request = GenerateRequest(ids, task.namespace, task.priority, op.sampling, op.constraint, op.logprobs)
         done, generated = await self._request(request, emit, task.stream)
         assert isinstance(done, Finished)
         fingerprint = self._model.tokenizer.fingerprint
