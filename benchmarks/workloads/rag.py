@@ -1,4 +1,4 @@
-"""What orchestration costs an application: the bundled advanced RAG, over the bundled corpus and its questions.
+"""What orchestration costs an application: the bundled advanced RAG, and the questions of the bundled corpus.
 
 Each question is asked once. Of each answer, by the clock of the program that asks and the record of the run:
 
