@@ -246,7 +246,7 @@ class Shell:
         """What nobody need be asked for after what has become known, and the gates that open then."""
         known: dict[Value, Content | None] = {}
         found, due = run.reuse.found(), run.own.take()
-        while found or due:
+        while (found or due) and run.id in self.runs:
             for number, results in found.items():
                 known |= self._given(run, number, results, reused=True)
             for number in due:
@@ -260,7 +260,7 @@ class Shell:
         """What the orchestrator computes itself at once, so that the scheduler need not ask for it."""
         node = run.node(number)
         try:
-            results = evaluate(node.op, run.operands(node))
+            results = self._results(run, node)
         except Exception:
             return {}  # then the scheduler asks for it, and it fails as every primitive does
         return self._given(run, number, results, reused=False)
@@ -415,8 +415,10 @@ class Shell:
 
     def _evaluate(self, run: Run, number: int) -> None:
         node = run.node(number)
-        results = evaluate(node.op, run.operands(node), self._most)
-        self.task_done(run, node, results)
+        self.task_done(run, node, self._results(run, node))
+
+    def _results(self, run: Run, node: Node) -> tuple[Datum, ...]:
+        return evaluate(node.op, run.operands(node), self._most)
 
     def _expand(self, run: Run, number: int) -> None:
         growth = run.graph.expand(number, run.operands(run.node(number)))

@@ -118,7 +118,7 @@ class Session:
             for message in fragment.tasks:
                 self._report_failure(fragment.run, message.id, message.attempt, fault)
             return
-        if fragment.run in self._runs:
+        if tasks and fragment.run in self._runs:
             self._stop(self._runs.cancel(fragment.run, [task.node.id for task in tasks]))  # earlier attempts
         self._start(fragment.run, self._runs.add(tasks, values))
 
