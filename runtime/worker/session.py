@@ -210,8 +210,8 @@ class Session:
 
     def _emit(self, task: Task) -> Emit:
         def emit(text: str) -> None:
-            delta = self._reports.reports.add().delta
-            delta.run, delta.node, delta.text, delta.attempt = task.run, task.node.id, text, task.attempt
+            delta = worker_pb2.Delta(run=task.run, node=task.node.id, text=text, attempt=task.attempt)
+            self._reports.reports.add(delta=delta)
             self._made(_STEP_S if text else _NEWS_S)
 
         return emit
