@@ -12,6 +12,9 @@ step. Everything in one run, the arms in turn:
 `texts`: the same greedy texts from the LLM engine alone, in this process, and through the whole of weft, with
 the reference model unless --model names another. Ratios above 1 are what orchestration costs.
 
+`rag`: the bundled advanced RAG with that model: how much of an answer's time passes while no engine or tool
+is at work on its critical path (`workloads/rag.py`).
+
 Run: ``make bench``, or ``make bench ARGS=--steps``.
 """
 
@@ -32,7 +35,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from workloads import echo, frameworks, noop, texts
+from workloads import echo, frameworks, noop, rag, texts
 
 from weft import Client
 from weft.frontend.client.portal import Portal
@@ -132,6 +135,13 @@ def measure_texts(client: Client, model: Path, repeats: int, batch: int) -> Tabl
     return found
 
 
+def measure_rag(client: Client, model: Path) -> Table:
+    """The table of an application, printed."""
+    found = {"advanced RAG": rag.measure(client)}
+    show(f"milliseconds an answer, {model.name} model", rag.COLUMNS, found, ".1f")
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print tables, and write JSON if asked to."""
     parser = argparse.ArgumentParser(
@@ -153,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results["steps"] = measure_steps(client, options.step_repeats)
         if not options.steps:
             results["texts"] = measure_texts(client, options.model, options.repeats, options.batch)
+            results["rag"] = measure_rag(client, options.model)
     if options.json:
         report = {"machine": machine, "versions": versions, "date": time.strftime("%Y-%m-%d"), **results}
         options.json.write_text(json.dumps(report, indent=2) + "\n")

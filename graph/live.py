@@ -167,9 +167,9 @@ class LiveGraph:
         return {value: self.types[value] for value in sorted(taken) if value in self.types}
 
     def _optimize(
-        self, graph: Graph, *, closed: bool, staged: bool = False
+        self, graph: Graph, *, closed: bool, staged: bool = False, settled: bool = False
     ) -> tuple[Graph, list[PassReport]]:
-        graph, aliases, reports = self._pipeline.run(graph, closed=closed, staged=staged)
+        graph, aliases, reports = self._pipeline.run(graph, closed=closed, staged=staged, settled=settled)
         self._aliases.update(aliases)
         self.types.update(graph.types)
         for node in graph:
@@ -394,7 +394,12 @@ class LiveGraph:
         outside = self._outside(expansion.nodes, outputs)
         types = {**expansion.types.maps[0], **outside}
         graph = Graph.inferred(tuple(expansion.nodes), outputs, node.name, outside, types)
-        return self._optimize(graph, closed=True, staged=isinstance(node.op, Stage))[0].nodes
+        taken = {value for new in expansion.nodes for value in new.args.values()}
+        settled = all(new.op.kind == "host" for new in expansion.nodes) and all(
+            value in self.known for value in taken if value.node not in made
+        )
+        staged = isinstance(node.op, Stage)
+        return self._optimize(graph, closed=True, staged=staged, settled=settled)[0].nodes
 
     def _succeed(self, node: Node, op: Op, args: Mapping[str, Value]) -> Node:
         operands = {name: follow(self._aliases, value) for name, value in args.items()}

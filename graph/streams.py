@@ -78,6 +78,8 @@ class Streams:
 
         It can happen only where a decode that samples had to be repeated on another worker.
         """
+        if not (self._reading or self._released):
+            return
         self._reading.pop(decode, None)
         self._closed.pop(decode, None)
         for path, given in self._released.pop(decode, {}).items():

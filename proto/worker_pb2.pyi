@@ -844,6 +844,7 @@ class Timing(google.protobuf.message.Message):
     FETCHED_TOKENS_FIELD_NUMBER: builtins.int
     queued: builtins.float
     prefill: builtins.float
+    """cutting the prompt into tokens included"""
     decode: builtins.float
     compute: builtins.float
     """of everything that is not an LLM"""

@@ -1,6 +1,7 @@
 """What gRPC alone costs: the messages of weft's runs between processes that only give them back.
 
-``python -m workloads.echo [NEXT]`` serves one and prints its port. It asks the one at port NEXT in turn.
+gRPC is set up as in weft's processes, and the second one listens at a Unix socket, as weft's workers do.
+``python -m workloads.echo ADDRESS [NEXT]`` serves one and prints its port. It asks the one at NEXT in turn.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import queue
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any, Final
 
 import grpc
 import uvloop
+
+from weft.runtime.channels import prepare_process
 
 from .noop import CHAIN, FAN_OUT, Arm
 
@@ -32,7 +36,13 @@ def arms() -> Iterator[dict[str, Arm]]:
     server does. `grpc alone, each step`: a stream's message and its answer for each step of the chain, and
     for each half of the fan-out, as tools of the client do.
     """
-    with _process() as back, _process(back) as front, grpc.insecure_channel(f"127.0.0.1:{front}") as channel:
+    prepare_process()  # for those that are started from here; in this one gRPC has been imported
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _process(back := f"unix:{folder}/back"),
+        _process("127.0.0.1:0", back) as front,
+        grpc.insecure_channel(f"127.0.0.1:{front}") as channel,
+    ):
         call: Any = channel.unary_unary(_UNARY)
         requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         stream: Any = channel.stream_stream(_STREAM)
@@ -69,9 +79,9 @@ def arms() -> Iterator[dict[str, Arm]]:
 
 
 @contextmanager
-def _process(following: str = "") -> Iterator[str]:
+def _process(*addresses: str) -> Iterator[str]:
     """A process of this module; its port."""
-    command = [sys.executable, "-m", __name__, *([following] if following else [])]
+    command = [sys.executable, "-m", __name__, *addresses]
     folder = Path(__file__).parents[1]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -81,11 +91,11 @@ def _process(following: str = "") -> Iterator[str]:
             process.terminate()
 
 
-async def _serve(following: str) -> None:
+async def _serve(address: str, following: str = "") -> None:
     """Give back what comes, a call's data by way of the process `following` if there is one."""
     asked: Any = None
     if following:
-        asked = grpc.aio.insecure_channel(f"127.0.0.1:{following}").stream_stream(_STREAM)()
+        asked = grpc.aio.insecure_channel(following).stream_stream(_STREAM)()
 
     async def call(data: bytes, context: Any) -> bytes:
         if asked is None:
@@ -104,11 +114,11 @@ async def _serve(following: str) -> None:
         "Stream": grpc.stream_stream_rpc_method_handler(stream),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("weft.bench.Echo", methods),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(address)
     await server.start()
     print(port, flush=True)
     await server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(sys.argv[1] if len(sys.argv) > 1 else ""))
+    uvloop.run(_serve(*sys.argv[1:]))

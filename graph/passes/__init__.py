@@ -54,17 +54,22 @@ class Pipeline:
         return other
 
     def run(
-        self, graph: Graph, *, closed: bool, staged: bool = False
+        self, graph: Graph, *, closed: bool, staged: bool = False, settled: bool = False
     ) -> tuple[Graph, dict[Value, Value], list[PassReport]]:
         """The increment after all passes, the values that were replaced, and what each pass did.
 
         Only a closed increment, of which only the outputs are taken, is pruned; what is `staged` already is
-        not cut into stages. Raises GraphError.
+        not cut into stages. What is `settled`, which is computed at once and by no engine, is pruned and no
+        more. Raises GraphError.
         """
         aliases: dict[Value, Value] = {}
         reports: list[PassReport] = []
         for step in self._passes:
-            if (isinstance(step, Prune) and not closed) or (isinstance(step, Stages) and staged):
+            if isinstance(step, Prune):
+                left_out = not closed
+            else:
+                left_out = settled or (staged and isinstance(step, Stages))
+            if left_out:
                 continue
             began = time.perf_counter()
             done = step(graph)

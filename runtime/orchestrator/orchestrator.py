@@ -323,15 +323,15 @@ class Orchestrator:
 
     def _remember(self, record: RunRecord) -> None:
         """Learn from a run what primitives take, and forget runs of long ago."""
+        observed = self.compiler.observed
         for times in record.times.values():
-            if times.timing.reused:
+            if times.reused:
                 continue
-            if isinstance(times.node.op, Decode):
-                self.compiler.observed.add(length_key(times.node), times.timing.generated_tokens)
-            elif times.node.op.kind in ("embed", "index", "rerank", "tool") or isinstance(
-                times.node.op, Rate
-            ):
-                self.compiler.observed.add(duration_key(times.node), times.seconds * 1e3)
+            node = times.node
+            if isinstance(node.op, Decode):
+                observed.add(length_key(node), times.timing.generated_tokens)
+            elif node.op.kind in ("embed", "index", "rerank", "tool") or isinstance(node.op, Rate):
+                observed.add(duration_key(node), times.seconds * 1e3)
         self._forget_old(now())
 
     def _forget_old(self, at: float) -> None:

@@ -18,7 +18,7 @@ from weft.runtime.scheduler.faults import Fault
 
 from .faults import encode_fault
 
-__all__ = ["EventLog", "NodeChange", "NodeTimes", "RunRecord", "State", "label"]
+__all__ = ["Attempt", "EventLog", "NodeChange", "NodeTimes", "RunRecord", "State", "label"]
 
 State = Literal["running", "done", "failed", "cancelled"]
 
@@ -64,26 +64,52 @@ class NodeChange(NamedTuple):
         return pb.RunEvent(run=self.run, at_s=self.at_s, node=event)
 
 
-class NodeTimes(NamedTuple):
-    """A primitive is done: when it was ready, handed out and finished, in seconds since the run began."""
+class Attempt(NamedTuple):
+    """An attempt of a primitive is handed out."""
 
     run: str
+    at_s: float  # since the run began
     node: Node
-    worker: str
+    worker: str  # or the name of another track
+    number: int
+
+    def message(self, *, quiet: bool) -> pb.RunEvent | None:
+        """That it has started, as a follower sees it."""
+        started = NodeChange(self.run, self.at_s, self.node, "started", self.worker, None, None)
+        return started.message(quiet=quiet)
+
+
+class NodeTimes(NamedTuple):
+    """A primitive is done: when it was ready and finished, in seconds since the run began."""
+
+    attempt: Attempt
     ready_s: float
-    dispatched_s: float
     finished_s: float
-    timing: worker_pb2.Timing
+    measured: bytes  # a Timing: as a message each would take ten times the memory
+    reused: bool  # whether that says so
     predicted_ms: float
+
+    @property
+    def node(self) -> Node:
+        """The primitive."""
+        return self.attempt.node
+
+    @property
+    def timing(self) -> worker_pb2.Timing:
+        """What the worker has measured."""
+        return worker_pb2.Timing.FromString(self.measured)
 
     @property
     def seconds(self) -> float:
         """It took, from when it could begin."""
-        return max(0.0, self.finished_s - max(self.ready_s, self.dispatched_s))
+        return max(0.0, self.finished_s - max(self.ready_s, self.attempt.at_s))
 
     def message(self, *, quiet: bool) -> pb.RunEvent | None:
         """That it is done, as a follower sees it."""
-        done = NodeChange(self.run, self.finished_s, self.node, "done", self.worker, self.timing, None)
+        if quiet:
+            return None
+        run, _, node, worker, _ = self.attempt
+        done = NodeChange(run, self.finished_s, node, "done", worker, self.timing, None)
         return done.message(quiet=quiet)
 
     def stat(self) -> pb.NodeStat:
@@ -91,9 +117,9 @@ class NodeTimes(NamedTuple):
         return pb.NodeStat(
             node=self.node.id,
             label=label(self.node),
-            worker=self.worker,
+            worker=self.attempt.worker,
             ready_s=self.ready_s,
-            dispatched_s=self.dispatched_s,
+            dispatched_s=self.attempt.at_s,
             finished_s=self.finished_s,
             timing=self.timing,
             location=self.node.location,

@@ -157,6 +157,8 @@ class Reuse:
     # ---- what a node depends on
 
     def _may_be_found(self, node: Node) -> bool:
+        if node.op.kind not in _KINDS:
+            return False
         match node.op:
             case Embed() | Rerank() | Rate():
                 return True
@@ -211,6 +213,9 @@ class Reuse:
             if gate is not None:
                 self._open.append(gate)
 
+
+_KINDS: Final = frozenset({"llm", "embed", "rerank"})
+"""Of the nodes that may be found: the look that is cheap, since all nodes of all runs pass it."""
 
 _UNREAD: Final = KvValue("")
 """In place of a context that no worker holds; who continues it is sent all that it consists of."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from weft.graph.codec import encode_datum, encode_value, write_datum
 from weft.graph.errors import GraphError
@@ -22,24 +22,17 @@ from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler.faults import Fault
 
 from .foresight import Foresight
+from .own_work import OwnWork
 from .recipe import context_key, recipe
-from .record import NodeChange, NodeTimes, RunRecord, label
+from .record import Attempt, NodeChange, NodeTimes, RunRecord, label
 from .reuse import Reuse
 from .shared_results import Results
 from .trace import ORCHESTRATOR
 
-__all__ = ["Attempt", "Run"]
+__all__ = ["Run"]
 
 _OBSERVED: Final = frozenset({"llm", "embed", "index", "rerank", "tool"})
 """Kinds of nodes whose phases clients hear of; the rest takes microseconds."""
-
-
-class Attempt(NamedTuple):
-    """The current attempt of a node."""
-
-    number: int
-    worker: str  # or the name of another track
-    since_s: float  # monotonic
 
 
 @dataclass(eq=False)
@@ -70,11 +63,13 @@ class Run:
     unblocked: dict[int, None] = field(default_factory=dict)  # maps that may begin further bodies
     foresight: Foresight = field(init=False)
     reuse: Reuse = field(init=False)
+    own: OwnWork = field(init=False)
 
     def __post_init__(self) -> None:
         self.id = self.record.id
         self.values = self.graph.known
         self.foresight = Foresight(self.graph, self._wanted.keys())
+        self.own = OwnWork(self.values)
         self.reuse = Reuse(
             self.shared, self.id, self.namespace, self.batch, self.graph, self.values, self.attempts
         )
@@ -92,17 +87,19 @@ class Run:
 
     def add(self, nodes: Sequence[Node], now: float) -> None:
         """Count new nodes; a node with a known id is the successor of a control node."""
+        before, takers = len(self._added_s), self._takers
         for node in nodes:
-            self.record.nodes += node.id not in self._added_s
             self._added_s[node.id] = now
             self.pending.add(node.id)
             for producer in {value.node for value in node.args.values()}:
-                self._takers[producer] = self._takers.get(producer, 0) + 1
+                takers[producer] = takers.get(producer, 0) + 1
             if node.op.effectful:
                 self.effects.add(node.id)
             else:
                 self.effects.discard(node.id)
+        self.record.nodes += len(self._added_s) - before
         self.reuse.add(nodes)
+        self.own.add(nodes)
 
     def bind(self, nodes: Iterable[Node], inputs: Mapping[str, Datum]) -> dict[Value, Datum]:
         """The values of the input nodes among `nodes`."""
@@ -128,29 +125,30 @@ class Run:
 
     def done(self, node: Node, values: Mapping[Value, Datum], timing: worker_pb2.Timing, at: float) -> None:
         """An attempt of a node gave all its results, at that time. Raises as `learn`."""
-        attempt, finished, begin = self.attempts.pop(node.id), self._finished_s, self.record.started_s
-        ready = self._added_s[node.id]
+        number, record, finished = node.id, self.record, self._finished_s
+        ready = self._added_s[number]
         for value in node.args.values():
             ready = max(ready, finished.get(value.node, 0.0))
         times = NodeTimes(
-            self.id,
-            node,
-            attempt.worker,
-            ready - begin,
-            attempt.since_s - begin,
-            at - begin,
-            timing,
-            self.graph.predicted_ms[node.id],
+            self.attempts.pop(number),
+            ready - record.started_s,
+            at - record.started_s,
+            timing.SerializeToString(),
+            timing.reused,
+            self.graph.predicted_ms[number],
         )
-        self.record.times[node.id] = times
+        record.times[number] = times
         if node.op.kind in _OBSERVED:
-            self.record.log.append(times)
-        self.learn(node.id, values, at)
+            record.log.append(times)
+        self.learn(number, values, at)
 
-    def reused(self, node: Node, results: Sequence[Datum], at: float) -> None:
-        """A node need not run: equal work has given its results. Raises as `promised` and `learn`."""
-        self.attempts[node.id] = Attempt(0, ORCHESTRATOR, at)
-        self.done(node, self.promised(node, results), worker_pb2.Timing(reused=True), at)
+    def given(self, node: Node, results: Sequence[Datum], at: float, *, reused: bool) -> None:
+        """The results of a node that nobody was asked for: computed here, or `reused` from equal work.
+
+        Raises as `promised` and `learn`.
+        """
+        self.attempts[node.id] = Attempt(self.id, at - self.record.started_s, node, ORCHESTRATOR, 0)
+        self.done(node, self.promised(node, results), worker_pb2.Timing(reused=reused), at)
 
     def learn(self, number: int, values: Mapping[Value, Datum], at: float) -> None:
         """All results of a node are known, since that time; tell the client those that it waits for.
@@ -161,8 +159,9 @@ class Run:
         self.effects.discard(number)
         self._finished_s[number] = at
         self.record.nodes_done += 1
-        self.unblocked |= dict.fromkeys(self.graph.learned(values))
+        self.unblocked.update(dict.fromkeys(self.graph.learned(values)))
         self.reuse.learned(values)
+        self.own.learned(values)
         for value, datum in values.items():
             if isinstance(datum, TextValue):
                 self.graph.streams.ended(number, datum.text)
@@ -171,12 +170,14 @@ class Run:
 
     def internal(self, nodes: Collection[Node]) -> set[int]:
         """Those among the nodes whose results nobody waits for but others of them."""
-        inside: dict[int, int] = dict.fromkeys((node.id for node in nodes), 0)
+        inside = {node.id for node in nodes}
+        taken: dict[int, int] = {}
         for node in nodes:
-            for producer in {value.node for value in node.args.values()} & inside.keys():
-                inside[producer] += 1
+            for producer in {value.node for value in node.args.values()}:
+                if producer in inside:
+                    taken[producer] = taken.get(producer, 0) + 1
         wanted = {value.node for value in self._wanted}
-        return {number for number, taken in inside.items() if taken == self._takers.get(number)} - wanted
+        return {number for number, times in taken.items() if times == self._takers[number]} - wanted
 
     def is_current(self, number: int, attempt: int) -> bool:
         """Whether this attempt of a node is under way."""
@@ -235,10 +236,12 @@ class Run:
 
     def begin(self, number: int, attempt: int, track: str, now: float) -> None:
         """An attempt of a node is handed out."""
-        self.attempts[number] = Attempt(attempt, track, now)
+        node = self.graph.nodes[number]
+        begun = self.attempts[number] = Attempt(self.id, now - self.record.started_s, node, track, attempt)
         if self._is_read(number):
             self.graph.streams.begin(number)
-        self.observe(self.node(number), "started", now, worker=track)
+        if node.op.kind in _OBSERVED:
+            self.record.log.append(begun)
 
     def observe(
         self,

@@ -133,8 +133,9 @@ class Shell:
                     case "delta":
                         self._delta(report.delta)
                     case "done":
-                        if self._task_done(link, report.done, at - report.age_s):
-                            done[report.done.run] = None
+                        run = self._task_done(link, report.done, at - report.age_s)
+                        if run is not None:
+                            done[run.id] = None
                     case "failed":
                         failed = report.failed
                         self.task_failed(failed.run, failed.node, failed.attempt, decode_fault(failed.fault))
@@ -160,25 +161,21 @@ class Shell:
         known, grown = run.graph.written(decode, text)
         self._take_in(run, grown, known)
 
-    def _task_done(self, link: WorkerLink, done: worker_pb2.TaskDone, at: float) -> bool:
-        """Take in the results of a task; whether it was under way and they are what it promised."""
+    def _task_done(self, link: WorkerLink, done: worker_pb2.TaskDone, at: float) -> Run | None:
+        """Take in the results of a task; its run, if it was under way and they are what it promised."""
         run = self.runs.get(done.run)
         if run is None or not run.is_current(done.node, done.attempt):
-            return False
+            return None
         try:
             results = tuple([decode_datum(message) for message in done.results])
         except GraphError as problem:
             fault = Fault("internal", f"worker {link.id!r} sent a malformed result: {problem}")
             self.task_failed(done.run, done.node, done.attempt, fault)
-            return False
-        made = [Value(done.node, output) for output in range(len(results))]
-        link.holds.setdefault(run.id, set()).update(made)
+            return None
         node = run.node(done.node)
         if isinstance(node.op, Upsert):
             self._fleet.update_indexes(link, [node.op.index])
-        timing = worker_pb2.Timing()
-        timing.CopyFrom(done.timing)  # a part of the report would keep all of it in memory
-        return self._learn(run, node, results, timing, at)
+        return run if self._learn(run, node, results, done.timing, at, link) else None
 
     # ---- tasks, wherever they ran
 
@@ -189,9 +186,15 @@ class Shell:
             self._go_on(run.id)
 
     def _learn(
-        self, run: Run, node: Node, results: tuple[Datum, ...], timing: worker_pb2.Timing, at: float
+        self,
+        run: Run,
+        node: Node,
+        results: tuple[Datum, ...],
+        timing: worker_pb2.Timing,
+        at: float,
+        link: WorkerLink | None = None,
     ) -> bool:
-        """Take in results; whether they are what was promised.
+        """Take in results, which a worker holds now, if one has given them; whether they are as promised.
 
         The scheduler has yet to `handle` that the task is done.
         """
@@ -201,6 +204,8 @@ class Shell:
         except GraphError as problem:
             self.task_failed(run.id, node.id, attempt, Fault("internal", str(problem)))
             return False
+        if link is not None:
+            link.holds.setdefault(run.id, set()).update(values)
         try:
             run.done(node, values, timing, at)
         except (EvaluationError, GraphError) as problem:
@@ -210,7 +215,8 @@ class Shell:
         if found:
             self._events.append(ev.ValuesKnown(run.id, found))
         contents = tuple([content_of(result) for result in results])
-        self._events.append(ev.TaskDone(run.id, node.id, attempt, contents, _usage(timing)))
+        usage = _usage(timing) if node.op.kind == "llm" else None
+        self._events.append(ev.TaskDone(run.id, node.id, attempt, contents, usage))
         self._hand_on(run, node.id, results)
         return True
 
@@ -237,13 +243,33 @@ class Shell:
     # ---- results of equal work
 
     def _found(self, run: Run) -> dict[Value, Content | None]:
-        """What need not be computed after what has become known, and the gates that open then."""
+        """What nobody need be asked for after what has become known, and the gates that open then."""
         known: dict[Value, Content | None] = {}
-        while found := run.reuse.found():
+        found, due = run.reuse.found(), run.own.take()
+        while (found or due) and run.id in self.runs:
             for number, results in found.items():
-                self._guarded(run, number, partial(run.reused, run.node(number), results, now()))
-                known |= {Value(number, output): content_of(datum) for output, datum in enumerate(results)}
-        return known | dict.fromkeys(run.reuse.opened())
+                known |= self._given(run, number, results, reused=True)
+            for number in due:
+                if number in run.pending:
+                    known |= self._computed(run, number)
+            found, due = run.reuse.found(), run.own.take()
+        known.update(dict.fromkeys(run.reuse.opened()))
+        return known
+
+    def _computed(self, run: Run, number: int) -> dict[Value, Content | None]:
+        """What the orchestrator computes itself at once, so that the scheduler need not ask for it."""
+        node = run.node(number)
+        try:
+            results = self._results(run, node)
+        except Exception:
+            return {}  # then the scheduler asks for it, and it fails as every primitive does
+        return self._given(run, number, results, reused=False)
+
+    def _given(
+        self, run: Run, number: int, results: tuple[Datum, ...], *, reused: bool
+    ) -> dict[Value, Content | None]:
+        self._guarded(run, number, partial(run.given, run.node(number), results, now(), reused=reused))
+        return {Value(number, output): content_of(datum) for output, datum in enumerate(results)}
 
     def _hand_on(self, run: Run, number: int, results: tuple[Datum, ...]) -> None:
         """Keep the results of a node, and give them to the runs that wait for them."""
@@ -306,7 +332,7 @@ class Shell:
         if values:
             contents = {value: content_of(datum) for value, datum in values.items()}
             self.handle(ev.ValuesKnown(run.id, contents | self._found(run)))
-            self._advance(run)
+        self._advance(run)
 
     def _advance(self, run: Run) -> None:
         """Begin bodies of maps that waited for others to end."""
@@ -389,12 +415,15 @@ class Shell:
 
     def _evaluate(self, run: Run, number: int) -> None:
         node = run.node(number)
-        results = evaluate(node.op, run.operands(node), self._most)
-        self.task_done(run, node, results)
+        self.task_done(run, node, self._results(run, node))
+
+    def _results(self, run: Run, node: Node) -> tuple[Datum, ...]:
+        return evaluate(node.op, run.operands(node), self._most)
 
     def _expand(self, run: Run, number: int) -> None:
         growth = run.graph.expand(number, run.operands(run.node(number)))
         self.grown(run, growth)
+        self.settle(run)
 
 
 def _unexpected(node: Node, problem: Exception) -> Fault:

@@ -20,24 +20,26 @@ __all__ = ["decode_tasks", "decode_values"]
 
 _REMEMBERED: Final = 4096  # nodes
 _SMALL: Final = 4096  # bytes of a node; larger ones are rare
+_STREAMS: Final[Mapping[int, Stream]] = {stream.value: stream for stream in Stream}
 
 
-def decode_tasks(fragment: worker_pb2.Fragment) -> tuple[Task, ...]:
+def decode_tasks(fragment: worker_pb2.Fragment) -> list[Task]:
     """The tasks of a fragment. Raises GraphError for a malformed one."""
-    return tuple(
+    run, namespace, priority = fragment.run, fragment.namespace, fragment.priority
+    return [
         Task(
-            run=fragment.run,
+            run=run,
             node=_node(task.node),
             attempt=task.attempt,
             stream=_stream(task.stream),
             internal=task.internal,
             timeout_s=task.timeout_s or None,
-            namespace=fragment.namespace,
-            priority=fragment.priority,
+            namespace=namespace,
+            priority=priority,
             source=KvSource(task.source.address, task.source.wait_s) if task.HasField("source") else None,
         )
         for task in fragment.tasks
-    )
+    ]
 
 
 def decode_values(values: Mapping[str, value_pb2.Datum]) -> dict[str, Datum]:
@@ -53,8 +55,8 @@ def decode_values(values: Mapping[str, value_pb2.Datum]) -> dict[str, Datum]:
 
 def _stream(value: int) -> Stream:
     try:
-        return Stream(value)
-    except ValueError:
+        return _STREAMS[value]
+    except KeyError:
         raise GraphError(f"the task wants stream {value}, which this version does not know") from None
 
 

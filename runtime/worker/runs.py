@@ -48,13 +48,28 @@ class _Run:
     def empty(self) -> bool:
         return not (self.values or self.waiting or self.running)
 
-    def enter(self, task: Task) -> _Waiting:
-        """Let a task wait for those of its operands that are not known."""
+    def enter(self, task: Task) -> bool:
+        """Let a task wait for those of its operands that are not known; whether all are."""
         missing = {str(value) for value in task.node.args.values()} - self.values.keys()
+        if not missing:
+            self.waiting.pop(task.node.id, None)
+            return True
         entry = self.waiting[task.node.id] = _Waiting(task, missing)
         for key in missing:
             self.takers.setdefault(key, []).append(entry)
-        return entry
+        return False
+
+    def learn(self, values: Mapping[str, Datum]) -> list[_Waiting]:
+        """Take values; what now lacks nothing any more."""
+        complete: list[_Waiting] = []
+        for key, datum in values.items():
+            if not isinstance(self.values.get(key), HeldKv):
+                self.values[key] = datum
+            for entry in self.takers.pop(key, ()):
+                entry.missing.discard(key)
+                if not entry.missing:
+                    complete.append(entry)
+        return complete
 
     def waits(self, entry: _Waiting) -> bool:
         """Whether a task has neither started nor been replaced or cancelled."""
@@ -112,23 +127,28 @@ class Runs:
             return []
         (name,) = {task.run for task in tasks}
         run = self._runs.setdefault(name, _Run())
-        return self._learn(run, values, [run.enter(task) for task in tasks])
+        complete = run.learn(values)
+        ready = [task for task in tasks if run.enter(task)]
+        return [self._start(run, task) for task in ready] + self._woken(run, complete)
 
     def push(self, run: str, values: Mapping[str, Datum]) -> list[Ready]:
         """Take values that have become known; those of a run without tasks or values here are dropped."""
         known = self._runs.get(run)
-        return self._learn(known, values) if known is not None else []
+        return self._woken(known, known.learn(values)) if known is not None else []
 
     def finish(self, task: Task, results: Iterable[Datum]) -> list[Ready]:
         """Take the results of a task; those of one that was cancelled or superseded are dropped."""
-        run = self._runs[task.run]
-        if run.current.get(task.node.id) is not task:
+        run, number = self._runs[task.run], task.node.id
+        if run.current.get(number) is not task:
             self.leave(task)
             return []
-        made = {str(Value(task.node.id, output)): datum for output, datum in enumerate(results)}
+        made = {str(Value(number, output)): datum for output, datum in enumerate(results)}
         run.values.update(made)
-        self.leave(task)
-        return self._learn(run, made)
+        run.running.discard(task)
+        run.retire(number)
+        ready = self._woken(run, run.learn(made))
+        self._tidy(task.run)
+        return ready
 
     def leave(self, task: Task) -> None:
         """Note that a running task has ended without results; nothing happens to one that is not running."""
@@ -189,19 +209,16 @@ class Runs:
             return []
         return [task for number, task in known.reading.items() if known.waiting_only_for(str(Value(number)))]
 
-    def _learn(self, run: _Run, values: Mapping[str, Datum], entered: Iterable[_Waiting] = ()) -> list[Ready]:
-        """Take values, of which tasks that have just `entered` may have need, too; what may start."""
-        concerned = dict.fromkeys(entered)
-        for key, datum in values.items():
-            if not isinstance(run.values.get(key), HeldKv):
-                run.values[key] = datum
-            for entry in run.takers.pop(key, ()):
-                entry.missing.discard(key)
-                concerned[entry] = None
-        return [self._start(run, entry.task) for entry in concerned if not entry.missing and run.waits(entry)]
+    def _woken(self, run: _Run, complete: Iterable[_Waiting]) -> list[Ready]:
+        """What may start of tasks that have waited, unless others have taken their places."""
+        ready: list[Ready] = []
+        for entry in complete:
+            if run.waits(entry):
+                del run.waiting[entry.task.node.id]
+                ready.append(self._start(run, entry.task))
+        return ready
 
     def _start(self, run: _Run, task: Task) -> Ready:
-        del run.waiting[task.node.id]
         if isinstance(task.node.op, Prefill):
             follower = self._continued_by(run, task)
             if follower is not None:
@@ -220,7 +237,8 @@ class Runs:
         return next((entry for entry in run.waiting_only_for(kv) if _continues(entry.task, kv)), None)
 
     def _tidy(self, run: str) -> None:
-        if run in self._runs and self._runs[run].empty:
+        known = self._runs.get(run)
+        if known is not None and known.empty:
             del self._runs[run]
 
 

@@ -33,7 +33,6 @@ _STEP_S: Final = 0.001  # the deltas of one step of an engine come within this
 _NEWS_S: Final = 0.02  # what nobody waits for may be reported later by this
 
 _Stream = grpc.aio.ServicerContext[Any, worker_pb2.Reports]
-_Dated = tuple[worker_pb2.Report, float]  # and when what it reports happened, on the monotonic clock
 
 
 class Session:
@@ -46,7 +45,8 @@ class Session:
         self._runs = Runs()
         self._active: dict[Task, asyncio.Task[None]] = {}
         self._stopped: set[Task] = set()
-        self._outbox: Outbox[_Dated] = Outbox()
+        self._reports = worker_pb2.Reports()  # the next message
+        self._outbox: Outbox[float] = Outbox()  # when each of them was made, on the monotonic clock
         self._reader: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._changed.set()
@@ -56,11 +56,12 @@ class Session:
         reader = self._reader = asyncio.create_task(self._read(stream))
         status = asyncio.create_task(self._report_status())
         try:
-            while reports := await self._outbox.take():
+            while made := await self._outbox.take():
+                message, self._reports = self._reports, worker_pb2.Reports()
                 now = time.monotonic()
-                for report, at in reports:
+                for report, at in zip(message.reports, made, strict=True):
                     report.age_s = now - at
-                await stream.write(worker_pb2.Reports(reports=[report for report, _ in reports]))
+                await stream.write(message)
         finally:
             reader.cancel()
             status.cancel()
@@ -117,8 +118,8 @@ class Session:
             for message in fragment.tasks:
                 self._report_failure(fragment.run, message.id, message.attempt, fault)
             return
-        for task in tasks:
-            self._stop(self._runs.cancel(fragment.run, [task.node.id]))  # an earlier attempt
+        if tasks and fragment.run in self._runs:
+            self._stop(self._runs.cancel(fragment.run, [task.node.id for task in tasks]))  # earlier attempts
         self._start(fragment.run, self._runs.add(tasks, values))
 
     def _advise(self, run: str, key: str, advice: Advice) -> None:
@@ -143,26 +144,26 @@ class Session:
             if isinstance(engine, Yielding):
                 engine.overtake(task)
         for task, operands in ready:
-            running = asyncio.create_task(self._work(task, operands))
-            self._active[task] = running
-            running.add_done_callback(partial(self._ended, task))
+            self._active[task] = asyncio.create_task(self._work(task, operands))
 
     def _stop(self, tasks: Iterable[Task]) -> None:
         for task in tasks:
             self._stopped.add(task)
-            self._active[task].cancel()
+            running = self._active[task]
+            running.add_done_callback(partial(self._ended, task))  # it may never have come to its first line
+            running.cancel()
 
-    def _ended(self, task: Task, _: asyncio.Task[None]) -> None:
-        del self._active[task]
-        self._stopped.discard(task)
-        self._runs.leave(task)
-        self._changed.set()
+    def _ended(self, task: Task, _: asyncio.Task[None] | None = None) -> None:
+        if self._active.pop(task, None) is not None:
+            self._stopped.discard(task)
+            self._runs.leave(task)
+            self._changed.set()
 
     async def _work(self, task: Task, operands: Operands) -> None:
         """Compute a task and report how it ended; one that is cancelled from here reports nothing."""
         try:
             outcome = await self._compute(task, operands)
-            report = _done(task, outcome)
+            self._report_results(task, outcome)
         except asyncio.CancelledError:
             if task in self._stopped:
                 raise
@@ -170,8 +171,9 @@ class Session:
         except Exception as error:
             self._report_fault(task, error)
         else:
-            self._send(report, _NEWS_S if task.internal else 0.0)
             self._start(task.run, self._runs.finish(task, outcome.results))
+        finally:
+            self._ended(task)
 
     async def _compute(self, task: Task, operands: Operands) -> Outcome:
         work = self._catalog.find(task.node.op).execute(task, operands, self._emit(task))
@@ -187,23 +189,36 @@ class Session:
             message = f"took longer than its timeout of {task.timeout_s:g} s"
             raise TaskError("timeout", message, retryable=True) from None
 
+    def _report_results(self, task: Task, outcome: Outcome) -> None:
+        """Report that a task is done. Raises GraphError for results that have no message."""
+        reports = self._reports.reports
+        try:
+            _write_done(reports.add().done, task, outcome)
+        except Exception:
+            del reports[-1]
+            raise
+        self._made(_NEWS_S if task.internal else 0.0)
+
     def _report_fault(self, task: Task, error: Exception) -> None:
         fault = fault_of(error, task.node, self._worker)
         self._report_failure(task.run, task.node.id, task.attempt, fault)
 
     def _report_failure(self, run: str, node: int, attempt: int, fault: value_pb2.Fault) -> None:
         failed = worker_pb2.TaskFailed(run=run, node=node, attempt=attempt, fault=fault)
-        self._send(worker_pb2.Report(failed=failed))
+        self._reports.reports.add(failed=failed)
+        self._made()
 
     def _emit(self, task: Task) -> Emit:
         def emit(text: str) -> None:
             delta = worker_pb2.Delta(run=task.run, node=task.node.id, text=text, attempt=task.attempt)
-            self._send(worker_pb2.Report(delta=delta), _STEP_S if text else _NEWS_S)
+            self._reports.reports.add(delta=delta)
+            self._made(_STEP_S if text else _NEWS_S)
 
         return emit
 
-    def _send(self, report: worker_pb2.Report, within_s: float = 0.0) -> None:
-        self._outbox.put((report, time.monotonic()), within_s=within_s)
+    def _made(self, within_s: float = 0.0) -> None:
+        """The last report is complete, and leaves within so many seconds."""
+        self._outbox.put(time.monotonic(), within_s=within_s)
 
     async def _report_status(self) -> None:
         """Report the status whenever it has changed, the last change included."""
@@ -213,7 +228,8 @@ class Session:
             self._changed.clear()
             status = self._status()
             if status != last:
-                self._send(worker_pb2.Report(status=status))
+                self._reports.reports.add(status=status)
+                self._made()
                 last = status
             await asyncio.sleep(_STATUS_S)
 
@@ -232,20 +248,10 @@ class Session:
         )
 
 
-def _done(task: Task, outcome: Outcome) -> worker_pb2.Report:
-    report = worker_pb2.Report()
-    done = report.done
-    done.run, done.node, done.attempt = task.run, task.node.id, task.attempt
+def _write_done(message: worker_pb2.TaskDone, task: Task, outcome: Outcome) -> None:
+    message.run, message.node, message.attempt = task.run, task.node.id, task.attempt
     for result in outcome.results:
-        write_datum(result, done.results.add())
-    _write_timing(outcome.timing, done.timing)
-    return report
-
-
-def _write_timing(timing: Timing, message: worker_pb2.Timing) -> None:
-    message.queued, message.prefill, message.decode = timing.queued, timing.prefill, timing.decode
-    message.compute, message.batch, message.reused = timing.compute, timing.batch, timing.reused
-    message.cached_tokens, message.computed_tokens = timing.cached_tokens, timing.computed_tokens
-    message.generated_tokens, message.prompt_tokens = timing.generated_tokens, timing.prompt_tokens
-    message.fetch, message.fetched_tokens = timing.fetch, timing.fetched_tokens
-    message.finish = timing.finish
+        write_datum(result, message.results.add())
+    for name, value in zip(Timing._fields, outcome.timing, strict=True):
+        if value:
+            setattr(message.timing, name, value)

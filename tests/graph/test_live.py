@@ -53,6 +53,26 @@ def test_a_map_over_nothing_is_an_empty_list() -> None:
     assert gather == Node(2, Gather("list"))
 
 
+@pytest.mark.parametrize(("known", "kept"), [(False, [Project, Format]), (True, [Project, Format, Format])])
+def test_what_the_orchestrator_computes_at_once_is_pruned_and_no_more(known: bool, kept: list[type]) -> None:
+    """Equal nodes are not looked for: to compute one costs less."""
+    twice = Graph(
+        (
+            Node(0, Input("item")),
+            Node(1, Format((Slot("i"), "!")), {"i": Value(0)}),
+            Node(2, Format((Slot("i"), "!")), {"i": Value(0)}),
+            Node(3, Format((Slot("i"), " is not taken")), {"i": Value(0)}),
+            Node(4, Gather("list"), {"0": Value(1), "1": Value(2)}),
+        ),
+        (Value(4),),
+    )
+    live = live_with(Node(0, Input("xs", STRINGS)), Node(1, Map(twice), {"items": Value(0)}))
+    if known:
+        live.learned({Value(0): Json(["a"])})
+    nodes = live.expand(1, {"items": Json(["a"])}).nodes
+    assert [type(node.op) for node in nodes] == [*kept, Gather, Gather]
+
+
 def test_a_map_all_of_whose_bodies_have_begun_begins_no_further_ones() -> None:
     """Several of its bodies may end at once; each then says that it may go on."""
     live = live_with(

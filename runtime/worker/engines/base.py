@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from weft.graph.ir import Node
 from weft.graph.ops.base import EngineKind
@@ -72,9 +72,9 @@ class KvSource:
     wait_s: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Task:
-    """One attempt of one primitive of a run; equal to itself alone."""
+    """One attempt of one primitive of a run; equal to itself alone. Nobody changes it."""
 
     run: str
     node: Node
@@ -95,8 +95,7 @@ class Task:
         return self.run, self.node.id
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """Where a task's time went, in seconds, and what it took; `weft.v1.Timing` explains the fields."""
 
     queued: float = 0.0
@@ -114,8 +113,7 @@ class Timing:
     fetched_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a task gave: one value per result of its operation."""
 
     results: tuple[Datum, ...]

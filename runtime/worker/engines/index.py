@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -130,7 +130,7 @@ class IndexEngine:
                 batched = await self._writes.submit(lambda: self._upsert(upsert, operands))
             case Search() as op:
                 (results, reused), timing = await self._searches.submit(_query(op, task.namespace, operands))
-                return Outcome(results, replace(timing, reused=reused))
+                return Outcome(results, timing._replace(reused=reused))
             case other:
                 raise TaskError("invalid", f"an index engine does not run {other.label()!r}")
         return Outcome(batched.result, batched.timing)

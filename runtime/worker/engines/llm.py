@@ -137,14 +137,15 @@ class LlmEngine:
         """Compute a prefill, a decode, a score, a weighing or ratings."""
         op, kv = task.node.op, operands.get("kv")
         context = context_of(kv, self._model.tokenizer)
+        began = time.monotonic()
         await _tokenize(context)
         match op:
             case Prefill():
                 return await self._prefill(task, op, context, operands)
             case Decode():
-                return await self._decode(task, op, context, _head(kv), emit)
+                return await self._decode(task, op, context, _head(kv), emit, began)
             case Score():
-                return await self._score(task, op, context)
+                return await self._score(task, op, context, began)
             case Weigh():
                 return await self._probe(task, op, op.ids or context.ids())
             case Rate():
@@ -200,21 +201,21 @@ class LlmEngine:
             reading.cancel()
 
     async def _decode(
-        self, task: Task, op: Decode, context: Context, head: int | None, emit: Emit
+        self, task: Task, op: Decode, context: Context, head: int | None, emit: Emit, began: float
     ) -> Outcome:
+        ids = context.ids()
+        cutting = time.monotonic() - began  # the prompt into tokens, which is a part of reading it
         room = self._model.engine.info.context_length - len(context)
         self._check_room(len(context), 1, min(op.sampling.max_tokens, room))
-        borrowed = await self._borrow(task, context.ids())
-        request = GenerateRequest(
-            context.ids(), task.namespace, task.priority, op.sampling, op.constraint, op.logprobs
-        )
+        borrowed = await self._borrow(task, ids)
+        request = GenerateRequest(ids, task.namespace, task.priority, op.sampling, op.constraint, op.logprobs)
         done, generated = await self._request(request, emit, task.stream)
         assert isinstance(done, Finished)
         fingerprint = self._model.tokenizer.fingerprint
         text = TextValue(done.text, done.ids, fingerprint, len(done.text) - len(done.tail))
         timing = Timing(
             queued=borrowed.waited + done.timings.queue,
-            prefill=done.timings.prefill,
+            prefill=cutting + done.timings.prefill,
             decode=done.timings.decode,
             cached_tokens=done.cached_tokens,
             computed_tokens=done.computed_tokens,
@@ -229,8 +230,9 @@ class LlmEngine:
             return Outcome((held, text), timing)
         return Outcome((held, text, Json(as_data(done.logprobs, self._model.tokenizer))), timing)
 
-    async def _score(self, task: Task, op: Score, context: Context) -> Outcome:
+    async def _score(self, task: Task, op: Score, context: Context, began: float) -> Outcome:
         aligned = align(context.ids(), [context.append_text(choice).ids() for choice in op.choices])
+        cutting = time.monotonic() - began
         borrowed = await self._borrow(task, aligned.prefix)
         started = time.monotonic()
         scored = await self._weigh(task, aligned.prefix, aligned.options)
@@ -240,7 +242,7 @@ class LlmEngine:
         chosen, scores = judge(op.method, aligned.options, scored.logprobs, alone)
         timing = Timing(
             queued=borrowed.waited,
-            prefill=time.monotonic() - started,
+            prefill=cutting + time.monotonic() - started,
             cached_tokens=scored.cached_tokens,
             computed_tokens=scored.computed_tokens,
             prompt_tokens=len(context),
@@ -273,10 +275,10 @@ class LlmEngine:
 
     async def _rate(self, task: Task, op: Rate, operands: Operands) -> Outcome:
         """All passages at once: what their prompts share is computed once, and one step takes many."""
+        started = time.monotonic()
         passages, count = passages_of(operands["passages"]), count_of(operands, "k")
         empty = Context.empty(self._model.tokenizer)
         prompts = prompts_of(empty, op, operands["query"], [passage.text for passage in passages])
-        started = time.monotonic()
         weighed = await all_of([self._rated(task, op, prompt) for prompt in aligned(prompts, op.choices)])
         with invalid_arguments():
             best = top_k(passages, [rating for rating, _ in weighed], count)

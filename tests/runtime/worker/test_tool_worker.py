@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from weft.graph.codec import decode_type
+from weft.graph.codec import decode_type, node_bytes
 from weft.graph.ir import Node, Value
 from weft.graph.ops.common import Tool
 from weft.graph.types import INTEGER, JSON, TEXT, Type
@@ -226,6 +226,25 @@ async def test_cancelling_reaches_async_tools(worker: Link, module: str) -> None
     await worker.send(cancel=worker_pb2.Cancel(run="r"))
     assert await asyncio.to_thread(_imported(module).cancelled.wait, 10)
     await worker.status(running=0)
+
+
+async def test_a_task_that_is_cancelled_before_its_first_line_leaves_nothing(worker: Link) -> None:
+    task = worker_pb2.Task(node=node_bytes(call("sleeps", TEXT)), id=1, attempt=1)
+    batch = worker_pb2.Batch(fragments=[worker_pb2.Fragment(run="r", tasks=[task])])
+    cancel = worker_pb2.Cancel(run="r")
+    commands = [worker_pb2.Command(batch=batch), worker_pb2.Command(cancel=cancel)]
+    await worker.call.write(worker_pb2.Commands(commands=commands))
+    await worker.run(call("sleeps", TEXT), run="s")
+    await worker.status(running=1)
+
+
+async def test_a_fragment_without_tasks_stops_nothing(worker: Link, module: str) -> None:
+    await worker.run(call("sleeps", TEXT))
+    await worker.status(running=1)
+    await worker.send_fragment(worker_pb2.Fragment(run="r"))
+    await worker.run(call("add", INTEGER, a=Value(0)), run="s", values={"%0": Json(3)})
+    await worker.done(1, "s")
+    assert not _imported(module).cancelled.is_set()
 
 
 async def test_many_calls_run_at_the_same_time(worker: Link, module: str) -> None:
