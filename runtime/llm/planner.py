@@ -157,12 +157,16 @@ class Planner:
                     job.grow_branches()
 
     def look_ahead(self, jobs: list[Job]) -> bool:
-        """Allocate a slot for the token that comes after the next one of each; False if there are too few."""
-        if len(jobs) > self.cache.available:
+        """See that each has a slot for the token after the next one; False if there are too few.
+
+        Those who have computed a draft that came to nothing have some left.
+        """
+        missing = [max(job.trunk.computed + 2 - job.trunk.allocated, 0) for job in jobs]
+        if sum(missing) > self.cache.available:
             return False
-        slots = self.cache.allocate(len(jobs))
-        for job, slot in zip(jobs, np.split(slots, len(jobs)), strict=True):
-            job.trunk.extend(slot)
+        slots = self.cache.allocate(sum(missing))
+        for job, count, end in zip(jobs, missing, itertools.accumulate(missing), strict=True):
+            job.trunk.extend(slots[end - count : end])
         return True
 
     def finish(self, job: Job, now: float) -> None:

@@ -20,8 +20,8 @@ LONG = 1500
 
 @program
 def ramble(topic: str) -> str:
-    """A long text, so that there is time to interfere."""
-    return gen(f"Passage: {topic}", max_tokens=LONG, regex=f"[ab]{{{LONG}}}")
+    """A long text that does not repeat itself, so that there is time to interfere."""
+    return gen(f"Passage: {topic}", max_tokens=LONG, regex=f"[ab]{{{LONG}}}", temperature=9.0, seed=7)
 
 
 @program
@@ -76,7 +76,7 @@ def test_a_killed_client_has_its_run_cancelled(server: Server, tmp_path: Path) -
     script = tmp_path / "program.py"
     script.write_text(
         "from weft import gen, program\n\n@program\ndef ramble() -> str:\n"
-        f"    return gen('Passage: x', max_tokens={LONG}, regex='[ab]{{{LONG}}}')\n"
+        f"    return gen('Passage: x', max_tokens={LONG}, regex='[ab]{{{LONG}}}', temperature=9.0)\n"
     )
     process = subprocess.Popen(
         [*WEFT, "run", f"{script}:ramble", "--server", server.address],

@@ -218,6 +218,20 @@ def test_drafts_give_way_to_a_short_pool_and_a_short_budget() -> None:
     assert [job.generated for job in harness.done] == [10, 10]
 
 
+def test_what_a_wrong_draft_leaves_serves_steps_that_are_begun_ahead() -> None:
+    harness = make()
+    harness.draft = lambda job: [99] * 3
+    job = make_job(1, distinct(1, 4), 9)
+    harness.planner.submit(job)
+    harness.step()
+    harness.step()
+    job.trunk.drafted = 0
+    before = job.trunk.allocated
+    assert harness.planner.look_ahead([job])
+    assert job.trunk.allocated == before == job.trunk.computed + 3
+    harness.planner.check()
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_load_ends_in_any_pool_that_holds_each_request(data: st.DataObject) -> None:
