@@ -10,6 +10,7 @@ from weft.graph.sketch import Quantiles
 __all__ = ["Patience"]
 
 _QUANTILE: Final = 0.9
+_EARLIEST: Final = 0.1  # a quantile, too
 _ENOUGH: Final = 8  # calls from which a tool's own times count
 _TOOLS: Final = 1024
 _DEFAULT_S: Final = 5.0
@@ -44,3 +45,8 @@ class Patience:
         if times is None or times.count < _ENOUGH:
             times = self._all
         return times.quantile(_QUANTILE) if times.count >= _ENOUGH else _DEFAULT_S
+
+    def earliest(self, tool: str) -> float:
+        """The seconds in which a call is not expected to end: 9 of 10 took longer."""
+        times = self._times.get(tool)
+        return times.quantile(_EARLIEST) if times is not None and times.count >= _ENOUGH else 0.0

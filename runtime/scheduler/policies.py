@@ -40,7 +40,7 @@ class Policies:
     transfer: str = "cheaper"
     """never, cheaper: whether KV that another worker holds is fetched or computed again."""
     advice: str = "liveness"
-    """none, liveness: whether workers are told when contexts are taken again."""
+    """none, liveness, next_use: whether workers are told which contexts are taken again, and when."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """The shares of namespaces under `fairness`; 1 unless given."""
     longest_wait_s: float = 30.0

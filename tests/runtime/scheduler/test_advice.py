@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from weft.graph.ir import Value
 from weft.graph.ops.common import Tool
 from weft.graph.ops.primitive import Prefill
@@ -39,10 +41,38 @@ def test_a_context_that_waits_for_a_tool_is_kept_while_the_tool_usually_takes() 
         driver.done(0, run=f"t{number}")
         driver.send(ev.RunEnded(f"t{number}"))
     agent(driver)
-    ((run, made_by, expires),) = said(start(driver, "s"))
-    assert (run, made_by) == ("r", 1)
-    assert 1.8 <= expires - driver.now <= 2.2
+    (keep,) = said(start(driver, "s"))
+    assert (keep.run, keep.node, keep.begins) == ("r", 1, 0.0)
+    assert 1.8 <= keep.expires - driver.now <= 2.2
     assert said(start(driver, "u")) == [], "it is said once"
+
+
+def test_a_context_that_waits_for_a_tool_is_not_expected_before_nine_of_ten_calls_would_go_on() -> None:
+    driver = Driver(("w", LLM), advice="next_use")
+    for number in range(21):
+        driver.run(node(0, CALL), run=f"t{number}")
+        driver.now += 1.0 + number
+        driver.done(0, run=f"t{number}")
+        driver.send(ev.RunEnded(f"t{number}"))
+    agent(driver)
+    (keep,) = said(start(driver, "s"))
+    assert 2.7 <= keep.begins - driver.now <= 3.3
+    assert 17.0 <= keep.expires - driver.now <= 21.0
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("other", 2.0), ("t", 0.5)])
+def test_of_a_tool_that_is_not_known_or_quick_nothing_is_said_of_when_it_ends(
+    name: str, seconds: float
+) -> None:
+    driver = Driver(("w", LLM), advice="next_use")
+    for number in range(20):
+        driver.run(node(0, Tool(name, TEXT, "client")), run=f"t{number}")
+        driver.now += seconds
+        driver.done(0, run=f"t{number}")
+        driver.send(ev.RunEnded(f"t{number}"))
+    agent(driver)
+    (keep,) = said(start(driver, "s"))
+    assert keep.begins == 0.0
 
 
 def test_a_context_is_kept_for_what_the_graph_says_will_take_it() -> None:
