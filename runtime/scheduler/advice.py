@@ -18,9 +18,11 @@ from .patience import Patience
 from .primitive import Role
 from .state import LiveNode, LiveRun, Phase
 
-__all__ = ["ADVICE", "Advice", "Liveness", "Silence"]
+__all__ = ["ADVICE", "LEAST_S", "Advice", "Liveness", "NextUse", "Silence"]
 
-_LEAST_S: Final = 1.0  # for less, no context is worth its way to the host and back
+LEAST_S: Final = 1.0
+"""For less, no context is worth its way to the host and back."""
+
 _KNOWN_S: Final = 60.0  # that a context is kept for what is known to follow, which may have to queue
 
 
@@ -170,7 +172,7 @@ class NextUse(Liveness):
 
     def _begins(self, tool: LiveNode, now: float) -> float:
         seconds = self._patience.earliest(tool.primitive.key.model)
-        return now + seconds if seconds >= _LEAST_S else 0.0
+        return now + seconds if seconds >= LEAST_S else 0.0
 
 
 def _makers(live: LiveNode) -> Iterator[LiveNode]:
