@@ -62,16 +62,12 @@ class Agents(NamedTuple):
     calls_per_s: float = 0.0  # of single calls of 2,000 to 6,000 tokens that come beside
 
 
-LATENCIES: Final = {
-    **TOOLS,
-    "steady": Latency(15_000, 17_000, 18_000),  # a fixed suite of tests, say
-    "build": Latency(15_000, 40_000, 60_000),
-}
+LATENCIES: Final = {**TOOLS, "build": Latency(15_000, 40_000, 60_000)}
 LONG: Final = (25_000, 40_000)
 CODE: Final = (("code", 45), ("file", 40), ("web", 10), ("db", 5))
 WEB: Final = (("web", 75), ("file", 15), ("code", 10))
 AGENTS: Final = {
-    "steady tools of 15 s": Agents((("steady", 1),), 16, 300_000, LONG, (20, 80), each=2),
+    "suites of 15 s": Agents((("suite", 1),), 16, 300_000, LONG, (20, 80), each=2),
     "builds of 15 s": Agents((("build", 1),), 16, 300_000, LONG, (20, 80), each=2),
     "builds, beside calls": Agents((("build", 1),), 16, 400_000, LONG, (20, 80), each=2, calls_per_s=2.0),
     "web": Agents(WEB, 16, 60_000, (4000, 8000), (50, 200), seen=800, each=2),

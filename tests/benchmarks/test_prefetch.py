@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefetch import ARMS, Agents, play
 
-AGENTS = Agents((("steady", 1),), 6, 30_000, (6000, 9000), (5, 10), turns=6, each=2, calls_per_s=0.5)
+AGENTS = Agents((("suite", 1),), 6, 30_000, (6000, 9000), (5, 10), turns=6, each=2, calls_per_s=0.5)
 
 
 def test_arms_read_the_same_and_wait_for_different_copies() -> None:

@@ -34,7 +34,7 @@ def agent(driver: Driver) -> None:
 
 
 def test_a_context_that_waits_for_a_tool_is_kept_while_the_tool_usually_takes() -> None:
-    driver = Driver(("w", LLM))
+    driver = Driver(("w", LLM), advice="liveness")
     for number in range(8):
         driver.run(node(0, CALL), run=f"t{number}")
         driver.now += 2.0
@@ -48,7 +48,7 @@ def test_a_context_that_waits_for_a_tool_is_kept_while_the_tool_usually_takes() 
 
 
 def test_a_context_that_waits_for_a_tool_is_not_expected_before_nine_of_ten_calls_would_go_on() -> None:
-    driver = Driver(("w", LLM), advice="next_use")
+    driver = Driver(("w", LLM))
     for number in range(21):
         driver.run(node(0, CALL), run=f"t{number}")
         driver.now += 1.0 + number
@@ -64,7 +64,7 @@ def test_a_context_that_waits_for_a_tool_is_not_expected_before_nine_of_ten_call
 def test_of_a_tool_that_is_not_known_or_quick_nothing_is_said_of_when_it_ends(
     name: str, seconds: float
 ) -> None:
-    driver = Driver(("w", LLM), advice="next_use")
+    driver = Driver(("w", LLM))
     for number in range(20):
         driver.run(node(0, Tool(name, TEXT, "client")), run=f"t{number}")
         driver.now += seconds
