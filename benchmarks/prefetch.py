@@ -36,7 +36,6 @@ from weft.runtime.llm.planner import Planner, StepPlan
 from weft.runtime.llm.sequence import Job
 from weft.runtime.llm.sequence import Sequence as Ids
 from weft.runtime.llm.step_cost import StepCost
-from weft.runtime.scheduler.advice import LEAST_S
 from weft.runtime.scheduler.patience import Patience
 from weft.runtime.simulator.clock import Clock
 from weft.runtime.simulator.profiles import LLAMA_8B_H200 as LLAMA
@@ -230,7 +229,7 @@ def play(agents: Agents, arm: str, gb_s: float, seed: int) -> dict[str, float]:
         (name,) = rng.choices(names, weights)
         seconds = min(LATENCIES[name].draw(rng) / 1e3, 60.0)
         earliest = patience.earliest(name) if arm in ("order", "next_use") else 0.0
-        begins = clock.now + earliest if earliest >= LEAST_S else 0.0
+        begins = clock.now + earliest if earliest else 0.0
         planner.cache.advise("", text, Pin(clock.now + patience.seconds(name), begins), clock.now)
         seen = _tokens(rng, max(round(rng.gammavariate(2, agents.seen / 2)), 1))
 

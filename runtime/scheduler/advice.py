@@ -18,10 +18,7 @@ from .patience import Patience
 from .primitive import Role
 from .state import LiveNode, LiveRun, Phase
 
-__all__ = ["ADVICE", "LEAST_S", "Advice", "Liveness", "NextUse", "Silence"]
-
-LEAST_S: Final = 1.0
-"""For less, no context is worth its way to the host and back."""
+__all__ = ["ADVICE", "Advice", "Liveness", "NextUse", "Silence"]
 
 _KNOWN_S: Final = 60.0  # that a context is kept for what is known to follow, which may have to queue
 
@@ -167,12 +164,13 @@ class NextUse(Liveness):
     """Besides, workers are told when a context that waits for a tool is wanted at the earliest.
 
     Until then it goes before those that may be wanted at any moment, and afterwards it comes back if the
-    host has it (prefetching: KVFlow, by the times of tools instead of steps). Nine of ten calls take longer.
+    host has it (prefetching: KVFlow, by the times of tools instead of steps). Nine of ten calls take longer;
+    of tools whose times vary much that is not said.
     """
 
     def _begins(self, tool: LiveNode, now: float) -> float:
         seconds = self._patience.earliest(tool.primitive.key.model)
-        return now + seconds if seconds >= LEAST_S else 0.0
+        return now + seconds if seconds else 0.0
 
 
 def _makers(live: LiveNode) -> Iterator[LiveNode]:
