@@ -4,7 +4,8 @@ The reference model here, whose pool holds less than all programs together read.
 that takes a while, and read its result behind all they have read before; meanwhile calls with prompts of
 their own come, which a cache by last use keeps instead. Arms, in turn, each with a server of its own:
 
-- `liveness`: workers are told for how long contexts are going to be wanted, and which are not any more.
+- `next_use`: workers are told when contexts are going to be wanted, and which are not any more.
+- `liveness`: they are told for how long, but not from when on.
 - `none`: what was used least recently goes first.
 
 Counted are tokens that agents read again although they had been read: a busy machine changes them little.
@@ -32,9 +33,8 @@ from workloads.servers import server
 from weft import Client, Context, Run, gen, program, tool
 from weft.runtime.scheduler.policies import Policies
 
-ARMS: Final = ("liveness", "none")
+ARMS: Final = ("next_use", "liveness", "none")
 STEPS: Final = 6
-PAUSES_S: Final = (0.4, 1.2)  # of tools, from and to
 
 
 @tool
@@ -62,20 +62,20 @@ def call(prompt: str) -> str:
 
 
 class Work(NamedTuple):
-    """What both arms do."""
+    """What all arms do."""
 
     agents: Sequence[tuple[str, list[str], list[float]]]
     calls: Sequence[tuple[float, str]]  # when, and the prompt
 
 
-def work(agents: int, calls_per_s: float, seconds: float, seed: int) -> Work:
-    """Agents that begin at once, and calls that come for so many seconds."""
+def work(agents: int, pauses_s: Sequence[float], calls_per_s: float, seconds: float, seed: int) -> Work:
+    """Agents that begin at once, whose tools take from so long to so long, and calls for so many seconds."""
     rng = random.Random(seed)
     tasks = [
         (
             nonsense(rng, 150),
             [nonsense(rng, rng.randint(20, 60)) for _ in range(STEPS)],
-            [rng.uniform(*PAUSES_S) for _ in range(STEPS)],
+            [rng.uniform(*pauses_s) for _ in range(STEPS)],
         )
         for _ in range(agents)
     ]
@@ -135,8 +135,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="of both arms, each with a seed (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="of all arms, each with a seed (3)")
     parser.add_argument("--agents", type=int, default=6, help="at the same time (6)")
+    parser.add_argument(
+        "--pauses",
+        type=float,
+        nargs=2,
+        default=(0.4, 1.2),
+        metavar="S",
+        help="of tools, from and to (0.4 1.2)",
+    )
     parser.add_argument("--calls", type=float, default=4.0, help="that come in a second (4)")
     parser.add_argument("--seconds", type=float, default=10.0, help="for which they come (10)")
     parser.add_argument("--kv-tokens", type=int, default=6000, help="for which the worker has room (6000)")
@@ -144,7 +152,7 @@ def main() -> None:
     options = parser.parse_args()
     rows: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     for seed in range(options.rounds):
-        todo = work(options.agents, options.calls, options.seconds, seed)
+        todo = work(options.agents, options.pauses, options.calls, options.seconds, seed)
         expected: list[str] = []
         for arm in ARMS if seed % 2 else reversed(ARMS):
             with (

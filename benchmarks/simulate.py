@@ -87,6 +87,7 @@ ABLATED: Final[Mapping[str, Scenario]] = {
     "rag + debate, tight": Scenario(Mix({"rag": 6.0, "debate": 4.0}), 40_000),
     "web agents": SCENARIOS["web agents, tight"],
     "code agents": Scenario(Mix({"swe": 1.0}), TIGHT, 120.0),
+    "steady agents": Scenario(Mix({"steady": 1.0}), TIGHT, 120.0),
 }
 
 SWITCHES: Final[Sequence[Mapping[str, Any]]] = (
@@ -99,6 +100,7 @@ SWITCHES: Final[Sequence[Mapping[str, Any]]] = (
     {"placement": "sticky"},
     {"admission": "working_set"},
     {"admission": "growing"},
+    {"advice": "liveness"},
     {"advice": "none"},
     {"transfer": "never"},
 )

@@ -446,26 +446,32 @@ Global___Batch: typing_extensions.TypeAlias = Batch
 
 @typing.final
 class KvPin(google.protobuf.message.Message):
-    """Advice: a context that the worker holds for a run is going to be continued. It orders eviction, no more."""
+    """Advice: a context that the worker holds for a run is going to be continued. It orders eviction, and lets
+    what has gone to the host come back ahead of its use.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     RUN_FIELD_NUMBER: builtins.int
     KEY_FIELD_NUMBER: builtins.int
     SECONDS_FIELD_NUMBER: builtins.int
+    BEGINS_SECONDS_FIELD_NUMBER: builtins.int
     run: builtins.str
     key: builtins.str
     """"%3" """
     seconds: builtins.float
     """from now; then nobody expects it any more"""
+    begins_seconds: builtins.float
+    """from now; before then nobody expects it yet"""
     def __init__(
         self,
         *,
         run: builtins.str = ...,
         key: builtins.str = ...,
         seconds: builtins.float = ...,
+        begins_seconds: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["key", b"key", "run", b"run", "seconds", b"seconds"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["begins_seconds", b"begins_seconds", "key", b"key", "run", b"run", "seconds", b"seconds"]) -> None: ...
 
 Global___KvPin: typing_extensions.TypeAlias = KvPin
 

@@ -11,6 +11,11 @@ class Pin(NamedTuple):
     """It is expected to be used again."""
 
     expires: float  # when nobody expects that any more, on the caller's clock in seconds
+    begins: float = 0.0  # before when nobody expects it yet; 0: at any time from now on
+
+    def together(self, other: Pin) -> Pin:
+        """What holds for a prefix of both."""
+        return Pin(max(self.expires, other.expires), min(self.begins, other.begins))
 
 
 class Dead(NamedTuple):
@@ -22,13 +27,17 @@ class Dead(NamedTuple):
 Advice = Pin | Dead | None
 """None: nothing is known."""
 
-_RANKS: Final[dict[type, int]] = {Dead: 0, type(None): 1, Pin: 2}
+_RANKS: Final[dict[type, int]] = {Dead: 0, type(None): 1, Pin: 3}
+_EARLY: Final = 2  # the rank of a pin that has not begun
 
 
 def eviction_order(advice: Advice, used: float) -> tuple[int, float]:
-    """What goes first: the dead, then what nothing is known of, then the pinned; least recently used first.
+    """What goes first: the dead, what nothing is known of, what is not expected yet, what is.
 
-    Among the pinned, too, it is the last use that counts, not when they are expected: tools have heavy tails,
-    and who has been away for longer than the others is likely to stay away for longer still.
+    Of what is not expected yet, the last to be expected goes first, as Bélády has it; of all else, what has
+    been used least recently. Of the pinned, too, however soon their pins end: tools have heavy tails, and who
+    has been away for longer than the others is likely to stay away for longer still.
     """
+    if isinstance(advice, Pin) and advice.begins:
+        return _EARLY, -advice.begins
     return _RANKS[type(advice)], used

@@ -19,7 +19,7 @@ from .tier import HostTier, Restore
 
 __all__ = ["KVCache", "Published"]
 
-_PIECE: Final = 256  # tokens that leave for the host at once, but
+_PIECE: Final = 256  # tokens that leave for the host at once, or come back ahead of their use, but
 _PIECES: Final = 16  # no more than this part of the pool
 
 
@@ -116,18 +116,45 @@ class KVCache:
         """Forget all that is cached and that nobody has locked."""
         self._allocator.release(self._tree.flush())
 
-    def publish(self, namespace: str, tokens: Tokens, slots: Tokens, shared: int, now: float) -> Published:
+    def publish(
+        self, namespace: str, tokens: Tokens, slots: Tokens, shared: int, now: float, *, uses: bool = True
+    ) -> Published:
         """Hand a request's KV to the tree, freeing what the tree holds already.
 
-        The first `shared` slots are the tree's own (locked by the caller), the rest the caller's.
+        The first `shared` slots are the tree's own (locked by the caller), the rest the caller's. It counts
+        as used at `now`, unless not `uses`.
         """
-        inserted = self._tree.insert(namespace, tokens, slots, now)
+        inserted = self._tree.insert(namespace, tokens, slots, now, uses=uses)
         self._tree.lock(inserted.node)
         self._allocator.release(inserted.duplicates)
         self.running -= len(slots) - shared
         return Published(inserted.node, inserted.slots)
 
-    def restore(self, namespace: str, tokens: Tokens, match: Match) -> Restore:
+    def prefetch(self, most: int, now: float) -> Restore | None:
+        """Begin to copy back what is expected to be used, into slots that nothing else so expected holds.
+
+        No more than `most` tokens. None: there is nothing, or too little room.
+        """
+        expected = self._tree.expected(now)
+        if expected is None:
+            return None
+        namespace, tokens, match = expected
+        most = min(most, len(match.host))
+        self._tree.lock(match.end)
+        if most > self.free:
+            self._evict(most - self.free, spares=True)
+        self._tree.unlock(match.end)
+        count = min(most, self.free)
+        if count < max(min(most, self._least), 1):
+            return None
+        return self.restore(namespace, tokens, match._replace(host=match.host[:count]), ahead=True)
+
+    @property
+    def wakes(self) -> float | None:
+        """When there may be something to prefetch next, unless other calls come first."""
+        return self._tree.turns if self.on_host else None
+
+    def restore(self, namespace: str, tokens: Tokens, match: Match, *, ahead: bool = False) -> Restore:
         """Begin to copy back what a match of `tokens` found on the host; `settle` ends it.
 
         Raises `MemoryError` if there are too few slots available.
@@ -141,19 +168,25 @@ class KVCache:
             self._tree.unlock(match.end)
         slots = np.concatenate([match.slots, new])
         arrival = self.tier.load(match.host, new)
-        return Restore(namespace, tokens[: len(slots)], slots, len(match.slots), match.node, arrival)
+        return Restore(namespace, tokens[: len(slots)], slots, len(match.slots), match.node, arrival, ahead)
 
     def settle(self, restore: Restore, now: float) -> None:
         """Let the tree have what has been restored; the device waits for what is still on its way."""
         restore.arrival.await_on_device()
-        published = self.publish(restore.namespace, restore.tokens, restore.slots, restore.shared, now)
+        published = self.publish(
+            restore.namespace, restore.tokens, restore.slots, restore.shared, now, uses=not restore.ahead
+        )
         self._tree.unlock(published.node)
         self._tree.unlock(restore.node)
 
-    def _evict(self, count: int) -> None:
-        """Free at least so many slots; what goes to the host goes in pieces that are worth a transfer."""
-        least = min(_PIECE, self.total // _PIECES) if self.tier else 0
-        evicted = self._tree.evict(max(count, least))
+    @property
+    def _least(self) -> int:
+        """Tokens that are worth a transfer."""
+        return min(_PIECE, self.total // _PIECES) if self.tier else 0
+
+    def _evict(self, count: int, *, spares: bool = False) -> None:
+        """Free at least so many slots, if not `spares`; what goes to the host goes in pieces."""
+        evicted = self._tree.evict(max(count, self._least), spares=spares)
         if self.tier is not None and len(evicted.moved):
             self.tier.save(evicted.moved, evicted.host)
         self._allocator.release(evicted.slots)

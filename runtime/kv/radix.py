@@ -28,7 +28,17 @@ from .advice import Advice, Dead, Pin
 from .eviction import EvictionQueue
 from .node import HostSlots, Node, Tokens, may_be_forgotten, may_die, may_leave_device, on_both
 
-__all__ = ["Eviction", "HostSlots", "Insertion", "Match", "Node", "RadixTree", "Tokens", "common_prefix"]
+__all__ = [
+    "Eviction",
+    "Expected",
+    "HostSlots",
+    "Insertion",
+    "Match",
+    "Node",
+    "RadixTree",
+    "Tokens",
+    "common_prefix",
+]
 
 _EMPTY: Tokens = np.empty(0, dtype=np.int64)
 
@@ -40,6 +50,14 @@ class Match(NamedTuple):
     node: Node  # where that part ends; lock it before anything may be evicted
     host: Tokens  # the host's slots of the tokens behind them
     end: Node  # where the match ends
+
+
+class Expected(NamedTuple):
+    """A prefix that is expected to be used, the end of which has left the device."""
+
+    namespace: str
+    tokens: Tokens
+    match: Match  # of all of them
 
 
 class Insertion(NamedTuple):
@@ -67,8 +85,9 @@ class RadixTree:
         self._on_device = EvictionQueue(may_leave_device)
         self._on_both = EvictionQueue(on_both)
         self._on_host = EvictionQueue(may_be_forgotten)
-        self._pins: list[tuple[float, int, Node, Pin]] = []  # a heap by expiry; may be stale
+        self._pins: list[tuple[float, int, Node, Pin]] = []  # a heap by when they turn; may be stale
         self._pinned = itertools.count()
+        self._due: dict[Node, None] = {}  # whose pins have begun off the device; may be stale
         self._now = 0.0  # the latest that callers have said
         self.evictable = 0
         """Tokens cached on the device that no lock protects."""
@@ -88,20 +107,46 @@ class RadixTree:
         """Find the longest cached prefix of `tokens` and mark it, and only it, as used at `now`."""
         root = self._roots.get(namespace) or Node(_EMPTY, _EMPTY, None, now)
         path = self._use(self._descend(root, tokens), now)
-        device = [node for node in path if node.slots is not None]
-        return Match(
-            _joined([node.slots for node in device]),
-            device[-1],
-            _joined([node.host for node in path[len(device) :]]),
-            path[-1],
-        )
+        return _match(path)
 
-    def insert(self, namespace: str, tokens: Tokens, slots: Tokens, now: float) -> Insertion:
-        """Add `tokens`, held by `slots`; where the tree has them on the device, its own slots stay."""
+    def expected(self, now: float) -> Expected | None:
+        """The prefix used last of those whose pins began when a part of them was on the host alone.
+
+        It does not count as used.
+        """
+        self._now = max(self._now, now)
+        self._turn_pins()
+        self._due = {node: None for node in self._due if _is_due(node)}
+        if not self._due:
+            return None
+        node = max(self._due, key=lambda node: node.used)
+        while below := [child for child in node.children.values() if child in self._due]:
+            node = below[0]
+        path = [node]
+        while (parent := path[-1].parent) is not None:
+            path.append(parent)
+        path.reverse()
+        namespace = next(name for name, root in self._roots.items() if root is path[0])
+        return Expected(namespace, _joined([node.tokens for node in path]), _match(path))
+
+    @property
+    def turns(self) -> float | None:
+        """When a pin begins or ends next, if any may."""
+        return self._pins[0][0] if self._pins else None
+
+    def insert(
+        self, namespace: str, tokens: Tokens, slots: Tokens, now: float, *, uses: bool = True
+    ) -> Insertion:
+        """Add `tokens`, held by `slots`; where the tree has them on the device, its own slots stay.
+
+        They count as used at `now`, unless not `uses`.
+        """
         if len(tokens) != len(slots):
             raise ValueError(f"{len(tokens)} tokens cannot be held by {len(slots)} slots")
         root = self._roots.setdefault(namespace, Node(_EMPTY, _EMPTY, None, now))
-        path = self._use(self._descend(root, tokens), now)
+        path = self._descend(root, tokens)
+        if uses:
+            self._use(path, now)
         at = 0
         for node in path:
             if node.slots is None:
@@ -141,7 +186,7 @@ class RadixTree:
     def advise(self, namespace: str, tokens: Tokens, advice: Advice, now: float) -> None:
         """Say of a prefix what is known of its future; nothing happens to what is not cached of it.
 
-        A pin holds for the whole path, and never shortens one that is there. Death concerns the end of the
+        A pin holds for the whole path, together with one that is there. Death concerns the end of the
         path alone, behind its head, as far as nobody uses it, nothing else hangs below it and no pin says
         otherwise.
         """
@@ -153,21 +198,25 @@ class RadixTree:
         for node in reversed(self._descend(root, tokens)[1:]):
             if isinstance(advice, Dead) and (node is head or not may_die(node)):
                 return
-            if isinstance(advice, Pin) and isinstance(node.advice, Pin) and node.advice >= advice:
-                continue
-            self._set_advice(node, advice)
+            if isinstance(advice, Pin) and isinstance(node.advice, Pin):
+                self._set_advice(node, advice.together(node.advice))
+            else:
+                self._set_advice(node, advice)
 
-    def evict(self, count: int) -> Eviction:
+    def evict(self, count: int, *, spares: bool = False) -> Eviction:
         """Take up to `count` unlocked tokens off the device: leaves in the order of `eviction_order`.
 
-        Pins expire by the latest time that any call has named. A leaf larger than what is left to evict loses
-        only its tail: its head stays where it is.
+        Pins begin and expire by the latest time that any call has named. A leaf larger than what is left to
+        evict loses only its tail: its head stays where it is. With `spares`, what is expected now stays, too.
         """
         freed: list[Tokens] = []
         moved: list[Tokens] = []
         host: list[Tokens] = []
-        self._expire()
+        self._turn_pins()
         while count > 0 and (node := self._on_device.pop()) is not None:
+            if spares and _has_begun(node.advice):
+                self._offer(node)
+                break
             if len(node.tokens) > count:
                 self._split(node, len(node.tokens) - count)
             count -= len(node.tokens)
@@ -210,16 +259,20 @@ class RadixTree:
         return path
 
     def _set_advice(self, node: Node, advice: Advice) -> None:
+        if isinstance(advice, Pin) and advice != node.advice:
+            turns = advice.begins or advice.expires
+            heapq.heappush(self._pins, (turns, next(self._pinned), node, advice))
         node.advice = advice
-        if isinstance(advice, Pin):
-            heapq.heappush(self._pins, (advice.expires, next(self._pinned), node, advice))
         self._offer(node)
 
-    def _expire(self) -> None:
+    def _turn_pins(self) -> None:
+        """Let pins begin and expire."""
         while self._pins and self._pins[0][0] <= self._now:
             _, _, node, pin = heapq.heappop(self._pins)
-            if node.advice is pin:
-                self._set_advice(node, None)
+            if node.advice == pin:
+                self._set_advice(node, Pin(pin.expires) if pin.begins else None)
+                if pin.begins and _is_due(node):
+                    self._due[node] = None
 
     def _descend(self, node: Node, tokens: Tokens) -> list[Node]:
         """The path from a root along `tokens`, split where they leave an edge."""
@@ -246,6 +299,8 @@ class RadixTree:
         if node.host is not None:
             upper.host, node.host = node.host[:at], node.host[at:]
         self._set_advice(upper, node.advice)
+        if node in self._due:
+            self._due[upper] = None
         return upper
 
     def _settle(self, node: Node, slots: Tokens) -> None:
@@ -329,6 +384,24 @@ class RadixTree:
     def _drop_if_empty(self, root: Node) -> None:
         if not root.children:
             self._roots = {name: other for name, other in self._roots.items() if other is not root}
+
+
+def _match(path: Sequence[Node]) -> Match:
+    device = [node for node in path if node.slots is not None]
+    return Match(
+        _joined([node.slots for node in device]),
+        device[-1],
+        _joined([node.host for node in path[len(device) :]]),
+        path[-1],
+    )
+
+
+def _has_begun(advice: Advice) -> bool:
+    return isinstance(advice, Pin) and not advice.begins
+
+
+def _is_due(node: Node) -> bool:
+    return node.slots is None and node.parent is not None and _has_begun(node.advice)
 
 
 def _joined(parts: Sequence[Tokens | None]) -> Tokens:

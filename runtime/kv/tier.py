@@ -47,3 +47,4 @@ class Restore:
     shared: int
     node: Node  # where those end, locked
     arrival: Arrival
+    ahead: bool = False  # of its use

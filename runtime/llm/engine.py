@@ -221,6 +221,8 @@ class LLMEngine:
             try:
                 self._take_commands()
                 if not self._closing:
+                    if self._planner.prefetch(time.monotonic()):
+                        self._stats = self._count()
                     self._step()
             except Exception as error:
                 _log.exception("the LLM engine starts afresh after an error outside any request")
@@ -236,7 +238,9 @@ class LLMEngine:
         """Carry out what is in the inbox, waiting for something if there is nothing else to do."""
         try:
             while True:
-                self._inbox.get(block=self._idle and not self._closing)()
+                idle = self._idle and not self._closing
+                timeout = self._planner.restores.wait_s(time.monotonic()) if idle else None
+                self._inbox.get(block=idle, timeout=timeout)()
                 self._stats = self._count()
         except Empty:
             return
@@ -375,6 +379,7 @@ class LLMEngine:
             steps=self._steps,
             cached_tokens=planner.cached_tokens,
             restored_tokens=planner.restores.tokens,
+            prefetched_tokens=planner.restores.tokens_ahead,
             computed_tokens=planner.computed_tokens,
             generated_tokens=self._generated,
             drafted_tokens=self._drafted,

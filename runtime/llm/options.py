@@ -110,7 +110,9 @@ class EngineStats:
     cached_tokens: int
     """Prompt tokens found in the cache."""
     restored_tokens: int
-    """Tokens copied back from the host, where eviction had put them."""
+    """Tokens copied back from the host, where eviction had put them, for requests that waited for them,"""
+    prefetched_tokens: int
+    """and those copied back ahead of their use."""
     computed_tokens: int
     """Tokens computed, decodes left out: prompts, options, and what retractions made necessary again."""
     generated_tokens: int

@@ -11,7 +11,8 @@ dry after all, the least urgent requests are retracted: they return to the queue
 cache still holds.
 
 A job whose prefix the host holds waits for it to be copied back, if that is quicker than computing it, while
-others compute; if nobody else does, the device waits.
+others compute; if nobody else does, the device waits. What is expected to be used soon is copied back while
+nobody waits to be admitted.
 
 One order decides on admission, chunks and retraction: the *rank*, the time of arrival less what the priority
 is worth. The first in that order always advances, and nobody who comes later by more than that overtakes; so
@@ -140,6 +141,13 @@ class Planner:
         if not (plan.retracted or yielding):
             self._admit(plan, room, now)
         return plan
+
+    def prefetch(self, now: float) -> bool:
+        """Copy back from the host what is expected to be used, a piece at a time, between two steps.
+
+        Says whether that has changed anything.
+        """
+        return not self.waiting and self.restores.prefetch(now)
 
     def commit(self, plan: StepPlan, now: float) -> None:
         """Record that the plan's chunks have been computed."""

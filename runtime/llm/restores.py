@@ -1,4 +1,7 @@
-"""KV on its way back from the host, for jobs that wait for it. Pure, but for the tier's copies."""
+"""KV on its way back from the host, for jobs that wait for it, or ahead of them.
+
+Pure, but for the tier's copies.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from .step_cost import StepCost
 
 __all__ = ["Restores"]
 
+_AHEAD: Final = 4096  # tokens at once, behind which those that somebody waits for have to wait
 _LEAST: Final = 16  # tokens: fewer are computed in the step that the job takes part in anyway
 
 
@@ -23,7 +27,9 @@ class Restores:
         self._cache = cache
         self._pending: list[Restore] = []
         self.tokens = 0
-        """Tokens restored since the start."""
+        """Tokens restored since the start for jobs that waited for them."""
+        self.tokens_ahead = 0
+        """Tokens restored since the start ahead of their use."""
 
     def start_afresh(self, cache: KVCache) -> None:
         """Forget what is on its way; from now on it is about another cache, of the same slots."""
@@ -72,6 +78,29 @@ class Restores:
         for restore in ready:
             self._cache.settle(restore, now)
         return bool(ready)
+
+    def prefetch(self, now: float) -> bool:
+        """Begin to copy back some of what is expected to be used, unless something is on its way.
+
+        Says whether that, or what has come, has changed anything.
+        """
+        settled = self.settle(now)
+        restore = None if self._pending else self._cache.prefetch(_AHEAD, now)
+        if restore is not None:
+            self._pending.append(restore)
+            self.tokens_ahead += len(restore.slots) - restore.shared
+        return settled or restore is not None
+
+    def wait_s(self, now: float) -> float | None:
+        """How long nothing is to be prefetched, if nothing else happens; None: for ever."""
+        tier = self._cache.tier
+        if tier is None:
+            return None
+        if self._pending:
+            count = sum(map(len, self.owned()))
+            return max(tier.load_ms(count), 1.0) / 1e3
+        wakes = self._cache.wakes
+        return None if wakes is None else max(wakes - now, 0.0)
 
     def owned(self) -> list[Tokens]:
         """The slots that await what is on its way."""

@@ -182,7 +182,12 @@ class Sender:
 
 
 def _pin(keep: Keep) -> worker_pb2.KvPin:
-    return worker_pb2.KvPin(run=keep.run, key=str(Value(keep.node)), seconds=keep.expires - now())
+    return worker_pb2.KvPin(
+        run=keep.run,
+        key=str(Value(keep.node)),
+        seconds=keep.expires - now(),
+        begins_seconds=max(keep.begins - now(), 0.0),
+    )
 
 
 def _lacking(run: Run, link: WorkerLink, fragments: Sequence[tuple[_Task, ...]]) -> _Takers:

@@ -47,6 +47,7 @@ class Keep(NamedTuple):
     run: str
     node: int
     expires: float  # monotonic seconds; from then on there is no telling
+    begins: float = 0.0  # monotonic seconds; before, it is not going to be
 
 
 class Dispatch(NamedTuple):

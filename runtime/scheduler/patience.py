@@ -10,6 +10,9 @@ from weft.graph.sketch import Quantiles
 __all__ = ["Patience"]
 
 _QUANTILE: Final = 0.9
+_EARLIEST: Final = 0.1  # a quantile, too
+_LEAST_S: Final = 1.0  # for less, no context is worth its way to the host and back
+_LEAST_PART: Final = 1 / 6  # of how long a call is waited for: a lognormal's whose sigma is 0.7
 _ENOUGH: Final = 8  # calls from which a tool's own times count
 _TOOLS: Final = 1024
 _DEFAULT_S: Final = 5.0
@@ -44,3 +47,15 @@ class Patience:
         if times is None or times.count < _ENOUGH:
             times = self._all
         return times.quantile(_QUANTILE) if times.count >= _ENOUGH else _DEFAULT_S
+
+    def earliest(self, tool: str) -> float:
+        """The seconds in which a call is not expected to end, as 9 of 10 took longer.
+
+        None of a tool whose times vary much: who has waited for it for long waits on for longer than who has
+        just begun.
+        """
+        times = self._times.get(tool)
+        if times is None or times.count < _ENOUGH:
+            return 0.0
+        earliest, latest = times.quantile(_EARLIEST), times.quantile(_QUANTILE)
+        return earliest if earliest >= max(_LEAST_S, _LEAST_PART * latest) else 0.0

@@ -39,8 +39,8 @@ class Policies:
     """everybody, growing, working_set."""
     transfer: str = "cheaper"
     """never, cheaper: whether KV that another worker holds is fetched or computed again."""
-    advice: str = "liveness"
-    """none, liveness: whether workers are told when contexts are taken again."""
+    advice: str = "next_use"
+    """none, liveness, next_use: whether workers are told which contexts are taken again, and when."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """The shares of namespaces under `fairness`; 1 unless given."""
     longest_wait_s: float = 30.0

@@ -54,7 +54,7 @@ class CacheModel:
         self.locked = 0.0
         self._nodes: dict[int, _Node] = {}
         self._leaves: list[tuple[tuple[int, float], int, _Node]] = []  # a heap; entries may be too early
-        self._pins: list[tuple[float, int, _Node, Pin]] = []  # by expiry; may be stale
+        self._pins: list[tuple[float, int, _Node, Pin]] = []  # by when they turn; may be stale
         self._entries = 0
         self._now = 0.0
         self.broken = 0.0
@@ -104,12 +104,13 @@ class CacheModel:
             node = self._nodes.get(key)
             if node is None:
                 continue
-            if isinstance(advice, Dead):
-                if tokens <= advice.head or node.locks or node.living or isinstance(node.advice, Pin):
-                    return
-            elif isinstance(advice, Pin) and isinstance(node.advice, Pin) and node.advice >= advice:
-                continue
-            self._set_advice(node, advice)
+            pinned = isinstance(node.advice, Pin)
+            if isinstance(advice, Dead) and (tokens <= advice.head or node.locks or node.living or pinned):
+                return
+            if isinstance(advice, Pin) and isinstance(node.advice, Pin):
+                self._set_advice(node, advice.together(node.advice))
+            else:
+                self._set_advice(node, advice)
 
     def lock(self, path: Path) -> int | None:
         """Keep the longest prefix that is held; what to `unlock`."""
@@ -142,8 +143,8 @@ class CacheModel:
         """Evict until so many tokens are free, or nothing is left to evict."""
         while self._pins and self._pins[0][0] <= self._now:
             _, _, node, pin = heapq.heappop(self._pins)
-            if node.advice is pin:
-                self._set_advice(node, None)
+            if node.advice == pin:
+                self._set_advice(node, Pin(pin.expires) if pin.begins else None)
         while self.free < tokens and (leaf := self._pop_leaf()) is not None:
             node = leaf
             self.evictable -= node.tokens
@@ -166,10 +167,10 @@ class CacheModel:
     def _set_advice(self, node: _Node, advice: Advice) -> None:
         if node.parent is not None:
             node.parent.living += isinstance(node.advice, Dead) - isinstance(advice, Dead)
-        node.advice = advice
-        if isinstance(advice, Pin):
+        if isinstance(advice, Pin) and advice != node.advice:
             self._entries += 1
-            heapq.heappush(self._pins, (advice.expires, self._entries, node, advice))
+            heapq.heappush(self._pins, (advice.begins or advice.expires, self._entries, node, advice))
+        node.advice = advice
         self._offer(node)
 
     def _offer(self, node: _Node) -> None:

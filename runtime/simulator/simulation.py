@@ -195,8 +195,8 @@ class Simulation:
         self._to(worker, lambda w: w.release(live, nodes, useless))
 
     def _advise(self, worker: str, keep: Sequence[act.Keep]) -> None:
-        for run, node, expires in keep:
-            live, pin = self._runs[run], Pin(expires)
+        for run, node, expires, begins in keep:
+            live, pin = self._runs[run], Pin(expires, begins)
             self._to(worker, partial(SimWorker.advise, program=live, node=node, pin=pin))
 
     def _to(self, worker: str, what: Callable[[SimWorker], None]) -> None:

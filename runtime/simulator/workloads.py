@@ -48,8 +48,10 @@ TOOLS: Final[Mapping[str, Latency]] = {
     "file": Latency(45, 320, 1200),
     "web": Latency(850, 4500, 45_000),
     "db": Latency(120, 890, 3500),
+    "suite": Latency(15_000, 20_000, 30_000),
+    "query": Latency(2000, 2400, 3000),
 }
-"""As SAGA's generator has them (arXiv:2605.00528)."""
+"""As SAGA's generator has them (arXiv:2605.00528), but for the last two, which are made up."""
 
 _SWE: Final = (("code", 45), ("file", 40), ("web", 10), ("db", 5))
 _WEB: Final = (("web", 75), ("file", 15), ("code", 10))
@@ -63,6 +65,12 @@ def swe(builder: Builder, rng: Random) -> None:
 def webarena(builder: Builder, rng: Random) -> None:
     """An agent that browses: 18 steps in the mean, long observations, slow tools (SAGA's WebArena)."""
     _agent(builder, rng, shape=9.0, most=80, prompt=(4000, 8000), out=(50, 200), seen=400, tools=_WEB)
+
+
+def steady(builder: Builder, rng: Random) -> None:
+    """An agent whose tools take about as long every time: a suite of tests, a large query."""
+    tools = (("suite", 50), ("query", 50))
+    _agent(builder, rng, shape=7.0, most=60, prompt=(4000, 8000), out=(50, 200), seen=400, tools=tools)
 
 
 def _agent(
@@ -176,6 +184,7 @@ def family(builder: Builder, rng: Random) -> None:
 WORKLOADS: Final[Mapping[str, Workload]] = {
     "swe": swe,
     "webarena": webarena,
+    "steady": steady,
     "chat": chat,
     "map_reduce": map_reduce,
     "chain": chain,

@@ -93,7 +93,7 @@ class Session:
         match command.WhichOneof("command"):
             case "batch":
                 for pin in command.batch.pins:
-                    self._advise(pin.run, pin.key, Pin(time.monotonic() + pin.seconds))
+                    self._advise(pin.run, pin.key, _pin(pin))
                 for fragment in command.batch.fragments:
                     self._take_fragment(fragment)
             case "push":
@@ -246,6 +246,11 @@ class Session:
             waiting=self._runs.waiting,
             indexes=gauges.indexes,
         )
+
+
+def _pin(message: worker_pb2.KvPin) -> Pin:
+    now = time.monotonic()
+    return Pin(now + message.seconds, now + message.begins_seconds if message.begins_seconds > 0 else 0.0)
 
 
 def _write_done(message: worker_pb2.TaskDone, task: Task, outcome: Outcome) -> None:

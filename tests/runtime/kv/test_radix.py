@@ -101,6 +101,48 @@ def test_a_pin_ends_with_its_time_or_with_a_use() -> None:
     assert tree.broken == 0
 
 
+def test_what_is_not_expected_yet_goes_before_what_is_the_last_to_be_expected_first() -> None:
+    tree = RadixTree()
+    for number in (1, 2, 3, 4):
+        insert(tree, array(number), number, float(number))
+    tree.advise("", array(1), Pin(50.0, begins=20.0), 5.0)
+    tree.advise("", array(2), Pin(50.0, begins=30.0), 5.0)
+    tree.advise("", array(3), Pin(50.0), 5.0)
+    assert [tree.evict(1).slots.tolist() for _ in range(4)] == [[4], [2], [1], [3]]
+
+
+def test_a_pin_that_has_begun_is_like_any_other() -> None:
+    tree = RadixTree()
+    for number in (1, 2, 3):
+        insert(tree, array(number), number, float(number))
+    tree.advise("", array(1), Pin(9.0, begins=6.0), 5.0)
+    tree.advise("", array(2), Pin(50.0, begins=7.0), 7.0)
+    assert [tree.evict(1).slots.tolist() for _ in range(2)] == [[3], [1]]
+    insert(tree, array(4), 4, 51.0)
+    assert tree.evict(1).slots.tolist() == [2], "its time is over"
+
+
+def test_the_beginning_of_two_is_expected_from_the_first_to_the_last_moment() -> None:
+    tree = RadixTree()
+    insert(tree, array(1, 2), 10, 1.0)
+    insert(tree, array(1, 3), 20, 1.0)
+    tree.advise("", array(1, 2), Pin(9.0, begins=6.0), 2.0)
+    tree.advise("", array(1, 3), Pin(8.0, begins=3.0), 2.0)
+    (head,) = (node for _, node in tree.nodes() if node.tokens.tolist() == [1])
+    assert head.advice == Pin(9.0, begins=3.0)
+
+
+def test_what_is_expected_can_be_spared() -> None:
+    tree = RadixTree()
+    for number in (1, 2, 3):
+        insert(tree, array(number), number, float(number))
+    tree.advise("", array(1), Pin(50.0), 5.0)
+    tree.advise("", array(2), Pin(50.0, begins=30.0), 5.0)
+    assert sorted(tree.evict(3, spares=True).slots.tolist()) == [2, 3]
+    assert tree.evict(3, spares=True).slots.tolist() == []
+    assert tree.evict(3).slots.tolist() == [1]
+
+
 def test_what_others_may_use_does_not_die() -> None:
     tree = RadixTree()
     insert(tree, array(1, 2), 10, 1.0)
@@ -176,7 +218,9 @@ class _Trie:
             living = entry.locks or isinstance(entry.advice, Pin) or self.lives(path)
             if isinstance(advice, Dead) and living:
                 return
-            if not (isinstance(advice, Pin) and isinstance(entry.advice, Pin) and entry.advice > advice):
+            if isinstance(advice, Pin) and isinstance(entry.advice, Pin):
+                entry.advice = advice.together(entry.advice)
+            else:
                 entry.advice = advice
 
     def lives(self, path: Path) -> bool:
@@ -184,13 +228,18 @@ class _Trie:
         below = [e for (name, t), e in self.entries.items() if (name, t[:-1]) == (namespace, tokens) and t]
         return any(not isinstance(entry.advice, Dead) for entry in below)
 
-    def evict(self, count: int, now: float) -> set[int]:
+    def evict(self, count: int, now: float, *, spares: bool) -> set[int]:
         freed = set()
         for entry in self.entries.values():
             if isinstance(entry.advice, Pin) and entry.advice.expires <= now:
                 entry.advice = None
+            if isinstance(entry.advice, Pin) and entry.advice.begins <= now:
+                entry.advice = Pin(entry.advice.expires)
         while count > 0 and (leaves := self.leaves()):
             first = min(leaves, key=self.order)
+            advice = self.entries[first].advice
+            if spares and isinstance(advice, Pin) and not advice.begins:
+                break
             freed.add(self.entries.pop(first).slot)
             count -= 1
         return freed
@@ -248,16 +297,23 @@ class RadixMachine(RuleBasedStateMachine):
         held = [self.trie.entries[path].slot for path in self.trie.walk(namespace, tokens)]
         assert inserted.slots.tolist() == held
 
-    @rule(count=st.integers(0, 12))
-    def evict(self, count: int) -> None:
+    @rule(count=st.integers(0, 12), spares=st.booleans())
+    def evict(self, count: int, spares: bool) -> None:
         due = min(count, self.tree.evictable)
-        freed = self.tree.evict(count).slots.tolist()
-        assert len(set(freed)) == len(freed) == due, "no advice keeps what is not in use"
-        assert set(freed) == self.trie.evict(count, self.now)
+        freed = self.tree.evict(count, spares=spares).slots.tolist()
+        assert len(set(freed)) == len(freed)
+        assert spares or len(freed) == due, "no advice keeps what is not in use"
+        assert set(freed) == self.trie.evict(count, self.now, spares=spares)
 
-    @rule(namespace=NAMESPACES, tokens=TOKENS, seconds=st.sampled_from([-1.0, 2.5, 9.5]))
-    def pin(self, namespace: str, tokens: tuple[int, ...], seconds: float) -> None:
-        pin = Pin(self.tick() + seconds)
+    @rule(
+        namespace=NAMESPACES,
+        tokens=TOKENS,
+        seconds=st.sampled_from([-1.0, 2.5, 9.5]),
+        begins=st.sampled_from([None, 1.5, 4.25]),
+    )
+    def pin(self, namespace: str, tokens: tuple[int, ...], seconds: float, begins: float | None) -> None:
+        now = self.tick()
+        pin = Pin(now + seconds, 0.0 if begins is None else now + begins)
         self.tree.advise(namespace, array(*tokens), pin, self.now)
         self.trie.advise(namespace, tokens, pin)
 

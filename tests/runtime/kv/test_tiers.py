@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from weft.runtime.kv.advice import Advice, Dead, Pin
 from weft.runtime.kv.cache import KVCache
 from weft.runtime.kv.radix import Node, RadixTree, Tokens
 from weft.runtime.kv.runs import RunAllocator
@@ -123,6 +124,35 @@ class TierMachine(RuleBasedStateMachine):
         if fits:
             self.restores.append(self.cache.restore(namespace, known, match))
 
+    @rule(
+        namespace=NAMESPACES,
+        tokens=TOKENS,
+        seconds=st.sampled_from([3.5, 1e6]),
+        begins=st.sampled_from([0.0, 1.5, 3.0]),
+        dead=st.booleans(),
+    )
+    def advise(self, namespace: str, tokens: list[int], seconds: float, begins: float, dead: bool) -> None:
+        now = self.tick()
+        advice: Advice = Dead() if dead else Pin(now + seconds, now + begins if begins else 0.0)
+        self.cache.advise(namespace, np.array(tokens, dtype=np.int64), advice, now)
+
+    @rule(most=st.integers(1, 12))
+    def prefetch(self, most: int) -> None:
+        now = self.tick()
+        self.cache._tree.expected(now)  # pins turn
+        expected = self.expected_on_device()
+        restore = self.cache.prefetch(most, now)
+        assert self.expected_on_device() == expected, "nobody who is expected, too, makes room"
+        if restore is not None:
+            assert 0 < len(restore.slots) - restore.shared <= most
+            self.restores.append(restore)
+
+    def expected_on_device(self) -> set[int]:
+        """The slots of what is expected to be used now."""
+        nodes = [node for _, node in self.cache._tree.nodes() if node.slots is not None]
+        pinned = [node for node in nodes if isinstance(node.advice, Pin) and not node.advice.begins]
+        return {slot for node in pinned if node.slots is not None for slot in node.slots.tolist()}
+
     @precondition(lambda self: self.restores)
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
@@ -208,6 +238,108 @@ def ids(*tokens: int) -> Tokens:
 
 def put(tree: RadixTree, tokens: Tokens, first: int, now: float) -> None:
     tree.insert("", tokens, np.arange(first, first + len(tokens)), now)
+
+
+def away(cache: KVCache, tier: _Tier, *prompts: Tokens) -> None:
+    """Read prompts, one after the other, whose KV goes to the host."""
+    for now, prompt in enumerate((*prompts, np.arange(1000, 1000 + cache.total)), start=1):
+        read(cache, tier, prompt, float(now))
+
+
+def read(cache: KVCache, tier: _Tier, prompt: Tokens, now: float) -> None:
+    """Compute what the device lacks of a prompt."""
+    match = cache.match("", prompt, now)
+    cache.lock(match.node)
+    slots = np.concatenate([match.slots, cache.allocate(len(prompt) - len(match.slots))])
+    for at, slot in enumerate(slots.tolist(), start=1):
+        tier.device[slot] = ("", tuple(prompt[:at].tolist()))
+    cache.unlock(cache.publish("", prompt, slots, len(match.slots), now).node)
+    cache.unlock(match.node)
+
+
+def on_device(cache: KVCache, prompt: Tokens) -> int:
+    return sum(
+        len(node.tokens)
+        for node in cache._tree._descend(cache._tree._roots[""], prompt)
+        if node.slots is not None
+    )
+
+
+def test_what_is_expected_comes_back_in_place_of_what_is_not() -> None:
+    tier = _Tier(100)
+    cache = KVCache(8, tier)
+    away(cache, tier, ids(1, 2, 3, 4))
+    cache.advise("", ids(1, 2, 3, 4), Pin(50.0, begins=20.0), 10.0)
+    assert cache.prefetch(8, 19.0) is None, "it is too early"
+    assert cache.wakes == 20.0
+    restore = cache.prefetch(8, 20.0)
+    assert restore is not None
+    assert (restore.tokens.tolist(), restore.shared, restore.ahead) == ([1, 2, 3, 4], 0, True)
+
+
+def test_what_comes_back_ahead_stays_pinned_and_counts_as_unused() -> None:
+    tier = _Tier(100)
+    cache = KVCache(8, tier)
+    away(cache, tier, ids(1, 2, 3, 4))
+    cache.advise("", ids(1, 2, 3, 4), Pin(50.0, begins=20.0), 10.0)
+    restore = cache.prefetch(8, 20.0)
+    assert restore is not None
+    cache.settle(restore, 21.0)
+    assert (on_device(cache, ids(1, 2, 3, 4)), cache.pins_met) == (4, 0)
+    read(cache, tier, np.arange(500, 504), 22.0)
+    assert on_device(cache, ids(1, 2, 3, 4)) == 4, "it outlives what nothing is known of"
+    assert len(cache.match("", ids(1, 2, 3, 4), 23.0).slots) == 4
+    assert cache.pins_met == 4
+    assert cache.prefetch(8, 24.0) is None
+
+
+def test_it_comes_back_as_far_as_there_is_room() -> None:
+    tier = _Tier(100)
+    cache = KVCache(8, tier)
+    away(cache, tier, ids(1, 2, 3, 4), ids(7, 7, 7))
+    cache.advise("", ids(1, 2, 3, 4), Pin(50.0, begins=20.0), 10.0)
+    for prompt in (ids(5, 5, 5, 5, 5, 5), ids(6)):
+        read(cache, tier, prompt, 11.0)
+        cache.advise("", prompt, Pin(50.0), 11.0)
+    restore = cache.prefetch(8, 20.0)
+    assert restore is not None
+    assert restore.tokens.tolist() == [1]
+    cache.settle(restore, 21.0)
+    assert cache.prefetch(8, 22.0) is None, "the others are expected, too"
+    cache.match("", ids(6), 23.0)
+    restore = cache.prefetch(8, 24.0)
+    assert restore is not None
+    assert (restore.tokens.tolist(), restore.shared) == ([1, 2], 1)
+
+
+@pytest.mark.parametrize("happens", ["used", "dead", "over", "flushed", "elsewhere"])
+def test_wrong_and_late_advice_brings_nothing(happens: str) -> None:
+    tier = _Tier(100)
+    cache = KVCache(8, tier)
+    away(cache, tier, ids(1, 2, 3, 4))
+    pin = Pin(50.0, begins=20.0)
+    cache.advise("", ids(9, 9) if happens == "elsewhere" else ids(1, 2, 3, 4), pin, 10.0)
+    now = 20.0
+    match happens:
+        case "used":
+            read(cache, tier, ids(1, 2, 3, 4), 11.0)
+        case "dead":
+            cache.advise("", ids(1, 2, 3, 4), None, 11.0)
+            cache.advise("", ids(1, 2, 3, 4), Dead(), 11.0)
+        case "over":
+            now = 50.0
+        case "flushed":
+            cache.flush()
+    assert cache.prefetch(8, now) is None
+
+
+def test_without_a_host_nothing_comes_back() -> None:
+    cache = KVCache(8)
+    cache.unlock(cache.publish("", ids(1, 2), cache.allocate(2), 0, 1.0).node)
+    cache.advise("", ids(1, 2), Pin(50.0, begins=20.0), 10.0)
+    cache.release(cache.allocate(8))
+    assert cache.prefetch(8, 20.0) is None
+    assert cache.wakes is None
 
 
 def test_the_least_recently_used_goes_to_the_host_and_is_forgotten_first() -> None:

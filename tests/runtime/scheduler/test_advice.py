@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from weft.graph.ir import Value
 from weft.graph.ops.common import Tool
 from weft.graph.ops.primitive import Prefill
@@ -32,17 +34,47 @@ def agent(driver: Driver) -> None:
 
 
 def test_a_context_that_waits_for_a_tool_is_kept_while_the_tool_usually_takes() -> None:
-    driver = Driver(("w", LLM))
+    driver = Driver(("w", LLM), advice="liveness")
     for number in range(8):
         driver.run(node(0, CALL), run=f"t{number}")
         driver.now += 2.0
         driver.done(0, run=f"t{number}")
         driver.send(ev.RunEnded(f"t{number}"))
     agent(driver)
-    ((run, made_by, expires),) = said(start(driver, "s"))
-    assert (run, made_by) == ("r", 1)
-    assert 1.8 <= expires - driver.now <= 2.2
+    (keep,) = said(start(driver, "s"))
+    assert (keep.run, keep.node, keep.begins) == ("r", 1, 0.0)
+    assert 1.8 <= keep.expires - driver.now <= 2.2
     assert said(start(driver, "u")) == [], "it is said once"
+
+
+def test_a_context_that_waits_for_a_tool_is_not_expected_before_nine_of_ten_calls_would_go_on() -> None:
+    driver = Driver(("w", LLM))
+    for number in range(21):
+        driver.run(node(0, CALL), run=f"t{number}")
+        driver.now += 10.0 + number
+        driver.done(0, run=f"t{number}")
+        driver.send(ev.RunEnded(f"t{number}"))
+    agent(driver)
+    (keep,) = said(start(driver, "s"))
+    assert 11.0 <= keep.begins - driver.now <= 13.0
+    assert 26.0 <= keep.expires - driver.now <= 30.0
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [("other", [2.0]), ("t", [0.5]), ("t", [2.0, 14.0])],
+    ids=["unknown", "quick", "varying"],
+)
+def test_of_some_tools_nothing_is_said_of_when_they_end(name: str, seconds: list[float]) -> None:
+    driver = Driver(("w", LLM))
+    for number in range(20):
+        driver.run(node(0, Tool(name, TEXT, "client")), run=f"t{number}")
+        driver.now += seconds[number % len(seconds)]
+        driver.done(0, run=f"t{number}")
+        driver.send(ev.RunEnded(f"t{number}"))
+    agent(driver)
+    (keep,) = said(start(driver, "s"))
+    assert keep.begins == 0.0
 
 
 def test_a_context_is_kept_for_what_the_graph_says_will_take_it() -> None:

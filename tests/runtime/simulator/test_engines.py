@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from weft.runtime.kv.advice import Pin
 from weft.runtime.simulator.batches import BatchModel, Call
 from weft.runtime.simulator.cache import CacheModel
 from weft.runtime.simulator.clock import Clock
@@ -155,6 +156,22 @@ def test_what_was_used_last_stays_and_a_locked_path_always() -> None:
     cache.unlock(key)
     cache.make_room(100)
     assert cache.free == 100
+
+
+def test_what_is_not_expected_yet_goes_before_what_is_the_last_to_be_expected_first() -> None:
+    cache = CacheModel(100)
+    paths = {name: path((name, 20)) for name in "abcd"}
+    for number, one in enumerate(paths.values()):
+        cache.insert(one, float(number))
+    for name, pin in {"a": Pin(90.0, begins=30.0), "b": Pin(90.0, begins=40.0), "c": Pin(90.0)}.items():
+        cache.advise(paths[name], pin, 5.0)
+    gone = []
+    for left in (40, 60, 80):
+        cache.make_room(left)
+        gone.append([name for name, one in paths.items() if not cache.lock(one)])
+        for name in set(paths) - set(gone[-1]):
+            cache.unlock(paths[name][-1].key)
+    assert gone == [["d"], ["b", "d"], ["a", "b", "d"]]
 
 
 def test_what_comes_while_a_batch_is_computed_makes_up_the_next() -> None:

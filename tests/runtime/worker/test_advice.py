@@ -53,13 +53,16 @@ async def turn(llm: Link, run: str, pins: list[worker_pb2.KvPin]) -> tuple[str, 
     return text.text, (await llm.done(4, run)).timing
 
 
-def pin(run: str, seconds: float, key: str = "%2") -> worker_pb2.KvPin:
-    return worker_pb2.KvPin(run=run, key=key, seconds=seconds)
+def pin(run: str, seconds: float, key: str = "%2", begins_seconds: float = 0.0) -> worker_pb2.KvPin:
+    return worker_pb2.KvPin(run=run, key=key, seconds=seconds, begins_seconds=begins_seconds)
 
 
-async def test_a_context_that_is_pinned_outlives_others_and_texts_are_the_same(llm: Link) -> None:
+@pytest.mark.parametrize("begins_seconds", [0.0, 50.0])
+async def test_a_context_that_is_pinned_outlives_others_and_texts_are_the_same(
+    llm: Link, begins_seconds: float
+) -> None:
     expected, plain = await turn(llm, "a", [])
-    text, pinned = await turn(llm, "b", [pin("b", 60.0)])
+    text, pinned = await turn(llm, "b", [pin("b", 60.0, begins_seconds=begins_seconds)])
     assert text == expected
     assert plain.cached_tokens < pinned.cached_tokens
     assert pinned.computed_tokens < plain.computed_tokens

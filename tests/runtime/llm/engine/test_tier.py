@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from weft.graph.sampling import Sampling
+from weft.runtime.kv.advice import Advice, Dead, Pin
 from weft.runtime.kv.cache import KVCache
 from weft.runtime.kv.radix import Tokens
+from weft.runtime.llm import restores
 from weft.runtime.llm.blocking import run_requests
 from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.limits import Limits
@@ -217,3 +220,159 @@ def test_what_is_on_its_way_gives_way_to_those_who_run() -> None:
     harness.run()
     assert {job.id for job in harness.done} >= {1, 2}
     assert planner.retractions == 0
+
+
+def advise(planner: Planner, prompt: range, advice: Advice, now: float = 0.0) -> None:
+    planner.cache.advise("", np.array(prompt, dtype=np.int64), advice, now)
+
+
+def test_what_is_expected_comes_back_before_it_is_asked_for() -> None:
+    tier = _SlowTier()
+    harness = on_host(tier, [distinct(1, 60)])
+    planner = harness.planner
+    advise(planner, distinct(1, 60), Pin(1e6, begins=100.0), harness.now)
+    assert not planner.prefetch(99.0)
+    assert planner.restores.wait_s(99.0) == 1.0
+    assert planner.prefetch(100.0)
+    assert tier.loaded == [60]
+    assert planner.restores.wait_s(100.0) == pytest.approx(60 * 0.1e-3)
+    assert not planner.prefetch(101.0), "it is on its way"
+    assert not planner.prefetch(102.0)
+    assert planner.prefetch(103.0), "it has come"
+    planner.check()
+    harness.now = 110.0
+    planner.submit(make_job(1, distinct(2, 4), 20))
+    harness.step()
+    planner.submit(make_job(2, distinct(1, 70), 2))
+    assert counts(harness.step()) == {1: 1, 2: 10}, "it does not wait"
+    harness.run()
+    assert (tier.loaded, planner.restores.tokens, planner.restores.tokens_ahead) == ([60], 0, 60)
+
+
+def test_what_is_long_comes_back_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restores, "_AHEAD", 25)
+    tier = _SlowTier()
+    harness = on_host(tier, [distinct(1, 60)])
+    planner = harness.planner
+    advise(planner, distinct(1, 60), Pin(1e6, begins=100.0), harness.now)
+    for now in range(100, 120):
+        planner.prefetch(float(now))
+    assert tier.loaded == [25, 25, 10]
+
+
+def test_while_somebody_waits_to_be_admitted_nothing_comes_back_ahead() -> None:
+    tier = _SlowTier()
+    harness = on_host(tier, [distinct(1, 60)])
+    planner = harness.planner
+    advise(planner, distinct(1, 60), Pin(1e6, begins=100.0), harness.now)
+    planner.submit(make_job(1, distinct(2, 4), 2))
+    assert not planner.prefetch(100.0)
+    assert tier.loaded == []
+
+
+def test_who_comes_while_a_prefix_comes_back_ahead_waits_for_that_copy() -> None:
+    tier = _SlowTier()
+    harness = on_host(tier, [distinct(1, 60)])
+    planner = harness.planner
+    advise(planner, distinct(1, 60), Pin(1e6, begins=100.0), harness.now)
+    harness.now = 100.0
+    planner.submit(make_job(1, distinct(2, 4), 20))
+    harness.step()
+    planner.prefetch(harness.now)
+    planner.submit(make_job(2, distinct(1, 70), 2))
+    planner.submit(make_job(3, distinct(1, 70), 2))
+    harness.step()
+    planner.cancel(next(job for job in planner.waiting if job.id == 3))
+    harness.run()
+    assert tier.loaded == [60]
+    assert next(job for job in harness.done if job.id == 2).cached_tokens == 60
+
+
+def test_what_comes_back_ahead_gives_way_to_those_who_run() -> None:
+    tier = _SlowTier()
+    harness = on_host(tier, [distinct(1, 60)], total=100)
+    planner = harness.planner
+    planner.submit(make_job(1, distinct(2, 20), 70))
+    harness.step()
+    advise(planner, distinct(1, 60), Pin(1e6, begins=100.0), harness.now)
+    harness.now = 100.0
+    assert planner.prefetch(harness.now)
+    tier.copies[0].polls = 1000
+    harness.run()
+    assert 1 in {job.id for job in harness.done}
+    assert planner.retractions == 0
+
+
+def test_a_prefetch_is_over_with_all_that_is_cached() -> None:
+    tier = _SlowTier()
+    harness = on_host(tier, [distinct(1, 60)])
+    planner = harness.planner
+    advise(planner, distinct(1, 60), Pin(1e6, begins=100.0), harness.now)
+    assert planner.prefetch(100.0)
+    planner.cache.flush()
+    planner.reset()
+    assert tier.copies[0].polls == 0
+    assert not planner.prefetch(101.0)
+    planner.check()
+
+
+def agents(
+    model: Model, advice: Callable[[float], Advice], host_kv_tokens: int = 4096
+) -> tuple[Any, EngineStats]:
+    """Four agents of three turns one after the other; what is advised of each when its turn is over."""
+    rng = random.Random(5)
+    histories = [tuple(rng.choices(range(3, 160), k=60)) for _ in range(4)]
+    written: list[Any] = []
+    options = EngineOptions(kv_tokens=160, host_kv_tokens=host_kv_tokens, token_budget=64, verify=True)
+    with LLMEngine(model, None, options) as engine:
+        for _ in range(3):
+            for n, history in enumerate(histories):
+                ((*_, last),) = run_requests(
+                    engine, [GenerateRequest(history, sampling=Sampling(max_tokens=6))], timeout=60
+                )
+                assert isinstance(last, Finished)
+                written.append(last.ids)
+                known = np.array([*history, *last.ids], dtype=np.int64)
+                engine.advise("", known, advice(time.monotonic()))
+                histories[n] = (*history, *last.ids, *rng.choices(range(3, 160), k=5))
+            engine.held("", np.arange(3)).result(10)  # whoever is idle may go on
+        stats = engine.stats()
+    return written, stats
+
+
+def test_texts_do_not_depend_on_what_comes_back_ahead(model: Model) -> None:
+    expected, before = agents(model, lambda now: None)
+    for advice in (
+        lambda now: Pin(now + 60.0, now + 0.005),
+        lambda now: Pin(now + 60.0, now + 1e-6),
+        lambda now: Pin(now + 0.02, now + 0.01),
+        lambda now: Dead(),
+    ):
+        written, _ = agents(model, advice)
+        assert written == expected
+    written, without = agents(model, lambda now: Pin(now + 60.0, now + 0.005), host_kv_tokens=0)
+    assert written == expected
+    assert (before.prefetched_tokens, without.prefetched_tokens) == (0, 0)
+
+
+def test_an_engine_that_is_idle_wakes_for_what_is_expected(model: Model) -> None:
+    first, second = (tuple(range(start, start + 60)) for start in (3, 80))
+    options = EngineOptions(kv_tokens=100, host_kv_tokens=512, token_budget=64, verify=True)
+    with LLMEngine(model, None, options) as engine:
+        for prompt in (first, second):
+            run_requests(engine, [GenerateRequest(prompt, sampling=Sampling(max_tokens=2))], timeout=60)
+        now = time.monotonic()
+        engine.advise("", np.array(first), Pin(now + 600.0, now + 0.05))
+        while not engine.stats().prefetched_tokens:
+            time.sleep(0.001)
+            assert time.monotonic() < now + 60, "nothing has come back"
+        stats = engine.stats()
+        assert (stats.restored_tokens, stats.running_requests) == (0, 0)
+        further = GenerateRequest((*first, *second[:20]), sampling=Sampling(max_tokens=6))
+        ((*_, after),) = run_requests(engine, [further], timeout=60)
+        assert engine.stats().restored_tokens == 0
+    with LLMEngine(model, None, EngineOptions(kv_tokens=100, token_budget=64)) as engine:
+        ((*_, expected),) = run_requests(engine, [further], timeout=60)
+    assert isinstance(after, Finished)
+    assert isinstance(expected, Finished)
+    assert (after.ids, after.cached_tokens) == (expected.ids, 60)
