@@ -199,7 +199,7 @@ async def test_what_can_go_on_overtakes_a_head_that_is_still_to_be_read(llm: Lin
 
 async def test_cancelling_a_head_that_is_read_ahead_leaves_nothing(llm: Link) -> None:
     await llm.status(running=0)
-    await asyncio.sleep(1.1)  # a status follows on the last one after a second: the next change is told at once
+    await asyncio.sleep(1.1)  # a status comes a second after the last one, and then at once
     await llm.run(
         prefill(1, Fixed("<|bos|>" + "one " * 3600, trusted=True)),
         prefill(2, Slot("q"), kv=Value(1), q=Value(0)),
