@@ -197,6 +197,7 @@ def _load(folder: Path, config: Any, name: str, dtype: torch.dtype) -> Any:
         )
     if getattr(module, "_is_stateful", False):
         raise RefusedError("recurrent layers")
+    module.config.pad_token_id = None  # nothing is padded; some code looks for it in every input, and waits
     return module.eval().requires_grad_(False)
 
 
