@@ -260,7 +260,7 @@ class RadixTree:
 
     def _set_advice(self, node: Node, advice: Advice) -> None:
         if isinstance(advice, Pin) and advice != node.advice:
-            turns = advice.begins or advice.expires
+            turns = min(advice.begins or advice.expires, advice.expires)
             heapq.heappush(self._pins, (turns, next(self._pinned), node, advice))
         node.advice = advice
         self._offer(node)
@@ -269,10 +269,11 @@ class RadixTree:
         """Let pins begin and expire."""
         while self._pins and self._pins[0][0] <= self._now:
             _, _, node, pin = heapq.heappop(self._pins)
-            if node.advice == pin:
-                self._set_advice(node, Pin(pin.expires) if pin.begins else None)
-                if pin.begins and _is_due(node):
-                    self._due[node] = None
+            if node.advice != pin:
+                continue
+            self._set_advice(node, Pin(pin.expires) if pin.expires > self._now else None)
+            if _is_due(node):
+                self._due[node] = None
 
     def _descend(self, node: Node, tokens: Tokens) -> list[Node]:
         """The path from a root along `tokens`, split where they leave an edge."""

@@ -165,6 +165,15 @@ def test_the_head_of_what_dies_lives_on() -> None:
     assert tree.evict(1).slots.tolist() == [50]
 
 
+def test_a_pin_that_ends_before_it_begins_ends() -> None:
+    tree = RadixTree()
+    insert(tree, array(1), 10, 1.0)
+    insert(tree, array(2), 20, 2.0)
+    tree.advise("", array(1), Pin(expires=4.0, begins=8.0), 3.0)
+    tree.advise("", array(2), None, 5.0)
+    assert tree.evict(1).slots.tolist() == [10]
+
+
 def test_advice_on_what_is_not_cached_changes_nothing() -> None:
     tree = RadixTree()
     tree.advise("", array(1), Pin(9.0), 0.0)
