@@ -63,10 +63,10 @@ def by_definition(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: PagedBatch, case: Case, scale: float
 ) -> torch.Tensor:
     out = torch.empty_like(q)
-    row = first_key = 0
+    first = first_key = 0
     for keys, queries in zip(batch.key_counts, batch.query_counts, strict=True):
         slots = batch.slots[first_key : first_key + keys]
-        for row in range(row, row + queries):  # noqa: B020  # goes on where the last one ended
+        for row in range(first, first + queries):
             position = int(batch.positions[row])
             low = 0 if case.window is None else max(position - case.window + 1, 0)
             visible = torch.from_numpy(slots[low : position + 1])
@@ -76,7 +76,7 @@ def by_definition(
                 if case.softcap is not None:
                     scores = case.softcap * (scores / case.softcap).tanh()
                 out[row, head] = scores.softmax(0) @ v[visible, kv_head]
-            row += 1
+        first += queries
         first_key += keys
     return out
 

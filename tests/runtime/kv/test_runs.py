@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from random import Random
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from weft.runtime.kv.runs import RunAllocator, runs
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=60), st.randoms(use_true_random=False))
-def test_slots_have_one_owner_and_neighbours_become_one_run(steps: list[tuple[bool, int]], random) -> None:  # type: ignore[no-untyped-def]  # hypothesis gives the random
+def test_slots_have_one_owner_and_neighbours_become_one_run(
+    steps: list[tuple[bool, int]], random: Random
+) -> None:
     allocator = RunAllocator(40)
     taken: list[int] = []
     for takes, count in steps:

@@ -34,7 +34,7 @@ SMALL = {
 @dataclass(frozen=True)
 class Checkpoint:
     folder: Path
-    model: transformers.PreTrainedModel
+    model: Any  # of transformers, parts of which have no types
     known: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = field(default_factory=dict)
 
     def greedy(self, ids: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
@@ -44,7 +44,7 @@ class Checkpoint:
         return self.known[ids, max_tokens]
 
     def _generate(self, ids: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
-        out = self.model.generate(  # type: ignore[operator]  # a mixin that is untyped
+        out = self.model.generate(
             torch.tensor([ids]),
             max_new_tokens=max_tokens,
             do_sample=False,
@@ -63,8 +63,8 @@ def make(
     """
     config = getattr(transformers, kind)(**{**SMALL, **fields})
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)  # type: ignore[no-untyped-call]  # untyped there
-    model = model.float().eval()
+    models: Any = transformers.AutoModelForCausalLM
+    model = models.from_config(config, attn_implementation=attention).float().eval()
     for name, parameter in model.named_parameters():  # norms and biases too, which start as ones and zeros
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 0.5, std=0.3)

@@ -1,12 +1,14 @@
-"""Small random checkpoints of every family, and what transformers generates with them."""
+"""Small random checkpoints of every family, what transformers makes of them, and what is begun ahead."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
+
+from weft.runtime.llm.gpu.runner import GpuRunner
 
 from ..checkpoints import Checkpoint, make
 
@@ -73,3 +75,17 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return made[name]
 
     return find
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many sequences each step had that was begun ahead."""
+    sizes: list[int] = []
+    run = GpuRunner.run_ahead
+
+    def counted(runner: GpuRunner, sequences: Sequence[Any], tokens: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(sequences))
+        return run(runner, sequences, tokens)
+
+    monkeypatch.setattr(GpuRunner, "run_ahead", counted)
+    return sizes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -94,9 +95,9 @@ class Harness:
         return self.plans
 
 
-def make(total: int = 1000, **limits: float) -> Harness:
-    fields = {"context_length": 10_000, "token_budget": 16, "max_running": 8, "aging_seconds": 10.0} | limits
-    return Harness(Planner(KVCache(total), Limits(**fields)))  # type: ignore[arg-type]  # fields by name
+def make(total: int = 1000, **limits: Any) -> Harness:
+    usual = Limits(context_length=10_000, token_budget=16, max_running=8, aging_seconds=10.0)
+    return Harness(Planner(KVCache(total), replace(usual, **limits)))
 
 
 def sampled(job: Job) -> int:

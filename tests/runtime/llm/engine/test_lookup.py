@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import weft
 from weft.apps.reference_model.corpus import documents
 from weft.graph.sampling import Regex, Sampling
-from weft.runtime.llm.gpu.runner import GpuRunner
 from weft.runtime.llm.model import Model
 from weft.runtime.llm.options import EngineStats
 from weft.runtime.llm.requests import Finished, GenerateRequest
@@ -94,30 +91,20 @@ def test_forced_text_and_what_the_context_has_are_both_drafted(model: Model, tok
     assert both.held_tokens > forced.held_tokens > 0
 
 
-def test_steps_are_begun_ahead_until_a_draft_promises_more(
-    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_are_begun_ahead_until_a_draft_promises_more(tokenizer: Tokenizer, ahead: list[int]) -> None:
     """Two texts that copy after some words of their own; one that samples evenly has nothing to copy."""
     model = load_as("gpu", REFERENCE)
-    begun: list[int] = []
-    run_ahead = GpuRunner.run_ahead
-
-    def counted(runner: GpuRunner, sequences: Sequence[Any], tokens: torch.Tensor) -> torch.Tensor:
-        begun.append(len(sequences))
-        return run_ahead(runner, sequences, tokens)
-
-    monkeypatch.setattr(GpuRunner, "run_ahead", counted)
     copying = [one for one in requests(tokenizer, 0.0) if one.constraint is None and one.logprobs is None]
     plain, without = results(model, tokenizer, copying[:2], prompt_lookup=False)
-    always = len(begun)
-    begun.clear()
+    always = len(ahead)
+    ahead.clear()
     drafted, stats = results(model, tokenizer, copying[:2])
     assert_same(plain, drafted)
     assert stats.held_tokens > 0
-    assert 0 < len(begun) < always <= without.steps
+    assert 0 < len(ahead) < always <= without.steps
 
-    begun.clear()
+    ahead.clear()
     noise = GenerateRequest((1, 5), sampling=Sampling(max_tokens=30, temperature=50.0, seed=1))
     _, stats = results(model, tokenizer, [noise])
     assert stats.drafted_tokens <= 2
-    assert len(begun) > 20
+    assert len(ahead) > 20

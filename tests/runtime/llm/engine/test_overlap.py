@@ -9,12 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
 from weft.graph.sampling import Sampling
 from weft.runtime.llm.blocking import run_requests
 from weft.runtime.llm.engine import LLMEngine
-from weft.runtime.llm.gpu.runner import GpuRunner
 from weft.runtime.llm.model import Model
 from weft.runtime.llm.options import EngineOptions
 from weft.runtime.llm.requests import Delta, Event, Failed, Finished, GenerateRequest
@@ -35,20 +33,6 @@ REQUESTS = [
 @pytest.fixture(scope="module")
 def model(make_checkpoint: Callable[[str], Any]) -> Model:
     return load_as("gpu", make_checkpoint("qwen3").folder)
-
-
-@pytest.fixture
-def ahead(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many sequences each step had that was begun ahead."""
-    sizes: list[int] = []
-    run = GpuRunner.run_ahead
-
-    def counted(runner: GpuRunner, sequences: Sequence[Any], tokens: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(sequences))
-        return run(runner, sequences, tokens)
-
-    monkeypatch.setattr(GpuRunner, "run_ahead", counted)
-    return sizes
 
 
 def texts(model: Model, **options: Any) -> list[tuple[tuple[int, ...], str]]:

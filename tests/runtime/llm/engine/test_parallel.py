@@ -26,7 +26,6 @@ from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.errors import ParallelError
 from weft.runtime.llm.gpu.executor import Executor
 from weft.runtime.llm.gpu.model import GpuModel
-from weft.runtime.llm.gpu.runner import GpuRunner
 from weft.runtime.llm.handover import KvSpan
 from weft.runtime.llm.model import _load_part, load_model
 from weft.runtime.llm.options import EngineOptions
@@ -107,16 +106,8 @@ def test_texts_are_the_same(
     overlap: bool,
     kv_tokens: int,
     max_running: int,
-    monkeypatch: pytest.MonkeyPatch,
+    ahead: list[int],
 ) -> None:
-    ahead: list[int] = []
-    run = GpuRunner.run_ahead
-
-    def counted(runner: GpuRunner, sequences: Sequence[Any], tokens: torch.Tensor) -> torch.Tensor:
-        ahead.append(len(sequences))
-        return run(runner, sequences, tokens)
-
-    monkeypatch.setattr(GpuRunner, "run_ahead", counted)
     options = {"kv_tokens": kv_tokens, "max_running": max_running, "token_budget": 64, "overlap": overlap}
     texts, weights = answers(shared, **options)
     expected, weighed = answers(whole, **options)

@@ -56,10 +56,10 @@ class Thread(Communicator):
         return torch.cat(self._all(logits), dim=1)[:, :vocab]
 
     def broadcast(self, ids: torch.Tensor | None, count: int) -> torch.Tensor:
-        raise NotImplementedError
+        return self._all(torch.empty(count, dtype=torch.int64) if ids is None else ids)[0]
 
     def least(self, number: int) -> int:
-        raise NotImplementedError
+        return int(torch.stack(self._all(torch.tensor(number))).min())
 
     def _all(self, own: torch.Tensor) -> list[torch.Tensor]:
         self.meeting.barrier.wait()
