@@ -15,14 +15,19 @@ Options = tuple[tuple[str, int], ...]
 
 _KEEPALIVE: Final[Options] = (
     ("grpc.keepalive_time_ms", 1000),
-    ("grpc.keepalive_timeout_ms", 2000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),  # any number
 )
-"""Pings by which either end notices within a few seconds that the other's machine has vanished."""
+"""Pings by which either end notices that the other's machine has vanished, or its process stands still.
 
-_UNIX: Final = "unix:"
+gRPC's own threads answer them, whatever Python is busy with.
+"""
 
+_ANSWER: Final[Options] = (("grpc.http2.ping_timeout_ms", 5000),)
+"""How long orchestrator and workers wait for each other's answers ("keepalive_timeout" has no effect on that).
+
+Servers wait for those of clients for a minute, as gRPC does: they may be far away, or suspended for a while.
+"""
 
 _ENVIRONMENT: Final = {
     "GRPC_VERBOSITY": "NONE",  # its errors come back as exceptions
@@ -41,9 +46,9 @@ def prepare_process() -> None:
         os.environ.setdefault(name, value)
 
 
-def channel_options(address: str) -> Options:
+def channel_options() -> Options:
     """Of a channel between orchestrator and worker. The receiver of a message says what is too large."""
-    return (*_sizes(-1), *(() if address.startswith(_UNIX) else _KEEPALIVE))
+    return (*_sizes(-1), *_KEEPALIVE, *_ANSWER)
 
 
 def server_options(max_bytes: int = -1) -> Options:

@@ -65,7 +65,7 @@ class WorkerLink:
         self._on_report = on_report
         self._on_lost = on_lost
         self._commands: Outbox[worker_pb2.Command] = Outbox()
-        self._channel = grpc.aio.insecure_channel(info.address, channel_options(info.address))
+        self._channel = grpc.aio.insecure_channel(info.address, channel_options())
         self._reader: asyncio.Task[None] | None = None
 
     @property

@@ -43,7 +43,7 @@ async def _join(orchestrator: str, info: worker_pb2.WorkerInfo) -> tuple[bool, s
     """Whether the orchestrator accepted the worker, and why that has ended."""
     accepted, why = False, "the orchestrator ended the stream"
     # A new channel every time, without a back-off of its own.
-    async with grpc.aio.insecure_channel(orchestrator, channel_options(orchestrator)) as channel:
+    async with grpc.aio.insecure_channel(orchestrator, channel_options()) as channel:
         stub: orchestrator_pb2_grpc.OrchestratorAsyncStub = orchestrator_pb2_grpc.OrchestratorStub(channel)
         try:
             async for event in stub.Join(info):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +23,7 @@ from weft.runtime.worker.catalog import Catalog
 from weft.runtime.worker.host import Host
 
 _THREE_STRIKES_S = 4.0  # gRPC pings at most once a second
+_SOONER_THAN_CLIENTS_S = 30.0  # which are waited for, for a minute
 
 
 @asynccontextmanager
@@ -38,7 +43,7 @@ async def worker() -> AsyncIterator[str]:
 
 async def stays_connected(address: str) -> bool:
     """Whether a stream over one of our channels outlasts the strikes of gRPC's servers."""
-    async with grpc.aio.insecure_channel(address, channel_options(address)) as channel:
+    async with grpc.aio.insecure_channel(address, channel_options()) as channel:
         call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(TimeoutError):
@@ -51,10 +56,24 @@ async def test_a_peer_that_pings_is_not_sent_away() -> None:
         assert all(await asyncio.gather(stays_connected(first), stays_connected(second)))
 
 
-def test_only_tcp_needs_pings_and_every_server_allows_them(tmp_path: Path) -> None:
-    pinging = {"grpc.keepalive_time_ms", "grpc.keepalive_permit_without_calls"}
-    assert pinging <= dict(channel_options("127.0.0.1:1")).keys()
-    assert not pinging & dict(channel_options(f"unix:{tmp_path}/s")).keys()
+async def test_a_peer_that_stands_still_is_lost(tmp_path: Path) -> None:
+    config = json.dumps({"listen": f"unix:{tmp_path}/s", "models": []})
+    command = [sys.executable, "-P", "-m", "weft.runtime.orchestrator", "--config", config]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as peer:
+        assert peer.stdout is not None
+        address = json.loads(peer.stdout.readline())["listening"]
+        async with grpc.aio.insecure_channel(address, channel_options()) as channel:
+            call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            await call.read()
+            peer.send_signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(grpc.aio.AioRpcError, match="ping timeout"):
+                    await asyncio.wait_for(call.read(), _SOONER_THAN_CLIENTS_S)
+            finally:
+                peer.kill()
+
+
+def test_every_server_allows_pings() -> None:
     assert dict(server_options())["grpc.http2.max_ping_strikes"] == 0
     assert dict(server_options(7))["grpc.max_receive_message_length"] == 7
 

@@ -183,7 +183,7 @@ class KvExchange:
     async def _peer(self, address: str) -> worker_pb2_grpc.WorkerAsyncStub:
         channel = self._channels.pop(address, None)
         if channel is None:
-            channel = grpc.aio.insecure_channel(address, channel_options(address))
+            channel = grpc.aio.insecure_channel(address, channel_options())
         self._channels[address] = channel
         if len(self._channels) > _PEERS:  # whoever uses the oldest just now reads what it was to fetch
             _, oldest = self._channels.popitem(last=False)

@@ -188,7 +188,7 @@ async def orchestrator_at(address: str, accept: bool = True) -> AsyncIterator[tu
 @asynccontextmanager
 async def linked(info: worker_pb2.WorkerInfo) -> AsyncIterator[Link]:
     """An Execute stream to a worker."""
-    async with grpc.aio.insecure_channel(info.address, channel_options(info.address)) as channel:
+    async with grpc.aio.insecure_channel(info.address, channel_options()) as channel:
         stub: worker_pb2_grpc.WorkerAsyncStub = worker_pb2_grpc.WorkerStub(channel)
         link = Link(stub.Execute(), info)
         collector = asyncio.create_task(link.collect())
