@@ -7,6 +7,7 @@ Readers take no lock: they look up the newest version (about a millisecond) and 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,16 +23,35 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from .documents import Chunk, Passage
-from .errors import CorruptIndexError, IndexBusyError, IndexMismatchError, UnknownIndexError
+from .errors import (
+    CorruptIndexError,
+    IndexBusyError,
+    IndexMismatchError,
+    UnknownIndexError,
+    UnwritableError,
+)
 from .folder import expect_writable
 from .snapshot import Mode, Snapshot
-from .tables import Header, check_name, connect, header, load, quiet, quoted, rows, schema, stored_chunks
+from .tables import (
+    Header,
+    check_name,
+    connect,
+    drop_and_ingest,
+    header,
+    load,
+    quiet,
+    quoted,
+    rows,
+    schema,
+    stored_chunks,
+)
 from .vectors import checked, normalized
 
 __all__ = ["IndexInfo", "IndexStore", "IndexVersion", "IngestReport"]
 
 _LOCK_SECONDS = 120.0  # a writer waits this long for the one before it
 _MAX_FRAGMENTS = 32  # files of one index; beyond, they are merged into one
+_LINE_OF_CODE = re.compile(r", /\S+\.rs:[\d:]+$")
 _KEEP_OLD_FILES = timedelta(hours=1)  # a reader that has just opened an older version still finds its files
 
 
@@ -88,7 +108,9 @@ class IndexStore:
         """The size, embedder and version of index `name`."""
         table = self._open(name)
         found = header(name, table)
-        return IndexInfo(name, table.count_rows(), found.embedder, found.dimension, table.version)
+        with self._expect_readable(name):
+            passages = table.count_rows()
+        return IndexInfo(name, passages, found.embedder, found.dimension, table.version)
 
     def upsert(
         self,
@@ -105,7 +127,8 @@ class IndexStore:
         other upserts store the rest: only what lies beyond the number of chunks given there is removed.
 
         Raises `ValueError` for no chunks, two chunks of one id, or vectors of another shape or not finite;
-        `IndexMismatchError` if the index holds vectors of another embedder or dimension; `IndexBusyError`.
+        `IndexMismatchError` if the index holds vectors of another embedder or dimension; `IndexBusyError`;
+        `UnwritableError` if its files cannot be written, and then the index is as it was.
         """
         check_name(name)
         unit = normalized(checked(vectors, len(chunks)))
@@ -114,13 +137,16 @@ class IndexStore:
             if not self._committed(name):
                 fresh = Header.new(embedder, unit.shape[1])
                 data = rows(chunks, unit, fresh)
-                table = self._database.create_table(name, data=data, schema=schema(fresh))
+                with self._expect_room(name):
+                    table = self._database.create_table(name, data=data, schema=schema(fresh))
                 return IngestReport(len(chunks), 0, table.version)
             table = self._open(name)
             existing = header(name, table)
             _check_match(name, existing, embedder, unit.shape[1])
-            merged = _merge(table, chunks, rows(chunks, unit, existing), partial or {})
-            _compact(table)
+            data = rows(chunks, unit, existing)
+            with self._expect_room(name):
+                merged = _merge(table, chunks, data, partial or {})
+                _compact(table)
         replaced = merged.num_updated_rows + merged.num_deleted_rows
         return IngestReport(merged.num_inserted_rows, replaced, table.version)
 
@@ -176,7 +202,7 @@ class IndexStore:
         documents: dict[str, set[Chunk]] = {}
         for chunk in chunks:
             documents.setdefault(chunk.document, set()).add(chunk)
-        with quiet():
+        with self._expect_readable(name):
             stored = stored_chunks(table, documents)
         same = {document for document, parts in documents.items() if parts == stored.get(document)}
         return [chunk for chunk in chunks if chunk.document not in same]
@@ -205,11 +231,8 @@ class IndexStore:
         check_name(name)
         if not self._committed(name):
             raise UnknownIndexError(name, self.names())
-        try:
-            with quiet():
-                return self._database.open_table(name)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise self._unreadable(name, error) from error
+        with self._expect_readable(name):
+            return self._database.open_table(name)
 
     def _snapshot(self, name: str, table: Any, found: Header) -> Snapshot:
         key = (found.identity, int(table.version))
@@ -218,19 +241,35 @@ class IndexStore:
             if known is not None and known.key == key:
                 return known
             same = known is not None and known.key[0] == found.identity
-            try:
-                with quiet():
-                    fresh = load(key, table, found.dimension, known.terms if known and same else None)
-            except (ValueError, RuntimeError, OSError) as error:
-                raise self._unreadable(name, error) from error
+            with self._expect_readable(name):
+                fresh = load(key, table, found.dimension, known.terms if known and same else None)
             if not (known and same and known.key[1] > key[1]):  # another thread may have seen a newer one
                 self._snapshots[name] = fresh
             return fresh
 
-    def _unreadable(self, name: str, error: Exception) -> UnknownIndexError | CorruptIndexError:
-        if not self._committed(name):  # dropped by another process in the meantime
-            return UnknownIndexError(name, self.names())
-        return CorruptIndexError(f"index {name!r} cannot be read ({error}); drop it and ingest again")
+    @contextmanager
+    def _expect_readable(self, name: str) -> Iterator[None]:
+        """Say what it means for the index that LanceDB cannot read its files."""
+        try:
+            with quiet():
+                yield
+        except (ValueError, RuntimeError, OSError) as error:
+            if not self._committed(name):  # dropped by another process in the meantime
+                raise UnknownIndexError(name, self.names()) from error
+            raise CorruptIndexError(
+                f"index {name!r} cannot be read ({_reason(error)}); {drop_and_ingest(name)}"
+            ) from error
+
+    @contextmanager
+    def _expect_room(self, name: str) -> Iterator[None]:
+        """Say what it means for the index that LanceDB cannot write its files."""
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            raise UnwritableError(
+                f"index {name!r} cannot be written ({_reason(error)}); see to it that the disk of "
+                f"{str(self._path)!r} has room and can be written, and ingest again"
+            ) from error
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -299,6 +338,11 @@ def _compact(table: Any) -> None:
         table.checkout_latest()
 
 
+def _reason(error: Exception) -> str:
+    """What LanceDB says, without the line of its code that says it."""
+    return _LINE_OF_CODE.sub("", str(error))
+
+
 def _check_chunks(chunks: Sequence[Chunk]) -> None:
     if not chunks:
         raise ValueError("there are no passages to ingest: the documents hold no text")
@@ -314,7 +358,7 @@ def _check_match(name: str, existing: Header, embedder: str, dimension: int) -> 
         raise IndexMismatchError(
             f"index {name!r} holds vectors of {existing.embedder!r} (dimension {existing.dimension}), "
             f"not of {embedder!r} (dimension {dimension}); "
-            "ingest into another index, or drop this one and ingest all its documents again"
+            f"ingest into another index, or {drop_and_ingest(name)}"
         )
 
 

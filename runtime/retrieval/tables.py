@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from .bm25 import Bm25, TermIds
 from .documents import Chunk, Passage
 from .errors import CorruptIndexError
+from .folder import INDEXES
 from .snapshot import Snapshot
 
 __all__ = [
     "Header",
     "check_name",
     "connect",
+    "drop_and_ingest",
     "header",
     "load",
     "quiet",
@@ -59,6 +61,11 @@ def check_name(name: str) -> None:
         raise ValueError(
             f"index name {name!r} is not valid: 1 to 64 of the characters A-Z a-z 0-9 . _ -, not dots alone"
         )
+
+
+def drop_and_ingest(name: str) -> str:
+    """The remedy for an index that is of no use as it is."""
+    return f"remove its folder {INDEXES}/{name}.lance in the data folder, and ingest its documents again"
 
 
 def connect(path: Path) -> Any:
@@ -105,7 +112,7 @@ def header(name: str, table: Any) -> Header:
     if found.get("weft.format") != _FORMAT:
         raise CorruptIndexError(
             f"index {name!r} was not written by this version of weft "
-            f"(format {found.get('weft.format')!r}, not {_FORMAT!r}); drop it and ingest again"
+            f"(format {found.get('weft.format')!r}, not {_FORMAT!r}); {drop_and_ingest(name)}"
         )
     return Header(found["weft.identity"], found["weft.embedder"], int(found["weft.dimension"]))
 

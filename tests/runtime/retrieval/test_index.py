@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import resource
+import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,7 +219,7 @@ def test_bad_names_are_refused(store: IndexStore, name: str) -> None:
 def test_another_embedder_or_dimension_is_refused_with_the_remedy(store: IndexStore) -> None:
     chunks = chunks_of("b.md")
     with pytest.raises(
-        IndexMismatchError, match=r"holds vectors of 'weft-hash-v1'.* drop this one and ingest"
+        IndexMismatchError, match=r"holds vectors of 'weft-hash-v1'.* remove its folder indexes/demo\.lance"
     ):
         store.upsert("demo", chunks, vectors_of([each.text for each in chunks]), "other")
     with pytest.raises(IndexMismatchError, match=r"\(dimension 4\)"):
@@ -258,11 +262,36 @@ def test_an_interrupted_first_ingest_leaves_no_index(store: IndexStore, tmp_path
 def test_damaged_files_are_reported_with_the_remedy(store: IndexStore, tmp_path: Path) -> None:
     for file in (tmp_path / "indexes" / "demo.lance" / "data").iterdir():
         file.write_bytes(b"garbage")
-    with pytest.raises(CorruptIndexError, match=r"index 'demo' cannot be read .* drop it and ingest again"):
-        find(store, "salt")
-    store.drop("demo")
+    told = r"index 'demo' cannot be read \([^/]*\); remove its folder indexes/demo\.lance in the data folder"
+    for use in (lambda: find(store, "salt"), lambda: store.changed("demo", chunks_of("a.md"), EMBEDDER.name)):
+        with pytest.raises(CorruptIndexError, match=told):
+            use()
+    shutil.rmtree(tmp_path / "indexes" / "demo.lance")
     put(store, "demo", chunks_of("a.md"))
     assert find(store, "sells", mode="lexical") == ["a.md#2"]
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond so many bytes: as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["demo", "new"])
+def test_a_full_disk_is_reported_with_the_remedy_and_spoils_nothing(store: IndexStore, name: str) -> None:
+    with (
+        files_of_at_most(1000),
+        pytest.raises(UnwritableError, match=rf"index '{name}' cannot be written \(.*too large.*\); .*has room"),
+    ):
+        put(store, name, chunks_of("b.md"))
+    assert store.names() == ["demo"]
+    assert find(store, "sells", mode="lexical") == ["a.md#2"]
+    assert put(store, name, chunks_of("b.md")).passages_added == 3
 
 
 def put_in_stages(store: IndexStore, name: str, chunks: list[Chunk], size: int) -> tuple[int, int]:
