@@ -24,7 +24,7 @@ gRPC's own threads answer them, whatever Python is busy with.
 """
 
 _ANSWER: Final[Options] = (("grpc.http2.ping_timeout_ms", 5000),)
-"""How long orchestrator and workers wait for each other's answers ("keepalive_timeout" has no effect on that).
+"""How long orchestrator and workers wait for each other's answers ("keepalive_timeout" changes nothing).
 
 Servers wait for those of clients for a minute, as gRPC does: they may be far away, or suspended for a while.
 """

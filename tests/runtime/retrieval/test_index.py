@@ -284,10 +284,8 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["demo", "new"])
 def test_a_full_disk_is_reported_with_the_remedy_and_spoils_nothing(store: IndexStore, name: str) -> None:
-    with (
-        files_of_at_most(1000),
-        pytest.raises(UnwritableError, match=rf"index '{name}' cannot be written \(.*too large.*\); .*has room"),
-    ):
+    told = rf"index '{name}' cannot be written \([^/]*too large[^/]*\); .*has room"
+    with files_of_at_most(1000), pytest.raises(UnwritableError, match=told):
         put(store, name, chunks_of("b.md"))
     assert store.names() == ["demo"]
     assert find(store, "sells", mode="lexical") == ["a.md#2"]
