@@ -10,16 +10,20 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, NoReturn, TypeVar
 
+import uvloop
 from pydantic import ValidationError
 
 from .config import Settings, WorkerConfig
 
-__all__ = ["collect_seldom", "end_of_process", "run_process"]
+__all__ = ["collect_seldom", "end_of_process", "leave", "run_process", "stop"]
+
+_log = logging.getLogger(__name__)
 
 _FAILED: Final = 2  # exit status
+_STOP_WITHIN_S: Final = 1.5
 _COLLECT_AFTER: Final = 50_000
 """New objects: of many runs most are gone by then, and what is left is looked at a few times less."""
 
@@ -29,13 +33,14 @@ Config = TypeVar("Config", Settings, WorkerConfig)
 def run_process(
     name: str,
     schema: type[Config],
-    serve: Callable[[Config], None],
+    serve: Callable[[Config], Coroutine[Any, Any, None]],
     expected: tuple[type[Exception], ...],
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Read the argument ``--config``, a JSON document of `schema`, and `serve`; returns the exit status.
 
     A wrong configuration, and an exception that `expected` names, become one line on standard error.
+    What `serve` leaves running is not waited for, nor cancelled: the process is to `leave` with the status.
     """
     parser = argparse.ArgumentParser(prog=f"weft.runtime.{name}", description=f"weft's {name} process.")
     document = f"a JSON document; see weft.runtime.config.{schema.__name__}"
@@ -53,10 +58,29 @@ def run_process(
     )
     collect_seldom()
     try:
-        serve(config)
+        uvloop.new_event_loop().run_until_complete(serve(config))
     except expected as problem:
         return _fail(name, str(problem))
     return 0
+
+
+def leave(status: int) -> NoReturn:
+    """End the process now.
+
+    Threads that nothing can stop (a tool, a step of a model) must not hold it, and the tasks of calls that
+    are about to end must not be cancelled, as an event loop that closes does: gRPC writes tracebacks then.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+async def stop(*stopping: Awaitable[None]) -> None:
+    """Let the parts of a process stop, for a moment."""
+    try:
+        await asyncio.wait_for(asyncio.gather(*stopping), _STOP_WITHIN_S)
+    except TimeoutError:
+        _log.warning("some work could not be stopped in time; it is abandoned")
 
 
 def collect_seldom() -> None:

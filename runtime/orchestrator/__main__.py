@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-
 from weft.runtime.channels import prepare_process
 
 
-def _main() -> int:
+def _main() -> None:
     prepare_process()
+    from weft.runtime.process import leave
+
     from .process import main
 
-    return main()
+    leave(main())
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    _main()

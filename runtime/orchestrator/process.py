@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
-
-import uvloop
+from typing import TYPE_CHECKING
 
 from weft.runtime.config import Settings
-from weft.runtime.process import end_of_process, run_process
+from weft.runtime.process import end_of_process, run_process, stop
 
 from .server import AddressError, Server
 
@@ -19,15 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "run"]
 
-_STOP_WITHIN_S: Final = 1.5
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until standard input closes or a signal asks to end; returns the exit status."""
     expected = (AddressError, ValueError)
-    return run_process(
-        "orchestrator", Settings, lambda settings: uvloop.run(run(settings)), expected, arguments
-    )
+    return run_process("orchestrator", Settings, run, expected, arguments)
 
 
 async def run(settings: Settings) -> None:
@@ -41,8 +34,7 @@ async def run(settings: Settings) -> None:
     where = {"http": await http.start()} if http else {}
     print(json.dumps({"listening": await server.start(), **where}), flush=True)
     await end.wait()
-    stopping = [server.stop(), *([http.stop()] if http else [])]
-    await asyncio.wait_for(asyncio.gather(*stopping), _STOP_WITHIN_S)
+    await stop(server.stop(), *([http.stop()] if http else []))
 
 
 def _http_server(settings: Settings, server: Server) -> HttpServer | None:

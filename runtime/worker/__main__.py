@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 
 from weft.runtime.channels import prepare_process
 
@@ -14,12 +13,11 @@ def _main() -> None:
         signal.signal(number, lambda *_: os._exit(0))  # while the imports below still run
     prepare_process()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or else torch's threads, waiting, keep others off
+    from weft.runtime.process import leave
+
     from .process import main
 
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # threads that nothing can stop (a tool, a step of a model) must not hold the process
+    leave(main())
 
 
 if __name__ == "__main__":

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-import uvloop
-
 from weft.runtime.config import WorkerConfig
 from weft.runtime.llm.errors import ParallelError
-from weft.runtime.process import end_of_process, run_process
+from weft.runtime.process import end_of_process, run_process, stop
 
 from .build import build_engines
 from .catalog import Catalog
@@ -21,20 +18,12 @@ from .host import Host
 
 __all__ = ["main", "run"]
 
-_log = logging.getLogger(__name__)
-
-_STOP_WITHIN_S: Final = 1.5
 _REPORT_S: Final = 0.5  # in which the requests of an engine that failed are told so
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker until its standard input closes or a signal asks it to end; returns the exit status."""
-
-    def serve(config: WorkerConfig) -> None:
-        # asyncio.run would wait for threads that nothing can stop.
-        uvloop.new_event_loop().run_until_complete(run(config))
-
-    return run_process("worker", WorkerConfig, serve, (StartError, ParallelError), arguments)
+    return run_process("worker", WorkerConfig, run, (StartError, ParallelError), arguments)
 
 
 async def run(config: WorkerConfig) -> None:
@@ -62,10 +51,7 @@ async def run(config: WorkerConfig) -> None:
     await asyncio.wait((failing, ending), return_when=asyncio.FIRST_COMPLETED)
     if failing.done():
         await asyncio.sleep(_REPORT_S)
-    try:
-        await asyncio.wait_for(host.stop(), _STOP_WITHIN_S)
-    except TimeoutError:
-        _log.warning("some work could not be stopped in time; it is abandoned")
+    await stop(host.stop())
     failing.cancel()  # to no effect if it is done
     with suppress(asyncio.CancelledError):
         await failing

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -15,13 +15,33 @@ import grpc
 import pytest
 
 from weft.proto import orchestrator_pb2 as pb
-from weft.proto import orchestrator_pb2_grpc
+from weft.proto import orchestrator_pb2_grpc, worker_pb2
+
+MODULE = ("-m", "weft.runtime.orchestrator")
+ENDING_WITH_THE_PROCESS = """
+import asyncio, contextlib
+from weft.runtime.orchestrator.__main__ import _main
+from weft.runtime.orchestrator.workers import WorkerLink
+
+async def close(self):
+    main = next(task for task in asyncio.all_tasks() if task.get_name() == "Task-1")
+    while not main.done():
+        with contextlib.suppress(asyncio.CancelledError):  # when gRPC cancels the call
+            await asyncio.sleep(0)
+    for _ in range(self.info.pid):
+        await asyncio.sleep(0)
+    raise asyncio.CancelledError
+
+WorkerLink.close = close
+_main()
+"""
+"""Calls of `Join` by nobody that end so many turns of the loop after its main task as their `pid` says."""
 
 
 @contextmanager
-def process(listen: str, **settings: object) -> Iterator[subprocess.Popen[str]]:
+def process(listen: str, code: Sequence[str] = MODULE, **settings: object) -> Iterator[subprocess.Popen[str]]:
     config = json.dumps({"listen": listen, "models": [], **settings})
-    command = [sys.executable, "-P", "-m", "weft.runtime.orchestrator", "--config", config]
+    command = [sys.executable, "-P", *code, "--config", config]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as started:
         try:
@@ -50,6 +70,20 @@ def test_it_says_where_it_listens_and_ends_cleanly(end: str | signal.Signals, tm
             assert started.wait(timeout=10) == 0
         assert started.stderr
         assert started.stderr.read() == ""
+
+
+def test_calls_that_end_with_the_process_leave_no_traceback() -> None:
+    with (
+        process("127.0.0.1:0", ("-c", ENDING_WITH_THE_PROCESS), log_level="error") as started,
+        closing(grpc.insecure_channel(address_of(started))) as channel,
+    ):
+        stub = orchestrator_pb2_grpc.OrchestratorStub(channel)
+        calls = [stub.Join(worker_pb2.WorkerInfo(address="127.0.0.1:1", pid=turns)) for turns in range(4)]
+        stub.Describe(pb.DescribeServerRequest())  # the others are under way by then
+        started.terminate()
+        _, said = started.communicate(timeout=20)
+        assert all(call.exception() for call in calls)
+    assert (started.returncode, said) == (0, "")
 
 
 @pytest.mark.parametrize("case", ["port in use", "unknown key", "unknown pass"])
