@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from typing import Final
 
@@ -47,8 +49,9 @@ class Server:
         reflection.enable_server_reflection(names, self._server)
         try:
             port = self._server.add_insecure_port(self._listen)
-        except RuntimeError as problem:
-            raise AddressError(_cannot_listen(self._listen, str(problem), "--listen")) from None
+        except RuntimeError:
+            why = "no socket can be made there"
+            raise AddressError(_cannot_listen(self._listen, why, "--listen")) from None
         await self._server.start()
         for name in ("", _NAME):
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -63,9 +66,21 @@ class Server:
 
 
 def _check_free(listen: str) -> None:
-    """Say plainly what gRPC would say in many words: that the port is in use. Raises AddressError."""
+    """Say plainly what gRPC would say in many words, or not at all: that the address is in use.
+
+    Raises AddressError. gRPC takes the path of a Unix socket from the server that listens there.
+    """
     if not listen.startswith(_UNIX):
         bind(listen, "--listen").close()
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(listen.removeprefix(_UNIX))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return  # nobody is there
+        except OSError as problem:
+            raise AddressError(_cannot_listen(listen, str(problem), "--listen")) from None
+    raise AddressError(_cannot_listen(listen, os.strerror(errno.EADDRINUSE), "--listen"))
 
 
 def bind(address: str, option: str) -> socket.socket:

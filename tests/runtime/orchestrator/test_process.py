@@ -86,6 +86,36 @@ def test_calls_that_end_with_the_process_leave_no_traceback() -> None:
     assert (started.returncode, said) == (0, "")
 
 
+def test_a_unix_socket_is_not_taken_from_the_server_that_listens_there(tmp_path: Path) -> None:
+    with process(f"unix:{tmp_path}/s") as first:
+        address = address_of(first)
+        with process(address) as second:
+            _, complaint = second.communicate(timeout=20)
+        assert second.returncode == 2
+        assert complaint.startswith(
+            f"weft orchestrator: cannot listen on '{address}': Address already in use; "
+        )
+        with closing(grpc.insecure_channel(address)) as channel:
+            stub = orchestrator_pb2_grpc.OrchestratorStub(channel)
+            assert not stub.Describe(pb.DescribeServerRequest()).workers
+        first.kill()
+        first.wait()
+    with process(address) as third:  # in the place of what a killed server has left
+        assert address_of(third) == address
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("no/folder", "no socket can be made there"), ("x" * 120, "AF_UNIX path too long")],
+)
+def test_a_unix_socket_that_cannot_be_made_is_one_line(path: str, why: str, tmp_path: Path) -> None:
+    with process(f"unix:{tmp_path}/{path}") as started:
+        _, complaint = started.communicate(timeout=20)
+    assert started.returncode == 2
+    assert len(complaint.splitlines()) == 1
+    assert f"{path}': {why}; name another address" in complaint
+
+
 @pytest.mark.parametrize("case", ["port in use", "unknown key", "unknown pass"])
 def test_what_is_wrong_at_the_start_is_one_line(case: str) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
