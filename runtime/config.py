@@ -153,6 +153,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         env_ignore_empty=True,
         extra="forbid",
+        allow_inf_nan=False,
         frozen=True,
         validate_default=True,
     )

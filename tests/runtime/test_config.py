@@ -150,6 +150,8 @@ def test_a_wrong_file_is_refused_with_file_and_key(text: str, message: str) -> N
     [
         ("WEFT_LISEN", "x", "environment: unknown variable 'WEFT_LISEN'; known: WEFT_CONFIG, WEFT_LISTEN"),
         ("WEFT_MODELS", "small", 'environment: error parsing value for field "models"'),
+        ("WEFT_PROFILE_S", "inf", "environment: profile_s: Input should be a finite number"),
+        ("WEFT_SCHEDULER__GRACE_S", "inf", "environment: scheduler.grace_s: Input should be a finite number"),
         ("WEFT_LOG_LEVEL", "loud", "environment: log_level: Input should be 'debug', 'info'"),
         ("WEFT_CONFIG", "gone.toml", "configuration file 'gone.toml' (named by WEFT_CONFIG) does not exist"),
     ],
