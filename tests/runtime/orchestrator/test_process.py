@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -120,7 +121,7 @@ def test_a_unix_socket_that_cannot_be_made_is_one_line(path: str, why: str, tmp_
 def test_what_is_wrong_at_the_start_is_one_line(case: str) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1] if case == "port in use" else 0
-        wrong: dict[str, dict[str, object]] = {
+        wrong: dict[str, dict[str, Any]] = {
             "port in use": {},
             "unknown key": {"colour": "red"},
             "unknown pass": {"passes_off": ["lower"]},
