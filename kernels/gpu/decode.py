@@ -296,9 +296,9 @@ def _decode(
     part = part / total[:, None]
     mask = (g < GROUP)[:, None] & d_in[None, :]
     if is_whole(first_item, first_part, sequence):
-        at = sequence.to(tl.int64) * HEADS + head
-        tl.store(out + at[:, None] * HEAD_DIM + d[None, :], part, mask=mask)
+        of_sequence = sequence.to(tl.int64) * HEADS + head
+        tl.store(out + of_sequence[:, None] * HEAD_DIM + d[None, :], part, mask=mask)
     else:
-        at = item.to(tl.int64) * HEADS + head
-        tl.store(parts + at[:, None] * HEAD_DIM + d[None, :], part, mask=mask)
-        tl.store(sums + at, top + tl.log2(total), mask=g < GROUP)
+        of_item = item.to(tl.int64) * HEADS + head
+        tl.store(parts + of_item[:, None] * HEAD_DIM + d[None, :], part, mask=mask)
+        tl.store(sums + of_item, top + tl.log2(total), mask=g < GROUP)
