@@ -23,6 +23,10 @@ class Step(BaseModel):
     input: str
 
 
+class Cited(BaseModel):
+    answer: str
+
+
 @tool
 def look(what: str) -> str:
     return f"saw {what}"
@@ -309,6 +313,21 @@ def test_a_sync_run_inside_an_async_program_is_refused(server: MiniServer) -> No
 
     with pytest.raises(TraceError, match="await its ainvoke"):
         nested()
+
+
+async def test_in_async_code_a_call_is_awaited(server: MiniServer) -> None:
+    called: Any = agent("Where?", turns=1)  # anything to type checkers: elsewhere it is the result
+    assert await called == await agent.ainvoke("Where?", turns=1)
+
+
+@program
+async def made(text: str) -> Cited:
+    return Cited(answer=gen(text))
+
+
+def test_models_are_made_of_values_without_a_check(server: MiniServer) -> None:
+    with pytest.raises(TraceError, match=r"test_dynamic\.py:\d+: Cited.*model_construct"):
+        made("a")
 
 
 def test_an_async_program_has_no_graph() -> None:

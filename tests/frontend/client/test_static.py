@@ -6,10 +6,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 import weft
-from weft import Context, Passage, Static, cond, fold, gen, loop, map, program, rerank, search, select
+from weft import (
+    Context,
+    Passage,
+    ProgramError,
+    Static,
+    cond,
+    fold,
+    gen,
+    loop,
+    map,
+    program,
+    rerank,
+    search,
+    select,
+)
 
 if TYPE_CHECKING:
     from ..conftest import MiniServer
@@ -18,6 +32,17 @@ if TYPE_CHECKING:
 class Step(BaseModel):
     tool: Literal["search", "finish"]
     input: str
+
+
+class Strict(BaseModel):
+    word: str
+
+    @field_validator("word")
+    @classmethod
+    def long(cls, word: str) -> str:
+        if len(word) < 100:
+            raise ValueError("it must be long")
+        return word
 
 
 @dataclass
@@ -106,6 +131,16 @@ def test_a_dataclass_with_values_inside_is_returned(server: MiniServer) -> None:
 def test_passages_arrive_as_passages(server: MiniServer) -> None:
     assert [passage.text for passage in answer("q")] == ["passage 2", "passage 1"]
     assert [passage.text for passage in answer("q", k=1)] == ["passage 2"]
+
+
+@program
+def unchecked(text: str) -> Any:
+    return {"strict": gen(text, type=Strict)}
+
+
+def test_a_value_that_is_not_of_its_type_fails_the_run(server: MiniServer) -> None:
+    with pytest.raises(ProgramError, match=r"program 'unchecked' returns .* not of its type: .*must be long"):
+        unchecked("a")
 
 
 def test_control_flow(server: MiniServer) -> None:
