@@ -163,6 +163,8 @@ def test_what_needs_the_value(use: Callable[[Any, Any], Any], what: str) -> None
         (lambda x, xs: search(x, "q"), r"the index of search\(\) must be a constant name"),
         (lambda x, xs: search("a", "q", k=0), "k of search.*positive whole number, not 0"),
         (lambda x, xs: search("a", "q", mode="best"), "unknown mode 'best'.*'hybrid'"),
+        (lambda x, xs: search("a", "q", where="hr"), "where of search.*dict of metadata fields, not 'hr'"),
+        (lambda x, xs: search("a", "q", where={"a": {"b": x}}), r"where\['a'\] of search.*must be a text"),
         (lambda x, xs: rerank("q", xs, k=True), "k of rerank.*positive whole number, not True"),
         (lambda x, xs: ingest("", xs), "the index of ingest"),
         (lambda x, xs: ingest("a", "text"), r"a list of documents; write \[document\]"),

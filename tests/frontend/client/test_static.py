@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,7 @@ from weft import (
     rerank,
     search,
     select,
+    tool,
 )
 
 if TYPE_CHECKING:
@@ -240,3 +242,14 @@ def test_explain_shows_every_pass(server: MiniServer) -> None:
     assert "prefill" in str(explanation)
     assert explanation.passes[0].mermaid.startswith("flowchart")
     assert explanation.passes[0].graph == echo.graph()
+
+
+@tool
+def scripted(prompt: str) -> str:
+    return f"<{prompt}>"
+
+
+def test_a_tool_stands_in_for_a_model(server: MiniServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert echo("hi") == "[<user>Say hi<assistant>]"
+    monkeypatch.setitem(globals(), "gen", lambda prompt, **options: scripted(prompt))
+    assert program(inspect.unwrap(echo))("hi") == "<Say hi>"  # traced anew, as docs/language.md says
