@@ -140,11 +140,11 @@ async def drive(
         with trace.active(), values_explained():
             result = await _unless_ended(fn(**arguments), session)
             value: T = await _result(result, signature, trace, stream=stream)
-    except asyncio.CancelledError:
-        session.abandon()
-        raise
     except Exception as problem:
         await _finish(session, "", problem)
+        raise
+    except BaseException:  # cancelled, or what ends processes and tests
+        session.abandon()
         raise
     finally:
         trace.closed = True

@@ -154,7 +154,8 @@ def _given(value: object) -> bool:
 
 def _expect_name(what: str, index: object) -> None:
     if type(index) is not str or not index:
-        raise TraceError(located(f"the index of {what}() must be a constant name, not {index!r}"))
+        remedy = "; annotate the parameter Static[str]" if isinstance(index, Var) else ""
+        raise TraceError(located(f"the index of {what}() must be a constant name, not {index!r}{remedy}"))
 
 
 def _condition(where: object) -> dict[str, Any]:

@@ -75,8 +75,8 @@ class Var(_Anything, Generic[T]):
         key, pytype = self._pytype.field(name)
         known = json_schema.fields(self._type.schema)
         if known is not None and key not in known:
-            listed = ", ".join(map(repr, known)) or "none: it is not an object"
-            raise NoAttributeError(located(f"{self._what()} has no field {name!r}; known fields: {listed}"))
+            listed = f"known fields: {', '.join(map(repr, known))}" if known else f"to work on it, {_REMEDY}"
+            raise NoAttributeError(located(f"{self._what()} has no field {name!r}; {listed}"))
         return self._project(key, pytype)
 
     def __getitem__(self, key: str | int) -> Var[Any]:

@@ -259,6 +259,23 @@ def test_a_result_that_was_not_awaited_is_refused(server: MiniServer) -> None:
         forgetful()
 
 
+@program
+async def leaving(how: str) -> str:
+    await gen("a")
+    if how == "exit":
+        raise SystemExit(3)
+    pytest.fail("of a test")
+
+
+@pytest.mark.parametrize(("how", "error"), [("exit", SystemExit), ("fail", pytest.fail.Exception)])
+def test_a_program_that_exits_cancels_its_run(
+    server: MiniServer, how: str, error: type[BaseException]
+) -> None:
+    with pytest.raises(error):
+        leaving.submit(how).result(timeout=10)
+    assert server.last.cancelled.wait(10)
+
+
 async def test_cancelling_the_task_cancels_the_run(server: MiniServer) -> None:
     task = asyncio.create_task(hanging.ainvoke())
     while not (server.runs and server.prompts):
