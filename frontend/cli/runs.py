@@ -143,7 +143,8 @@ def _write_list(found: list[dict[str, Any]], as_json: bool) -> None:
 
 def _row(item: dict[str, Any]) -> tuple[str, ...]:
     nodes = f"{item['nodes_done']} of {item['nodes']}"
-    return (item["run"], item["program"], item["state"], item["started"], seconds(item["seconds"]), nodes)
+    started = item["started"][:19].replace("T", " ")  # in local time, as it is
+    return (item["run"], item["program"], item["state"], started, seconds(item["seconds"]), nodes)
 
 
 def _write_one(info: pb.RunInfo, report: RunReport | None, as_json: bool) -> None:
