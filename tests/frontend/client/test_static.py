@@ -154,6 +154,32 @@ def test_control_flow(server: MiniServer) -> None:
     assert result["whole"] == "[<user>[<user>All: a<assistant>] b<assistant>]"
 
 
+@tool
+def append(log: list[str], line: str) -> list[str]:
+    return [*log, line]
+
+
+class Notes(BaseModel):
+    about: str
+    log: list[str] = []
+
+
+@program
+def noted(words: list[str]) -> dict[str, Any]:
+    def note(notes: Notes) -> Notes:
+        return Notes.model_construct(about=notes.about, log=append(notes.log, notes.about))
+
+    folded = fold(lambda state, word: (state[0], append(state[1], word)), words, ("fixed", ["start"]))
+    return {"looped": loop(note, Notes(about="x"), limit=3), "folded": folded}
+
+
+def test_lists_in_a_state_may_grow(server: MiniServer) -> None:
+    result = noted(["a", "b"])
+    assert result["looped"] == {"about": "x", "log": ["x", "x", "x"]}
+    assert result["folded"] == ("fixed", ["start", "a", "b"])
+    assert noted([])["folded"] == ("fixed", ["start"])
+
+
 def test_static_arguments_shape_the_graph(server: MiniServer) -> None:
     assert repeated(1, "a") == echo("a")
     assert repeated(2, "a") == echo(echo("a"))
