@@ -88,7 +88,8 @@ class Portal:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
-        loop.run_forever()
+        while _interrupted(loop):
+            pass  # by a program that exits: its caller is told, and others go on
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
@@ -98,6 +99,15 @@ class Portal:
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._loop = self._thread = None
+
+
+def _interrupted(loop: asyncio.AbstractEventLoop) -> bool:
+    """Run the loop until it is stopped, or a task raises what ends loops."""
+    try:
+        loop.run_forever()
+    except (SystemExit, KeyboardInterrupt):
+        return True
+    return False
 
 
 def _pass_on(outcome: Future[T], task: asyncio.Task[T]) -> None:

@@ -31,6 +31,15 @@ def test_results_and_errors_come_back(portal: Portal) -> None:
         portal.call(halved, 3, by=0)
 
 
+def test_a_program_that_exits_leaves_the_loop_to_others(portal: Portal) -> None:
+    async def leaving() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        portal.start(leaving).result(10)
+    assert portal.start(halved, 3).result(10) == 1.5
+
+
 def test_ctrl_c_cancels_what_is_waited_for(portal: Portal) -> None:
     ended = threading.Event()
 
