@@ -68,7 +68,7 @@ class Dispatcher:
         self._lost.append((worker, reason))
         self.advice.lose(worker)
         for engine in worker.engines:
-            for pool in list(engine.pools):
+            for pool in engine.pools:
                 pool.remove(engine)
                 self._stirred[pool] = None
 
@@ -185,7 +185,7 @@ class Dispatcher:
                     self._fetch(live, live.move, where)
             else:
                 where.charge(live, Charge(where.spec.item_ms or live.primitive.forecast.ms))
-            tasks.append((live.primitive.node.id, live.attempt))
+            tasks.append((live.number, live.attempt))
             if live.waiting == 0:
                 self.activate(live, now)
             else:
@@ -205,7 +205,7 @@ class Dispatcher:
         source = move.source.worker.id
         wait_s = _PATIENCE * move.patience_ms / 1000
         sources = self._sources.setdefault(engine.worker, [])
-        sources.append(Source(live.run.id, live.primitive.node.id, source, wait_s))
+        sources.append(Source(live.run.id, live.number, source, wait_s))
 
     # ---- queues without workers
 

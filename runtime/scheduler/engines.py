@@ -55,7 +55,7 @@ class EngineState:
     in_use: dict[int, int] = field(default_factory=dict)  # runs by prefix
     underway: dict[int, int] = field(default_factory=dict)  # tasks by a prefix that they are to read
     idle: dict[LiveRun, float] = field(default_factory=dict)  # that hold contexts here, and since when
-    pools: list[Pool] = field(default_factory=list)
+    pools: tuple[Pool, ...] = ()
     room: float = float("inf")  # tokens that its cache keeps beside what it computes with; lost: none
     reading: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the terms of `ModelCosts`
     writing: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -229,8 +229,6 @@ Load = Callable[[EngineState], float]
 
 _Entry = tuple[float, int, int, EngineState]  # load, number of the worker, and of the entry
 
-_Idle = tuple[float, int, float, EngineState, "LiveRun"]  # due, number, idle since
-
 
 class Pool:
     """The engines that can run the primitives of one key, indexed by `load`: no choice looks at all of them.
@@ -248,9 +246,6 @@ class Pool:
         self._valid: dict[EngineState, _Entry] = {}  # those that are not
         self._entries = 0
         self._turn: Iterator[EngineState] = iter(())
-        self._idle: list[_Idle] = []  # a heap; entries may be stale
-        self._waits = 0
-        self._tidy_at = _SMALL
         self.load_ms = 0.0
         """Of all engines."""
         self.active = 0
@@ -283,7 +278,7 @@ class Pool:
         """An engine has come."""
         self._engines[engine] = None
         self._turn = iter(())
-        engine.pools.append(self)
+        engine.pools = (*engine.pools, self)
         self.load_ms += engine.load_ms
         self.active += engine.active
         self.kv += engine.kv
@@ -296,38 +291,11 @@ class Pool:
         self.touched.pop(engine, None)
         self._valid.pop(engine, None)
         self._turn = iter(())
-        engine.pools.remove(self)
+        engine.pools = tuple(pool for pool in engine.pools if pool is not self)
         self.load_ms -= engine.load_ms
         self.active -= engine.active
         self.kv -= engine.kv
         self.kv_slots -= engine.spec.kv_slots
-
-    def idle_now(self, engine: EngineState, run: LiveRun, now: float) -> None:
-        """A run that holds contexts on an engine has begun to wait for something else."""
-        self._waits += 1
-        heapq.heappush(self._idle, (now, self._waits, now, engine, run))
-        if len(self._idle) > self._tidy_at:
-            self._idle = [entry for entry in self._idle if self._is_idle(entry)]
-            heapq.heapify(self._idle)
-            self._tidy_at = 2 * len(self._idle) + _SMALL
-
-    def longest_idle(self) -> tuple[float, EngineState, LiveRun] | None:
-        """The run that is due first to lose its place, when, and where."""
-        while self._idle:
-            due, _, _, engine, run = self._idle[0]
-            if self._is_idle(self._idle[0]):
-                return due, engine, run
-            heapq.heappop(self._idle)
-        return None
-
-    def _is_idle(self, entry: _Idle) -> bool:
-        _, _, since, engine, run = entry
-        return engine.idle.get(run) == since and engine in self._engines
-
-    def postpone(self, due: float) -> None:
-        """The run that was due first is due later."""
-        _, number, since, engine, run = self._idle[0]
-        heapq.heapreplace(self._idle, (due, number, since, engine, run))
 
     def least_loaded(self) -> EngineState | None:
         """The engine with room whose load is least; the longest-serving of several."""
