@@ -51,7 +51,6 @@ class EngineState:
     context_tokens: float = 0.0
     kv: int = 0  # tokens that the runs it works for hold or are going to
     written: float = 0.0  # tokens whose KV it has computed since it joined
-    used: dict[int, float] = field(default_factory=dict)  # of these, when it last used a prefix
     in_use: dict[int, int] = field(default_factory=dict)  # runs by prefix
     underway: dict[int, int] = field(default_factory=dict)  # tasks by a prefix that they are to read
     idle: dict[LiveRun, float] = field(default_factory=dict)  # that hold contexts here, and since when
@@ -142,11 +141,11 @@ class EngineState:
             self._add_load(ms)
             self.prefill_ms += ms
 
-    def keeps(self, prefix: int) -> bool:
-        """Whether its cache still has a prefix that it has used, as far as is known."""
+    def keeps(self, used: float) -> bool:
+        """Whether its cache still has what it `used` when it had written so many tokens, as far as is known."""
         # The one sum has shared tokens once for each that shares them, the other what may be evicted.
-        locked = min(self.context_tokens, self.kv)
-        return self.written - self.used[prefix] <= self.room - locked
+        locked = self.context_tokens if self.context_tokens < self.kv else self.kv
+        return self.written - used <= self.room - locked
 
     def hold(self, tokens: int) -> None:
         """Reckon with so many tokens of KV more. Only that there are fewer can make anything possible."""
