@@ -153,11 +153,14 @@ class Liveness(Silence):
     def _say(self, maker: LiveNode, expires: float, begins: float = 0.0) -> None:
         engine, run, node = maker.engine, maker.run.id, maker.number
         if engine is not None and engine.worker.alive:
+            maker.advised = True
             keep = Keep(run, node, expires, begins)
             self._pending.setdefault(engine.worker, {}).setdefault(run, {})[node] = keep
 
     def _unsay(self, maker: LiveNode) -> None:
-        runs = self._pending.get(maker.engine.worker) if self._pending and maker.engine else None
+        if not maker.advised or maker.engine is None:
+            return
+        runs = self._pending.get(maker.engine.worker)
         keeps = runs.get(maker.run.id) if runs else None
         if keeps:
             keeps.pop(maker.number, None)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 from .actions import Dispatch, Fragment, Source
 from .engines import Charge, EngineState, Pool, WorkerState
-from .events import WorkerJoined
+from .events import EngineSpec, WorkerJoined
 from .fragments import begins_context, fragment
 from .policies import Policies, Toolbox
 from .primitive import EngineKey
@@ -53,7 +53,7 @@ class Dispatcher:
         """A worker can be given work."""
         self._joined += 1
         worker = WorkerState(event.worker, self._joined)
-        worker.engines = tuple(EngineState(spec, worker) for spec in event.engines)
+        worker.engines = tuple(EngineState(_shared(spec), worker) for spec in event.engines)
         self.workers[worker.id] = worker
         for key, pool in self._pools.items():
             engine = worker.engine(key)
@@ -227,3 +227,9 @@ class Dispatcher:
         """The worker with such an engine that was lost last, and how."""
         lost = reversed(self._lost)
         return next(((worker.id, reason) for worker, reason in lost if worker.engine(key)), None)
+
+
+@lru_cache(1024)
+def _shared(spec: EngineSpec) -> EngineSpec:
+    """The one spec of engines that are alike: a choice that looks at several looks at it once."""
+    return spec

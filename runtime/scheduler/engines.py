@@ -142,7 +142,7 @@ class EngineState:
             self.prefill_ms += ms
 
     def keeps(self, used: float) -> bool:
-        """Whether its cache still has what it `used` when it had written so many tokens, as far as is known."""
+        """Whether its cache still has what it used when it had written `used` tokens, as far as is known."""
         # The one sum has shared tokens once for each that shares them, the other what may be evicted.
         locked = self.context_tokens if self.context_tokens < self.kv else self.kv
         return self.written - used <= self.room - locked

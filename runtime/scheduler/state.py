@@ -87,6 +87,7 @@ class LiveNode:
     kv: int = 0  # tokens of KV that its engine reckons to hold on its account
     chain: Chain | None = None  # once all that it adds to its context is known
     prefix: Boundary | None = None  # the context that it has made
+    advised: bool = False  # whether its worker was, or is to be, told to keep its context
     read: bool = False  # whether somebody in its run takes the text that it writes
     turn: bool = False  # whether its run counts it as wanting a language model
     counted: bool = False  # whether all its operands are known and its engine counts it as active
