@@ -33,7 +33,7 @@ from weft.runtime.scheduler.scheduler import Scheduler
 
 from .compiler import Compiler, filled_indexes
 from .door import DoorError, check_names, invalid, read_inputs
-from .faults import decode_fault
+from .faults import decode_fault, fault_of
 from .fleet import Fleet
 from .record import RunRecord, State
 from .run import Run
@@ -102,8 +102,8 @@ class Orchestrator:
 
         `once`: the program will not come again, so its plan is not kept.
         """
-        if request.deadline_s < 0:
-            raise invalid(f"deadline_s must not be negative, not {request.deadline_s}")
+        if not request.deadline_s >= 0:  # as NaN is not, either
+            raise invalid(f"deadline_s must be 0 (none) or positive, not {request.deadline_s}")
         if grows:
             source, live, nodes, indexes, primitives = self._begin_growing(request, tools)
         else:
@@ -170,9 +170,12 @@ class Orchestrator:
     ) -> None:
         """Let nodes run, with the inputs among them bound."""
         known = run.bind(nodes, inputs)
-        with self.shell.together():
-            self.shell.grown(run, Growth(nodes), primitives)
-            self.shell.known(run, known)
+        try:
+            with self.shell.together():
+                self.shell.grown(run, Growth(nodes), primitives)
+                self.shell.known(run, known)
+        except Exception as problem:
+            self.run_failed(run, fault_of(problem, f"run {run.id}"))
         self.shell.settle(run)
 
     def extend(self, run: Run, request: pb.Extend) -> None:

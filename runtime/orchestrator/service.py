@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import grpc
 
-from weft.graph.errors import GraphError
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import orchestrator_pb2_grpc, worker_pb2
 from weft.runtime.results import CacheStats
@@ -19,6 +18,7 @@ from weft.runtime.scheduler.faults import Fault
 
 from .door import DoorError, invalid
 from .explain import explained
+from .faults import fault_of
 from .orchestrator import Orchestrator
 from .run import Run as LiveRun
 from .trace import chrome_trace
@@ -97,8 +97,10 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         for request in requests:
             try:
                 self._take(run, request)
-            except (DoorError, GraphError) as problem:
+            except DoorError as problem:
                 self._orchestrator.run_failed(run, Fault("invalid", str(problem)))
+            except Exception as problem:
+                self._orchestrator.run_failed(run, fault_of(problem, f"a request of run {run.id}"))
 
     def _take(self, run: LiveRun, request: pb.RunRequest) -> None:
         if run.record.state != "running":
