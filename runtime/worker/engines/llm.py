@@ -93,7 +93,8 @@ class LlmEngine:
     def flush(self) -> None:
         """Forget what was read and is not in use."""
         if self._loaded is not None:
-            self._loaded.engine.flush()
+            with suppress(EngineClosedError):  # then nothing of it is left
+                self._loaded.engine.flush()
 
     def advise(self, held: HeldKv, advice: Advice) -> None:
         """Pass on what is known of the future of a context.

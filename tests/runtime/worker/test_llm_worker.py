@@ -466,6 +466,14 @@ async def test_a_host_tier_larger_than_the_machine_is_one_clear_line(model_setti
         await engine.start()
 
 
+async def test_a_model_whose_engine_has_ended_does_not_end_the_stream(llm: Link, engine: LlmEngine) -> None:
+    await asyncio.to_thread(engine._model.engine.close)
+    await llm.send(flush=worker_pb2.Flush())
+    await llm.run(prompt(1), decode(2, Value(1), max_tokens=1), values=QUESTION)
+    fault = await llm.fault(2)
+    assert (fault.code, fault.message, fault.retryable) == ("internal", "the engine has been closed", True)
+
+
 async def test_compiled_steps_can_be_switched_off(model_settings: ModelSettings) -> None:
     kinds: dict[bool, str] = {}
     for native in (True, False):
