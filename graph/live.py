@@ -339,7 +339,7 @@ class LiveGraph:
         """The item and the result of a further body."""
         item = self._item(node, index, expansion)
         given = {name: value for name, value in node.args.items() if name != "items"} | {op.ITEM: item}
-        (result,) = expansion.body(op.body, given)
+        (result,) = expansion.body(op.body, given, index)
         return item, result
 
     def _item(self, node: Node, index: int, expansion: Expansion) -> Value:
@@ -366,7 +366,7 @@ class LiveGraph:
             forward = Forward(self.types[Value(node.id)])
             return self._replace(node, expansion, forward, {"value": node.args["state"]})
         captured = {name: value for name, value in node.args.items() if name != "done"}
-        state, stop = expansion.body(op.body, captured)
+        state, stop = expansion.body(op.body, captured, op.limit)
         turn = {**captured, "state": state, "done": stop}
         return self._replace(node, expansion, replace(op, limit=op.limit - 1), turn)
 
@@ -379,7 +379,7 @@ class LiveGraph:
         state = node.args["state"]
         for index in range(len(items)):
             item = expansion.add(Project(index), {"value": node.args["items"]})
-            (state,) = expansion.body(op.body, {**captured, op.STATE: state, op.ITEM: item})
+            (state,) = expansion.body(op.body, {**captured, op.STATE: state, op.ITEM: item}, index)
         return self._replace(node, expansion, Forward(self.types[Value(node.id)]), {"value": state})
 
     def _replace(self, node: Node, expansion: Expansion, op: Op, args: Mapping[str, Value]) -> Growth:
