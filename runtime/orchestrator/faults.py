@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from weft.graph.codec import sendable
 from weft.graph.errors import EvaluationError, GraphError
 from weft.proto import value_pb2
 from weft.runtime.scheduler.faults import Fault
@@ -25,7 +26,7 @@ def encode_fault(fault: Fault) -> value_pb2.Fault:
     """The fault as a message."""
     return value_pb2.Fault(
         code=fault.code,
-        message=fault.message,
+        message=sendable(fault.message),
         program=fault.program,
         node=fault.node,
         location=fault.location,
