@@ -1,4 +1,4 @@
-"""What does not travel field by field: types, segments of prompts, constraints, keys of projections, texts."""
+"""What does not travel field by field: types, segments of prompts, constraints, keys of projections; text."""
 
 from __future__ import annotations
 
