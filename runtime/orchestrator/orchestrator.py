@@ -82,7 +82,7 @@ class Orchestrator:
     def close(self) -> None:
         """End all runs, then all memberships of workers."""
         for run in list(self.shell.runs.values()):
-            self.cancel(run.id, "the server is shutting down")
+            self.stop(run, "the server is shutting down")
         for link in self.fleet:
             link.lost.set()
         self.shell.close()
@@ -246,9 +246,13 @@ class Orchestrator:
         record = self.record(run_id)
         run = self.shell.runs.get(run_id)
         if run is not None:
-            fault = Fault("cancelled", f"the run was cancelled: {reason}", program=record.program)
-            self._end(run, "cancelled", fault)
+            self.stop(run, reason)
         return record
+
+    def stop(self, run: Run, reason: str) -> None:
+        """Cancel a run if it is not over; one that is may have been forgotten."""
+        fault = Fault("cancelled", f"the run was cancelled: {reason}", program=run.record.program)
+        self._end(run, "cancelled", fault)
 
     def record(self, run_id: str) -> RunRecord:
         """What is known of a run. Raises DoorError."""

@@ -47,7 +47,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         try:
             await run.record.ended.wait()
         finally:
-            self._orchestrator.cancel(run.id, "its client went away")
+            self._orchestrator.stop(run, "its client went away")
         return run.record.result(quiet=request.quiet)
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.RunInfo:
@@ -74,7 +74,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
                 yield events
         finally:
             reader.cancel()
-            self._orchestrator.cancel(run.id, "its client went away")
+            self._orchestrator.stop(run, "its client went away")
             await asyncio.gather(reader, return_exceptions=True)
 
     def _start(self, requests: Sequence[pb.RunRequest]) -> tuple[LiveRun, bool]:
@@ -91,7 +91,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         while isinstance(message := await context.read(), pb.RunRequests):
             self._take_all(run, message.requests)
         if run.grows and run.finishing is None:
-            self._orchestrator.cancel(run.id, "its client ended the stream before the program had finished")
+            self._orchestrator.stop(run, "its client ended the stream before the program had finished")
 
     def _take_all(self, run: LiveRun, requests: Iterable[pb.RunRequest]) -> None:
         for request in requests:
@@ -113,7 +113,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             case "finish":
                 self._orchestrator.finish(run, request.finish)
             case "cancel":
-                self._orchestrator.cancel(run.id, "its client asked for it")
+                self._orchestrator.stop(run, "its client asked for it")
             case other:
                 raise invalid(
                     f"after its start a Run stream takes extend, tool, finish and cancel, not {other}"
