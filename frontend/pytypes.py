@@ -47,9 +47,9 @@ class PyType:
             first = str(problem).splitlines()[0]
             raise TypeError(f"{self.name} has no JSON Schema: {first}") from None
 
-    def graph_type(self, mode: SchemaMode = "serialization") -> Type:
+    def graph_type(self) -> Type:
         """What values of the type are in the graph."""
-        schema = self.schema(mode)
+        schema = self.schema("serialization")
         return TEXT if json.loads(schema).get("type") == "string" else Data(schema)
 
     def dump(self, value: Any) -> Any:
