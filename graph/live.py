@@ -63,7 +63,7 @@ class LiveGraph:
 
     def _start(self) -> None:
         self.nodes: dict[int, Node] = {}
-        self.reports: list[PassReport] = []
+        self.reports: list[PassReport] = []  # on the last increment
         self.streams = Streams()
         self.known: dict[Value, Datum] = {}
         self.types: dict[Value, Type] = {}
@@ -97,7 +97,6 @@ class LiveGraph:
         other._start()
         other.nodes.update(self.nodes)
         other.predicted_ms.update(self.predicted_ms)
-        other.reports = list(self.reports)
         other.streams = self.streams.fork()
         other.types.update(self.types)
         other._next_id = self._next_id
@@ -123,9 +122,8 @@ class LiveGraph:
         """
         verify(increment)
         local, names = self._localize(increment)
-        self.reports.append(PassReport("as written", f"{len(local.nodes)} nodes", local))
         graph, reports = self._optimize(local, closed=closed)
-        self.reports += reports
+        self.reports = [PassReport("as written", f"{len(local.nodes)} nodes", local), *reports]
         self._client.update(names)
         self._declared.update(increment.types)
         return graph.nodes

@@ -237,8 +237,10 @@ def test_an_increment_takes_values_at_the_types_that_the_client_knows() -> None:
     samples = Generate((Message("user", ("x",)),), n=2)
     live.extend(Graph((Node(0, samples),), (Value(0),)), closed=False)
     shown = Node(1, Format((Slot("s"),)), {"s": Value(0)})
+    reports = len(live.reports)
     (node,) = live.extend(Graph((shown,), (), outside={Value(0): STRINGS}), closed=False)
     assert node.args == {"s": live.resolve(Value(0))}
+    assert len(live.reports) == reports, "those of the last increment"
 
 
 SAMPLED = Generate((Message("raw", ("x",)),), sampling=Sampling(temperature=1.0, seed=7))
