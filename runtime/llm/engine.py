@@ -100,6 +100,7 @@ class LLMEngine:
         self._steps = self._generated = self._drafted = self._held = 0
         self._stats = self._count()
         self._closing = False
+        self._on_failure: Callable[[], None] = lambda: None
         self._door = threading.Lock()  # held by what enters the inbox, so that nothing enters a closed one
         self._compilers = ThreadPoolExecutor(options.compile_threads, thread_name_prefix="weft-grammar")
         self._thread = threading.Thread(target=self._run, args=(model.device,), name="weft-llm", daemon=True)
@@ -172,6 +173,10 @@ class LLMEngine:
         """
         return self._ask(partial(self._measure, seconds)).result()
 
+    def on_failure(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, on the engine's thread, if that ends before `close`."""
+        self._on_failure = listener
+
     def close(self) -> None:
         """Fail what has not ended, with `EngineClosedError`, and stop the thread; may be called twice."""
         with self._door:
@@ -232,11 +237,13 @@ class LLMEngine:
     def _end(self) -> None:
         """Fail what has not ended: after a close, or after an error that starting afresh has not mended."""
         with self._door:
-            self._closing = True
+            failed, self._closing = not self._closing, True
         self._take_commands()
         for handle in list(self._tasks):
             self._fail(handle, EngineClosedError("the engine was closed before the request ended"))
         self._handover.close()
+        if failed:
+            self._on_failure()
         if self._tier is not None:
             self._tier.close()
 
