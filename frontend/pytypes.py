@@ -53,9 +53,9 @@ class PyType:
         """Raises TypeError for a type that pydantic cannot convert to JSON data and back."""
         _ = self._adapter
 
-    def graph_type(self, mode: SchemaMode = "serialization") -> Type:
+    def graph_type(self) -> Type:
         """What values of the type are in the graph."""
-        schema = self.schema(mode)
+        schema = self.schema("serialization")
         return TEXT if json.loads(schema).get("type") == "string" else Data(schema)
 
     def dump(self, value: Any) -> Any:

@@ -12,10 +12,10 @@ from typing import Any
 from weft.graph.codec import encode_graph
 from weft.graph.errors import GraphError
 from weft.graph.ir import Graph, Node, Value
-from weft.graph.ops.base import Op
 from weft.graph.ops.common import Input
-from weft.graph.ops.control import Cond, Fold, Loop, Map
 from weft.graph.ops.user import Generate
+from weft.graph.sampling import Sampling
+from weft.graph.seeds import resampled
 from weft.graph.types import TEXT
 from weft.proto import graph_pb2
 
@@ -136,18 +136,8 @@ def is_written_text(node: Node | None) -> bool:
 
 def seeded(graph: Graph, unseeded: frozenset[int]) -> Graph:
     """The graph with a fresh seed in each operation whose `id` is in `unseeded`, in bodies too."""
-    if not unseeded:
-        return graph
-    return graph.with_nodes(replace(node, op=_seeded(node.op, unseeded)) for node in graph)
+    return resampled(graph, lambda op: _drawn(op.sampling) if id(op) in unseeded else op.sampling)
 
 
-def _seeded(op: Op, unseeded: frozenset[int]) -> Op:
-    match op:
-        case Generate() if id(op) in unseeded:
-            return replace(op, sampling=replace(op.sampling, seed=secrets.randbits(62)))
-        case Map(body=body) | Loop(body=body) | Fold(body=body):
-            return replace(op, body=seeded(body, unseeded))
-        case Cond(then=then, otherwise=otherwise):
-            return replace(op, then=seeded(then, unseeded), otherwise=seeded(otherwise, unseeded))
-        case _:
-            return op
+def _drawn(sampling: Sampling) -> Sampling:
+    return replace(sampling, seed=secrets.randbits(62))

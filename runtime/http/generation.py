@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from weft.graph.ir import Graph, Node, Value
@@ -18,7 +18,6 @@ from .prompts import Prompt
 
 __all__ = ["Generation", "generation", "sampling_of"]
 
-_SEEDS: Final = 2**64
 _MOST: Final = 1024  # texts
 
 
@@ -79,9 +78,12 @@ def generation(
             nodes.append(Node(len(nodes), Input(f"{slot}_of_{number}")))
         group = []
         for sample in range(n):
-            drawn = _seeded(sampling, sample)
             op = Generate(
-                (prompt.message,), sampling=drawn, constraint=constraint, model=model, logprobs=logprobs
+                (prompt.message,),
+                sampling=sampling.of_sample(sample),
+                constraint=constraint,
+                model=model,
+                logprobs=logprobs,
             )
             group.append(Value(len(nodes)))
             nodes.append(Node(len(nodes), op, args))
@@ -89,9 +91,3 @@ def generation(
     texts = [text for group in samples for text in group]
     tokens = [Value(text.node, 2) for text in texts] if logprobs is not None else []
     return Generation(Graph(tuple(nodes), (*texts, *tokens), name), inputs, tuple(samples))
-
-
-def _seeded(sampling: Sampling, sample: int) -> Sampling:
-    """Sample number `sample` of several."""
-    seed = (sampling.seed + sample + _SEEDS // 2) % _SEEDS - _SEEDS // 2
-    return replace(sampling, seed=seed)

@@ -72,6 +72,11 @@ async def raising() -> str:
 
 
 @program
+async def raising_no_text() -> str:
+    raise OSError("no file a\udcffb")
+
+
+@program
 async def failing() -> str:
     return f"got {await gen('FAIL')}"
 
@@ -168,6 +173,13 @@ def test_what_the_program_raises_is_raised(server: MiniServer) -> None:
         raising()
     assert server.last.finish is not None
     assert server.last.finish.fault.message == "KeyError: 'mine'"
+
+
+def test_what_a_program_raises_need_not_be_text(server: MiniServer) -> None:
+    with pytest.raises(OSError, match="no file a\udcffb"):
+        raising_no_text()
+    assert server.last.finish is not None
+    assert server.last.finish.fault.message == r"OSError: no file a\udcffb"
 
 
 def test_a_failure_is_raised_at_the_await_and_names_its_line(server: MiniServer) -> None:

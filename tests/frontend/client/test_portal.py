@@ -55,6 +55,29 @@ def test_ctrl_c_cancels_what_is_waited_for(portal: Portal) -> None:
     assert ended.wait(10)
 
 
+def test_ctrl_c_just_after_the_start_cancels_too(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = threading.Event(), threading.Event()
+    call_soon = portal.loop.call_soon_threadsafe
+
+    async def endless() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    def interrupted(callback: Any, *args: Any) -> None:
+        call_soon(callback, *args)
+        monkeypatch.undo()
+        assert begun.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(portal.loop, "call_soon_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        portal.call(endless)
+    assert ended.wait(10)
+
+
 def test_ctrl_c_while_the_loop_starts_leaves_nothing_behind(
     portal: Portal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -418,3 +419,18 @@ def test_an_error_outside_any_request_does_not_end_the_engine(
     assert all(isinstance(last, Failed) for (last,) in events)
     assert engine.stats().free_slots == 4096
     assert finished(run(engine, generate(prompt(26, 10)))[0]).ids == checkpoint.greedy(prompt(26, 10), 6)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_cannot_start_afresh_closes(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = start()
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("no plan")
+
+    monkeypatch.setattr(Planner, "plan", broken)
+    monkeypatch.setattr(Planner, "reset", broken)
+    with suppress(EngineClosedError):
+        while True:
+            (events,) = run(engine, generate(prompt(26, 10)))
+            assert isinstance(events[-1], Failed)
