@@ -28,7 +28,7 @@ from weft.runtime.kv.cache import KVCache
 from weft.runtime.kv.host import HostPool
 from weft.runtime.kv.radix import Tokens
 
-from .errors import CancelledError, EngineClosedError
+from .errors import CancelledError, DeviceError, EngineClosedError
 from .flight import Flight
 from .grammar import CompiledGrammar
 from .handover import Handover, KvSpan, Wanted
@@ -230,6 +230,9 @@ class LLMEngine:
                     if self._planner.prefetch(time.monotonic()):
                         self._stats = self._count()
                     self._step()
+            except DeviceError as error:
+                _log.error("the LLM engine ends: %s", error)
+                return
             except Exception as error:
                 _log.exception("the LLM engine starts afresh after an error outside any request")
                 self._start_afresh(error)
@@ -330,6 +333,8 @@ class LLMEngine:
         self._stats = self._count()
         for task in tasks:
             self._deliver(task)
+        if flight.failed:
+            self._runner.model.probe()
 
     def _settle(self, task: Task) -> None:
         """Remove a task that has ended from the planner; the KV of a failed one is not trusted."""
