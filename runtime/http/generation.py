@@ -37,7 +37,7 @@ class Generation:
 
 
 def sampling_of(body: GenerationBody, max_tokens: int) -> Sampling:
-    """How the answers to a request are drawn; without a seed, differently each time."""
+    """How the answers to a prompt are drawn; without a seed, differently each time."""
     seed = random.getrandbits(63) if body.seed is None else body.seed
     top_k = max(body.top_k, 0)  # others write -1 for "all"
     return Sampling(max_tokens, body.temperature, body.top_p, top_k, seed, tuple(body.stop), body.ignore_eos)
@@ -46,18 +46,17 @@ def sampling_of(body: GenerationBody, max_tokens: int) -> Sampling:
 def generation(
     name: str,
     model: str,
-    prompts: Sequence[Prompt],
-    sampling: Sampling,
+    prompts: Sequence[tuple[Prompt, Sampling]],
     *,
     n: int = 1,
     constraint: Constraint | None = None,
     logprobs: int | None = None,
 ) -> Generation:
-    """`n` samples for each prompt; `name` is what observers call the run.
+    """`n` samples for each prompt, each drawn as it says; `name` is what observers call the run.
 
     Raises ApiError for too many, and for a constrained text that is not to end with its form.
     """
-    if sampling.ignore_eos and constraint is not None:
+    if constraint is not None and any(sampling.ignore_eos for _, sampling in prompts):
         raise ApiError(
             400,
             "'ignore_eos' does not go with a constrained answer, which ends with its form",
@@ -70,7 +69,7 @@ def generation(
     nodes: list[Node] = []
     inputs: dict[str, str] = {}
     samples: list[tuple[Value, ...]] = []
-    for number, prompt in enumerate(prompts):
+    for number, (prompt, sampling) in enumerate(prompts):
         args: dict[str, Value] = {}
         for slot, text in prompt.slots.items():
             inputs[f"{slot}_of_{number}"] = text
