@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, NoReturn, Self, TypeVar, Unpack, overload
 
 from weft.graph.ops.user import ScoreMethod
 from weft.graph.prompt import Role
@@ -35,6 +35,9 @@ class Context(Conversation):
     def __init__(self, system: str | None = None) -> None:
         self.turns = [] if system is None else [("system", str(system))]
         self._begun = False  # the last turn is the assistant's, and not complete
+
+    def __format__(self, spec: str) -> NoReturn:
+        raise TraceError(located("a Context is no text: write context.gen(), or gen(context)"))
 
     def system(self, text: str) -> Self:
         """Add a system message."""

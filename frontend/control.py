@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from weft.graph import schema as json_schema
@@ -15,7 +15,7 @@ from weft.graph.ops.control import Cond, Fold, Loop, Map
 from weft.graph.types import BOOLEAN, JSON, TEXT, Data, Text, Type
 
 from .errors import TraceError
-from .lifting import Leaf, Lifted, Shape, lifted
+from .lifting import Fields, Leaf, Lifted, Shape, joined, lifted
 from .location import located
 from .pytypes import ANYTHING, PyType, py_type
 from .trace import BodyTrace, Trace, current
@@ -82,7 +82,11 @@ def fold(fn: Callable[[S, Any], S], xs: Sequence[Any] | Var[Any], start: S, *, n
     first = lifted(start, trace, apart=True)
     state = first.value(trace)
     taken: dict[str, tuple[Type, Shape]] = {Fold.ITEM: (item_type, Leaf(item_pytype))}
-    traced = _next_state("fold", trace, lambda *given: (fn(*given),), first, trace.types[state], taken)
+
+    def turn(*given: Any) -> tuple[Any]:
+        return (_given("fold", fn(*given), start),)
+
+    traced = _next_state("fold", trace, turn, first, trace.types[state], taken)
     value = trace.add(Fold(traced.graph), {"items": items, "state": state, **traced.captured}, name=name)
     viewed: S = traced.shape.view(trace.var(value))
     return viewed
@@ -129,8 +133,8 @@ def loop(
     first = lifted(state, trace, apart=True)
     start = first.value(trace)
 
-    def turn(state: Any) -> tuple[Any, Any]:
-        after = body(state)
+    def turn(before: Any) -> tuple[Any, Any]:
+        after = _given("loop", body(before), state)
         return after, (until(after) if until is not None else False)
 
     traced = _next_state("loop", trace, turn, first, trace.types[start], {})
@@ -150,14 +154,33 @@ def _next_state(
 ) -> _Body:
     """A body that takes a state and `others`, and gives the next state first.
 
-    It is traced for states of the first one's type, or of any type if the next one's differs.
+    It is traced for states of the first one's type, or of any type if the next one's differs. A part of the
+    state that does not keep its structure, such as a list that grows, is one value to the body.
     """
-    traced = _trace_body(trace, {Loop.STATE: (kind, first.shape), **others}, turn, apart=True)
-    if type(traced.shape) is not type(first.shape):
-        raise TraceError(located(f"the body of {what}() must give a state of the same structure as it takes"))
+    shape = first.shape
+    while True:
+        traced = _trace_body(trace, {Loop.STATE: (kind, shape), **others}, turn, apart=True)
+        if _form(traced.shape) != _form(first.shape):
+            raise TraceError(
+                located(f"the body of {what}() must give a state of the same structure as it takes")
+            )
+        kept = joined(shape, traced.shape)
+        if kept == shape:
+            break
+        shape = kept
     if traced.type != kind and not isinstance(kind, Text) and kind != JSON:
-        traced = _trace_body(trace, {Loop.STATE: (JSON, first.shape), **others}, turn, apart=True)
-    return traced
+        traced = _trace_body(trace, {Loop.STATE: (JSON, shape), **others}, turn, apart=True)
+    return replace(traced, shape=joined(traced.shape, shape))
+
+
+def _form(shape: Shape) -> tuple[type, frozenset[str]]:
+    return type(shape), frozenset(shape.fields) if isinstance(shape, Fields) else frozenset()
+
+
+def _given(what: str, after: Any, first: Any) -> Any:
+    if after is None and first is not None:
+        raise TraceError(located(f"the body of {what}() gives no next state: is a `return` missing?"))
+    return after
 
 
 def _expect_stop(traced: _Body) -> None:

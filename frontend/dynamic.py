@@ -16,13 +16,14 @@ from weft.graph.values import Datum, plain
 from .client.faults import fault_of
 from .client.session import Session
 from .errors import ProgramError, RunTimeout, TraceError
-from .lifting import as_data, as_typed, holds_var, lifted
+from .lifting import Shape, as_data, as_typed, holds_var, lifted
+from .models import values_explained
 from .signature import Signature
 from .static import is_written_text, seeded
 from .trace import Trace
 from .var import Var
 
-__all__ = ["LiveTrace", "drive"]
+__all__ = ["LiveTrace", "drive", "restored", "returned"]
 
 T = TypeVar("T")
 
@@ -136,14 +137,14 @@ async def drive(
     """
     trace.attach(session)
     try:
-        with trace.active():
+        with trace.active(), values_explained():
             result = await _unless_ended(fn(**arguments), session)
             value: T = await _result(result, signature, trace, stream=stream)
-    except asyncio.CancelledError:
-        session.abandon()
-        raise
     except Exception as problem:
         await _finish(session, "", problem)
+        raise
+    except BaseException:  # cancelled, or what ends processes and tests
+        session.abandon()
         raise
     finally:
         trace.closed = True
@@ -171,18 +172,28 @@ async def _result(result: Any, signature: Signature, trace: LiveTrace, *, stream
         if stream:
             trace.stream(value)
         data = plain(await trace.datum(value))
-        result = lift.shape.restore(data, as_data if signature.declares_result else as_typed)
+        result = restored(signature, lift.shape, data)
     trace.flush()
     return returned(signature, result)
+
+
+def restored(signature: Signature, shape: Shape, data: Any) -> Any:
+    """JSON data in the structure that a program returned; of its values' own types if it declares none.
+
+    Raises ProgramError for a value that is not of its type.
+    """
+    try:
+        return shape.restore(data, as_data if signature.declares_result else as_typed)
+    except ValueError as problem:
+        raise ProgramError(f"{signature.owner} returns a value that is not of its type: {problem}") from None
 
 
 def returned(signature: Signature, result: Any) -> Any:
     """A result as the declared type. Raises ProgramError if it is not of it."""
     try:
-        return signature.returns.load(result)
+        return signature.result(result)
     except ValueError as problem:
-        declared = signature.returns.name
-        raise ProgramError(f"{signature.owner} does not return the declared {declared}: {problem}") from None
+        raise ProgramError(str(problem)) from None
 
 
 async def _unless_ended(program: Coroutine[Any, Any, T], session: Session) -> T:

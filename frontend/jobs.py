@@ -12,8 +12,7 @@ from weft.graph.ir import Graph
 from weft.graph.values import Datum, plain
 
 from .client.session import Session, Submission, WatchSession
-from .dynamic import LiveTrace, drive, returned
-from .lifting import as_data, as_typed
+from .dynamic import LiveTrace, drive, restored, returned
 from .signature import Signature
 from .static import Traced
 from .tools import Tool
@@ -74,9 +73,7 @@ class StaticJob:
     def returned(self, outputs: tuple[Datum, ...]) -> Any:
         """The graph's only output, in the structure that the program returned."""
         (output,) = outputs
-        declared = self.signature.declares_result
-        data = self.traced.shape.restore(plain(output), as_data if declared else as_typed)
-        return returned(self.signature, data)
+        return returned(self.signature, restored(self.signature, self.traced.shape, plain(output)))
 
 
 class DynamicJob:

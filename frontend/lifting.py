@@ -24,7 +24,7 @@ from .var import Var
 if TYPE_CHECKING:
     from .trace import Trace
 
-__all__ = ["Convert", "Lifted", "Shape", "as_data", "as_typed", "holds_var", "lifted"]
+__all__ = ["Convert", "Lifted", "Shape", "as_data", "as_typed", "holds_var", "joined", "lifted"]
 
 Convert = Callable[[PyType, Any], Any]
 """What becomes of the JSON data where its Python type is known."""
@@ -103,6 +103,20 @@ class Fields:
         if issubclass(self.owner, BaseModel):
             return self.owner.model_construct(**parts)
         return self.owner(**parts)
+
+
+def joined(first: Shape, other: Shape) -> Shape:
+    """The structure that two have in common: that of the first, with one value wherever they differ."""
+    match first, other:
+        case Leaf(), Leaf():
+            return first
+        case Items(), Items() if (first.make, len(first.items)) == (other.make, len(other.items)):
+            return Items(first.make, tuple(map(joined, first.items, other.items)))
+        case Fields(), Fields() if (first.owner, first.fields.keys()) == (other.owner, other.fields.keys()):
+            fields = {name: joined(field, other.fields[name]) for name, field in first.fields.items()}
+            return Fields(first.owner, fields)
+        case _:
+            return Leaf(ANYTHING)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
-from types import FrameType, FunctionType
+from types import FrameType
 from typing import Final
 
-__all__ = ["function_location", "located", "user_location"]
+__all__ = ["function_location", "located", "raised_at", "user_location"]
 
 _COMMAND: Final = "weft.frontend.cli."
 
@@ -30,8 +31,18 @@ def user_location() -> str:
 
 def function_location(fn: Callable[..., object]) -> str:
     """`file.py:12`: where a function begins."""
-    code = fn.__code__ if isinstance(fn, FunctionType) else None
+    code = getattr(fn, "__code__", None)  # methods have one, too
     return f"{_short(code.co_filename)}:{code.co_firstlineno}" if code else ""
+
+
+def raised_at(error: BaseException) -> str:
+    """`file.py:14`: the innermost line of an error's traceback outside weft and pydantic."""
+    where = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = _module_of(frame)
+        if not _is_own(module) and module.partition(".")[0] != "pydantic":
+            where = f"{_short(frame.f_code.co_filename)}:{line}"
+    return where
 
 
 def located(message: str) -> str:

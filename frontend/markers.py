@@ -68,6 +68,7 @@ def _constant(text: str, nonce: str) -> str:
         )
     if repr_tag(nonce) in text:
         raise MarkerError(
-            "the text holds the repr() of a value: write {x}, not {x!r}, and str(x) inside of lists"
+            "the text holds the repr() of a value: write {x}, not {x!r}; in place of a "
+            "list of values, '\\n'.join(f'{x}' for x in xs)"
         )
     return text

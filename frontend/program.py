@@ -6,6 +6,7 @@ runs anew for every call and adds to the graph of its run as it goes.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -20,7 +21,7 @@ from .errors import TraceError
 from .jobs import DynamicJob, Job, StaticJob
 from .location import located
 from .static import Traced, arguments_inline, trace_program
-from .trace import Trace
+from .trace import Trace, tracing
 from .verbs import Program
 
 __all__ = ["AsyncProgram", "StaticProgram", "program"]
@@ -114,7 +115,9 @@ class AsyncProgram(Program[P, R]):
     """
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Run the program and return its result; within another async program, a coroutine to await."""
+        """Run the program and return its result; in async code, a coroutine to await."""
+        if tracing() is None and _in_async_code():
+            return self.ainvoke(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
     def graph(self, **static: Any) -> Graph:
@@ -153,6 +156,14 @@ class AsyncProgram(Program[P, R]):
         )
 
 
+def _in_async_code() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 @overload
 def program(fn: Callable[P, Coroutine[Any, Any, R]]) -> AsyncProgram[P, R]: ...  # type: ignore[overload-overlap]  # a coroutine function fits both overloads, with different results; the first one that fits is taken, as is meant, and there is no type for "any function but a coroutine function"
 @overload
@@ -174,6 +185,13 @@ def program(fn: Callable[..., Any]) -> Program[..., Any]:
 
         summary("…")
     """
-    if not inspect.isfunction(fn):
+    if not (inspect.isfunction(fn) or inspect.ismethod(fn)):
         raise TraceError(located(f"@program decorates a function, not a {type(fn).__name__}"))
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise TraceError(
+            located(
+                f"program {fn.__name__!r} has a `yield`: a program returns its result, and stream() gives "
+                "the pieces of it as a model writes them"
+            )
+        )
     return AsyncProgram(fn) if inspect.iscoroutinefunction(fn) else StaticProgram(fn)

@@ -29,7 +29,10 @@ class PyType:
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self.annotation)
+        try:
+            return TypeAdapter(self.annotation)
+        except PydanticUserError as problem:
+            raise self._unfit(problem) from None
 
     @property
     def name(self) -> str:
@@ -44,12 +47,15 @@ class PyType:
         try:
             return json_schema.canonical(self._adapter.json_schema(mode=mode))
         except PydanticUserError as problem:
-            first = str(problem).splitlines()[0]
-            raise TypeError(f"{self.name} has no JSON Schema: {first}") from None
+            raise self._unfit(problem) from None
 
-    def graph_type(self, mode: SchemaMode = "serialization") -> Type:
+    def require(self) -> None:
+        """Raises TypeError for a type that pydantic cannot convert to JSON data and back."""
+        _ = self._adapter
+
+    def graph_type(self) -> Type:
         """What values of the type are in the graph."""
-        schema = self.schema(mode)
+        schema = self.schema("serialization")
         return TEXT if json.loads(schema).get("type") == "string" else Data(schema)
 
     def dump(self, value: Any) -> Any:
@@ -93,6 +99,10 @@ class PyType:
     def list_of(self) -> PyType:
         """The type of a list of such values."""
         return py_type(types.GenericAlias(list, (self.annotation,)))
+
+    def _unfit(self, problem: PydanticUserError) -> TypeError:
+        reason = str(problem).splitlines()[0].partition(". ")[0]  # the rest is about pydantic's settings
+        return TypeError(f"{self.name} has no JSON Schema: {reason}")
 
 
 def py_type(annotation: Any) -> PyType:

@@ -65,11 +65,14 @@ def search(
     *,
     k: int | Var[int] = 8,
     mode: SearchMode = "hybrid",
+    where: Mapping[str, Any] | Var[Any] | None = None,
     name: str = "",
 ) -> Var[list[Passage]]:
     """The best `k` passages of an index, best first; for a list of queries, those of all, each once.
 
-    `mode`: by embeddings (`vector`), by words (`lexical`), or both fused (`hybrid`). Raises TraceError.
+    `mode`: by embeddings (`vector`), by words (`lexical`), or both fused (`hybrid`).
+    `where`: only passages of documents with this metadata, ``{"year": 2026, "team": ["hr", "it"]}``; any
+    value of a list will do. Raises TraceError.
     """
     trace = current("search()")
     _expect_name("search", index)
@@ -78,6 +81,8 @@ def search(
             located(f"unknown mode {mode!r} of search(); known: {', '.join(map(repr, get_args(SearchMode)))}")
         )
     operands = {"query": trace.lift(query), "k": _count("search", k, trace), **trace.effect(index)}
+    if where is not None:
+        operands["where"] = trace.lift(where if isinstance(where, Var) else _condition(where))
     return trace.var(trace.add(Search(index, mode), operands, name=name), FOUND)
 
 
@@ -149,7 +154,23 @@ def _given(value: object) -> bool:
 
 def _expect_name(what: str, index: object) -> None:
     if type(index) is not str or not index:
-        raise TraceError(located(f"the index of {what}() must be a constant name, not {index!r}"))
+        remedy = "; annotate the parameter Static[str]" if isinstance(index, Var) else ""
+        raise TraceError(located(f"the index of {what}() must be a constant name, not {index!r}{remedy}"))
+
+
+def _condition(where: object) -> dict[str, Any]:
+    if not isinstance(where, Mapping):
+        raise TraceError(located(f"where of search() must be a dict of metadata fields, not {where!r}"))
+    for name, wanted in where.items():
+        for value in wanted if isinstance(wanted, list) else [wanted]:
+            if not isinstance(value, (str, int, float, Var, type(None))):
+                raise TraceError(
+                    located(
+                        f"where[{name!r}] of search() must be a text, a number, a boolean or None, "
+                        f"or a list of these, not {value!r}"
+                    )
+                )
+    return dict(where)
 
 
 def _count(what: str, k: int | Var[int], trace: Trace) -> Value:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_typ
 
 from .errors import TraceError
 from .lifting import holds_var
-from .location import located
+from .location import function_location, located
 from .pytypes import ANYTHING, PyType, py_type
 from .var import Var
 
@@ -38,6 +38,13 @@ class Signature:
         self.owner = owner
         self._fn = fn
         self._signature = inspect.signature(fn)
+        if self.names[:1] == ("self",):
+            raise TraceError(
+                located(
+                    f"{owner} is a method, and its object cannot be sent: leave the decorator out, and "
+                    f"write {owner.split()[0]}(self.{fn.__name__}) where the object is made"
+                )
+            )
         for parameter in self._signature.parameters.values():
             if parameter.kind in _VARIADIC:
                 star = "**" if parameter.kind is inspect.Parameter.VAR_KEYWORD else "*"
@@ -61,8 +68,8 @@ class Signature:
             return get_type_hints(self._fn, localns=dict(outer), include_extras=True)
         except NameError as problem:
             raise TraceError(
-                f"{self.owner}: the annotation {problem.name!r} is not defined; annotations must name things "
-                "of the module, not of a function around it"
+                f"{self._where}: {self.owner}: the annotation {problem.name!r} is not defined; annotations "
+                "must name things of the module, not of a function around it"
             ) from None
 
     @cached_property
@@ -73,12 +80,12 @@ class Signature:
     @cached_property
     def types(self) -> Mapping[str, PyType]:
         """The Python type of each parameter."""
-        return {name: _type_of(self._hints.get(name, Any)) for name in self.names}
+        return {name: self._type(f"the parameter {name!r}", name) for name in self.names}
 
     @cached_property
     def returns(self) -> PyType:
         """The Python type of the result; anything if it is not annotated."""
-        return _type_of(self._hints.get("return", Any))
+        return self._type("the result", "return")
 
     @property
     def declares_result(self) -> bool:
@@ -95,6 +102,9 @@ class Signature:
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments by name, defaults left out. Raises TraceError for missing and unknown ones."""
         try:
+            for name in kwargs:
+                if name not in self.names:  # `bind` would speak of the argument that is missing instead
+                    raise TypeError(f"got an unexpected keyword argument {name!r}")
             return dict(self._signature.bind(*args, **kwargs).arguments)
         except TypeError as problem:
             takes = ", ".join(self.names) or "nothing"
@@ -133,6 +143,16 @@ class Signature:
             return value
         return self.types[name].load(self._dumped(name, value))
 
+    def result(self, data: Any) -> Any:
+        """What the function returned as the declared type. Raises ValueError if it is not of it."""
+        try:
+            return self.returns.load(data)
+        except ValueError as problem:
+            hint = "; is a `return` missing?" if data is None else ""
+            raise ValueError(
+                f"{self.owner} does not return the declared {self.returns.name}: {problem}{hint}"
+            ) from None
+
     def load(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments that arrived as JSON data. Raises TraceError for unknown ones and wrong types."""
         given = self.bind((), data)
@@ -151,6 +171,23 @@ class Signature:
             "additionalProperties": False,
         }
 
+    @property
+    def _where(self) -> str:
+        return function_location(self._fn)
+
+    def _type(self, what: str, name: str) -> PyType:
+        annotation = self._hints.get(name, Any)
+        if _is_static(annotation):
+            annotation = get_args(annotation)[0]
+        pytype = py_type(type(None) if annotation is None else annotation)
+        try:
+            pytype.require()
+        except TypeError as problem:
+            raise TraceError(
+                f"{self._where}: {self.owner}: {what} cannot be sent as JSON: {problem}"
+            ) from None
+        return pytype
+
     def _dumped(self, name: str, value: Any, what: str = "") -> Any:
         pytype = self.types[name]
         try:
@@ -165,9 +202,3 @@ def _is_static(annotation: Any) -> bool:
     return get_origin(annotation) is Annotated and any(
         isinstance(mark, _StaticMark) for mark in get_args(annotation)[1:]
     )
-
-
-def _type_of(annotation: Any) -> PyType:
-    if _is_static(annotation):
-        annotation = get_args(annotation)[0]
-    return py_type(type(None) if annotation is None else annotation)

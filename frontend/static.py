@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,16 +12,17 @@ from typing import Any
 from weft.graph.codec import encode_graph
 from weft.graph.errors import GraphError
 from weft.graph.ir import Graph, Node, Value
-from weft.graph.ops.base import Op
 from weft.graph.ops.common import Input
-from weft.graph.ops.control import Cond, Fold, Loop, Map
 from weft.graph.ops.user import Generate
+from weft.graph.sampling import Sampling
+from weft.graph.seeds import resampled
 from weft.graph.types import TEXT
 from weft.proto import graph_pb2
 
 from .errors import TraceError
-from .lifting import Leaf, Shape, holds_var, lifted
+from .lifting import Leaf, Lifted, Shape, as_data, holds_var, lifted
 from .location import function_location, located
+from .models import values_explained
 from .signature import Signature
 from .tools import Tool
 from .trace import Trace
@@ -71,13 +73,33 @@ def trace_program(fn: Callable[..., Any], signature: Signature, static: Mapping[
             pytype = signature.types[name]
             value = trace.add(Input(name, pytype.graph_type(), signature.default(name)), {}, location=where)
             arguments[name] = trace.var(value, pytype)
-    with trace.active():
-        result = lifted(fn(**arguments), trace)
+    with trace.active(), values_explained():
+        result = lifted(_called(fn, arguments, signature, where), trace)
+        _expect_declared(result, signature, where)
         output = result.value(trace)
     trace.closed = True
     return Traced(
         trace.graph((output,)), result.shape, trace.tools, frozenset(id(op) for op in trace.unseeded)
     )
+
+
+def _called(fn: Callable[..., Any], arguments: Mapping[str, Any], signature: Signature, where: str) -> Any:
+    result = fn(**arguments)
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TraceError(
+            f"{where}: {signature.owner} returns a coroutine: make it an `async def`, and await in it"
+        )
+    return result
+
+
+def _expect_declared(result: Lifted, signature: Signature, where: str) -> None:
+    """Raises TraceError for a result that is known by now, and not of the declared type."""
+    if signature.declares_result and result.is_constant:
+        try:
+            signature.result(result.shape.restore(result.json, as_data))
+        except ValueError as problem:
+            raise TraceError(f"{where}: {problem}") from None
 
 
 def arguments_inline(signature: Signature, given: Mapping[str, Any], trace: Trace) -> dict[str, Any]:
@@ -114,18 +136,8 @@ def is_written_text(node: Node | None) -> bool:
 
 def seeded(graph: Graph, unseeded: frozenset[int]) -> Graph:
     """The graph with a fresh seed in each operation whose `id` is in `unseeded`, in bodies too."""
-    if not unseeded:
-        return graph
-    return graph.with_nodes(replace(node, op=_seeded(node.op, unseeded)) for node in graph)
+    return resampled(graph, lambda op: _drawn(op.sampling) if id(op) in unseeded else op.sampling)
 
 
-def _seeded(op: Op, unseeded: frozenset[int]) -> Op:
-    match op:
-        case Generate() if id(op) in unseeded:
-            return replace(op, sampling=replace(op.sampling, seed=secrets.randbits(62)))
-        case Map(body=body) | Loop(body=body) | Fold(body=body):
-            return replace(op, body=seeded(body, unseeded))
-        case Cond(then=then, otherwise=otherwise):
-            return replace(op, then=seeded(then, unseeded), otherwise=seeded(otherwise, unseeded))
-        case _:
-            return op
+def _drawn(sampling: Sampling) -> Sampling:
+    return replace(sampling, seed=secrets.randbits(62))

@@ -30,6 +30,7 @@ __all__ = ["Var"]
 
 T = TypeVar("T")
 
+_TOOL = "let a tool do that, or "
 _REMEDY = (
     "await it in an async program, use cond/loop/map, or annotate the parameter Static[...] if it is known "
     "before the run"
@@ -70,13 +71,14 @@ class Var(_Anything, Generic[T]):
     def __getattr__(self, name: str) -> Var[Any]:
         if name.startswith("__") or not isinstance(self._type, Data):
             raise NoAttributeError(
-                located(f"{self._what()} has no attribute {name!r}; to work on the value, {_REMEDY}")
+                located(f"{self._what()} has no attribute {name!r}; to work on the value, {_TOOL}{_REMEDY}")
             )
         key, pytype = self._pytype.field(name)
         known = json_schema.fields(self._type.schema)
         if known is not None and key not in known:
-            listed = ", ".join(map(repr, known)) or "none: it is not an object"
-            raise NoAttributeError(located(f"{self._what()} has no field {name!r}; known fields: {listed}"))
+            remedy = f"to work on it, {_TOOL}{_REMEDY}"
+            hint = f"known fields: {', '.join(map(repr, known))}" if known else remedy
+            raise NoAttributeError(located(f"{self._what()} has no field {name!r}; {hint}"))
         return self._project(key, pytype)
 
     def __getitem__(self, key: str | int) -> Var[Any]:
@@ -126,13 +128,13 @@ class Var(_Anything, Generic[T]):
         raise self._unknown("`in`")
 
     def __int__(self) -> NoReturn:
-        raise self._unknown("int()")
+        raise self._unknown("int()", _TOOL)
 
     def __index__(self) -> NoReturn:
         raise self._unknown("using it as an index or a count")
 
     def __float__(self) -> NoReturn:
-        raise self._unknown("float()")
+        raise self._unknown("float()", _TOOL)
 
     def __eq__(self, other: object) -> NoReturn:
         raise self._unknown("comparing it", "write x.equals(y), or ")
@@ -141,10 +143,10 @@ class Var(_Anything, Generic[T]):
         raise self._unknown("comparing it", "write x.equals(y), or ")
 
     def _compare(self, other: object) -> NoReturn:
-        raise self._unknown("comparing it")
+        raise self._unknown("comparing it", _TOOL)
 
     def _compute(self, *others: object) -> NoReturn:
-        raise self._unknown("computing with it")
+        raise self._unknown("computing with it", _TOOL)
 
     __lt__ = __le__ = __gt__ = __ge__ = _compare
     __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _compute
@@ -157,7 +159,7 @@ class Var(_Anything, Generic[T]):
 
     def _text(self) -> str:
         if not isinstance(self._type, Text) and self._type != JSON:
-            raise self._unknown("computing with it")
+            raise self._unknown("computing with it", _TOOL)
         return str(self)
 
     def _what(self) -> str:

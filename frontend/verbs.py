@@ -9,11 +9,10 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
     Callable,
     Coroutine,
+    Generator,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -121,8 +120,11 @@ class Program(ABC, Generic[P, R]):
         result: R = await self._run(self._job(args, kwargs))
         return result
 
-    def stream(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
-        """The pieces of the result as a model writes them, if it is such a text; otherwise the result."""
+    def stream(self, *args: P.args, **kwargs: P.kwargs) -> Generator[Any]:
+        """The pieces of the result as a model writes them, if it is such a text; otherwise the result.
+
+        Closing it cancels the run.
+        """
         chunks = self._chunks(self._job(args, kwargs))
         try:
             while (chunk := wait(_next(chunks))) is not _END:
@@ -130,7 +132,7 @@ class Program(ABC, Generic[P, R]):
         finally:
             wait(chunks.aclose())
 
-    async def astream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Any]:
+    async def astream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any]:
         """As `stream`, for event loops."""
         chunks = self._chunks(self._job(args, kwargs))
         try:

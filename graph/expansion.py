@@ -14,6 +14,7 @@ from .ops.common import Embed, Forward, Input, Neighbours, Search
 from .ops.optimized import Merge, Slice, Stage
 from .ops.primitive import Partial, Upsert
 from .ops.user import Rerank
+from .seeds import resampled
 from .types import Effect, Type
 from .values import Datum, plain
 
@@ -33,11 +34,14 @@ class Expansion:
         """A node of the expansion itself."""
         return self._append(replace(self._control, id=self._new_id(), op=op, args=args))
 
-    def body(self, body: Graph, given: Mapping[str, Value]) -> tuple[Value, ...]:
+    def body(self, body: Graph, given: Mapping[str, Value], number: int | None = None) -> tuple[Value, ...]:
         """A copy of a body with its inputs replaced by values; its results.
 
-        If an effect is `given` as `after`, reads of its index come after it.
+        If an effect is `given` as `after`, reads of its index come after it. `number`: of this copy, where
+        there are several, which draw their samples apart.
         """
+        if number is not None:
+            body = resampled(body, lambda op: op.sampling.of_copy(number))
         names: dict[Value, Value] = {}
         for node in body:
             if isinstance(node.op, Input):

@@ -140,15 +140,9 @@ class Graph:
                 found.setdefault(value, {})[node.id] = node
         return {value: tuple(nodes.values()) for value, nodes in found.items()}
 
-    @property
-    def next_id(self) -> int:
-        """An id that no node has, nor any outside one."""
-        used = [node.id for node in self.nodes] + [value.node for value in self.outside]
-        return max(used, default=-1) + 1
-
-    def with_nodes(self, nodes: Iterable[Node], outputs: Iterable[Value] | None = None) -> Graph:
-        """The same graph with other nodes, and other outputs if given."""
-        return replace(self, nodes=tuple(nodes), outputs=self.outputs if outputs is None else tuple(outputs))
+    def with_nodes(self, nodes: Iterable[Node]) -> Graph:
+        """The same graph with other nodes."""
+        return replace(self, nodes=tuple(nodes))
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)

@@ -63,7 +63,7 @@ class LiveGraph:
 
     def _start(self) -> None:
         self.nodes: dict[int, Node] = {}
-        self.reports: list[PassReport] = []
+        self.reports: list[PassReport] = []  # on the last increment
         self.streams = Streams()
         self.known: dict[Value, Datum] = {}
         self.types: dict[Value, Type] = {}
@@ -97,7 +97,6 @@ class LiveGraph:
         other._start()
         other.nodes.update(self.nodes)
         other.predicted_ms.update(self.predicted_ms)
-        other.reports = list(self.reports)
         other.streams = self.streams.fork()
         other.types.update(self.types)
         other._next_id = self._next_id
@@ -123,9 +122,8 @@ class LiveGraph:
         """
         verify(increment)
         local, names = self._localize(increment)
-        self.reports.append(PassReport("as written", f"{len(local.nodes)} nodes", local))
         graph, reports = self._optimize(local, closed=closed)
-        self.reports += reports
+        self.reports = [PassReport("as written", f"{len(local.nodes)} nodes", local), *reports]
         self._client.update(names)
         self._declared.update(increment.types)
         return graph.nodes
@@ -339,7 +337,7 @@ class LiveGraph:
         """The item and the result of a further body."""
         item = self._item(node, index, expansion)
         given = {name: value for name, value in node.args.items() if name != "items"} | {op.ITEM: item}
-        (result,) = expansion.body(op.body, given)
+        (result,) = expansion.body(op.body, given, index)
         return item, result
 
     def _item(self, node: Node, index: int, expansion: Expansion) -> Value:
@@ -366,7 +364,7 @@ class LiveGraph:
             forward = Forward(self.types[Value(node.id)])
             return self._replace(node, expansion, forward, {"value": node.args["state"]})
         captured = {name: value for name, value in node.args.items() if name != "done"}
-        state, stop = expansion.body(op.body, captured)
+        state, stop = expansion.body(op.body, captured, op.limit)
         turn = {**captured, "state": state, "done": stop}
         return self._replace(node, expansion, replace(op, limit=op.limit - 1), turn)
 
@@ -379,7 +377,7 @@ class LiveGraph:
         state = node.args["state"]
         for index in range(len(items)):
             item = expansion.add(Project(index), {"value": node.args["items"]})
-            (state,) = expansion.body(op.body, {**captured, op.STATE: state, op.ITEM: item})
+            (state,) = expansion.body(op.body, {**captured, op.STATE: state, op.ITEM: item}, index)
         return self._replace(node, expansion, Forward(self.types[Value(node.id)]), {"value": state})
 
     def _replace(self, node: Node, expansion: Expansion, op: Op, args: Mapping[str, Value]) -> Growth:

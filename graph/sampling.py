@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Final
 
 __all__ = ["DEFAULT_SAMPLING", "Choices", "Constraint", "JsonSchema", "Regex", "Sampling"]
+
+_SEEDS: Final = 2**64  # from -2**63 on
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,17 @@ class Sampling:
     def greedy(self) -> bool:
         """Whether each token is the most likely one, so that equal prompts give equal texts."""
         return self.temperature == 0.0
+
+    def of_sample(self, number: int) -> Sampling:
+        """How one of several samples of a prompt is drawn: from the seeds that follow, of 64 bits each."""
+        return replace(self, seed=(self.seed + number + _SEEDS // 2) % _SEEDS - _SEEDS // 2)
+
+    def of_copy(self, number: int) -> Sampling:
+        """How one of several copies of the decode draws: from a seed that follows from this one."""
+        if self.greedy:
+            return self
+        mixed = blake2b(f"{self.seed} {number}".encode(), digest_size=8).digest()
+        return replace(self, seed=int.from_bytes(mixed) >> 1)
 
 
 DEFAULT_SAMPLING = Sampling()

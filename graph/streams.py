@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -93,10 +94,7 @@ class Streams:
     def count(self, decode: int, path: _Path) -> int:
         """How many items of a list have closed."""
         closed = self._closed.get(decode, {})
-        count = 0
-        while (*path, count) in closed:
-            count += 1
-        return count
+        return bisect_left(range(len(closed)), True, key=lambda item: (*path, item) not in closed)
 
     def release(self, nodes: Iterable[int]) -> dict[Value, Datum]:
         """The values of those elements among the nodes that have closed."""

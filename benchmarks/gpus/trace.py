@@ -27,6 +27,8 @@ def trace_decodes(engine: LLMEngine, batch: int, prompt: int, seconds: float = 0
     It counts from the first start of a kernel to the last end. `idle` is the share of that time in which no
     kernel and no copy ran, `exchange` that of NCCL's kernels, which wait for the other GPUs, too.
     """
+    with profile(activities=[ProfilerActivity.CUDA]):  # the first of a process takes longer than is traced
+        torch.cuda.synchronize()
     prompts = unshared(batch, prompt, engine.info.vocab_size, seed=9)
     clocks = [submit(engine, ids, Sampling(max_tokens=256)) for ids in prompts]
     while not all(len(clock.times) > 20 for clock in clocks):

@@ -12,6 +12,8 @@ import typer
 
 from weft.frontend.client import Client, connect
 from weft.frontend.errors import NotFound
+from weft.frontend.report import RunReport
+from weft.frontend.report.tasks import Task
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import load_settings
 
@@ -84,9 +86,11 @@ def command(
         info = client.call(lambda stub: stub.Cancel(pb.CancelRunRequest(run=run)))
     else:
         info = _find(client, run)
+    followed = client.run(run)
     if trace:
-        write_trace(client.run(run), trace)
-    _write_one(info, as_json)
+        write_trace(followed, trace)
+    over = info.state not in ("running", "waiting")
+    _write_one(info, followed.explain() if over else None, as_json)
 
 
 def _subject(words: Sequence[str]) -> tuple[str, str]:
@@ -139,38 +143,44 @@ def _write_list(found: list[dict[str, Any]], as_json: bool) -> None:
 
 def _row(item: dict[str, Any]) -> tuple[str, ...]:
     nodes = f"{item['nodes_done']} of {item['nodes']}"
-    return (item["run"], item["program"], item["state"], item["started"], seconds(item["seconds"]), nodes)
+    started = item["started"][:19].replace("T", " ")  # in local time, as it is
+    return (item["run"], item["program"], item["state"], started, seconds(item["seconds"]), nodes)
 
 
-def _write_one(info: pb.RunInfo, as_json: bool) -> None:
-    stats: list[dict[str, Any]] = [
-        {
-            "node": stat.node,
-            "label": stat.label,
-            "location": stat.location,
-            "worker": stat.worker,
-            "ready_s": stat.ready_s,
-            "seconds": stat.finished_s - stat.ready_s,
-            "computed_tokens": stat.timing.computed_tokens,
-            "cached_tokens": stat.timing.cached_tokens,
-            "fetched_tokens": stat.timing.fetched_tokens,
-            "generated_tokens": stat.timing.generated_tokens,
-        }
-        for stat in info.stats
-    ]
+def _write_one(info: pb.RunInfo, report: RunReport | None, as_json: bool) -> None:
+    """`report`: of a run that is over."""
+    tasks = list(report.tasks.values()) if report else []
     if as_json:
-        print_json({**_plain(info), "stats": stats})
+        tokens = report.tokens._asdict() if report else None
+        print_json({**_plain(info), "tokens": tokens, "stats": [_stat(task) for task in tasks]})
         return
     _write_list([_plain(info)], as_json)
     for asked in info.waiting:
         OUTPUT.out(f"\nnode {asked.node} asks, and takes an answer of {asked.type}:")
         print_value(json.loads(asked.value))
-    if stats:
-        shown = [
-            {**stat, "ready_s": seconds(stat["ready_s"]), "seconds": seconds(stat["seconds"])}
-            for stat in stats
-        ]
+    if report and any(report.tokens):
+        OUTPUT.out(f"\n{report.tokens}")
+    if tasks:
         OUTPUT.out("")
-        print_table(
-            "primitives", [key.replace("_", " ") for key in shown[0]], [list(row.values()) for row in shown]
-        )
+        columns = ("primitive", "on", "ready", "time", "read", "cached", "written")
+        print_table("primitives", columns, map(_task_row, tasks))
+
+
+def _stat(task: Task) -> dict[str, Any]:
+    return {
+        "node": task.node,
+        "label": task.label,
+        "location": task.location,
+        "worker": task.worker,
+        "ready_s": task.ready_s,
+        "seconds": task.finished_s - task.ready_s,
+        "computed_tokens": task.computed_tokens,
+        "cached_tokens": task.cached_tokens,
+        "fetched_tokens": task.fetched_tokens,
+        "generated_tokens": task.generated_tokens,
+    }
+
+
+def _task_row(task: Task) -> tuple[object, ...]:
+    times = (seconds(task.ready_s), seconds(task.finished_s - task.ready_s))
+    return (task.name, task.worker, *times, task.computed_tokens, task.cached_tokens, task.generated_tokens)

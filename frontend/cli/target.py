@@ -97,7 +97,15 @@ def _file_module(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
     sys.path.append(str(file.parent.absolute()))  # for what stands beside it
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as problem:
+        if "no known parent package" not in str(problem):
+            raise
+        raise UsageProblem(
+            f"{str(file)!r} imports from its package (`from .`): name it as a module, "
+            f"PACKAGE.{file.stem}:function"
+        ) from None
     return module
 
 

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 NodePhase = Literal["queued", "started", "done", "failed", "cancelled"]
-RunState = Literal["running", "done", "failed", "cancelled"]
+RunState = Literal["running", "waiting", "done", "failed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)

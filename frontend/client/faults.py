@@ -20,6 +20,7 @@ from weft.frontend.errors import (
     Unavailable,
     WorkerLost,
 )
+from weft.graph.codec import sendable
 from weft.proto import value_pb2
 
 __all__ = ["error_of", "error_of_status", "fault_of"]
@@ -88,4 +89,4 @@ def _readable(details: str) -> str:
 def fault_of(error: BaseException, code: str, *, retryable: bool = False) -> value_pb2.Fault:
     """The fault that says what an exception of this process says."""
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return value_pb2.Fault(code=code, message=message, retryable=retryable)
+    return value_pb2.Fault(code=code, message=sendable(message), retryable=retryable)

@@ -104,6 +104,8 @@ class Journal:
             self.fail(error_of(result.fault, self.program), "cancelled" if cancelled else "failed")
         elif not self.over:
             self.state = "done"
+            for future in self._known.values():
+                future.cancel()  # nobody waits any more: the program has returned
             self.outputs.set_result(tuple(decode_datum(output) for output in result.outputs))
 
     def _wake(self) -> None:

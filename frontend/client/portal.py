@@ -54,26 +54,30 @@ class Portal:
         The coroutine is made on the loop, and is a task at once: neither Ctrl-C nor the loop's end can come
         between its making and its start.
         """
-        loop = self.loop
         outcome: Future[T] = Future()
-
-        def begin() -> None:
-            if not outcome.cancelled():
-                task = loop.create_task(function(*args, **kwargs))
-                task.add_done_callback(partial(_pass_on, outcome))
-                outcome.add_done_callback(partial(_cancel_too, loop, task))
-
-        loop.call_soon_threadsafe(begin)
+        self._start(outcome, partial(function, *args, **kwargs))
         return outcome
 
     def call(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run an async function on the loop and wait for it; Ctrl-C cancels it."""
-        outcome = self.start(function, *args, **kwargs)
+        outcome: Future[T] = Future()
         try:
+            self._start(outcome, partial(function, *args, **kwargs))
             return outcome.result()
         except KeyboardInterrupt:
             outcome.cancel()
             raise
+
+    def _start(self, outcome: Future[T], make: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        loop = self.loop
+
+        def begin() -> None:
+            if not outcome.cancelled():
+                task = loop.create_task(make())
+                task.add_done_callback(partial(_pass_on, outcome))
+                outcome.add_done_callback(partial(_cancel_too, loop, task))
+
+        loop.call_soon_threadsafe(begin)
 
     def stop(self) -> None:
         """End the loop, cancelling what runs on it."""
@@ -88,7 +92,8 @@ class Portal:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
-        loop.run_forever()
+        while _interrupted(loop):
+            pass  # by a program that exits: its caller is told, and others go on
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
@@ -98,6 +103,15 @@ class Portal:
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._loop = self._thread = None
+
+
+def _interrupted(loop: asyncio.AbstractEventLoop) -> bool:
+    """Run the loop until it is stopped, or a task raises what ends loops."""
+    try:
+        loop.run_forever()
+    except (SystemExit, KeyboardInterrupt):
+        return True
+    return False
 
 
 def _pass_on(outcome: Future[T], task: asyncio.Task[T]) -> None:

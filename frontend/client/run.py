@@ -44,8 +44,9 @@ class Run(Generic[R]):
 
     @property
     def status(self) -> RunState:
-        """running, done, failed or cancelled."""
-        return self._session.journal.state
+        """running, waiting (for a person), done, failed or cancelled."""
+        journal = self._session.journal
+        return "waiting" if journal.state == "running" and journal.interrupts else journal.state
 
     def result(self, timeout: float | None = None) -> R:
         """What the program returns. Raises ProgramError, and TimeoutError after `timeout` seconds.

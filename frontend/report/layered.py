@@ -17,6 +17,7 @@ from typing import Final
 __all__ = ["Layout", "layout"]
 
 _ROUNDS: Final = 8
+_BEND_WIDTH: Final = 0.25  # that an edge takes in each layer that it crosses
 
 Edge = tuple[int, int]
 Item = Hashable  # a node, or (source, target, layer) where an edge crosses a layer
@@ -44,11 +45,8 @@ class Layout:
         return max(self.layer.values(), default=-1) + 1
 
 
-def layout(nodes: Sequence[int], edges: Sequence[Edge], bend_width: float = 0.25) -> Layout:
-    """The layout of a graph whose nodes are in topological order.
-
-    An edge takes `bend_width` in each layer that it crosses.
-    """
+def layout(nodes: Sequence[int], edges: Sequence[Edge]) -> Layout:
+    """The layout of a graph whose nodes are in topological order."""
     layer = _layers(nodes, edges)
     rows: list[list[Item]] = [[] for _ in range(max(layer.values(), default=-1) + 1)]
     for node in nodes:
@@ -63,7 +61,7 @@ def layout(nodes: Sequence[int], edges: Sequence[Edge], bend_width: float = 0.25
             below[upper].append(lower)
             above[lower].append(upper)
     _order(rows, above, below)
-    x = _places(rows, above, below, bend_width)
+    x = _places(rows, above, below)
     bends = {edge: tuple(x[item] for item in chain[1:-1]) for edge, chain in chains.items()}
     return Layout({node: x[node] for node in nodes}, layer, bends)
 
@@ -112,8 +110,8 @@ def _mean(items: Iterable[Item], places: Mapping[Item, float], otherwise: float)
     return sum(found) / len(found) if found else otherwise
 
 
-def _places(rows: list[list[Item]], above: Links, below: Links, bend_width: float) -> dict[Item, float]:
-    widths = {item: bend_width if isinstance(item, tuple) else 1.0 for row in rows for item in row}
+def _places(rows: list[list[Item]], above: Links, below: Links) -> dict[Item, float]:
+    widths = {item: _BEND_WIDTH if isinstance(item, tuple) else 1.0 for row in rows for item in row}
     x: dict[Item, float] = {}
     for row in rows:
         x |= zip(row, _apart([0.0] * len(row), [widths[item] for item in row]), strict=True)

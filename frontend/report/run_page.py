@@ -48,6 +48,8 @@ def _summary(report: RunReport) -> str:
         f"{report.state.capitalize()} after {milliseconds(report.seconds * 1e3)}; {len(report.tasks)} "
         f"primitives ran, {len(report.critical)} of them on the critical path."
     )
+    if any(report.tokens):
+        text += f" Its {report.tokens}."
     if report.plan and report.plan.predictions:
         text += f" Predicted: {milliseconds(report.plan.milliseconds)}, if no engine ever makes it wait."
     return text

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weft.proto import orchestrator_pb2 as pb
 
@@ -19,7 +19,20 @@ from .waits import begun_by, waits
 if TYPE_CHECKING:
     from weft.frontend.explanation import Explanation
 
-__all__ = ["RunReport"]
+__all__ = ["RunReport", "Tokens"]
+
+
+class Tokens(NamedTuple):
+    """What the models of a run have read and written."""
+
+    prompts: int
+    cached: int  # of those: had been read before, by this run or another
+    written: int
+
+    def __str__(self) -> str:
+        return (
+            f"models read {self.prompts:,} tokens, {self.cached:,} of them cached, and wrote {self.written:,}"
+        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,14 @@ class RunReport:
         return blame(self.path)
 
     @cached_property
+    def tokens(self) -> Tokens:
+        """What its models have read and written, as OpenAI's clients are told in `usage`."""
+        tasks = self.tasks.values()
+        prompts = sum(task.prompt_tokens for task in tasks)
+        computed = sum(task.computed_tokens for task in tasks)
+        return Tokens(prompts, max(prompts - computed, 0), sum(task.generated_tokens for task in tasks))
+
+    @cached_property
     def critical(self) -> frozenset[int]:
         """The nodes on the critical path."""
         return frozenset(step.task.node for step in self.path)
@@ -83,6 +104,7 @@ class RunReport:
             "program": self.program,
             "state": self.state,
             "milliseconds": self.seconds * 1e3,
+            "tokens": self.tokens._asdict(),
             "blame": dict(self.blame),
             "critical_path": [self._step(step) for step in self.path],
             "nodes": [self._task(task) for task in self.tasks.values()],
@@ -110,6 +132,8 @@ class RunReport:
     def _lines(self) -> Iterator[str]:
         whole = self.seconds * 1e3
         yield f"run {self.run} of {self.program!r}: {self.state} after {milliseconds(whole)}"
+        if any(self.tokens):
+            yield str(self.tokens)
         yield ""
         for phase, ms in self.blame.items():
             yield f"{milliseconds(ms):>9}  {ms / whole:4.0%}  {phase}"

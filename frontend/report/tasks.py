@@ -76,6 +76,7 @@ class Task:
     computed_tokens: int = 0
     generated_tokens: int = 0
     fetched_tokens: int = 0  # of the cached ones: from another worker
+    prompt_tokens: int = 0  # of the whole prompt after which it wrote or weighed
 
     @classmethod
     def of(cls, stat: pb.NodeStat) -> Task:
@@ -98,6 +99,7 @@ class Task:
             stat.timing.computed_tokens,
             stat.timing.generated_tokens,
             stat.timing.fetched_tokens,
+            stat.timing.prompt_tokens,
         )
 
     @property

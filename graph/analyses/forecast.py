@@ -33,18 +33,17 @@ def forecasts(
     graph: Graph,
     estimator: Estimator,
     *,
-    aim: Aim = "latency",
     after: Mapping[int, float] | None = None,
     given: Mapping[int, Objective] | None = None,
 ) -> dict[int, Forecast]:
-    """A forecast of each node by its id. `aim`: what the graph's outputs are wanted for.
+    """A forecast of each node by its id. Somebody waits for the graph's outputs.
 
     `after` and `given`: the milliseconds that follow on some nodes outside the graph, and what those are run
     for.
     """
     ms = {node.id: estimator.duration_ms(node) for node in graph}
     remaining = remaining_ms(graph, lambda node: ms[node.id], after)
-    wanted: dict[Value, Aim] = dict.fromkeys(graph.outputs, aim)
+    wanted: dict[Value, Aim] = dict.fromkeys(graph.outputs, "latency")
     found = objectives(graph, wanted, given)
     return {
         node.id: Forecast(

@@ -20,20 +20,18 @@ def finish_ms(
     graph: Graph,
     duration: Callable[[Node], float],
     known: Container[Value] = (),
-    pending: Mapping[Value, float] | None = None,
 ) -> dict[int, tuple[float, float]]:
     """Start and finish of each node in milliseconds after the run's begin, by its id.
 
-    What the graph takes from outside is there at 0, or when `pending` says. A value in `known` is there at 0
-    whoever makes it. An element of a text counts as known when its share of the text has been written.
+    What the graph takes from outside is there at 0, and so is a value in `known`, whoever makes it. An
+    element of a text counts as known when its share of the text has been written.
     """
     times: dict[int, tuple[float, float]] = {}
-    pending = pending or {}
     for node in graph:
         start = 0.0
         for value in node.args.values():
-            if value not in known:
-                start = max(start, times[value.node][1] if value.node in times else pending.get(value, 0.0))
+            if value not in known and value.node in times:
+                start = max(start, times[value.node][1])
         if isinstance(node.op, Element) and node.args["text"].node in times:
             start = _closes(node.op, graph.by_id[node.args["text"].node], times)
         times[node.id] = (start, start + duration(node))

@@ -16,7 +16,7 @@ from .graphs import (
     node_bytes,
 )
 from .json_form import MAX_CHARACTERS, from_json, to_json
-from .parts import decode_type, encode_type
+from .parts import decode_type, encode_type, sendable
 
 __all__ = [
     "MAX_CHARACTERS",
@@ -33,6 +33,7 @@ __all__ = [
     "encode_value",
     "from_json",
     "node_bytes",
+    "sendable",
     "to_json",
     "write_datum",
 ]

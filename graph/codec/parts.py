@@ -1,4 +1,4 @@
-"""What does not travel field by field: types, segments of prompts, constraints and keys of projections."""
+"""What does not travel field by field: types, segments of prompts, constraints, keys of projections; text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from ..sampling import Choices, Constraint, JsonSchema, Regex
 from ..types import TEXT, VECTORS, Data, Effect, Kv, Text, Type, Vectors
 from .records import Place, Wire, listed, register, wire_of
 
-__all__ = ["decode_type", "encode_type"]
+__all__ = ["decode_type", "encode_type", "sendable"]
 
 _EMPTY: Final = pb.Empty()
 _TYPE: Final = Place(path="type")
+
+
+def sendable(text: str) -> str:
+    """A text that messages can hold, with escapes for halves of surrogate pairs, as in names of files."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def encode_type(kind: Type) -> pb.Type:

@@ -183,8 +183,9 @@ class Embed(Op):
 class Search(Op):
     """The best `k` passages of an index for a query, or for each of a list of queries.
 
-    The passages of several queries follow one another without repetition. `vectors` are the queries'
-    embeddings, which lowering adds unless the search is lexical.
+    The passages of several queries follow one another without repetition. `where` is an object: a passage is
+    found only if its metadata has the value of each field, or one of them if that is a list. `vectors` are
+    the queries' embeddings, which lowering adds unless the search is lexical.
     """
 
     index: str
@@ -200,9 +201,10 @@ class Search(Op):
 
     def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
         """Passages."""
-        expect_operands(args, ("query", "k"), ("vectors", "after"))
+        expect_operands(args, ("query", "k"), ("where", "vectors", "after"))
         expect(args, "query", Text, Data)
         expect(args, "k", Data)
+        expect(args, "where", Data)
         expect(args, "vectors", Vectors)
         expect(args, "after", Effect)
         return (PASSAGES,)

@@ -6,7 +6,7 @@ from ..ir import Graph, Node, Value
 from ..ops.base import Op
 from ..ops.common import Embed, Input, Search
 from ..ops.control import Map
-from ..types import INTEGER, TEXT
+from ..types import INTEGER, JSON, TEXT
 
 __all__ = ["embed_body", "search_body"]
 
@@ -18,8 +18,11 @@ def search_body(node: Node, op: Search, embed: Node | None) -> Graph:
     if embed is not None:
         nodes.append(_part(embed, 2, embed.op, texts=Value(0)))
         args["vectors"] = Value(2)
-    nodes.append(_part(node, 3, op, **args))
-    return Graph(tuple(nodes), (Value(3),), "search")
+    if "where" in node.args:
+        nodes.append(_part(node, 3, Input("where", JSON)))
+        args["where"] = Value(3)
+    nodes.append(_part(node, 4, op, **args))
+    return Graph(tuple(nodes), (Value(4),), "search")
 
 
 def embed_body(node: Node, op: Embed) -> Graph:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..deployment import ModelSpec
 from ..errors import GraphError
@@ -55,9 +54,7 @@ class PromptLowering:
         kv, key = self._read(node, op.messages, spec, builder)
         texts: list[Value] = []
         for sample in range(op.n):
-            sampling = op.sampling
-            if not sampling.greedy:
-                sampling = replace(sampling, seed=sampling.seed + sample)
+            sampling = op.sampling if op.sampling.greedy else op.sampling.of_sample(sample)
             decoded = builder.add(
                 Decode(spec.name, sampling, op.constraint, op.logprobs, op.cache), {"kv": kv}, node
             )

@@ -179,7 +179,8 @@ class _Step:
         if not gain.worthwhile:
             self._leave(node, gain)
             return
-        shared = {name: value for name, value in self.builder.renamed(node).items() if name in ("k", "after")}
+        renamed = self.builder.renamed(node).items()
+        shared = {name: value for name, value in renamed if name in ("k", "where", "after")}
         self._to_map(node, Map(body, merge="passages"), {"items": self._whole(part, node, "query"), **shared})
 
     def _embed(self, node: Node, op: Embed) -> None:

@@ -9,9 +9,9 @@ A head that stands in the graph already, or did in an earlier increment, serves 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import takewhile
+from itertools import groupby, takewhile
 from typing import Final, NamedTuple
 
 from ..ir import Graph, Node, Value
@@ -76,20 +76,21 @@ class SharedPrefixes:
 
     def _share(self, heads: dict[int, str], done: int, model: str, cuts: dict[int, list[str]]) -> None:
         """Let prompts share what they have in common beyond the first `done` characters, group by group."""
-        if len(heads) < 2:
-            return
-        common = _common(heads.values()).rstrip("".join(_MARKS.values()))
-        new = len(common) - done
-        if new > 0 and shared_ms(self._context.deployment, model, new, len(heads)) > 0:
-            for node in heads:
-                cuts[node].append(common)
-            done = len(common)
-        branches: dict[str, dict[int, str]] = {}
-        for node, head in heads.items():
-            branches.setdefault(head[len(common) : len(common) + 2], {})[node] = head
-        for branch, members in branches.items():
-            if branch:
-                self._share(members, done, model, cuts)
+        marks = "".join(_MARKS.values())
+        groups = [(sorted(heads, key=heads.__getitem__), done, done)]  # what they share for sure, what is cut
+        while groups:
+            nodes, begin, done = groups.pop()
+            if len(nodes) < 2:
+                continue
+            first, last = heads[nodes[0]], heads[nodes[-1]]  # what these two share, all between them share
+            common = first[: _common(first, last, begin)].rstrip(marks)
+            end = len(common)
+            if end > done and shared_ms(self._context.deployment, model, end - done, len(nodes)) > 0:
+                for node in nodes:
+                    cuts[node].append(common)
+                done = end
+            branches = groupby(nodes, key=lambda node: heads[node][end : end + 2])
+            groups += [(list(members), end, done) for branch, members in branches if branch.strip(marks)]
 
     def _cut(self, node: Node, chain: Sequence[str], builder: Builder) -> None:
         """Let a prompt continue the last head of its chain; those that are not there yet come before it."""
@@ -142,11 +143,10 @@ def _head(node: Node) -> str:
     return "".join(_MARKS[trusted] + text for trusted, text in texts)
 
 
-def _common(texts: Collection[str]) -> str:
-    """The longest text that all begin with."""
-    first, last = min(texts), max(texts)  # what these two share, all between them share
-    length = next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), None)
-    return first if length is None else first[:length]
+def _common(first: str, last: str, begin: int) -> int:
+    """How many characters two texts begin with alike, of which they share `begin` for sure."""
+    shortest = min(len(first), len(last))
+    return next((at for at in range(begin, shortest) if first[at] != last[at]), shortest)
 
 
 def _pieces(head: str, start: int) -> tuple[Fixed, ...]:

@@ -16,7 +16,7 @@ from weft.kernels.shared_prefix import SharedPlan
 from weft.kernels.tables import KVTable, Rotary
 
 from .common import cap, dot, key_block, key_slots, load_rows, processors, rotate, rotation, scales
-from .merge import merge_parts
+from .merge import is_whole, merge_parts
 from .shared import attend_shared
 
 __all__ = ["decode_attention", "plan_decode"]
@@ -117,6 +117,7 @@ def decode_attention(
     count = len(plan.items) + shared_parts
     parts = torch.empty(count, heads, head_dim, dtype=torch.float32, device=q.device)
     sums = torch.empty(count, heads, dtype=torch.float32, device=q.device)
+    out = torch.empty_like(q)
     group = heads // kv_heads
     _decode[(kv_heads, len(plan.items))](
         q,
@@ -132,6 +133,8 @@ def decode_attention(
         plan.items,
         plan.first_item,
         plan.chunk,
+        None if plan.shared is None else plan.shared.first_part,
+        out,
         parts,
         sums,
         factor,
@@ -154,7 +157,8 @@ def decode_attention(
         attend_shared(
             q, k_pool, v_pool, table, plan, parts, sums, factor=factor, squash=squash, rotary=rotary
         )
-    return merge_parts(q, parts, sums, plan)
+    merge_parts(parts, sums, plan, out)
+    return out
 
 
 def _tile(k_pool: torch.Tensor, table: KVTable, rotary: Rotary | None) -> dict[str, int]:
@@ -167,7 +171,7 @@ def _tile(k_pool: torch.Tensor, table: KVTable, rotary: Rotary | None) -> dict[s
     return {"BLOCK_N": 32, "num_warps": 4, "num_stages": 3}
 
 
-@triton.jit(do_not_specialize=["rows", "lengths", "lows", "items", "first_item"])
+@triton.jit(do_not_specialize=["rows", "lengths", "lows", "items", "first_item", "first_part"])
 def _decode(
     q,
     k_pool,
@@ -182,6 +186,8 @@ def _decode(
     items,
     first_item,
     chunk,
+    first_part,
+    out,
     parts,
     sums,
     scale,
@@ -202,6 +208,8 @@ def _decode(
 ):
     """One part of a sequence's keys for one KV head: the partial output [GROUP, HEAD_DIM] and its log2-sum.
 
+    A part that is all of a sequence is its output.
+
     ROTATE: keys and query are unrotated. With positions of their own, keys are turned by them. Otherwise
     the keys of a tile are turned by 0..BLOCK_N-1, tables that stay in registers, and the query by its
     distance to the first of them, which gives the same products.
@@ -213,7 +221,8 @@ def _decode(
         return
     size = tl.load(chunk)
     length = tl.load(lengths + sequence)
-    low = tl.load(lows + sequence) + (item - tl.load(first_item + sequence)) * size
+    first = tl.load(first_item + sequence)
+    low = tl.load(lows + sequence) + (item - first) * size
     high = tl.minimum(low + size, length)
     row = tl.load(rows + sequence).to(tl.int64)
     pages += row * page_stride
@@ -250,7 +259,7 @@ def _decode(
 
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
-    out = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    part = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for start in range(low, high, BLOCK_N):
         n = start + j
         inside = n < high
@@ -281,13 +290,15 @@ def _decode(
         weights = tl.exp2(scores - highest[:, None])
         shrink = tl.exp2(top - highest)
         total = total * shrink + tl.sum(weights, 1)
-        out = out * shrink[:, None] + dot(weights.to(v.dtype), v)
+        part = part * shrink[:, None] + dot(weights.to(v.dtype), v)
         top = highest
 
-    at = item.to(tl.int64) * HEADS + head
-    tl.store(
-        parts + at[:, None] * HEAD_DIM + d[None, :],
-        out / total[:, None],
-        mask=(g < GROUP)[:, None] & d_in[None, :],
-    )
-    tl.store(sums + at, top + tl.log2(total), mask=g < GROUP)
+    part = part / total[:, None]
+    mask = (g < GROUP)[:, None] & d_in[None, :]
+    if is_whole(first_item, first_part, sequence):
+        of_sequence = sequence.to(tl.int64) * HEADS + head
+        tl.store(out + of_sequence[:, None] * HEAD_DIM + d[None, :], part, mask=mask)
+    else:
+        of_item = item.to(tl.int64) * HEADS + head
+        tl.store(parts + of_item[:, None] * HEAD_DIM + d[None, :], part, mask=mask)
+        tl.store(sums + of_item, top + tl.log2(total), mask=g < GROUP)

@@ -8,19 +8,21 @@ import triton.language as tl
 
 from weft.kernels.decode import DecodePlan
 
-__all__ = ["merge_parts", "merge_splits"]
+__all__ = ["is_whole", "merge_parts", "merge_splits"]
 
 _BLOCK_P = 16  # parts that are loaded at once
+_PROGRAMS = 2048  # that are enough
 
 
-def merge_parts(q: torch.Tensor, parts: torch.Tensor, sums: torch.Tensor, plan: DecodePlan) -> torch.Tensor:
-    """The output [batch, heads, head_dim], like `q`, of a decode from its parts.
+def merge_parts(parts: torch.Tensor, sums: torch.Tensor, plan: DecodePlan, out: torch.Tensor) -> None:
+    """Write into `out` [batch, heads, head_dim] the output of a decode where it is not there as a whole.
 
     `parts` is float32 [count, heads, head_dim], `sums` [count, heads]: the log2 of the sum of exponentials.
     """
-    out = torch.empty_like(q)
     shared = plan.shared
-    _merge[(q.shape[1], len(q))](
+    batch, heads, head_dim = out.shape
+    each = max(batch * heads // _PROGRAMS, 1)
+    _merge[(triton.cdiv(heads, each), batch)](
         parts,
         sums,
         plan.first_item,
@@ -28,16 +30,25 @@ def merge_parts(q: torch.Tensor, parts: torch.Tensor, sums: torch.Tensor, plan: 
         None if shared is None else shared.parts,
         out,
         len(plan.items),
-        HEADS=q.shape[1],
-        HEAD_DIM=q.shape[2],
+        each,
+        HEADS=heads,
+        HEAD_DIM=head_dim,
         BLOCK_P=_BLOCK_P,
-        BLOCK_D=triton.next_power_of_2(q.shape[2]),
+        BLOCK_D=triton.next_power_of_2(head_dim),
         num_warps=2,
     )
-    return out
 
 
-@triton.jit(do_not_specialize=["first_item", "first_part", "part_rows", "own_parts"])
+@triton.jit
+def is_whole(first_item, first_part, sequence):
+    """Whether one work item has all keys of a sequence, so that its part is the output."""
+    whole = tl.load(first_item + sequence + 1) - tl.load(first_item + sequence) == 1
+    if first_part is not None:
+        whole = whole & (tl.load(first_part + sequence + 1) == tl.load(first_part + sequence))
+    return whole
+
+
+@triton.jit(do_not_specialize=["first_item", "first_part", "part_rows", "own_parts", "each"])
 def _merge(
     parts,
     sums,
@@ -46,34 +57,41 @@ def _merge(
     part_rows,
     out,
     own_parts,
+    each,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One head of one sequence: its own parts, which lie in a row, then those of its shared prefixes."""
-    head = tl.program_id(0)
+    """`each` heads of one sequence: its own parts, which lie in a row, then those of its shared prefixes."""
     sequence = tl.program_id(1)
+    if is_whole(first_item, first_part, sequence):
+        return
     d = tl.arange(0, BLOCK_D)
     p = tl.arange(0, BLOCK_P)
-    top = tl.full([1], float("-inf"), tl.float32)
-    total = tl.zeros([1], tl.float32)
-    merged = tl.zeros([BLOCK_D], tl.float32)
-    first = tl.load(first_item + sequence)
-    end = tl.load(first_item + sequence + 1)
-    for start in range(first, end, BLOCK_P):
-        top, total, merged = _add(
-            parts, sums, start + p, start + p < end, head, d, top, total, merged, HEADS, HEAD_DIM
-        )
-    if part_rows is not None:
-        first = tl.load(first_part + sequence)
-        end = tl.load(first_part + sequence + 1)
+    first_head = tl.program_id(0) * each
+    for head in range(first_head, tl.minimum(first_head + each, HEADS)):
+        top = tl.full([1], float("-inf"), tl.float32)
+        total = tl.zeros([1], tl.float32)
+        merged = tl.zeros([BLOCK_D], tl.float32)
+        first = tl.load(first_item + sequence)
+        end = tl.load(first_item + sequence + 1)
         for start in range(first, end, BLOCK_P):
-            inside = start + p < end
-            at = own_parts + tl.load(part_rows + start + p, mask=inside, other=0)
-            top, total, merged = _add(parts, sums, at, inside, head, d, top, total, merged, HEADS, HEAD_DIM)
-    merged = merged / tl.where(total > 0, total, 1.0)  # 0 for a sequence without keys
-    tl.store(out + (sequence.to(tl.int64) * HEADS + head) * HEAD_DIM + d, merged, mask=d < HEAD_DIM)
+            top, total, merged = _add(
+                parts, sums, start + p, start + p < end, head, d, top, total, merged, HEADS, HEAD_DIM
+            )
+        if part_rows is not None:
+            first = tl.load(first_part + sequence)
+            end = tl.load(first_part + sequence + 1)
+            for start in range(first, end, BLOCK_P):
+                inside = start + p < end
+                at = own_parts + tl.load(part_rows + start + p, mask=inside, other=0)
+                top, total, merged = _add(
+                    parts, sums, at, inside, head, d, top, total, merged, HEADS, HEAD_DIM
+                )
+        merged = merged / tl.where(total > 0, total, 1.0)  # 0 for a sequence without keys
+        at = (sequence.to(tl.int64) * HEADS + head) * HEAD_DIM + d
+        tl.store(out + at, merged, mask=d < HEAD_DIM)
 
 
 def merge_splits(parts: torch.Tensor, sums: torch.Tensor, out: torch.Tensor) -> None:

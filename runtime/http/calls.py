@@ -104,8 +104,7 @@ class Call:
 
     def cancel(self) -> None:
         """End the run if it is not over: nobody waits for it any more."""
-        if self._run.record.state == "running":
-            self._orchestrator.cancel(self.id, "its client went away")
+        self._orchestrator.stop(self._run, "its client went away")
 
     async def outputs(self) -> list[Datum]:
         """The results, once there are all. Raises ApiError."""

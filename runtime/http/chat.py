@@ -75,8 +75,7 @@ def _generation(model: LanguageModel, body: ChatBody, tools: Toolbox) -> Generat
     return generation(
         "chat",
         model.name,
-        [prompt],
-        sampling_of(body, limit or model.room),
+        [(prompt, sampling_of(body, limit or model.room))],
         n=body.n,
         constraint=tools.constraint or _constraint(body, tools),
         logprobs=body.top_logprobs if body.logprobs else None,

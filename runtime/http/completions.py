@@ -46,8 +46,7 @@ def _started(orchestrator: Orchestrator, body: CompletionBody) -> Answer:
     found = generation(
         "completion",
         target.name,
-        [Prompt.of(text) for text in body.prompt],
-        sampling_of(body, body.max_tokens or _MAX_TOKENS),
+        [(Prompt.of(text), sampling_of(body, body.max_tokens or _MAX_TOKENS)) for text in body.prompt],
         n=body.n,
         logprobs=body.logprobs,
     )

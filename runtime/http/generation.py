@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from weft.graph.ir import Graph, Node, Value
@@ -18,7 +18,6 @@ from .prompts import Prompt
 
 __all__ = ["Generation", "generation", "sampling_of"]
 
-_SEEDS: Final = 2**64
 _MOST: Final = 1024  # texts
 
 
@@ -38,7 +37,7 @@ class Generation:
 
 
 def sampling_of(body: GenerationBody, max_tokens: int) -> Sampling:
-    """How the answers to a request are drawn; without a seed, differently each time."""
+    """How the answers to a prompt are drawn; without a seed, differently each time."""
     seed = random.getrandbits(63) if body.seed is None else body.seed
     top_k = max(body.top_k, 0)  # others write -1 for "all"
     return Sampling(max_tokens, body.temperature, body.top_p, top_k, seed, tuple(body.stop), body.ignore_eos)
@@ -47,18 +46,17 @@ def sampling_of(body: GenerationBody, max_tokens: int) -> Sampling:
 def generation(
     name: str,
     model: str,
-    prompts: Sequence[Prompt],
-    sampling: Sampling,
+    prompts: Sequence[tuple[Prompt, Sampling]],
     *,
     n: int = 1,
     constraint: Constraint | None = None,
     logprobs: int | None = None,
 ) -> Generation:
-    """`n` samples for each prompt; `name` is what observers call the run.
+    """`n` samples for each prompt, each drawn as it says; `name` is what observers call the run.
 
     Raises ApiError for too many, and for a constrained text that is not to end with its form.
     """
-    if sampling.ignore_eos and constraint is not None:
+    if constraint is not None and any(sampling.ignore_eos for _, sampling in prompts):
         raise ApiError(
             400,
             "'ignore_eos' does not go with a constrained answer, which ends with its form",
@@ -71,7 +69,7 @@ def generation(
     nodes: list[Node] = []
     inputs: dict[str, str] = {}
     samples: list[tuple[Value, ...]] = []
-    for number, prompt in enumerate(prompts):
+    for number, (prompt, sampling) in enumerate(prompts):
         args: dict[str, Value] = {}
         for slot, text in prompt.slots.items():
             inputs[f"{slot}_of_{number}"] = text
@@ -79,9 +77,12 @@ def generation(
             nodes.append(Node(len(nodes), Input(f"{slot}_of_{number}")))
         group = []
         for sample in range(n):
-            drawn = _seeded(sampling, sample)
             op = Generate(
-                (prompt.message,), sampling=drawn, constraint=constraint, model=model, logprobs=logprobs
+                (prompt.message,),
+                sampling=sampling.of_sample(sample),
+                constraint=constraint,
+                model=model,
+                logprobs=logprobs,
             )
             group.append(Value(len(nodes)))
             nodes.append(Node(len(nodes), op, args))
@@ -89,9 +90,3 @@ def generation(
     texts = [text for group in samples for text in group]
     tokens = [Value(text.node, 2) for text in texts] if logprobs is not None else []
     return Generation(Graph(tuple(nodes), (*texts, *tokens), name), inputs, tuple(samples))
-
-
-def _seeded(sampling: Sampling, sample: int) -> Sampling:
-    """Sample number `sample` of several."""
-    seed = (sampling.seed + sample + _SEEDS // 2) % _SEEDS - _SEEDS // 2
-    return replace(sampling, seed=seed)

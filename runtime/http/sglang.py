@@ -147,8 +147,7 @@ def _started(orchestrator: Orchestrator, body: _GenerateBody) -> _Batch:
         written = generation(
             "generate",
             model,
-            prompts,
-            _sampling(sampling),
+            [(prompt, _sampling(sampling)) for prompt in prompts],
             n=sampling.n,
             constraint=_constraint(sampling),
             logprobs=body.top_logprobs_num if body.return_logprob else None,

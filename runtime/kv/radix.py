@@ -289,16 +289,16 @@ class RadixTree:
     def _split(self, node: Node, at: int) -> Node:
         """Cut an edge after `at` tokens; `node` stays the lower part, so that locks on it remain right."""
         assert node.parent is not None
-        upper = Node(node.tokens[:at], None, node.parent, node.used)
+        upper = Node(_trimmed(node.tokens[:at]), None, node.parent, node.used)
         upper.locks = node.locks
         upper.children[int(node.tokens[at])] = node
         node.parent.children[int(node.tokens[0])] = upper
-        node.tokens, node.parent = node.tokens[at:], upper
+        node.tokens, node.parent = _trimmed(node.tokens[at:]), upper
         if node.slots is not None:
-            upper.slots, node.slots = node.slots[:at], node.slots[at:]
+            upper.slots, node.slots = _trimmed(node.slots[:at]), _trimmed(node.slots[at:])
             upper.resident = 1
         if node.host is not None:
-            upper.host, node.host = node.host[:at], node.host[at:]
+            upper.host, node.host = _trimmed(node.host[:at]), _trimmed(node.host[at:])
         self._set_advice(upper, node.advice)
         if node in self._due:
             self._due[upper] = None
@@ -403,6 +403,11 @@ def _has_begun(advice: Advice) -> bool:
 
 def _is_due(node: Node) -> bool:
     return node.slots is None and node.parent is not None and _has_begun(node.advice)
+
+
+def _trimmed(part: Tokens) -> Tokens:
+    """A part of an array, copied if it would keep alive more than twice as much as it holds."""
+    return part.copy() if part.base is not None and part.base.size > 2 * part.size else part
 
 
 def _joined(parts: Sequence[Tokens | None]) -> Tokens:

@@ -28,7 +28,7 @@ from weft.runtime.kv.cache import KVCache
 from weft.runtime.kv.host import HostPool
 from weft.runtime.kv.radix import Tokens
 
-from .errors import CancelledError, EngineClosedError
+from .errors import CancelledError, DeviceError, EngineClosedError
 from .flight import Flight
 from .grammar import CompiledGrammar
 from .handover import Handover, KvSpan, Wanted
@@ -100,9 +100,8 @@ class LLMEngine:
         self._steps = self._generated = self._drafted = self._held = 0
         self._stats = self._count()
         self._closing = False
-        self._door = (
-            threading.Lock()
-        )  # held while something enters the inbox, so that nothing enters a closed one
+        self._on_failure: Callable[[], None] = lambda: None
+        self._door = threading.Lock()  # held by what enters the inbox, so that nothing enters a closed one
         self._compilers = ThreadPoolExecutor(options.compile_threads, thread_name_prefix="weft-grammar")
         self._thread = threading.Thread(target=self._run, args=(model.device,), name="weft-llm", daemon=True)
         self._thread.start()
@@ -174,6 +173,10 @@ class LLMEngine:
         """
         return self._ask(partial(self._measure, seconds)).result()
 
+    def on_failure(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, on the engine's thread, if that ends before `close`."""
+        self._on_failure = listener
+
     def close(self) -> None:
         """Fail what has not ended, with `EngineClosedError`, and stop the thread; may be called twice."""
         with self._door:
@@ -214,7 +217,10 @@ class LLMEngine:
 
     def _run(self, device: torch.device) -> None:
         with on_device(device):
-            self._serve()
+            try:
+                self._serve()
+            finally:
+                self._end()
 
     def _serve(self) -> None:
         while not self._closing:
@@ -224,13 +230,23 @@ class LLMEngine:
                     if self._planner.prefetch(time.monotonic()):
                         self._stats = self._count()
                     self._step()
+            except DeviceError as error:
+                _log.error("the LLM engine ends: %s", error)
+                return
             except Exception as error:
                 _log.exception("the LLM engine starts afresh after an error outside any request")
                 self._start_afresh(error)
-        self._take_commands()  # of before the close
+
+    def _end(self) -> None:
+        """Fail what has not ended: after a close, or after an error that starting afresh has not mended."""
+        with self._door:
+            failed, self._closing = not self._closing, True
+        self._take_commands()
         for handle in list(self._tasks):
             self._fail(handle, EngineClosedError("the engine was closed before the request ended"))
         self._handover.close()
+        if failed:
+            self._on_failure()
         if self._tier is not None:
             self._tier.close()
 
@@ -317,6 +333,8 @@ class LLMEngine:
         self._stats = self._count()
         for task in tasks:
             self._deliver(task)
+        if flight.failed:
+            self._runner.model.probe()
 
     def _settle(self, task: Task) -> None:
         """Remove a task that has ended from the planner; the KV of a failed one is not trusted."""
@@ -356,12 +374,14 @@ class LLMEngine:
         tasks = list(self._tasks.values())
         self._tasks.clear()
         self._flight = None
-        self._planner.reset()
-        self._handover.close(error)
-        self._stats = self._count()
-        for task in tasks:
-            task.fail(error)
-            self._deliver(task)
+        try:
+            self._planner.reset()
+        finally:
+            self._handover.close(error)
+            self._stats = self._count()
+            for task in tasks:
+                task.fail(error)
+                self._deliver(task)
 
     def _measure(self, seconds: float) -> Profile:
         cache = self._planner.cache

@@ -5,6 +5,7 @@ EngineError
  ├─ RequestError     a request can never be served; also a ValueError
  ├─ CancelledError   a request was cancelled by its owner
  ├─ ParallelError    processes that share a model have lost one another
+ ├─ DeviceError      a device computes nothing any more
  └─ EngineClosedError  the engine was closed before a request ended
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 __all__ = [
     "CancelledError",
+    "DeviceError",
     "EngineClosedError",
     "EngineError",
     "ModelError",
@@ -42,3 +44,7 @@ class EngineClosedError(EngineError):
 
 class ParallelError(EngineError):
     """A process that has a part of the model has ended or does not answer; the model cannot be used."""
+
+
+class DeviceError(EngineError):
+    """A device fails whatever it is given, as a GPU does after an illegal access; the process must end."""

@@ -79,8 +79,8 @@ class Handover:
     def give(self, namespace: str, ids: Tokens, span: KvSpan, now: float) -> int:
         """Put the KV of a part of a prompt into the cache; returns how many of its tokens are new there.
 
-        Raises `LookupError` if what comes before the part is not in the cache, requests need all slots, or
-        there is no pool to write to.
+        Raises `LookupError` if what comes before the part is not in the cache, requests need all slots, the
+        device has no room for a copy of it, or there is no pool to write to.
         """
         if self._pool is None:
             raise LookupError("a model that several processes share takes no KV from elsewhere")
@@ -99,7 +99,11 @@ class Handover:
                 raise LookupError(f"{count} tokens do not fit into the cache")
             slots = cache.allocate(count)
             new = span.part(held, span.end)
-            self._pool.write(torch.from_numpy(slots), new.keys, new.values)
+            try:
+                self._pool.write(torch.from_numpy(slots), new.keys, new.values)
+            except RuntimeError as problem:
+                cache.release(slots)
+                raise LookupError(f"{count} tokens cannot be stored: {problem}") from problem
             slots = np.concatenate([match.slots, slots])
             published = cache.publish(namespace, tokens, slots, held, now)
             cache.unlock(published.node)
@@ -127,5 +131,10 @@ class Handover:
             wanted.answer.set_result(None)
             return True
         slots = torch.from_numpy(match.slots[wanted.first :])
-        wanted.answer.set_result(KvSpan(wanted.first, *self._pool.read(slots)))
+        try:
+            span = KvSpan(wanted.first, *self._pool.read(slots))
+        except RuntimeError as problem:  # the device has no room for a copy, for one
+            wanted.answer.set_exception(problem)
+        else:
+            wanted.answer.set_result(span)
         return True

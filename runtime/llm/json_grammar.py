@@ -44,7 +44,9 @@ def json_grammar(schema: str) -> xgrammar.Grammar:
     for keyword, value in _keywords(parsed):
         _check_keyword(keyword, value)
     try:
-        grammar = xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=(", ", ": "))
+        grammar = xgrammar.Grammar.from_json_schema(
+            json.dumps(_without_one_of(parsed)), any_whitespace=False, separators=(", ", ": ")
+        )
     except RuntimeError as error:
         raise GrammarError(f"the schema cannot be enforced: {_reason(error)}") from error
     return xgrammar.Grammar.deserialize_json(_harden(grammar.serialize_json()))
@@ -75,6 +77,22 @@ def _keywords(schema: object) -> Iterator[tuple[str, Any]]:
                 yield from _keywords(list(value.values()))
             elif keyword not in _DATA:
                 yield from _keywords(value)
+
+
+def _without_one_of(schema: Any) -> Any:
+    """A schema with `anyOf` for each `oneOf`: xgrammar enforces no more, but warns on standard error."""
+    if isinstance(schema, list):
+        return [_without_one_of(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        name = "anyOf" if keyword == "oneOf" and "anyOf" not in schema else keyword
+        if keyword in _NAMED and isinstance(value, dict):
+            parts[name] = {key: _without_one_of(part) for key, part in value.items()}
+        else:
+            parts[name] = value if keyword in _DATA else _without_one_of(value)
+    return parts
 
 
 def _check_keyword(keyword: str, value: object) -> None:

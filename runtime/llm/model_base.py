@@ -57,6 +57,10 @@ class Model(ABC):
         """Raise ParallelError if a process that shares the model is gone: what it computed last is wrong."""
         return
 
+    def probe(self) -> None:
+        """Raise DeviceError if the device computes nothing any more."""
+        return
+
     def on_failure(self, listener: Callable[[], None]) -> None:
         """Call `listener`, on some thread, when `check` begins to raise."""
         return

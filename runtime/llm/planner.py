@@ -210,7 +210,8 @@ class Planner:
         If the pool or the budget have no room for all drafts, there are none.
         """
         decodes = [job for job in self.running if job.decoding]
-        if sum(map(_missing, decodes)) > min(self.cache.available, self.limits.token_budget):
+        tokens = len(decodes) + sum(job.trunk.drafted for job in decodes)
+        if tokens > self.limits.token_budget or sum(map(_missing, decodes)) > self.cache.available:
             for job in decodes:
                 job.trunk.drafted = 0
         while sum(map(_missing, decodes)) > self.cache.available:

@@ -96,6 +96,9 @@ def _read_input(node: Node, text: str | None) -> Datum:
         raise invalid(f"input {op.name!r} is nested too deeply") from None
     except UnicodeEncodeError:
         raise invalid(f"input {op.name!r} holds half of a surrogate pair, which is no text") from None
+    except json.JSONDecodeError as problem:
+        hint = "; a text stands in quotes" if isinstance(op.type, Text) else ""
+        raise invalid(f"input {op.name!r} is not JSON{hint}: {problem}") from None
     except ValueError as problem:
         raise invalid(f"input {op.name!r}: {problem}") from None
     try:

@@ -1,18 +1,32 @@
-"""Failures as messages."""
+"""Failures of runs, and as messages."""
 
 from __future__ import annotations
 
+import logging
+
+from weft.graph.codec import sendable
+from weft.graph.errors import EvaluationError, GraphError
 from weft.proto import value_pb2
 from weft.runtime.scheduler.faults import Fault
 
-__all__ = ["decode_fault", "encode_fault"]
+__all__ = ["decode_fault", "encode_fault", "fault_of"]
+
+_log = logging.getLogger(__name__)
+
+
+def fault_of(problem: Exception, where: str) -> Fault:
+    """What an exception is to the run that it happens in; of a mistake of weft's own, the log has more."""
+    if isinstance(problem, EvaluationError | GraphError):
+        return Fault("invalid", str(problem))
+    _log.error("%s failed", where, exc_info=problem)
+    return Fault("internal", f"{type(problem).__name__}: {problem}")
 
 
 def encode_fault(fault: Fault) -> value_pb2.Fault:
     """The fault as a message."""
     return value_pb2.Fault(
         code=fault.code,
-        message=fault.message,
+        message=sendable(fault.message),
         program=fault.program,
         node=fault.node,
         location=fault.location,

@@ -33,7 +33,7 @@ from weft.runtime.scheduler.scheduler import Scheduler
 
 from .compiler import Compiler, filled_indexes
 from .door import DoorError, check_names, invalid, read_inputs
-from .faults import decode_fault
+from .faults import decode_fault, fault_of
 from .fleet import Fleet
 from .record import RunRecord, State
 from .run import Run
@@ -82,7 +82,7 @@ class Orchestrator:
     def close(self) -> None:
         """End all runs, then all memberships of workers."""
         for run in list(self.shell.runs.values()):
-            self.cancel(run.id, "the server is shutting down")
+            self.stop(run, "the server is shutting down")
         for link in self.fleet:
             link.lost.set()
         self.shell.close()
@@ -102,8 +102,8 @@ class Orchestrator:
 
         `once`: the program will not come again, so its plan is not kept.
         """
-        if request.deadline_s < 0:
-            raise invalid(f"deadline_s must not be negative, not {request.deadline_s}")
+        if not request.deadline_s >= 0:  # as NaN is not, either
+            raise invalid(f"deadline_s must be 0 (none) or positive, not {request.deadline_s}")
         if grows:
             source, live, nodes, indexes, primitives = self._begin_growing(request, tools)
         else:
@@ -170,9 +170,12 @@ class Orchestrator:
     ) -> None:
         """Let nodes run, with the inputs among them bound."""
         known = run.bind(nodes, inputs)
-        with self.shell.together():
-            self.shell.grown(run, Growth(nodes), primitives)
-            self.shell.known(run, known)
+        try:
+            with self.shell.together():
+                self.shell.grown(run, Growth(nodes), primitives)
+                self.shell.known(run, known)
+        except Exception as problem:
+            self.run_failed(run, fault_of(problem, f"run {run.id}"))
         self.shell.settle(run)
 
     def extend(self, run: Run, request: pb.Extend) -> None:
@@ -243,9 +246,13 @@ class Orchestrator:
         record = self.record(run_id)
         run = self.shell.runs.get(run_id)
         if run is not None:
-            fault = Fault("cancelled", f"the run was cancelled: {reason}", program=record.program)
-            self._end(run, "cancelled", fault)
+            self.stop(run, reason)
         return record
+
+    def stop(self, run: Run, reason: str) -> None:
+        """Cancel a run if it is not over; one that is may have been forgotten."""
+        fault = Fault("cancelled", f"the run was cancelled: {reason}", program=run.record.program)
+        self._end(run, "cancelled", fault)
 
     def record(self, run_id: str) -> RunRecord:
         """What is known of a run. Raises DoorError."""

@@ -250,13 +250,12 @@ class Run:
         now: float,
         *,
         worker: str = "",
-        timing: worker_pb2.Timing | None = None,
         fault: Fault | None = None,
     ) -> None:
         """Tell the followers what happens to a primitive."""
         if node.op.kind in _OBSERVED:
             at_s = now - self.record.started_s
-            self.record.log.append(NodeChange(self.id, at_s, node, phase, worker, timing, fault))
+            self.record.log.append(NodeChange(self.id, at_s, node, phase, worker, None, fault))
 
     # ---- values on their way to workers
 

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import grpc
 
-from weft.graph.errors import GraphError
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import orchestrator_pb2_grpc, worker_pb2
 from weft.runtime.results import CacheStats
@@ -19,6 +18,7 @@ from weft.runtime.scheduler.faults import Fault
 
 from .door import DoorError, invalid
 from .explain import explained
+from .faults import fault_of
 from .orchestrator import Orchestrator
 from .run import Run as LiveRun
 from .trace import chrome_trace
@@ -47,7 +47,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         try:
             await run.record.ended.wait()
         finally:
-            self._orchestrator.cancel(run.id, "its client went away")
+            self._orchestrator.stop(run, "its client went away")
         return run.record.result(quiet=request.quiet)
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.RunInfo:
@@ -74,7 +74,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
                 yield events
         finally:
             reader.cancel()
-            self._orchestrator.cancel(run.id, "its client went away")
+            self._orchestrator.stop(run, "its client went away")
             await asyncio.gather(reader, return_exceptions=True)
 
     def _start(self, requests: Sequence[pb.RunRequest]) -> tuple[LiveRun, bool]:
@@ -91,14 +91,16 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         while isinstance(message := await context.read(), pb.RunRequests):
             self._take_all(run, message.requests)
         if run.grows and run.finishing is None:
-            self._orchestrator.cancel(run.id, "its client ended the stream before the program had finished")
+            self._orchestrator.stop(run, "its client ended the stream before the program had finished")
 
     def _take_all(self, run: LiveRun, requests: Iterable[pb.RunRequest]) -> None:
         for request in requests:
             try:
                 self._take(run, request)
-            except (DoorError, GraphError) as problem:
+            except DoorError as problem:
                 self._orchestrator.run_failed(run, Fault("invalid", str(problem)))
+            except Exception as problem:
+                self._orchestrator.run_failed(run, fault_of(problem, f"a request of run {run.id}"))
 
     def _take(self, run: LiveRun, request: pb.RunRequest) -> None:
         if run.record.state != "running":
@@ -111,7 +113,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             case "finish":
                 self._orchestrator.finish(run, request.finish)
             case "cancel":
-                self._orchestrator.cancel(run.id, "its client asked for it")
+                self._orchestrator.stop(run, "its client asked for it")
             case other:
                 raise invalid(
                     f"after its start a Run stream takes extend, tool, finish and cancel, not {other}"

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from weft.graph.codec import decode_datum
 from weft.graph.errors import GraphError, TooLargeError
-from weft.graph.evaluate import EvaluationError, evaluate
+from weft.graph.evaluate import evaluate
 from weft.graph.ir import Node, Value
 from weft.graph.live import Growth
 from weft.graph.ops.primitive import Upsert
@@ -27,7 +27,7 @@ from weft.runtime.scheduler.primitive import Primitive
 from weft.runtime.scheduler.scheduler import Scheduler
 
 from .contents import content_of
-from .faults import decode_fault
+from .faults import decode_fault, fault_of
 from .fleet import Fleet
 from .run import Run
 from .sending import Sender
@@ -206,19 +206,19 @@ class Shell:
             return False
         if link is not None:
             link.holds.setdefault(run.id, set()).update(values)
-        try:
+
+        def take() -> None:
             run.done(node, values, timing, at)
-        except (EvaluationError, GraphError) as problem:
-            self._impossible(run, node.id, problem)
-            return False
-        found = self._found(run)
-        if found:
-            self._events.append(ev.ValuesKnown(run.id, found))
-        contents = tuple([content_of(result) for result in results])
-        usage = _usage(timing) if node.op.kind == "llm" else None
-        self._events.append(ev.TaskDone(run.id, node.id, attempt, contents, usage))
-        self._hand_on(run, node.id, results)
-        return True
+            found = self._found(run)
+            if found:
+                self._events.append(ev.ValuesKnown(run.id, found))
+            contents = tuple([content_of(result) for result in results])
+            usage = _usage(timing) if node.op.kind == "llm" else None
+            self._events.append(ev.TaskDone(run.id, node.id, attempt, contents, usage))
+            self._hand_on(run, node.id, results)
+
+        self._guarded(run, node.id, take)
+        return run.id in self.runs
 
     def _go_on(self, run_id: str) -> None:
         """Begin what has become possible in a run, or end it."""
@@ -278,7 +278,7 @@ class Shell:
             other = self.runs.get(asker.run)
             if other is not None:
                 other.reuse.hand(asker.node, kept)
-                self._stir(other)
+                self._guarded(other, asker.node, partial(self._stir, other))
 
     def pass_on(self, run: Run) -> None:
         """A run is over: what others waited for it to compute, they compute themselves."""
@@ -286,7 +286,7 @@ class Shell:
             other = self.runs.get(asker.run)
             if other is not None:
                 other.reuse.ask_again(asker.node)
-                self._stir(other)
+                self._guarded(other, asker.node, partial(self._stir, other))
 
     def _stir(self, run: Run) -> None:
         """Let a run take what other runs have done for it."""
@@ -349,13 +349,9 @@ class Shell:
         """Do what may turn out to be impossible; then the run fails, and nothing else does."""
         try:
             work()
-        except (EvaluationError, GraphError) as problem:
-            self._impossible(run, number, problem)
         except Exception as problem:
-            self._owner.run_failed(run, blame(_unexpected(run.node(number), problem), run.node(number)))
-
-    def _impossible(self, run: Run, number: int, problem: Exception) -> None:
-        self._owner.run_failed(run, blame(Fault("invalid", str(problem)), run.node(number)))
+            node = run.node(number)
+            self._owner.run_failed(run, blame(fault_of(problem, node.where()), node))
 
     # ---- the end of a run
 
@@ -408,10 +404,8 @@ class Shell:
                 "or raise max_message_mb in the settings"
             )
             self.task_failed(run.id, number, attempt, Fault("too_large", message))
-        except (EvaluationError, GraphError) as problem:
-            self.task_failed(run.id, number, attempt, Fault("invalid", str(problem)))
         except Exception as problem:
-            self.task_failed(run.id, number, attempt, _unexpected(run.node(number), problem))
+            self.task_failed(run.id, number, attempt, fault_of(problem, run.node(number).where()))
 
     def _evaluate(self, run: Run, number: int) -> None:
         node = run.node(number)
@@ -424,12 +418,6 @@ class Shell:
         growth = run.graph.expand(number, run.operands(run.node(number)))
         self.grown(run, growth)
         self.settle(run)
-
-
-def _unexpected(node: Node, problem: Exception) -> Fault:
-    """What a mistake of weft's own is to the run that it happens in; the log has the traceback."""
-    _log.exception("%s failed", node.where())
-    return Fault("internal", f"{type(problem).__name__}: {problem}")
 
 
 def _usage(timing: worker_pb2.Timing) -> ev.Usage | None:

@@ -30,6 +30,7 @@ from .errors import (
     UnknownIndexError,
     UnwritableError,
 )
+from .filters import Where
 from .folder import expect_writable
 from .snapshot import Mode, Snapshot
 from .tables import (
@@ -157,9 +158,11 @@ class IndexStore:
         vectors: NDArray[np.float32] | None,
         ks: Sequence[int],
         mode: Mode,
+        where: Where = (),
     ) -> list[list[Passage]]:
         """For each of `queries` its best passages, at most `ks[i]`, best first; ties go by id.
 
+        Only passages that meet the condition `where` are found.
         `vectors` float32 `[queries, dimension]` are those of `queries`; lexical search needs none. Scores:
         BM25 (lexical; only passages that share a term with the query), cosine (vector), reciprocal-rank
         fusion of both (hybrid). A blank query finds nothing. What an upsert has stored before, in this
@@ -169,7 +172,7 @@ class IndexStore:
         needed and missing; `IndexMismatchError` if they have another dimension than the index.
         """
         _check_search(queries, ks, mode)
-        return self.newest(name).search(queries, vectors, ks, mode)
+        return self.newest(name).search(queries, vectors, ks, mode, where)
 
     def newest(self, name: str) -> IndexVersion:
         """Index `name` as it is now."""
@@ -308,13 +311,14 @@ class IndexVersion:
         vectors: NDArray[np.float32] | None,
         ks: Sequence[int],
         mode: Mode,
+        where: Where = (),
     ) -> list[list[Passage]]:
         """As `IndexStore.search`."""
         name, found = self._name, self._header
         unit = None if mode == "lexical" else _query_vectors(name, found, vectors, len(queries), mode)
         if not queries:
             return []
-        return self._store._snapshot(name, self._table, found).search(queries, unit, ks, mode)
+        return self._store._snapshot(name, self._table, found).search(queries, unit, ks, mode, where)
 
 
 def _merge(table: Any, chunks: Sequence[Chunk], data: Any, partial: Mapping[str, int]) -> Any:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .bm25 import Bm25, TermIds
 from .documents import Passage
+from .filters import MetadataRows, Where
 from .fusion import reciprocal_ranks
 
 __all__ = ["Mode", "Snapshot"]
@@ -41,6 +42,7 @@ class Snapshot:
     bm25: Bm25
     rows: Mapping[str, int]
     """The row of each passage id."""
+    metadata: MetadataRows
 
     def neighbours(self, found: Sequence[Passage], preceding: int, following: int) -> list[Passage]:
         """Each of `found` between those that stand around it in its document.
@@ -73,19 +75,21 @@ class Snapshot:
         vectors: NDArray[np.float32] | None,
         ks: Sequence[int],
         mode: Mode,
+        where: Where = (),
     ) -> list[list[Passage]]:
         """At most `ks[i]` passages for `queries[i]` with `vectors` `[queries, dimension]`, best first.
 
-        The score is BM25 (lexical), the cosine (vector) or the fused reciprocal rank (hybrid). A query
-        alone and the same query in a batch find the same.
+        All of them meet the condition `where`. The score is BM25 (lexical), the cosine (vector) or the fused
+        reciprocal rank (hybrid). A query alone and the same query in a batch find the same.
         """
         depths = [max(k, _FUSION_DEPTH) if mode == "hybrid" else k for k in ks]
         rankings: list[list[_Ranking]] = [[] for _ in queries]
+        allowed = self.metadata.matching(where) if where else None
         if mode != "vector":
             for ranking, query, depth in zip(rankings, queries, depths, strict=True):
-                ranking.append(self._lexical(query, depth))
+                ranking.append(self._lexical(query, depth, allowed))
         if vectors is not None:
-            for ranking, found in zip(rankings, self._nearest(vectors, depths), strict=True):
+            for ranking, found in zip(rankings, self._nearest(vectors, depths, allowed), strict=True):
                 ranking.append(found)
         return [
             self._passages(_fused(ranking) if mode == "hybrid" else ranking[0], k, query)
@@ -100,27 +104,34 @@ class Snapshot:
             for found, score in ((self.passages[row], score) for row, score in ranking[:k])
         ]
 
-    def _lexical(self, query: str, k: int) -> _Ranking:
+    def _lexical(self, query: str, k: int, allowed: _Rows | None) -> _Ranking:
         scores = self.bm25.scores(query)
-        return _best(np.flatnonzero(scores), scores[scores != 0], k)
+        rows = np.flatnonzero(scores) if allowed is None else allowed[scores[allowed] != 0]
+        return _best(rows, scores[rows], k)
 
-    def _nearest(self, queries: NDArray[np.float32], ks: Sequence[int]) -> list[_Ranking]:
-        """The rows nearest to each of `queries` `[q, dimension]`; none for a query that is zero."""
+    def _nearest(
+        self, queries: NDArray[np.float32], ks: Sequence[int], allowed: _Rows | None
+    ) -> list[_Ranking]:
+        """The `allowed` rows nearest to each of `queries` `[q, dimension]`; none for a query that is zero."""
         found: list[_Ranking] = []
         for first in range(0, len(queries), _QUERIES_AT_ONCE):
             block = queries[first : first + _QUERIES_AT_ONCE]
             cosines = block @ self.vectors.T  # [block, passages]
             for query, row, k in zip(block, cosines, ks[first:], strict=False):
-                found.append(self._exact(query, row, k) if query.any() else [])
+                found.append(self._exact(query, row, k, allowed) if query.any() else [])
         return found
 
-    def _exact(self, query: NDArray[np.float32], cosines: NDArray[np.float32], k: int) -> _Ranking:
-        """The best `k` rows, in float64.
+    def _exact(
+        self, query: NDArray[np.float32], cosines: NDArray[np.float32], k: int, allowed: _Rows | None
+    ) -> _Ranking:
+        """The best `k` of the `allowed` rows, in float64.
 
         The rounding of a matrix product depends on the shape of the batch and the place of a row in it.
         It only serves to find the candidates, so that neither decides which of two rows is nearer.
         """
-        rows = np.flatnonzero(cosines >= _kth_largest(cosines, k) - _ROUNDING)
+        cosines = cosines if allowed is None else cosines[allowed]
+        near = np.flatnonzero(cosines >= _kth_largest(cosines, k) - _ROUNDING)
+        rows = near if allowed is None else allowed[near]
         wide = query.astype(np.float64)
         blocks = [rows[i : i + _ROWS_AT_ONCE] for i in range(0, len(rows), _ROWS_AT_ONCE)]
         exact = [(self.vectors[block].astype(np.float64) * wide).sum(axis=1) for block in blocks]
@@ -151,6 +162,7 @@ def _in_runs(places: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
 
 
 _Ranking = list[tuple[int, float]]  # (row, score), best first
+_Rows = NDArray[np.int64]  # ascending
 
 
 def _best(rows: NDArray[np.int64], scores: NDArray[np.float64], k: int) -> _Ranking:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .bm25 import Bm25, TermIds
 from .documents import Chunk, Passage
 from .errors import CorruptIndexError
+from .filters import MetadataRows
 from .folder import INDEXES
 from .snapshot import Snapshot
 
@@ -163,4 +164,5 @@ def load(key: tuple[str, int], table: Any, dimension: int, known: TermIds | None
     ]
     terms = TermIds.of(texts, known)
     places = {id: row for row, id in enumerate(ids)}
-    return Snapshot(key, passages, vectors, terms, Bm25.build(texts, terms), places)
+    fields = MetadataRows.build(passage.metadata for passage in passages)
+    return Snapshot(key, passages, vectors, terms, Bm25.build(texts, terms), places, fields)

@@ -7,10 +7,12 @@ from a tool after its context has lost its place. What waits there keeps nobody 
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Final, Protocol
 
 from .engines import Pool
+from .idle import IdleRuns
 from .residency import Residency
 from .state import QUEUED, LiveNode
 
@@ -80,6 +82,7 @@ class WorkingSet(Everybody):
 
     def __init__(self, residency: Residency) -> None:
         self._residency = residency
+        self._idle = residency.idle = defaultdict[Pool, IdleRuns](IdleRuns)
         self._gates: dict[Pool, list[tuple[float, int, LiveNode]]] = {}
         self._tickets = 0
         self._overdue: dict[Pool, float | None] = {}  # when the next idle run loses its place
@@ -126,12 +129,32 @@ class WorkingSet(Everybody):
         most = self.fill * pool.kv_slots
         lacking = pool.kv + need - most
         if pool.kv and lacking > 0:
-            self._overdue[pool] = self._residency.expire_overdue(pool, now, lacking)
+            self._overdue[pool] = self._expire_overdue(pool, now, lacking)
             if pool.kv and pool.kv + need > most:
                 return False
         live.run.places[pool] = need
         pool.kv += need
         return True
+
+    def _expire_overdue(self, pool: Pool, now: float, tokens: float) -> float | None:
+        """Free so many tokens of idle runs whose tools have taken too long.
+
+        If that is not enough: when the next run is overdue, or None if none will be.
+        """
+        before, idle = pool.kv, self._idle[pool]
+        while before - pool.kv < tokens:
+            entry = idle.first()
+            if entry is None:
+                return None
+            due, engine, run = entry
+            expiry = engine.idle[run] + self._residency.patience.seconds(run.waits_for)
+            if expiry > max(due, now):
+                idle.postpone(expiry)
+            elif due > now:
+                return due
+            else:
+                self._residency.expire(run, engine)
+        return now
 
 
 class Growing(WorkingSet):

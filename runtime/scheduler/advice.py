@@ -99,7 +99,7 @@ class Liveness(Silence):
 
     def made(self, live: LiveNode, consumers: Iterable[LiveNode], now: float) -> None:
         """Keep it for those who are known to take it later."""
-        number = live.primitive.node.id
+        number = live.number
         for consumer in consumers:
             if consumer.primitive.context == number and consumer.phase is WAITING:
                 self._say(live, now + _KNOWN_S)
@@ -126,7 +126,7 @@ class Liveness(Silence):
         """Those whose texts have been taken within the run, unless another of its prompts begins alike."""
         for maker in makers:
             self._unsay(maker)
-        return tuple(Value(m.node.id) for m in makers if m.read and not m.run.expects(m))
+        return tuple(Value(m.number) for m in makers if m.read and not m.run.expects(m))
 
     def collect(self, worker: WorkerState, now: float) -> tuple[Keep, ...]:
         """What has not expired."""
@@ -151,16 +151,19 @@ class Liveness(Silence):
         return 0.0
 
     def _say(self, maker: LiveNode, expires: float, begins: float = 0.0) -> None:
-        engine, run, node = maker.engine, maker.run.id, maker.primitive.node.id
+        engine, run, node = maker.engine, maker.run.id, maker.number
         if engine is not None and engine.worker.alive:
+            maker.advised = True
             keep = Keep(run, node, expires, begins)
             self._pending.setdefault(engine.worker, {}).setdefault(run, {})[node] = keep
 
     def _unsay(self, maker: LiveNode) -> None:
-        runs = self._pending.get(maker.engine.worker) if self._pending and maker.engine else None
+        if not maker.advised or maker.engine is None:
+            return
+        runs = self._pending.get(maker.engine.worker)
         keeps = runs.get(maker.run.id) if runs else None
         if keeps:
-            keeps.pop(maker.primitive.node.id, None)
+            keeps.pop(maker.number, None)
 
 
 class NextUse(Liveness):

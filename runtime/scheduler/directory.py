@@ -34,45 +34,50 @@ NOWHERE: Final = Found(0.0, ())
 class _Several:
     """More than one holder of a prefix."""
 
-    __slots__ = ("engines", "turn")
+    __slots__ = ("engines", "turn", "used")
 
-    def __init__(self, engines: list[EngineState]) -> None:
-        self.engines = engines
+    def __init__(self, used: dict[EngineState, float]) -> None:
+        self.used = used  # when, in the tokens that each had written
+        self.engines = list(used)
         self.turn = 0  # of the holder that is looked at first next time
 
 
 class Directory:
     """Holders by prefix key; of more than `limit` prefixes those used last.
 
-    When each holder last used a prefix, it knows itself (`EngineState.used`). Most prefixes have one holder,
-    which then is all that is kept of them here: what so many entries would add, the garbage collector would
-    look at again and again.
+    Most prefixes have one holder, which then is all that is kept of them here, beside when it last used them:
+    what so many entries would add, the garbage collector would look at again and again. When each of several
+    holders did is kept together, since all of them are asked about at the same time.
     """
 
     def __init__(self, limit: int = 1 << 16) -> None:
         self._limit = limit
         self._holders: OrderedDict[int, EngineState | _Several] = OrderedDict()
+        self._used: dict[int, float] = {}  # by the only holder
 
     def __len__(self) -> int:
         return len(self._holders)
 
     def note(self, engine: EngineState, prefixes: Iterable[Boundary]) -> None:
         """An engine holds these prefixes, or will as soon as it has done what it was given."""
-        holders, used = self._holders, engine.used
+        holders, used, written = self._holders, self._used, engine.written
         for key, _ in prefixes:
             holder = holders.get(key)
             if holder is None:
                 holders[key] = engine
+                used[key] = written
                 if len(holders) > self._limit:
                     self._forget_oldest()
+                continue
+            holders.move_to_end(key)
+            if holder is engine:
+                used[key] = written
+            elif isinstance(holder, _Several):
+                if engine not in holder.used:
+                    holder.engines.append(engine)
+                holder.used[engine] = written
             else:
-                holders.move_to_end(key)
-                if key not in used:
-                    if isinstance(holder, _Several):
-                        holder.engines.append(engine)
-                    else:
-                        holders[key] = _Several([holder, engine])
-            used[key] = engine.written
+                holders[key] = _Several({holder: used.pop(key), engine: written})
 
     def longest(self, prefixes: Sequence[Boundary]) -> Found:
         """The longest of a prompt's prefixes (shortest first) that anybody holds."""
@@ -82,31 +87,32 @@ class Directory:
                 some = self._sample(key, holder)
                 if some:
                     return Found(tokens, some, key)
-            elif holder is not None and holder.keeps(key):
+            elif holder is not None and holder.keeps(self._used[key]):
                 return Found(tokens, [holder], key)
         return NOWHERE
 
     def held(self, engine: EngineState, prefixes: Sequence[Boundary]) -> float:
         """How many tokens of a prompt an engine holds."""
         for key, tokens in reversed(prefixes):
-            if key in engine.used and engine.keeps(key):
+            used = self._used_by(engine, key)
+            if used is not None and engine.keeps(used):
                 return tokens
         return 0.0
 
     def missed(self, engine: EngineState, prefixes: Iterable[Boundary], cached: float) -> None:
         """An engine was found to hold only `cached` tokens of a prompt."""
         for key, tokens in prefixes:
-            if tokens > cached and key in engine.used:
+            if tokens > cached and self._used_by(engine, key) is not None:
                 self._drop(engine, key)
 
     def _sample(self, key: int, holders: _Several) -> list[EngineState]:
         """Some that hold a prefix still; those that do not are forgotten on the way."""
         found: list[EngineState] = []
-        engines = holders.engines
+        engines, used = holders.engines, holders.used
         looked = 0
         while looked < len(engines) and len(found) < _SAMPLE:
             engine = engines[(holders.turn + looked) % len(engines)]
-            if engine.keeps(key):
+            if engine.keeps(used[engine]):
                 found.append(engine)
                 looked += 1
             else:
@@ -114,16 +120,24 @@ class Directory:
         holders.turn += looked
         return found
 
+    def _used_by(self, engine: EngineState, key: int) -> float | None:
+        holder = self._holders.get(key)
+        if holder is engine:
+            return self._used[key]
+        return holder.used.get(engine) if isinstance(holder, _Several) else None
+
     def _drop(self, engine: EngineState, key: int) -> None:
-        del engine.used[key]
         holder = self._holders[key]
         if isinstance(holder, _Several):
             holder.engines.remove(engine)
+            del holder.used[engine]
             if holder.engines:
                 return
+        else:
+            del self._used[key]
         del self._holders[key]
 
     def _forget_oldest(self) -> None:
         key, holder = self._holders.popitem(last=False)
-        for engine in holder.engines if isinstance(holder, _Several) else (holder,):
-            del engine.used[key]
+        if not isinstance(holder, _Several):
+            del self._used[key]

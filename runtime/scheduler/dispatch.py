@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 from .actions import Dispatch, Fragment, Source
 from .engines import Charge, EngineState, Pool, WorkerState
-from .events import WorkerJoined
+from .events import EngineSpec, WorkerJoined
 from .fragments import begins_context, fragment
 from .policies import Policies, Toolbox
 from .primitive import EngineKey
@@ -53,7 +53,7 @@ class Dispatcher:
         """A worker can be given work."""
         self._joined += 1
         worker = WorkerState(event.worker, self._joined)
-        worker.engines = tuple(EngineState(spec, worker) for spec in event.engines)
+        worker.engines = tuple(EngineState(_shared(spec), worker) for spec in event.engines)
         self.workers[worker.id] = worker
         for key, pool in self._pools.items():
             engine = worker.engine(key)
@@ -68,7 +68,7 @@ class Dispatcher:
         self._lost.append((worker, reason))
         self.advice.lose(worker)
         for engine in worker.engines:
-            for pool in list(engine.pools):
+            for pool in engine.pools:
                 pool.remove(engine)
                 self._stirred[pool] = None
 
@@ -185,7 +185,7 @@ class Dispatcher:
                     self._fetch(live, live.move, where)
             else:
                 where.charge(live, Charge(where.spec.item_ms or live.primitive.forecast.ms))
-            tasks.append((live.primitive.node.id, live.attempt))
+            tasks.append((live.number, live.attempt))
             if live.waiting == 0:
                 self.activate(live, now)
             else:
@@ -205,7 +205,7 @@ class Dispatcher:
         source = move.source.worker.id
         wait_s = _PATIENCE * move.patience_ms / 1000
         sources = self._sources.setdefault(engine.worker, [])
-        sources.append(Source(live.run.id, live.primitive.node.id, source, wait_s))
+        sources.append(Source(live.run.id, live.number, source, wait_s))
 
     # ---- queues without workers
 
@@ -227,3 +227,9 @@ class Dispatcher:
         """The worker with such an engine that was lost last, and how."""
         lost = reversed(self._lost)
         return next(((worker.id, reason) for worker, reason in lost if worker.engine(key)), None)
+
+
+@lru_cache(1024)
+def _shared(spec: EngineSpec) -> EngineSpec:
+    """The one spec of engines that are alike: a choice that looks at several looks at it once."""
+    return spec

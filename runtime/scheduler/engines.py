@@ -51,11 +51,10 @@ class EngineState:
     context_tokens: float = 0.0
     kv: int = 0  # tokens that the runs it works for hold or are going to
     written: float = 0.0  # tokens whose KV it has computed since it joined
-    used: dict[int, float] = field(default_factory=dict)  # of these, when it last used a prefix
     in_use: dict[int, int] = field(default_factory=dict)  # runs by prefix
     underway: dict[int, int] = field(default_factory=dict)  # tasks by a prefix that they are to read
     idle: dict[LiveRun, float] = field(default_factory=dict)  # that hold contexts here, and since when
-    pools: list[Pool] = field(default_factory=list)
+    pools: tuple[Pool, ...] = ()
     room: float = float("inf")  # tokens that its cache keeps beside what it computes with; lost: none
     reading: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the terms of `ModelCosts`
     writing: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -142,11 +141,11 @@ class EngineState:
             self._add_load(ms)
             self.prefill_ms += ms
 
-    def keeps(self, prefix: int) -> bool:
-        """Whether its cache still has a prefix that it has used, as far as is known."""
+    def keeps(self, used: float) -> bool:
+        """Whether its cache still has what it used when it had written `used` tokens, as far as is known."""
         # The one sum has shared tokens once for each that shares them, the other what may be evicted.
-        locked = min(self.context_tokens, self.kv)
-        return self.written - self.used[prefix] <= self.room - locked
+        locked = self.context_tokens if self.context_tokens < self.kv else self.kv
+        return self.written - used <= self.room - locked
 
     def hold(self, tokens: int) -> None:
         """Reckon with so many tokens of KV more. Only that there are fewer can make anything possible."""
@@ -229,8 +228,6 @@ Load = Callable[[EngineState], float]
 
 _Entry = tuple[float, int, int, EngineState]  # load, number of the worker, and of the entry
 
-_Idle = tuple[float, int, float, EngineState, "LiveRun"]  # due, number, idle since
-
 
 class Pool:
     """The engines that can run the primitives of one key, indexed by `load`: no choice looks at all of them.
@@ -248,9 +245,6 @@ class Pool:
         self._valid: dict[EngineState, _Entry] = {}  # those that are not
         self._entries = 0
         self._turn: Iterator[EngineState] = iter(())
-        self._idle: list[_Idle] = []  # a heap; entries may be stale
-        self._waits = 0
-        self._tidy_at = _SMALL
         self.load_ms = 0.0
         """Of all engines."""
         self.active = 0
@@ -283,7 +277,7 @@ class Pool:
         """An engine has come."""
         self._engines[engine] = None
         self._turn = iter(())
-        engine.pools.append(self)
+        engine.pools = (*engine.pools, self)
         self.load_ms += engine.load_ms
         self.active += engine.active
         self.kv += engine.kv
@@ -296,38 +290,11 @@ class Pool:
         self.touched.pop(engine, None)
         self._valid.pop(engine, None)
         self._turn = iter(())
-        engine.pools.remove(self)
+        engine.pools = tuple(pool for pool in engine.pools if pool is not self)
         self.load_ms -= engine.load_ms
         self.active -= engine.active
         self.kv -= engine.kv
         self.kv_slots -= engine.spec.kv_slots
-
-    def idle_now(self, engine: EngineState, run: LiveRun, now: float) -> None:
-        """A run that holds contexts on an engine has begun to wait for something else."""
-        self._waits += 1
-        heapq.heappush(self._idle, (now, self._waits, now, engine, run))
-        if len(self._idle) > self._tidy_at:
-            self._idle = [entry for entry in self._idle if self._is_idle(entry)]
-            heapq.heapify(self._idle)
-            self._tidy_at = 2 * len(self._idle) + _SMALL
-
-    def longest_idle(self) -> tuple[float, EngineState, LiveRun] | None:
-        """The run that is due first to lose its place, when, and where."""
-        while self._idle:
-            due, _, _, engine, run = self._idle[0]
-            if self._is_idle(self._idle[0]):
-                return due, engine, run
-            heapq.heappop(self._idle)
-        return None
-
-    def _is_idle(self, entry: _Idle) -> bool:
-        _, _, since, engine, run = entry
-        return engine.idle.get(run) == since and engine in self._engines
-
-    def postpone(self, due: float) -> None:
-        """The run that was due first is due later."""
-        _, number, since, engine, run = self._idle[0]
-        heapq.heapreplace(self._idle, (due, number, since, engine, run))
 
     def least_loaded(self) -> EngineState | None:
         """The engine with room whose load is least; the longest-serving of several."""

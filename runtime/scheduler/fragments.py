@@ -30,10 +30,10 @@ def fragment(
     """
     yield root, engine
     members = [(root, engine)]
-    inside = {root.primitive.node.id}
+    inside = {root.number}
     for member, here in members:
         first = True
-        for follower in member.run.consumers(member):
+        for follower in member.consumers:
             if follower.phase is not WAITING or not _is_free(follower, inside):
                 continue
             where = _engine(member, follower, here)
@@ -47,7 +47,7 @@ def fragment(
                     continue
                 first = False
             members.append((follower, where))
-            inside.add(follower.primitive.node.id)
+            inside.add(follower.number)
             yield follower, where
 
 
@@ -75,7 +75,7 @@ def _engine(member: LiveNode, follower: LiveNode, engine: EngineState) -> Engine
     if primitive.role is not Role.ENGINE:
         return None
     if primitive.key.kind == "llm":
-        goes_on = primitive.context in (None, member.primitive.node.id)
+        goes_on = primitive.context in (None, member.number)
         return engine if goes_on and follower.key == member.key else None
     if not repeatable(primitive.node) and repeatable(member.primitive.node):
         return None

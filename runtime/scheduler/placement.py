@@ -109,7 +109,7 @@ class Affinity(RoundRobin):
         demand = self._residency.demand(live)
         best, least = None, float("inf")
         for engine in dict.fromkeys((demand.home, spare, *demand.found.holders)):
-            if engine is not None and engine in pool:
+            if engine is not None and pool in engine.pools:
                 cost = self._cost(demand, engine)
                 if cost < least:
                     best, least = engine, cost

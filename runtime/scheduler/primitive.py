@@ -48,11 +48,17 @@ def engine_of(op: Op) -> EngineKey:
     """The engine that runs the operation."""
     match op:
         case Prefill() | Decode() | Score() | Weigh() | Rate() | Embed():
-            return EngineKey(op.kind, op.model)
+            return _key(op.kind, op.model)
         case Tool(tool=tool):
-            return EngineKey(op.kind, tool)
+            return _key(op.kind, tool)
         case _:
-            return EngineKey(op.kind, "")
+            return _key(op.kind, "")
+
+
+@lru_cache(4096)
+def _key(kind: str, model: str) -> EngineKey:
+    """The one key that all primitives of a kind share: so it stays in the processor's caches."""
+    return EngineKey(kind, model)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from weft.graph.ir import Value
 from .directory import NOWHERE, Directory, Found
 from .engines import Charge, EngineState, Pool
 from .events import Usage
+from .idle import IdleRuns
 from .patience import Patience
 from .prefixes import Block, Boundary, extend, start
 from .state import DONE, Chain, Holding, LiveNode, LiveRun
@@ -37,6 +39,7 @@ class Residency:
         self.transfer = transfer
         self.directory = Directory()
         self.patience = Patience()
+        self.idle: defaultdict[Pool, IdleRuns] | None = None  # if admission takes their places
 
     def demand(self, live: LiveNode) -> Demand:
         """What a ready primitive asks for."""
@@ -45,8 +48,8 @@ class Residency:
         home = maker.engine if maker is not None and maker.engine and maker.engine.worker.alive else None
         reads, writes = _reads(live, live.chain), live.primitive.forecast.writes
         urgent = _is_urgent(live)
-        for follower in live.run.consumers(live):
-            if follower.primitive.context == live.primitive.node.id:
+        for follower in live.consumers:
+            if follower.primitive.context == live.number:
                 reads += follower.primitive.forecast.reads
                 writes += follower.primitive.forecast.writes
                 urgent = urgent or _is_urgent(follower)
@@ -101,30 +104,11 @@ class Residency:
             holding = run.holdings.get(engine)
             if holding is not None and not holding.expired:
                 engine.idle[run] = now
-                for pool in engine.pools:
-                    pool.idle_now(engine, run, now)
-                engine.changed()  # whoever waits for a place may have one when this run's time is over
+                if self.idle is not None:
+                    for pool in engine.pools:
+                        self.idle[pool].add(engine, run, now)
+                    engine.changed()  # whoever waits for a place may have one when this run's time is over
         run.used.clear()
-
-    def expire_overdue(self, pool: Pool, now: float, tokens: float) -> float | None:
-        """Free so many tokens of idle runs whose tools have taken too long.
-
-        If that is not enough: when the next run is overdue, or None if none will be.
-        """
-        before = pool.kv
-        while before - pool.kv < tokens:
-            entry = pool.longest_idle()
-            if entry is None:
-                return None
-            due, engine, run = entry
-            expiry = engine.idle[run] + self.patience.seconds(run.waits_for)
-            if expiry > max(due, now):
-                pool.postpone(expiry)
-            elif due > now:
-                return due
-            else:
-                self.expire(run, engine)
-        return now
 
     def expire(self, run: LiveRun, engine: EngineState) -> None:
         """Reckon with what an engine holds for a run no longer: others may take its place."""
@@ -237,8 +221,8 @@ class Residency:
 
     def _pass_on(self, live: LiveNode, engine: EngineState) -> None:
         """An engine that reports nothing for a prefill is going to compute it with what follows on it."""
-        for follower in live.run.consumers(live):
-            if follower.engine is engine and follower.charge and follower.primitive.context == live.node.id:
+        for follower in live.consumers:
+            if follower.engine is engine and follower.charge and follower.primitive.context == live.number:
                 engine.pass_on(live, follower)
                 follower.move = live.move
                 return

@@ -144,7 +144,7 @@ class Scheduler:
                     self._follow(live)
 
     def _start(self, live: LiveNode) -> None:
-        run, node = live.run.id, live.primitive.node.id
+        run, node = live.run.id, live.number
         match live.primitive.role:
             case Role.ENGINE:
                 self._dispatcher.submit(live, self._now)
@@ -204,12 +204,12 @@ class Scheduler:
         if live is not None:
             for output, content in enumerate(event.contents):
                 if content is not None:
-                    live.run.contents[Value(event.node, output)] = content
+                    live.run.contents[event.node, output] = content
             kind = live.primitive.key.kind
             consumers: Sequence[LiveNode] = ()
             if kind == "llm":
                 self._residency.done(live, event.usage)
-                consumers = tuple(live.run.consumers(live))
+                consumers = tuple(live.consumers)
                 if live.primitive.makes_context:
                     live.run.latest = live
                 for consumer in consumers:
@@ -242,7 +242,7 @@ class Scheduler:
             if engine and engine.worker.alive and maker.phase is DONE:
                 dead.setdefault(engine.worker.id, []).append(maker)
         for worker, held in dead.items():
-            values = tuple([Value(maker.primitive.node.id) for maker in held])
+            values = tuple([Value(maker.number) for maker in held])
             self._actions.append(Release(worker, live.run.id, values, self._advice.released(held)))
 
     def _current(self, event: PromptRead | TaskDone | TaskFailed) -> LiveNode | None:
@@ -293,7 +293,7 @@ class Scheduler:
 
     def _call_back(self, live: LiveNode) -> None:
         """Take back what was handed out to follow on a task that has failed."""
-        for follower in live.run.consumers(live):
+        for follower in live.consumers:
             if follower.phase is RUNNING and follower.engine:
                 self._cancel(follower.engine.worker.id, follower)
                 follower.leave(WAITING)
@@ -302,7 +302,7 @@ class Scheduler:
 
     def _cancel(self, worker: str, live: LiveNode) -> None:
         self._actions += self._dispatcher.dispatches(self._now)  # what is called back has been sent before
-        self._actions.append(CancelTasks(worker, live.run.id, (live.node.id,)))
+        self._actions.append(CancelTasks(worker, live.run.id, (live.number,)))
 
     def _fail_run(self, run: LiveRun, fault: Fault) -> None:
         self._forget(run)

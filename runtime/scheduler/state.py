@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from weft.graph.analyses.forecast import Forecast
-from weft.graph.ir import Node, Value
+from weft.graph.ir import Node
 
 from .directory import Found
 from .engines import Charge, EngineState, Pool, WorkerState
@@ -28,8 +28,6 @@ __all__ = [
     "LiveRun",
     "Phase",
 ]
-
-_NOBODY: Final[dict[int, LiveNode]] = {}
 
 
 class Phase(Enum):
@@ -68,6 +66,9 @@ class LiveNode:
 
     primitive: Primitive
     run: LiveRun
+    number: int  # the node's id
+    work_ms: float  # that it will take of engines, if it is not a tool
+    takers: dict[int, LiveNode] | None = None  # that wait for a result of it
     waiting: int = 0  # producers of operands that are not done
     phase: Phase = WAITING
     attempt: int = 0  # number of the latest
@@ -86,6 +87,7 @@ class LiveNode:
     kv: int = 0  # tokens of KV that its engine reckons to hold on its account
     chain: Chain | None = None  # once all that it adds to its context is known
     prefix: Boundary | None = None  # the context that it has made
+    advised: bool = False  # whether its worker was, or is to be, told to keep its context
     read: bool = False  # whether somebody in its run takes the text that it writes
     turn: bool = False  # whether its run counts it as wanting a language model
     counted: bool = False  # whether all its operands are known and its engine counts it as active
@@ -99,6 +101,11 @@ class LiveNode:
     def key(self) -> EngineKey:
         """What it needs of a worker."""
         return self.primitive.key
+
+    @property
+    def consumers(self) -> Iterable[LiveNode]:
+        """The nodes that wait for a result of it."""
+        return self.takers.values() if self.takers is not None else ()
 
     def begin(self, engine: EngineState | None = None) -> None:
         """A new attempt is handed out; the caller reckons with it on the engine, and says `changed` there."""
@@ -156,28 +163,32 @@ class LiveRun:
     latest: LiveNode | None = None  # that has made a context
     waits_for: str = ""  # the tool that was called last
     places: dict[Pool, int] = field(default_factory=dict)  # admitted where, with tokens on no engine yet
-    contents: dict[Value, Content] = field(default_factory=dict)
-    _consumers: dict[int, dict[int, LiveNode]] = field(default_factory=dict)
+    contents: dict[tuple[int, int], Content] = field(default_factory=dict)
     _continuations: dict[int, int] = field(default_factory=dict)  # unfinished consumers of each KV value
     _beginnings: dict[Beginning, int] = field(default_factory=dict)  # of the prompts that wait
 
     def add(self, primitives: Iterable[Primitive]) -> list[LiveNode]:
         """Take in nodes; one with the id of an older node takes its place and keeps its consumers."""
         added = []
-        nodes, consumers = self.nodes, self._consumers
+        nodes = self.nodes
         for primitive in primitives:
-            number = primitive.node.id
+            number, work_ms = primitive.node.id, _work_ms(primitive)
+            live = LiveNode(primitive, self, number, work_ms)
             older = nodes.get(number)
             if older is not None:
-                self.work_ms -= _work_ms(older.primitive)
-            self.work_ms += _work_ms(primitive)
-            live = nodes[number] = LiveNode(primitive, self)
+                self.work_ms -= older.work_ms
+                live.takers = older.takers
+            self.work_ms += work_ms
+            nodes[number] = live
             if primitive.begins is not None:
                 self._beginnings[primitive.begins] = self._beginnings.get(primitive.begins, 0) + 1
             for producer in primitive.producers:
-                if nodes[producer].phase is not DONE:
+                maker = nodes[producer]
+                if maker.phase is not DONE:
                     live.waiting += 1
-                    consumers.setdefault(producer, {})[number] = live
+                    if maker.takers is None:
+                        maker.takers = {}
+                    maker.takers[number] = live
             context = primitive.context
             if context is not None:
                 self._continuations[context] = self._continuations.get(context, 0) + 1
@@ -189,22 +200,21 @@ class LiveRun:
         for number, forecast in forecasts.items():
             live = self.nodes[number]
             if live.phase is not DONE:
-                self.work_ms -= _work_ms(live.primitive)
+                self.work_ms -= live.work_ms
                 live.primitive = replace(live.primitive, forecast=forecast)
-                self.work_ms += _work_ms(live.primitive)
+                live.work_ms = _work_ms(live.primitive)
+                self.work_ms += live.work_ms
 
     def complete(self, live: LiveNode) -> Iterable[LiveNode]:
         """Mark a node as done. Its consumers, each with one operand less to wait for."""
         if not live.attempt:
             self.begun(live.primitive)  # and never will be: what it makes was known
-        self.work_ms -= _work_ms(live.primitive)
+        self.work_ms -= live.work_ms
         live.leave(DONE)
-        consumers = self._consumers.pop(live.primitive.node.id, None)
-        if consumers is None:
-            return ()
-        for consumer in consumers.values():
+        consumers, live.takers = live.consumers, None
+        for consumer in consumers:
             consumer.waiting -= 1
-        return consumers.values()
+        return consumers
 
     def dead_contexts(self, live: LiveNode) -> Sequence[LiveNode]:
         """The makers of the KV values that nobody takes any more now that `live` is done."""
@@ -216,7 +226,7 @@ class LiveRun:
         continuations, ended = self._continuations, []
         if context is not None and not continuations[context]:
             ended.append(self.nodes[context])
-        if makes_context and not continuations.get(live.primitive.node.id):
+        if makes_context and not continuations.get(live.number):
             ended.append(live)
         return ended
 
@@ -235,12 +245,7 @@ class LiveRun:
     def let_go(self) -> None:
         """Forget the nodes: they and the run name each other, and would wait for the garbage collector."""
         self.nodes.clear()
-        self._consumers.clear()
         self.latest = None
-
-    def consumers(self, live: LiveNode) -> Iterable[LiveNode]:
-        """The nodes that wait for a result of `live`."""
-        return self._consumers.get(live.primitive.node.id, _NOBODY).values()
 
 
 def _work_ms(primitive: Primitive) -> float:

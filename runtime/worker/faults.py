@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
+from weft.graph.codec import sendable
 from weft.graph.errors import GraphError
 from weft.graph.ir import Node
 from weft.proto import value_pb2
@@ -56,7 +57,7 @@ def fault_of(error: Exception, node: Node, worker: str) -> value_pb2.Fault:
         code, message = "internal", f"{type(error).__name__}: {error}"
     return value_pb2.Fault(
         code=code,
-        message=message,
+        message=sendable(message),
         node=node_label(node),
         location=node.location,
         worker=worker,

@@ -103,6 +103,12 @@ def test_what_needs_the_value(use: Callable[[Any, Any], Any], what: str) -> None
         traced(use)
 
 
+@pytest.mark.parametrize("use", [lambda x, xs: x < "a", lambda x, xs: xs + 1, lambda x, xs: int(x)])
+def test_a_tool_may_compute(use: Callable[[Any, Any], Any]) -> None:
+    with pytest.raises(TraceError, match=f"only the run will know; let a tool do that, or {REMEDY}"):
+        traced(use)
+
+
 @pytest.mark.parametrize(
     ("use", "message"),
     [
@@ -160,9 +166,13 @@ def test_what_needs_the_value(use: Callable[[Any, Any], Any], what: str) -> None
         (lambda x, xs: gen(x, seed=-1), r"seed must lie in \[0, 2\*\*63\)"),
         (lambda x, xs: gen(x, timeout=0), "a timeout must be positive"),
         (lambda x, xs: gen(embed(x)), "no textual form"),
-        (lambda x, xs: search(x, "q"), r"the index of search\(\) must be a constant name"),
+        (lambda x, xs: search(x, "q"), r"index of search\(\) must be a constant name, .*Static\[str\]"),
+        (lambda x, xs: xs.append(x), f"no field 'append'; to work on it, let a tool do that, or {REMEDY}"),
+        (lambda x, xs: gen(f"{Context().user(x)}"), r"a Context is no text: write context\.gen\(\)"),
         (lambda x, xs: search("a", "q", k=0), "k of search.*positive whole number, not 0"),
         (lambda x, xs: search("a", "q", mode="best"), "unknown mode 'best'.*'hybrid'"),
+        (lambda x, xs: search("a", "q", where="hr"), "where of search.*dict of metadata fields, not 'hr'"),
+        (lambda x, xs: search("a", "q", where={"a": {"b": x}}), r"where\['a'\] of search.*must be a text"),
         (lambda x, xs: rerank("q", xs, k=True), "k of rerank.*positive whole number, not True"),
         (lambda x, xs: ingest("", xs), "the index of ingest"),
         (lambda x, xs: ingest("a", "text"), r"a list of documents; write \[document\]"),
@@ -188,6 +198,10 @@ def test_what_needs_the_value(use: Callable[[Any, Any], Any], what: str) -> None
         (lambda x, xs: loop(gen, x, limit=0), r"limit of loop\(\) must be a positive whole number"),
         (lambda x, xs: loop(gen, x, until=lambda s: s), "until of loop.*true or false, not text"),
         (lambda x, xs: loop(lambda s: gen(s[0]), (x, x)), "a state of the same structure"),
+        (lambda x, xs: loop(lambda s: {"a": x}, {"a": x, "b": x}), "a state of the same structure"),
+        (lambda x, xs: loop(lambda s: [*s, x], ["a"]), "iterating over it needs"),  # of a list that grows
+        (lambda x, xs: loop(lambda s: None, x), r"of loop\(\) gives no next state: is a `return` missing"),
+        (lambda x, xs: fold(lambda s, y: None, xs, x), r"of fold\(\) gives no next state"),
         (lambda x, xs: fold(lambda s, y: gen(s[0]), xs, (x, x)), r"fold\(\) must give a state of the same"),
         (lambda x, xs: fold(lambda s, y: s, x, ""), r"fold\(\) needs a list, not text"),
         (lambda x, xs: fold(None, xs, ""), r"fold\(\) needs a function, not a NoneType"),

@@ -93,6 +93,17 @@ def test_rag() -> None:
     ]
 
 
+def test_searches_with_a_condition() -> None:
+    def narrowed(question: str, team: str, years: list[int]) -> Any:
+        constant = search("handbook", question, where={"open": True})
+        return constant, search("handbook", question, where={"team": team, "year": years})
+
+    text = text_of(narrowed)
+    assert '= const({"open":true})' in text.replace(": ", ":")
+    assert '= gather("object", team=%1, year=%2)' in text
+    assert text.count("where=%") == 2
+
+
 def test_source_lines_are_those_of_the_user() -> None:
     def located(question: str) -> str:
         return gen(question)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from weft.graph.deployment import Deployment, ModelSpec
@@ -9,8 +11,10 @@ from weft.graph.ir import Graph, Node, Value
 from weft.graph.live import LiveGraph
 from weft.graph.ops.common import Const, Equals, Format, Forward, Gather, Input, Project
 from weft.graph.ops.control import Cond, Fold, Loop, Map
+from weft.graph.ops.primitive import Decode
 from weft.graph.ops.user import Generate
 from weft.graph.prompt import Message, Slot
+from weft.graph.sampling import Sampling
 from weft.graph.types import BOOLEAN, JSON, STRINGS, TEXT
 from weft.graph.values import Json, TextValue
 
@@ -25,7 +29,7 @@ SHOUT = Graph(
 
 
 def live_with(*nodes: Node) -> LiveGraph:
-    live = LiveGraph(Deployment({}, ""))
+    live = LiveGraph(Deployment({"m": ModelSpec("m", 99)}, "m"))
     live.extend(Graph(nodes, (Value(nodes[-1].id),)), closed=True)
     return live
 
@@ -233,5 +237,50 @@ def test_an_increment_takes_values_at_the_types_that_the_client_knows() -> None:
     samples = Generate((Message("user", ("x",)),), n=2)
     live.extend(Graph((Node(0, samples),), (Value(0),)), closed=False)
     shown = Node(1, Format((Slot("s"),)), {"s": Value(0)})
+    reports = len(live.reports)
     (node,) = live.extend(Graph((shown,), (), outside={Value(0): STRINGS}), closed=False)
     assert node.args == {"s": live.resolve(Value(0))}
+    assert len(live.reports) == reports, "those of the last increment"
+
+
+SAMPLED = Generate((Message("raw", ("x",)),), sampling=Sampling(temperature=1.0, seed=7))
+
+
+def seeds(live: LiveGraph) -> list[int]:
+    return [node.op.sampling.seed for node in live.nodes.values() if isinstance(node.op, Decode)]
+
+
+def test_the_bodies_of_a_map_sample_apart_and_alike_in_every_run() -> None:
+    inner = Graph((Node(0, Input("item", JSON)), Node(1, SAMPLED)), (Value(1),))
+    outer = Graph((Node(0, Input("item", STRINGS)), Node(1, Map(inner), {"items": Value(0)})), (Value(1),))
+    drawn: list[list[int]] = []
+    for _ in range(2):
+        live = live_with(Node(0, Input("xss", JSON)), Node(1, Map(outer), {"items": Value(0)}))
+        for node in live.expand(1, {"items": Json([["a", "b"], ["c", "d"]])}).nodes:
+            if isinstance(node.op, Map):
+                live.expand(node.id, {"items": Json(["a", "b"])})
+        drawn.append(seeds(live))
+    assert len(set(drawn[0])) == 4
+    assert drawn[0] == drawn[1]
+
+
+def test_turns_sample_apart() -> None:
+    nodes = (Node(0, Input("state")), Node(1, SAMPLED), Node(2, Const("false")))
+    body = Graph(nodes, (Value(1), Value(2)))
+    live = live_with(Node(0, Input("q")), Node(1, Loop(body, 3), {"state": Value(0)}))
+    live.expand(1, {"state": TextValue("q")})
+    for _ in range(2):
+        live.expand(1, {"state": TextValue("q"), "done": Json(False)})
+    assert len(set(seeds(live))) == 3
+
+
+def test_the_steps_of_a_fold_sample_apart() -> None:
+    again = replace(SAMPLED, messages=(Message("raw", (Slot("s"),)),))
+    nodes = (Node(0, Input("state")), Node(1, Input("item", JSON)), Node(2, again, {"s": Value(0)}))
+    live = live_with(
+        Node(0, Input("q")),
+        Node(1, Input("xs", JSON)),
+        Node(2, Fold(Graph(nodes, (Value(2),))), {"state": Value(0), "items": Value(1)}),
+    )
+    live.expand(2, {"state": TextValue("q"), "items": Json([1, 2, 3])})
+    assert len(set(seeds(live))) == 3

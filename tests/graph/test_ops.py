@@ -173,7 +173,7 @@ def test_every_operation_has_a_signature_here() -> None:
         (
             Search("i"),
             {"query": TEXT, "k": INTEGER, "filter": JSON},
-            "has no operand 'filter'; known: 'query', 'k', 'vectors', 'after'",
+            "has no operand 'filter'; known: 'query', 'k', 'where', 'vectors', 'after'",
         ),
         (Tool("t", VECTORS), {}, "a tool must return text or data, not vectors"),
         (Tool("t"), {"x": Effect("i")}, "operand 'x' is a effect[i], which has no textual form"),

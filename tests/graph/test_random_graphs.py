@@ -273,6 +273,8 @@ class Builder:
         args = {"query": self.some(Text, Data), "k": self.some(Data)}
         if self.draw(st.booleans()):
             args |= {"vectors": self.some(Vectors), "after": self.some(Effect)}
+        if self.draw(st.booleans()):
+            args["where"] = self.some(Data)
         mode = self.draw(st.sampled_from(["hybrid", "vector", "lexical"]))
         return self.add(Search(self.draw(WORDS), mode), **args)
 

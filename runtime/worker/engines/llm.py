@@ -93,7 +93,8 @@ class LlmEngine:
     def flush(self) -> None:
         """Forget what was read and is not in use."""
         if self._loaded is not None:
-            self._loaded.engine.flush()
+            with suppress(EngineClosedError):  # then nothing of it is left
+                self._loaded.engine.flush()
 
     def advise(self, held: HeldKv, advice: Advice) -> None:
         """Pass on what is known of the future of a context.
@@ -115,14 +116,16 @@ class LlmEngine:
         self._entrance = Entrance(loaded.engine)
         self._exchange = KvExchange(loaded.engine, self.model, loaded.kv_layout)
         loaded.model.on_failure(self._note_failure)
+        loaded.engine.on_failure(self._note_failure)
 
     async def fail(self) -> None:
         """See `Mortal`."""
         await self._failed.wait()
         self._model.model.check()
+        raise EngineClosedError(f"the engine of model {self.model!r} has ended with an error")
 
     def _note_failure(self) -> None:
-        """Runs on a thread of the model's."""
+        """Runs on a thread of the model's or the engine's."""
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._failed.set)
 

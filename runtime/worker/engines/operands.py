@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 
 from weft.graph.values import Datum, Json, VectorsValue, plain, render
 from weft.runtime.retrieval.documents import Chunk, Document, Passage
+from weft.runtime.retrieval.filters import Where, where_of
 
 from ..faults import TaskError, invalid_arguments
 from .base import Operands
 
-__all__ = ["chunks_of", "count_of", "documents_of", "passages_of", "texts_of", "vectors_of"]
+__all__ = ["chunks_of", "condition_of", "count_of", "documents_of", "passages_of", "texts_of", "vectors_of"]
 
 
 def texts_of(datum: Datum) -> tuple[str, ...]:
@@ -27,6 +28,14 @@ def count_of(operands: Operands, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise TaskError("invalid", f"{name} must be an integer from 1, not {value!r}")
     return value
+
+
+def condition_of(operands: Operands) -> Where:
+    """What passages have to meet, by the operand `where`; without it, nothing."""
+    if "where" not in operands:
+        return ()
+    with invalid_arguments():
+        return where_of(plain(operands["where"]))
 
 
 def vectors_of(datum: Datum) -> NDArray[np.float32]:

@@ -432,6 +432,8 @@ def test_a_graph_from_a_file_runs_detached_or_not(weft: Weft, server: str) -> No
     run = weft(*arguments, "--detach").stdout.strip()
     shown = _json(weft("runs", run, "--server", server, "--json"))
     assert (shown["run"], shown["program"], shown["state"]) == (run, "greeting", "done")
+    assert [stat["label"] for stat in shown["stats"]] == ["%1 format"]
+    assert "%1 format" in weft("runs", run, "--server", server).stdout
     listed = _json(weft("runs", "--server", server, "--json"))
     assert run in [item["run"] for item in listed]
     assert run in weft("runs", "--server", server).stdout

@@ -93,8 +93,10 @@ def test_a_client_that_was_not_there_at_the_start_resumes_a_run(server: str) -> 
     (asked,) = eventually(run.interrupts)
     assert isinstance(asked, Interrupted)
     assert (asked.value, json.loads(asked.type)) == ("Well?", {"type": "string"})
+    assert run.status == "waiting"
     with pytest.raises(ProgramError, match="must be a text, not 3"):
         run.resume(3)
+    assert run.status == "waiting"
     run.resume("yes")
     assert run.result() == started.result() == "You say yes"
     assert run.interrupts() == []

@@ -24,12 +24,13 @@ def plain() -> None: ...
 @pytest.fixture(autouse=True)
 def _code(tmp_path: Path) -> Iterator[None]:
     (tmp_path / "hello.py").write_text(_CODE)
+    (tmp_path / "inside.py").write_text("from .hello import greet\n")
     (tmp_path / "beside.py").write_text('GREETING = "Hello"\n')
     path, modules = list(sys.path), set(sys.modules)
     yield
     sys.path[:] = path
     for name in set(sys.modules) - modules:
-        if name in ("hello", "beside"):
+        if name in ("hello", "beside", "inside"):
             del sys.modules[name]
 
 
@@ -55,6 +56,10 @@ def test_bundled_apps_are_known_by_name() -> None:
         ("nope.py:greet", r"there is no file 'nope.py'"),
         ("hello.py:nope", r"there is no 'nope' in 'hello.py'; its programs: greet"),
         ("hello.py:plain", r"'plain' in 'hello.py' is no program: decorate it with @program"),
+        (
+            "inside.py:greet",
+            r"'inside.py' imports from its package .*: .* PACKAGE\.inside:",
+        ),
         ("./hello:greet", r"'./hello' is not the name of a module; .*: ./hello.py"),
         (":greet", r"there is no bundled app ':greet'"),
     ],

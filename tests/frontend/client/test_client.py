@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import aclosing, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,8 +127,10 @@ async def test_waiting_may_be_cancelled_without_the_run(server: MiniServer) -> N
 
 
 async def test_leaving_a_stream_cancels_its_run(server: MiniServer) -> None:
-    async for _ in echo.astream("hi"):
-        break
+    async with aclosing(echo.astream("hi")) as pieces:
+        assert await anext(pieces) == "[<u"
+    with closing(echo.stream("hi")) as sync_pieces:
+        assert next(sync_pieces) == "[<u"
     stream = echo.astream("HANG")
     reading = asyncio.ensure_future(anext(stream))
     while not any("HANG" in prompt for prompt in server.prompts):

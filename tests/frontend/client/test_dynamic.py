@@ -23,6 +23,10 @@ class Step(BaseModel):
     input: str
 
 
+class Cited(BaseModel):
+    answer: str
+
+
 @tool
 def look(what: str) -> str:
     return f"saw {what}"
@@ -65,6 +69,11 @@ async def constant(number: int) -> int:
 async def raising() -> str:
     await gen("x")
     raise KeyError("mine")
+
+
+@program
+async def raising_no_text() -> str:
+    raise OSError("no file a\udcffb")
 
 
 @program
@@ -166,6 +175,13 @@ def test_what_the_program_raises_is_raised(server: MiniServer) -> None:
     assert server.last.finish.fault.message == "KeyError: 'mine'"
 
 
+def test_what_a_program_raises_need_not_be_text(server: MiniServer) -> None:
+    with pytest.raises(OSError, match="no file a\udcffb"):
+        raising_no_text()
+    assert server.last.finish is not None
+    assert server.last.finish.fault.message == r"OSError: no file a\udcffb"
+
+
 def test_a_failure_is_raised_at_the_await_and_names_its_line(server: MiniServer) -> None:
     with pytest.raises(
         ProgramError, match=r"program 'failing'.*test_dynamic\.py:\d+.*the model broke"
@@ -255,6 +271,23 @@ def test_a_result_that_was_not_awaited_is_refused(server: MiniServer) -> None:
         forgetful()
 
 
+@program
+async def leaving(how: str) -> str:
+    await gen("a")
+    if how == "exit":
+        raise SystemExit(3)
+    pytest.fail("of a test")
+
+
+@pytest.mark.parametrize(("how", "error"), [("exit", SystemExit), ("fail", pytest.fail.Exception)])
+def test_a_program_that_exits_cancels_its_run(
+    server: MiniServer, how: str, error: type[BaseException]
+) -> None:
+    with pytest.raises(error):
+        leaving.submit(how).result(timeout=10)
+    assert server.last.cancelled.wait(10)
+
+
 async def test_cancelling_the_task_cancels_the_run(server: MiniServer) -> None:
     task = asyncio.create_task(hanging.ainvoke())
     while not (server.runs and server.prompts):
@@ -309,6 +342,21 @@ def test_a_sync_run_inside_an_async_program_is_refused(server: MiniServer) -> No
 
     with pytest.raises(TraceError, match="await its ainvoke"):
         nested()
+
+
+async def test_in_async_code_a_call_is_awaited(server: MiniServer) -> None:
+    called: Any = agent("Where?", turns=1)  # anything to type checkers: elsewhere it is the result
+    assert await called == await agent.ainvoke("Where?", turns=1)
+
+
+@program
+async def made(text: str) -> Cited:
+    return Cited(answer=gen(text))
+
+
+def test_models_are_made_of_values_without_a_check(server: MiniServer) -> None:
+    with pytest.raises(TraceError, match=r"test_dynamic\.py:\d+: Cited.*model_construct"):
+        made("a")
 
 
 def test_an_async_program_has_no_graph() -> None:

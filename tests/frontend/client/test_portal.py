@@ -31,6 +31,15 @@ def test_results_and_errors_come_back(portal: Portal) -> None:
         portal.call(halved, 3, by=0)
 
 
+def test_a_program_that_exits_leaves_the_loop_to_others(portal: Portal) -> None:
+    async def leaving() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        portal.start(leaving).result(10)
+    assert portal.start(halved, 3).result(10) == 1.5
+
+
 def test_ctrl_c_cancels_what_is_waited_for(portal: Portal) -> None:
     ended = threading.Event()
 
@@ -41,6 +50,29 @@ def test_ctrl_c_cancels_what_is_waited_for(portal: Portal) -> None:
         finally:
             ended.set()
 
+    with pytest.raises(KeyboardInterrupt):
+        portal.call(endless)
+    assert ended.wait(10)
+
+
+def test_ctrl_c_just_after_the_start_cancels_too(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = threading.Event(), threading.Event()
+    call_soon = portal.loop.call_soon_threadsafe
+
+    async def endless() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    def interrupted(callback: Any, *args: Any) -> None:
+        call_soon(callback, *args)
+        monkeypatch.undo()
+        assert begun.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(portal.loop, "call_soon_threadsafe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         portal.call(endless)
     assert ended.wait(10)

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 import weft
-from weft import Context, Passage, Static, cond, fold, gen, loop, map, program, rerank, search, select
+from weft import (
+    Context,
+    Passage,
+    ProgramError,
+    Static,
+    cond,
+    fold,
+    gen,
+    loop,
+    map,
+    program,
+    rerank,
+    search,
+    select,
+    tool,
+)
 
 if TYPE_CHECKING:
     from ..conftest import MiniServer
@@ -18,6 +34,17 @@ if TYPE_CHECKING:
 class Step(BaseModel):
     tool: Literal["search", "finish"]
     input: str
+
+
+class Strict(BaseModel):
+    word: str
+
+    @field_validator("word")
+    @classmethod
+    def long(cls, word: str) -> str:
+        if len(word) < 100:
+            raise ValueError("it must be long")
+        return word
 
 
 @dataclass
@@ -108,6 +135,16 @@ def test_passages_arrive_as_passages(server: MiniServer) -> None:
     assert [passage.text for passage in answer("q", k=1)] == ["passage 2"]
 
 
+@program
+def unchecked(text: str) -> Any:
+    return {"strict": gen(text, type=Strict)}
+
+
+def test_a_value_that_is_not_of_its_type_fails_the_run(server: MiniServer) -> None:
+    with pytest.raises(ProgramError, match=r"program 'unchecked' returns .* not of its type: .*must be long"):
+        unchecked("a")
+
+
 def test_control_flow(server: MiniServer) -> None:
     result = controlled(["a", "b"])
     assert result["marked"] == ["[<user>Mark a<assistant>]", "[<user>Mark b<assistant>]"]
@@ -115,6 +152,32 @@ def test_control_flow(server: MiniServer) -> None:
     assert result["last"] == "[<user>More [<user>More go<assistant>]<assistant>]"
     assert result["turns"] == 3
     assert result["whole"] == "[<user>[<user>All: a<assistant>] b<assistant>]"
+
+
+@tool
+def append(log: list[str], line: str) -> list[str]:
+    return [*log, line]
+
+
+class Notes(BaseModel):
+    about: str
+    log: list[str] = []
+
+
+@program
+def noted(words: list[str]) -> dict[str, Any]:
+    def note(notes: Notes) -> Notes:
+        return Notes.model_construct(about=notes.about, log=append(notes.log, notes.about))
+
+    folded = fold(lambda state, word: (state[0], append(state[1], word)), words, ("fixed", ["start"]))
+    return {"looped": loop(note, Notes(about="x"), limit=3), "folded": folded}
+
+
+def test_lists_in_a_state_may_grow(server: MiniServer) -> None:
+    result = noted(["a", "b"])
+    assert result["looped"] == {"about": "x", "log": ["x", "x", "x"]}
+    assert result["folded"] == ("fixed", ["start", "a", "b"])
+    assert noted([])["folded"] == ("fixed", ["start"])
 
 
 def test_static_arguments_shape_the_graph(server: MiniServer) -> None:
@@ -205,3 +268,14 @@ def test_explain_shows_every_pass(server: MiniServer) -> None:
     assert "prefill" in str(explanation)
     assert explanation.passes[0].mermaid.startswith("flowchart")
     assert explanation.passes[0].graph == echo.graph()
+
+
+@tool
+def scripted(prompt: str) -> str:
+    return f"<{prompt}>"
+
+
+def test_a_tool_stands_in_for_a_model(server: MiniServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert echo("hi") == "[<user>Say hi<assistant>]"
+    monkeypatch.setitem(globals(), "gen", lambda prompt, **options: scripted(prompt))
+    assert program(inspect.unwrap(echo))("hi") == "<Say hi>"  # traced anew, as docs/language.md says

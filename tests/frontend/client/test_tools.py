@@ -46,6 +46,11 @@ def broken(item: str) -> str:
     raise ZeroDivisionError(f"no {item}")
 
 
+@tool
+def unreadable() -> str:
+    raise OSError("no file a\udcffb")
+
+
 @tool(retry=RetryPolicy(attempts=3, backoff=0.0))
 def flaky() -> int:
     attempts.append(1)
@@ -86,6 +91,11 @@ async def buy_async(item: str) -> str:
 @program
 def breaking(item: str) -> str:
     return broken(item)
+
+
+@program
+def reading() -> str:
+    return unreadable()
 
 
 @program
@@ -133,6 +143,11 @@ def test_what_a_tool_raises_is_the_cause(server: MiniServer) -> None:
     ) as caught:
         breaking("x")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_what_a_tool_raises_need_not_be_text(server: MiniServer) -> None:
+    with pytest.raises(ToolError, match=r"OSError: no file a\\udcffb"):
+        reading()
 
 
 def test_a_tool_is_tried_again(server: MiniServer) -> None:

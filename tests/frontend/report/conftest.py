@@ -57,7 +57,17 @@ def result(stat: MakeStat) -> pb.RunResult:
     """A run in which a decode is read while it is written, on two workers."""
     stats = [
         stat(1, "prefill", 0.001, 0.031, prefill=0.02, predicted_ms=25),
-        stat(2, "decode 'plan'", 0.031, 0.131, operands=(1,), decode=0.09, generated_tokens=9),
+        stat(
+            2,
+            "decode 'plan'",
+            0.031,
+            0.131,
+            operands=(1,),
+            decode=0.09,
+            generated_tokens=9,
+            prompt_tokens=7,
+            computed_tokens=2,
+        ),
         stat(4, "embed", 0.081, 0.151, operands=(3,), worker="e", kind="embed", queued=0.01, compute=0.05),
         stat(5, "prefill", 0.001, 0.05, queued=0.02, prefill=0.02, cached_tokens=5),
         stat(6, "format", 0.151, 0.152, operands=(4,), worker="orchestrator", kind="host"),

@@ -27,7 +27,8 @@ def report(result: pb.RunResult) -> RunReport:
 def test_the_text_says_where_the_time_went(report: RunReport) -> None:
     lines = str(report).splitlines()
     assert lines[0] == "run r-1 of 'answer': done after 260 ms"
-    assert lines[2] == "   100 ms   38%  tool"
+    assert lines[1] == "models read 7 tokens, 5 of them cached, and wrote 9"
+    assert lines[3] == "   100 ms   38%  tool"
     assert "    81 ms  %4 embed (ann/app.py:7) on e: 50 ms, predicted 0 ms" in lines
     assert any("was writing was there" in line for line in lines)
     assert "             10 ms in the queue of worker 'e', behind nothing of this run" in lines
@@ -38,6 +39,7 @@ def test_json_has_what_the_text_has(report: RunReport) -> None:
     assert [step["node"] for step in data["critical_path"]] == [1, 2, 4, 6, 7]
     assert sum(data["blame"].values()) == pytest.approx(data["milliseconds"]) == pytest.approx(260)
     assert data["critical_path"][2]["after"] == 2
+    assert data["tokens"] == {"prompts": 7, "cached": 5, "written": 9}
     first = next(node for node in data["nodes"] if node["node"] == 1)
     assert (first["predicted"], first["critical"], first["location"]) == (25, True, "/home/ann/app.py:7")
     assert next(node for node in data["nodes"] if node["node"] == 5)["critical"] is False

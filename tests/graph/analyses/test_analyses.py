@@ -49,11 +49,11 @@ def test_depth_remaining_time_and_critical_path_are_those_of_the_longest_way(
     assert all(Value(a) in graph.by_id[b].args.values() for a, b in pairwise(path))
 
 
-def test_known_values_are_there_at_once_and_others_when_they_are_due() -> None:
-    graph = Graph((Node(1, Gather("list"), {"0": Value(0)}),), (), outside={Value(0): TEXT})
-    assert finish_ms(graph, lambda _: 2)[1] == (0, 2)
-    assert finish_ms(graph, lambda _: 2, pending={Value(0): 9})[1] == (9, 11)
-    assert finish_ms(graph, lambda _: 2, {Value(0)}, {Value(0): 9})[1] == (0, 2)
+def test_known_values_and_those_from_outside_are_there_at_once() -> None:
+    nodes = (Node(1, Gather("list"), {"0": Value(0)}), Node(2, Gather("list"), {"0": Value(1)}))
+    graph = Graph(nodes, (), outside={Value(0): TEXT})
+    assert finish_ms(graph, lambda _: 2) == {1: (0, 2), 2: (2, 4)}
+    assert finish_ms(graph, lambda _: 2, {Value(1)}) == {1: (0, 2), 2: (0, 2)}
 
 
 def test_parts_of_a_text_are_expected_before_its_end() -> None:

@@ -74,11 +74,14 @@ def test_data_in_a_prompt_is_formatted_once() -> None:
     assert only(nodes, Prefill)[0].args == {"d": text, "e": text}
 
 
-def test_samples_share_one_prefill_and_differ_in_their_seeds() -> None:
-    sampled = Generate((USER,), sampling=Sampling(temperature=1.0, seed=7), n=3)
+@pytest.mark.parametrize(
+    ("seed", "seeds"), [(7, [7, 8, 9]), (2**63 - 2, [2**63 - 2, 2**63 - 1, -(2**63)])], ids=["small", "last"]
+)
+def test_samples_share_one_prefill_and_differ_in_their_seeds(seed: int, seeds: list[int]) -> None:
+    sampled = Generate((USER,), sampling=Sampling(temperature=1.0, seed=seed), n=3)
     nodes = lowered(Node(0, Input("q")), Node(1, sampled, {"q": Value(0)}))
     only(nodes, Prefill)
-    assert [n.op.sampling.seed for n in nodes if isinstance(n.op, Decode)] == [7, 8, 9]
+    assert [n.op.sampling.seed for n in nodes if isinstance(n.op, Decode)] == seeds
     only(nodes, Gather)
 
 

@@ -17,7 +17,7 @@ from weft.graph.ops.primitive import Decode
 from weft.graph.ops.user import Generate
 from weft.graph.prompt import Message, Slot
 from weft.graph.sampling import JsonSchema
-from weft.graph.types import INTEGER, STRINGS, Data
+from weft.graph.types import INTEGER, JSON, STRINGS, Data
 from weft.graph.values import Json, plain
 
 DEPLOYMENT = Deployment({"m": ModelSpec("m", 4096)}, "m")
@@ -61,6 +61,22 @@ def test_each_query_is_searched_for_as_soon_as_it_is_written() -> None:
     known, grown = live.written(decode, 'ond", "third"')
     assert [plain(datum) for datum in known.values()] == ["second", "third"]
     assert searches(grown) == 2
+
+
+def test_each_search_keeps_the_condition_of_all() -> None:
+    live = LiveGraph(DEPLOYMENT)
+    nodes = (
+        Node(0, Input("q")),
+        Node(1, QUERIES, {"q": Value(0)}),
+        Node(2, Const("4", INTEGER)),
+        Node(3, Const('{"team":"hr"}', JSON)),
+        Node(4, Search("docs"), {"query": Value(1), "k": Value(2), "where": Value(3)}),
+    )
+    live.extend(Graph(nodes, (Value(4),)), closed=True)
+    (decode,) = [n.id for n in live.nodes.values() if isinstance(n.op, Decode)]
+    live.streams.begin(decode)
+    _, grown = live.written(decode, '["first query"')
+    assert grown[0].nodes[-1].args["where"] == Value(3)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])

@@ -34,6 +34,15 @@ async def test_several_prompts_and_samples(door: Door) -> None:
     assert answer.usage.completion_tokens == 12
 
 
+@pytest.mark.parametrize(("seed", "draws"), [(openai.omit, 2), (7, 1)])
+async def test_equal_prompts_are_drawn_apart_unless_a_seed_says_how(
+    door: Door, seed: int | openai.Omit, draws: int
+) -> None:
+    await door.openai.completions.create(model="m", prompt=["a", "a"], seed=seed)
+    decodes = [node.op for node in door.workers[0].nodes() if isinstance(node.op, Decode)]
+    assert len({op.sampling.seed for op in decodes}) == draws
+
+
 async def test_a_forced_length_reaches_the_worker(door: Door) -> None:
     for extra in ({"ignore_eos": True}, {"min_tokens": 0}):
         await door.openai.completions.create(model="m", prompt="a", max_tokens=5, extra_body=extra)

@@ -53,6 +53,24 @@ def test_a_split_keeps_locks() -> None:
     assert tree.size == 0
 
 
+def test_a_head_does_not_keep_what_hung_below_it_in_memory() -> None:
+    tree = RadixTree()
+    for user in range(5):
+        head = np.full(16, user)
+        insert(tree, np.concatenate([head, np.arange(100, 1000)]), 1000 * user, 1.0)
+        tree.match("", head, 2.0)
+    tree.evict(5 * 900)
+    heads = [node for _, node in tree.nodes()]
+    assert [len(node.tokens) for node in heads] == [16] * 5
+    assert all(_kept(node.tokens) == 16 for node in heads)
+    assert all(node.slots is not None and _kept(node.slots) == 16 for node in heads)
+
+
+def _kept(array: Tokens) -> int:
+    """How many numbers an array keeps in memory."""
+    return array.size if array.base is None else array.base.size
+
+
 def test_namespaces_share_nothing() -> None:
     tree = RadixTree()
     insert(tree, array(1, 2, 3), 0, 1.0, "a")

@@ -209,6 +209,26 @@ def test_what_cannot_be_enforced_is_refused(
         compilers["reference"].compile(constraint, 64)
 
 
+class Card(BaseModel):
+    kind: Literal["card"]
+    oneOf: bool
+
+
+class Cash(BaseModel):
+    kind: Literal["cash"]
+    paid: bool
+
+
+def test_unions_with_a_discriminator_are_written_without_a_warning(
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], capfd: pytest.CaptureFixture[str]
+) -> None:
+    kind = Annotated[Card | Cash, Field(discriminator="kind")]
+    grammar = compilers["reference"].compile(schema(kind), 64)
+    for text in texts(tokenizers["reference"], grammar, 20):
+        TypeAdapter[Any](kind).validate_json(text)
+    assert capfd.readouterr().err == ""
+
+
 def test_names_of_properties_are_no_keywords(compilers: dict[str, GrammarCompiler]) -> None:
     properties = {"not": {"type": "integer"}, "pattern": {"const": "multipleOf"}}
     constraint = JsonSchema(json.dumps({"type": "object", "properties": properties, "required": ["not"]}))

@@ -21,6 +21,7 @@ from weft.graph.types import TEXT
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import worker_pb2
 from weft.runtime.orchestrator.record import EventLog
+from weft.runtime.scheduler.faults import Fault
 
 GRAPH = Graph(
     (
@@ -135,6 +136,20 @@ async def test_only_so_many_finished_runs_are_kept(stage: Any, monkeypatch: pyte
     monkeypatch.setattr("weft.runtime.orchestrator.orchestrator._KEPT_RUNS", 2)
     runs = [(await run(stage)).info.run for _ in range(4)]
     assert list(stage.server.orchestrator.records) == runs[2:]
+
+
+async def test_runs_that_end_together_are_answered_though_few_are_kept(
+    stage: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.runtime.orchestrator.orchestrator._KEPT_RUNS", 1)
+    stage.workers["w1"].gated = {Tool}
+    orchestrator = stage.server.orchestrator
+    answers = [asyncio.ensure_future(run(stage)) for _ in range(3)]
+    await until(lambda: len(orchestrator.shell.runs) == 3)
+    for live in list(orchestrator.shell.runs.values()):
+        orchestrator.run_failed(live, Fault("internal", "all at once"))
+    assert [result.fault.message for result in await asyncio.gather(*answers)] == ["all at once"] * 3
+    assert len(orchestrator.records) == 1
 
 
 async def test_log_condenses_deltas_when_it_closes_but_followers_get_each() -> None:

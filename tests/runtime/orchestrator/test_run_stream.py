@@ -11,6 +11,7 @@ import pytest
 
 from weft.graph.codec import encode_graph, encode_value
 from weft.graph.ir import Graph, Node, Policy, Value
+from weft.graph.live import LiveGraph
 from weft.graph.ops.common import Const, Format, Input, Search, Tool
 from weft.graph.ops.primitive import Decode
 from weft.graph.ops.user import Generate, Ingest
@@ -121,6 +122,19 @@ async def test_what_is_awaited_later_is_run_for_latency_from_then_on(
     assert first == {"tool": "throughput", "prefill": "throughput", "decode": "throughput"}
     last = added[-1]
     assert [forecast.objective.kind for forecast in last.revised.values()] == ["latency"] * 3
+
+
+async def test_a_mistake_of_the_orchestrators_own_ends_a_growing_run(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*_: object, **__: object) -> None:
+        raise AssertionError("as in a bug")
+
+    monkeypatch.setattr(LiveGraph, "extend", mistaken)
+    await talk.say(start(None))
+    await talk.say(extend(Graph((ask(0),), ())))
+    fault = (await talk.finished()).fault
+    assert (fault.code, fault.message) == ("internal", "AssertionError: as in a bug")
 
 
 async def test_tool_of_the_client(talk: Conversation) -> None:

@@ -19,6 +19,7 @@ from weft.graph.types import TEXT
 from weft.graph.values import EFFECT
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import worker_pb2
+from weft.runtime.orchestrator.run import Run
 from weft.runtime.orchestrator.shell import Shell
 
 
@@ -178,6 +179,21 @@ async def test_malformed_result_fails_the_run_only(bare: Any) -> None:
     assert result.fault.code == "internal"
     assert "promised" in result.fault.message
     del worker._compute
+    assert (await bare.stub.Invoke(submit(conversation()))).info.state == "done"
+
+
+async def test_a_mistake_with_results_fails_their_run_and_loses_no_worker(
+    bare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bare.worker("w1", llm(), tools())
+
+    def mistaken(*_: object) -> None:
+        raise AssertionError("as in a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "done", mistaken)
+        fault = (await bare.stub.Invoke(submit(conversation()))).fault
+    assert (fault.code, fault.message) == ("internal", "AssertionError: as in a bug")
     assert (await bare.stub.Invoke(submit(conversation()))).info.state == "done"
 
 

@@ -177,4 +177,6 @@ def test_runs_that_come_and_go_leave_nothing_behind() -> None:
         driver.send(ev.RunEnded(run))
     (pool,) = [pool for key, pool in driver.scheduler._dispatcher._pools.items() if key.kind == "llm"]
     assert (pool.kv, pool.active) == (0, 0)
-    assert len(pool._idle) < 200
+    idle = driver.scheduler._residency.idle
+    assert idle is not None
+    assert len(idle[pool]._heap) < 200

@@ -21,7 +21,9 @@ from weft.proto import worker_pb2
 from weft.proto.worker_pb2 import STREAM_NONE, STREAM_PARTS, STREAM_TEXT
 from weft.runtime.config import ModelSettings
 from weft.runtime.llm.chat import ChatMessage, ChatTemplate
+from weft.runtime.llm.errors import EngineClosedError
 from weft.runtime.llm.pieces import TextPiece
+from weft.runtime.llm.planner import Planner
 from weft.runtime.llm.tokenizer import Start, Tokenizer
 from weft.runtime.worker.engines.base import StartError
 from weft.runtime.worker.engines.embed import EmbedEngine
@@ -464,6 +466,29 @@ async def test_a_host_tier_larger_than_the_machine_is_one_clear_line(model_setti
     engine = LlmEngine(model_settings.model_copy(update={"host_kv_tokens": 10**12}), profile_s=0)
     with pytest.raises(StartError, match=r"^model 'reference': host_kv_tokens = 1000000000000 takes \d+ MiB"):
         await engine.start()
+
+
+async def test_a_model_whose_engine_has_ended_does_not_end_the_stream(llm: Link, engine: LlmEngine) -> None:
+    await asyncio.to_thread(engine._model.engine.close)
+    await llm.send(flush=worker_pb2.Flush())
+    await llm.run(prompt(1), decode(2, Value(1), max_tokens=1), values=QUESTION)
+    fault = await llm.fault(2)
+    assert (fault.code, fault.message, fault.retryable) == ("internal", "the engine has been closed", True)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_worker_hears_that_an_engine_has_ended_with_an_error(
+    llm: Link, engine: LlmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("no plan")
+
+    monkeypatch.setattr(Planner, "plan", broken)
+    monkeypatch.setattr(Planner, "reset", broken)
+    await llm.run(prompt(1), decode(2, Value(1), max_tokens=1), values=QUESTION)
+    with pytest.raises(EngineClosedError, match="the engine of model 'reference' has ended with an error"):
+        await engine.fail()
+    assert "no plan" in (await llm.fault(2)).message
 
 
 async def test_compiled_steps_can_be_switched_off(model_settings: ModelSettings) -> None:

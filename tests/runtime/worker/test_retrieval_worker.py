@@ -90,6 +90,19 @@ async def test_lexical_search_needs_no_vectors(worker: Link) -> None:
     assert await ids(worker) == ["b.md#1"]
 
 
+async def test_a_search_finds_only_what_meets_its_condition(worker: Link) -> None:
+    await fill(worker)
+    node = Node(12, Search("facts", "lexical"), {"query": Value(0), "k": Value(9), "where": Value(8)})
+    asked: dict[str, Datum] = {"%0": TextValue("Puven Hipujas"), "%9": Json(5)}
+    await worker.run(node, values={**asked, "%8": Json({"topic": ["companies"]})})
+    await worker.run(node, run="all", values={**asked, "%8": Json({})})
+    await worker.run(node, run="wrong", values={**asked, "%8": Json(["topic"])})
+    assert await ids(worker) == ["b.md#1"]
+    assert await ids(worker, run="all") == ["a.md#1", "b.md#1"]
+    fault = await worker.fault(12, "wrong")
+    assert (fault.code, "where must be an object" in fault.message) == ("invalid", True)
+
+
 async def test_searches_of_many_runs_each_get_their_own(worker: Link) -> None:
     await fill(worker)
     queries = {"wool": "a.md#2", "Puven": "b.md#1", "Hipujas 1987": "a.md#1"}

@@ -51,6 +51,9 @@ def anything(**arguments):
 def raises(text: str) -> str:
     raise LookupError(f"no {text}")
 
+def raises_no_text() -> str:
+    raise OSError("no file a\\udcffb")
+
 def exits() -> str:
     sys.exit(3)
 
@@ -94,6 +97,7 @@ NAMES = (
     "mirror",
     "raises",
     "raises_later",
+    "raises_no_text",
     "shout",
     "sleeps",
     "thread",
@@ -155,6 +159,7 @@ async def test_sync_tools_run_in_threads_of_their_own(worker: Link) -> None:
     [
         ("exits", "tool 'exits' raised SystemExit: 3"),
         ("raises_later", "tool 'raises_later' raised StopAsyncIteration"),
+        ("raises_no_text", r"tool 'raises_no_text' raised OSError: no file a\udcffb"),
         ("lies", "tool 'lies' gave what it did not promise: the result must be integer, not string 'seven'"),
         ("unspeakable", "tool 'unspeakable' gave what it did not promise: Unable to serialize"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -14,7 +15,8 @@ import torch
 from weft.graph.sampling import Regex, Sampling
 from weft.runtime.llm.blocking import run_requests
 from weft.runtime.llm.engine import LLMEngine
-from weft.runtime.llm.errors import CancelledError, EngineClosedError, RequestError
+from weft.runtime.llm.errors import CancelledError, DeviceError, EngineClosedError, RequestError
+from weft.runtime.llm.gpu.device_model import DeviceModel
 from weft.runtime.llm.gpu.runner import GpuRunner
 from weft.runtime.llm.model import Model
 from weft.runtime.llm.options import EngineOptions
@@ -345,6 +347,29 @@ def test_a_failing_step_fails_its_requests_only(
     assert finished(run(engine, generate(prompt(21, 10)))[0]).ids == checkpoint.greedy(prompt(21, 10), 6)
 
 
+def test_an_engine_ends_with_its_device(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = start()
+    ended = threading.Event()
+    engine.on_failure(ended.set)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    def gone(*_: object) -> None:
+        raise DeviceError("the device computes nothing any more")
+
+    for runner in (ModelRunner, GpuRunner):
+        monkeypatch.setattr(runner, "run", broken)
+    for model in (Model, DeviceModel):
+        monkeypatch.setattr(model, "probe", gone)
+    (events,) = run(engine, generate(prompt(21, 10)))
+    assert isinstance(events[-1], Failed)
+    assert str(events[-1].error) == "an illegal memory access was encountered"
+    assert ended.wait(60)
+    with pytest.raises(EngineClosedError):
+        engine.submit(generate(prompt(21, 10)), lambda events: None)
+
+
 def test_a_failing_sink_drops_its_request_only(start: Start) -> None:
     engine = start(endless=True)
     ended = threading.Event()
@@ -418,3 +443,18 @@ def test_an_error_outside_any_request_does_not_end_the_engine(
     assert all(isinstance(last, Failed) for (last,) in events)
     assert engine.stats().free_slots == 4096
     assert finished(run(engine, generate(prompt(26, 10)))[0]).ids == checkpoint.greedy(prompt(26, 10), 6)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_cannot_start_afresh_closes(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = start()
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("no plan")
+
+    monkeypatch.setattr(Planner, "plan", broken)
+    monkeypatch.setattr(Planner, "reset", broken)
+    with suppress(EngineClosedError):
+        while True:
+            (events,) = run(engine, generate(prompt(26, 10)))
+            assert isinstance(events[-1], Failed)

@@ -141,6 +141,27 @@ def test_a_full_pool_takes_nothing_from_running_requests(
     assert len(answer(writer, PROMPT[:50]).ids) == 12
 
 
+def test_what_cannot_be_copied_fails_who_asked_for_it_alone(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = start(), start()
+    read(reader)
+    span = taken(reader)
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KVPool, "read", fail)
+        patch.setattr(KVPool, "write", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            reader.take_kv("", IDS, 0, 60.0).result(60)
+        with pytest.raises(LookupError, match="200 tokens cannot be stored: out of memory"):
+            writer.give_kv("", IDS, span).result(60)
+    assert answer(reader).cached_tokens == len(PROMPT) - 1
+    assert answer(writer).cached_tokens == 0
+
+
 @dataclass
 class Hold:
     """Engines compute nothing before `go_on`."""

@@ -218,6 +218,17 @@ def test_drafts_give_way_to_a_short_pool_and_a_short_budget() -> None:
     assert [job.generated for job in harness.done] == [10, 10]
 
 
+def test_drafts_that_have_slots_left_over_count_for_the_budget() -> None:
+    harness = make(token_budget=16)
+    harness.draft = lambda job: [99] * 7  # nothing of it is ever sampled: its slots are left
+    for job in range(2):
+        harness.planner.submit(make_job(job, distinct(job, 4), 30))
+    assert [counts(harness.step()) for _ in range(2)] == [{0: 4, 1: 4}, {0: 8, 1: 8}]
+    harness.planner.submit(make_job(2, distinct(2, 4), 30))
+    harness.step()
+    assert counts(harness.step()) == {0: 1, 1: 1, 2: 1}
+
+
 def test_what_a_wrong_draft_leaves_serves_steps_that_are_begun_ahead() -> None:
     harness = make()
     harness.draft = lambda job: [99] * 3
