@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from weft.runtime.config import WorkerConfig
-from weft.runtime.llm.errors import ParallelError
+from weft.runtime.llm.errors import EngineClosedError, ParallelError
 from weft.runtime.process import end_of_process, run_process, stop
 
 from .build import build_engines
@@ -23,14 +23,15 @@ _REPORT_S: Final = 0.5  # in which the requests of an engine that failed are tol
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker until its standard input closes or a signal asks it to end; returns the exit status."""
-    return run_process("worker", WorkerConfig, run, (StartError, ParallelError), arguments)
+    expected = (StartError, EngineClosedError, ParallelError)
+    return run_process("worker", WorkerConfig, run, expected, arguments)
 
 
 async def run(config: WorkerConfig) -> None:
     """Serve until standard input closes or SIGTERM or SIGINT arrives.
 
-    Raises StartError, and ParallelError when processes that share a model have lost one another: then whoever
-    started this process is to start it again.
+    Raises StartError, and EngineClosedError or ParallelError when an engine or what shares a model has
+    ended: then whoever started this process is to start it again.
     """
     end = end_of_process()
     catalog = Catalog(build_engines(config))
