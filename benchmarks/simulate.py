@@ -91,7 +91,7 @@ ABLATED: Final[Mapping[str, Scenario]] = {
 }
 
 SWITCHES: Final[Sequence[Mapping[str, Any]]] = (
-    {"batching": "fifo"},
+    {"batching": "topology"},
     {"batching": "per_invocation"},
     {"priority": "arrival"},
     {"priority": "attained"},

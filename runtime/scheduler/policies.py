@@ -27,7 +27,7 @@ P = TypeVar("P")
 class Policies:
     """How a scheduler decides. Raises ValueError for an unknown name."""
 
-    batching: str = "topology"
+    batching: str = "fifo"
     """fifo, per_invocation, topology: docs/scheduling.md explains all of them."""
     priority: str = "remaining"
     """arrival, remaining, attained."""

@@ -139,7 +139,7 @@ def test_whoever_has_waited_longest_goes_first_after_the_bound() -> None:
 
 
 def test_what_is_expected_of_nodes_that_wait_can_change() -> None:
-    driver = Driver(("w", BATCHES))
+    driver = Driver(("w", BATCHES), batching="topology")
     ahead = [node(n, Format(())) for n in (0, 1, 2)]
     work = [node(10 + n, EMBED, x=n) for n in (0, 1, 2)]
     driver.run(*ahead, *work, grows=True, forecasts=ways(n10=900.0, n11=800.0, n12=700.0))
