@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import BaseModel
@@ -135,8 +135,9 @@ def test_a_coroutine_is_no_result() -> None:
 
 def test_a_result_that_is_known_by_now_is_checked_by_now() -> None:
     @untyped_program
-    def forgot(text: str) -> str:  # type: ignore[return]  # the mistake that is to be found
+    def forgot(text: str) -> str:
         gen(text)
+        return cast(str, None)  # as without a `return`
 
     with pytest.raises(
         TraceError, match=f"{HERE}program 'forgot' does not return the declared str.*`return`"

@@ -7,18 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import torch
 
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU all tests of kernels compile them")
 def test_every_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     root = str(Path(__file__).parents[2])
     code = f"import sys; sys.path.append({root!r}); from tests.kernels import compiling; compiling.main()"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        env=environment | {"CUDA_VISIBLE_DEVICES": "", "TRITON_CACHE_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,

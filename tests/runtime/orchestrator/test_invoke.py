@@ -26,7 +26,8 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2
 from weft.runtime.orchestrator.reuse import Reuse
 
-ASK = Node(1, Generate((Message("raw", ("Q: ", Slot("q"))),)), {"q": Value(0)}, "ask", "app.py:3")
+QUESTION = (Message("raw", ("Q: ", Slot("q"))),)
+ASK = Node(1, Generate(QUESTION), {"q": Value(0)}, "ask", "app.py:3")
 ECHO = Graph((Node(0, Input("q")), ASK), (Value(1),), "echo")
 
 
@@ -191,7 +192,7 @@ async def test_input_of_the_wrong_type_names_its_place(stage: Any) -> None:
 @pytest.mark.parametrize(
     ("node", "named"),
     [
-        (Node(1, Generate(ASK.op.messages, model="gpt"), ASK.args, "", "app.py:9"), "app.py:9"),  # type: ignore[attr-defined]  # a Generate
+        (Node(1, Generate(QUESTION, model="gpt"), ASK.args, "", "app.py:9"), "app.py:9"),
         (Node(1, Tool("t", TEXT), {}), "client's process"),
         (Node(1, Tool("t", TEXT, "server"), {}), "'lookup'"),
     ],

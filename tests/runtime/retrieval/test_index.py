@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,8 +246,9 @@ def test_wrong_ingests_are_refused(store: IndexStore) -> None:
 def test_wrong_searches_are_refused(store: IndexStore) -> None:
     with pytest.raises(ValueError, match="k must be at least 1, not 0"):
         find(store, "q", 0)
+    wrong: Any = "fuzzy"
     with pytest.raises(ValueError, match="mode must be"):
-        find(store, "q", mode="fuzzy")  # type: ignore[arg-type]  # wrong on purpose
+        find(store, "q", mode=wrong)
     with pytest.raises(ValueError, match="2 queries need as many k, not 1"):
         store.search("demo", ["a", "b"], None, [1], "lexical")
     with pytest.raises(ValueError, match="hybrid search needs the vectors"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from weft.graph.analyses.forecast import Forecast
 from weft.graph.ir import NO_POLICY, Node, Policy, Value
@@ -27,8 +27,14 @@ def node(number: int, op: Op, policy: Policy = NO_POLICY, **args: int | tuple[in
     return Node(number, op, values, f"n{number}", "app.py:1", policy)
 
 
-def tool(number: int, policy: Policy = NO_POLICY, *, idempotent: bool = False, where: str = "server") -> Node:
-    return node(number, Tool("t", TEXT, where, idempotent), policy)  # type: ignore[arg-type]  # by name
+def tool(
+    number: int,
+    policy: Policy = NO_POLICY,
+    *,
+    idempotent: bool = False,
+    where: Literal["client", "server"] = "server",
+) -> Node:
+    return node(number, Tool("t", TEXT, where, idempotent), policy)
 
 
 def sent(worker: str, *nodes: int, run: str = "r", attempt: int = 1) -> act.Dispatch:

@@ -18,7 +18,9 @@ from weft.runtime.llm.requests import Finished, GenerateRequest
 
 from .loading import load_as
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="there is no GPU, and graphs are CUDA's"
+)
 
 
 def outputs(model: HostedDeviceModel, **options: bool) -> list[tuple[int, ...]]:

@@ -16,7 +16,7 @@ from weft.runtime.llm.errors import ModelError
 from weft.runtime.llm.hosted import loading
 from weft.runtime.llm.hosted.code import HostedCode
 from weft.runtime.llm.hosted.guard import check
-from weft.runtime.llm.hosted.model import HostedDeviceModel
+from weft.runtime.llm.hosted.model import HostedDeviceModel, HostedModel
 from weft.runtime.llm.hosted.probe import RefusedError
 from weft.runtime.llm.model import load_model
 
@@ -148,7 +148,8 @@ def test_the_trial_bears_rounding_but_no_other_logits(
 ) -> None:
     model = load_model(make_checkpoint("gemma3").folder, dtype=dtype, device=DEVICE)
     assert str(model.dtype) == f"torch.{dtype}"
-    code: HostedCode = model.code  # type: ignore[attr-defined]  # of both hosted models
+    assert isinstance(model, HostedModel | HostedDeviceModel)
+    code = model.code
     check(model, code)
     wrong = code.eager
     monkeypatch.setattr(code, "eager", lambda ids: wrong(ids).roll(1, dims=0))
