@@ -11,20 +11,20 @@ from .ops.control import Cond, Fold, Loop, Map
 from .ops.user import Generate
 from .sampling import Sampling
 
-__all__ = ["resampled", "resampled_op"]
+__all__ = ["resampled"]
 
 Resample = Callable[[Generate], Sampling]
 
 
 def resampled(graph: Graph, sampling: Resample) -> Graph:
     """The graph with every `Generate` sampling as it is told; itself if none does otherwise than before."""
-    nodes = [(node, resampled_op(node.op, sampling)) for node in graph]
+    nodes = [(node, _resampled_op(node.op, sampling)) for node in graph]
     if all(op is node.op for node, op in nodes):
         return graph
     return graph.with_nodes(node if op is node.op else replace(node, op=op) for node, op in nodes)
 
 
-def resampled_op(op: Op, sampling: Resample) -> Op:
+def _resampled_op(op: Op, sampling: Resample) -> Op:
     """The same for an operation and its bodies."""
     match op:
         case Generate():

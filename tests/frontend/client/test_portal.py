@@ -20,6 +20,20 @@ def portal() -> Iterator[Portal]:
     made.stop()
 
 
+class Endless:
+    """An async function that ends only when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.begun, self.ended = threading.Event(), threading.Event()
+
+    async def __call__(self) -> None:
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+
+
 async def halved(number: int, by: int = 2) -> float:
     return number / by
 
@@ -41,41 +55,30 @@ def test_a_program_that_exits_leaves_the_loop_to_others(portal: Portal) -> None:
 
 
 def test_ctrl_c_cancels_what_is_waited_for(portal: Portal) -> None:
-    ended = threading.Event()
+    endless = Endless()
 
-    async def endless() -> None:
+    async def interrupting() -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
+        await endless()
 
     with pytest.raises(KeyboardInterrupt):
-        portal.call(endless)
-    assert ended.wait(10)
+        portal.call(interrupting)
+    assert endless.ended.wait(10)
 
 
 def test_ctrl_c_just_after_the_start_cancels_too(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, ended = threading.Event(), threading.Event()
-    call_soon = portal.loop.call_soon_threadsafe
-
-    async def endless() -> None:
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
+    endless, call_soon = Endless(), portal.loop.call_soon_threadsafe
 
     def interrupted(callback: Any, *args: Any) -> None:
         call_soon(callback, *args)
         monkeypatch.undo()
-        assert begun.wait(10)
+        assert endless.begun.wait(10)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(portal.loop, "call_soon_threadsafe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         portal.call(endless)
-    assert ended.wait(10)
+    assert endless.ended.wait(10)
 
 
 def test_ctrl_c_while_the_loop_starts_leaves_nothing_behind(
@@ -97,8 +100,7 @@ def test_ctrl_c_while_the_loop_starts_leaves_nothing_behind(
 
 
 def test_what_is_started_gives_its_result_or_error_and_ends_with_its_future() -> None:
-    portal = Portal("test")
-    begun, ended = threading.Event(), threading.Event()
+    portal, endless = Portal("test"), Endless()
 
     async def double(number: int) -> int:
         return 2 * number
@@ -106,20 +108,13 @@ def test_what_is_started_gives_its_result_or_error_and_ends_with_its_future() ->
     async def fail() -> None:
         raise ValueError("no")
 
-    async def wait() -> None:
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-
     assert portal.start(double, 4).result(10) == 8
     with pytest.raises(ValueError, match="no"):
         portal.start(fail).result(10)
-    waiting = portal.start(wait)
-    assert begun.wait(10)
+    waiting = portal.start(endless)
+    assert endless.begun.wait(10)
     assert waiting.cancel()
-    assert ended.wait(10)
-    left = portal.start(wait)
+    assert endless.ended.wait(10)
+    left = portal.start(endless)
     portal.stop()
     assert left.cancelled()
