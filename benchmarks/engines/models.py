@@ -158,7 +158,7 @@ def random_part(
         return torch.ones(shape, dtype=dtype, device=device)
 
     embedding = drawn(vocab, hidden)
-    drawn_layers = [
+    drawn_layers = (  # one after the other, as from a checkpoint
         LayerWeights(
             input_norm=ones(hidden),
             qkv=drawn(qkv, hidden),
@@ -173,10 +173,10 @@ def random_part(
             down_bias=None,
         )
         for _ in range(config.layers)
-    ]
+    )
     rows = comm.shard.most(vocab)
     head = embedding[:rows] if config.tied else drawn(rows, hidden)
-    weights = Weights(embedding, iter(drawn_layers), ones(hidden), head)
+    weights = Weights(embedding, drawn_layers, ones(hidden), head)
     return GpuModel(config, weights, name=name, comm=comm)
 
 
