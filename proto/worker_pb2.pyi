@@ -89,10 +89,13 @@ class KvPart(google.protobuf.message.Message):
     TOKENS_FIELD_NUMBER: builtins.int
     KEYS_FIELD_NUMBER: builtins.int
     VALUES_FIELD_NUMBER: builtins.int
+    WAITED_S_FIELD_NUMBER: builtins.int
     first: builtins.int
     tokens: builtins.int
     keys: builtins.bytes
     values: builtins.bytes
+    waited_s: builtins.float
+    """of the first part: until nobody was computing it any more"""
     def __init__(
         self,
         *,
@@ -100,8 +103,9 @@ class KvPart(google.protobuf.message.Message):
         tokens: builtins.int = ...,
         keys: builtins.bytes = ...,
         values: builtins.bytes = ...,
+        waited_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["first", b"first", "keys", b"keys", "tokens", b"tokens", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["first", b"first", "keys", b"keys", "tokens", b"tokens", "values", b"values", "waited_s", b"waited_s"]) -> None: ...
 
 Global___KvPart: typing_extensions.TypeAlias = KvPart
 
@@ -866,7 +870,7 @@ class Timing(google.protobuf.message.Message):
     reused: builtins.bool
     """the result of equal earlier work was taken"""
     fetch: builtins.float
-    """KV coming from another worker"""
+    """KV coming from another worker, from the question on"""
     fetched_tokens: builtins.int
     """of the cached ones: from another worker"""
     def __init__(

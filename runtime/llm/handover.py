@@ -27,6 +27,7 @@ class KvSpan:
     first: int
     keys: torch.Tensor  # [layers, tokens, kv_heads, head_dim], as the model stores them
     values: torch.Tensor  # the same shape
+    waited_s: float = 0.0  # until nobody computed it any more
 
     @property
     def end(self) -> int:
@@ -57,7 +58,7 @@ class Handover:
         """`pool`: None if other processes have some of the heads; then nothing is given or taken."""
         self._planner = planner
         self._pool = pool
-        self._wanted: list[Wanted] = []
+        self._wanted: list[tuple[Wanted, float]] = []  # and since when
 
     def held(self, namespace: str, ids: Tokens, now: float) -> int:
         """How many of a prompt's first tokens the cache holds."""
@@ -68,13 +69,13 @@ class Handover:
 
         None also if there is no pool to copy from.
         """
-        self._wanted.append(wanted)
+        self._wanted.append((wanted, now))
         self.serve(now)
 
     def serve(self, now: float) -> None:
         """Answer what can be answered."""
         if self._wanted:
-            self._wanted = [wanted for wanted in self._wanted if not self._answer(wanted, now)]
+            self._wanted = [wish for wish in self._wanted if not self._answer(*wish, now)]
 
     def give(self, namespace: str, ids: Tokens, span: KvSpan, now: float) -> int:
         """Put the KV of a part of a prompt into the cache; returns how many of its tokens are new there.
@@ -114,11 +115,11 @@ class Handover:
     def close(self, error: Exception | None = None) -> None:
         """Fail what has not been answered."""
         wanted, self._wanted = self._wanted, []
-        for one in wanted:
+        for one, _ in wanted:
             if one.answer.set_running_or_notify_cancel():
                 one.answer.set_exception(error or EngineClosedError("the engine has been closed"))
 
-    def _answer(self, wanted: Wanted, now: float) -> bool:
+    def _answer(self, wanted: Wanted, since: float, now: float) -> bool:
         if wanted.answer.cancelled():
             return True
         match = self._planner.cache.match(wanted.namespace, wanted.ids, now)
@@ -132,7 +133,7 @@ class Handover:
             return True
         slots = torch.from_numpy(match.slots[wanted.first :])
         try:
-            span = KvSpan(wanted.first, *self._pool.read(slots))
+            span = KvSpan(wanted.first, *self._pool.read(slots), now - since)
         except RuntimeError as problem:  # the device has no room for a copy, for one
             wanted.answer.set_exception(problem)
         else:

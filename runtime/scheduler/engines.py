@@ -14,6 +14,7 @@ from .primitive import EngineKey
 
 if TYPE_CHECKING:
     from .state import LiveNode, LiveRun
+    from .transfer import Move
 
 __all__ = ["Charge", "EngineState", "Pool", "WorkerState"]
 
@@ -33,6 +34,7 @@ class Charge:
     context: float = 0.0  # tokens in the context of what is written
     urgent: bool = False  # whether somebody waits for what is written
     underway: Sequence[int] = ()  # the prefixes that it makes the engine hold, until they are read
+    move: Move | None = None  # of KV that comes before they are read
 
 
 @dataclass(eq=False, slots=True)
@@ -46,6 +48,8 @@ class EngineState:
     load_ms: float = 0.0  # of their charges
     prefill_ms: float = 0.0
     ahead_ms: float = 0.0  # of that, prompts some of whose texts it has yet to write
+    arriving_ms: float = 0.0  # until KV that it gets from others has come
+    lending_ms: float = 0.0  # of sending what others get from it
     writers: int = 0
     urgent: int = 0  # of them, those for whose tokens somebody waits
     context_tokens: float = 0.0
@@ -75,12 +79,12 @@ class EngineState:
         live.charge = charge
         self.charges += 1
         self._add_load(charge.load_ms)
+        self._begin_reading(charge)
         if charge.prefill_ms or charge.writes:
             self.prefill_ms += charge.prefill_ms
             if live.waiting and live.primitive.context is None:
                 live.ahead_ms = charge.prefill_ms
                 self.ahead_ms += charge.prefill_ms
-            self._begin_reading(charge.underway)
             if charge.writes:
                 self.writers += 1
                 self.urgent += charge.urgent
@@ -98,9 +102,9 @@ class EngineState:
         self._add_load(
             -charge.load_ms if self.charges else -self.load_ms
         )  # idle engines are alike to the bit
+        self._end_reading(charge)
         if charge.prefill_ms or charge.writes:
             self.prefill_ms -= charge.prefill_ms
-            self._end_reading(charge)
             if charge.writes:
                 self.writers -= 1
                 self.urgent -= charge.urgent
@@ -114,11 +118,11 @@ class EngineState:
     def has_read(self, live: LiveNode) -> None:
         """Reckon with the prompt of a task no longer; what is left of it is to write."""
         charge = live.charge
-        if charge is not None and charge.prefill_ms:
+        if charge is not None and (charge.prefill_ms or charge.move):
             ms = charge.prefill_ms
             self._end_reading(charge)
             charge.load_ms -= ms
-            charge.prefill_ms, charge.underway = 0.0, ()
+            charge.prefill_ms, charge.underway, charge.move = 0.0, (), None
             live.run.served_ms += ms
             self._add_load(-ms)
             self.prefill_ms -= ms
@@ -132,12 +136,15 @@ class EngineState:
 
     def pass_on(self, live: LiveNode, heir: LiveNode) -> None:
         """Reckon with what one task is to read on account of another."""
-        if live.charge is not None and heir.charge is not None:
-            ms, reading = live.charge.prefill_ms, live.charge.underway
-            heir.charge.load_ms += ms
-            heir.charge.prefill_ms += ms
-            heir.charge.underway = (*heir.charge.underway, *reading)
-            self._begin_reading(reading)
+        charge, other = live.charge, heir.charge
+        if charge is not None and other is not None:
+            ms = charge.prefill_ms
+            self._end_reading(other)
+            other.load_ms += ms
+            other.prefill_ms += ms
+            other.underway = (*other.underway, *charge.underway)
+            other.move = other.move or charge.move
+            self._begin_reading(other)
             self._add_load(ms)
             self.prefill_ms += ms
 
@@ -161,18 +168,24 @@ class EngineState:
         for pool in self.pools:
             pool.active += count
 
-    def _begin_reading(self, prefixes: Sequence[int]) -> None:
-        underway = self.underway
-        for key in prefixes:
+    def _begin_reading(self, charge: Charge) -> None:
+        underway, move = self.underway, charge.move
+        for key in charge.underway:
             underway[key] = underway.get(key, 0) + 1
+        if move is not None:
+            self.arriving_ms += move.ms
+            move.source.lending_ms += move.sending_ms
 
     def _end_reading(self, charge: Charge) -> None:
-        underway = self.underway
+        underway, move = self.underway, charge.move
         for key in charge.underway:
             if underway[key] > 1:
                 underway[key] -= 1
             else:
                 del underway[key]
+        if move is not None:
+            self.arriving_ms -= move.ms
+            move.source.lending_ms -= move.sending_ms
 
     def _add_load(self, ms: float) -> None:
         self.load_ms += ms

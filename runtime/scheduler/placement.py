@@ -131,12 +131,13 @@ class Affinity(RoundRobin):
         held = cached = self._residency.cached(demand, engine)
         move = self._residency.transfer.plan(demand.found, demand.prefixes, engine, cached)
         if move is not None:
-            cached = move.tokens
+            cached, arriving = move.tokens, move.ms
+        else:
+            arriving = engine.arriving_ms if demand.found.key in engine.underway else 0.0
         reading = engine.prefill_cost(cached, demand.context + demand.reads - cached)
         a, each, per_token = engine.writing
         tokens = demand.context + demand.reads + demand.writes
         step = a + each * (engine.writers + 1) + per_token * (engine.context_tokens + tokens)
-        arriving = move.ms if move is not None else 0.0
         mine = engine.prefill_ms + arriving + reading + demand.writes * step
         delay = reading + demand.writes * (each + per_token * tokens)
         others = _OTHERS * engine.writers

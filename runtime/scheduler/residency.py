@@ -133,21 +133,22 @@ class Residency:
         base, prefixes = chain
         maker = _maker(live)
         held = known = base.tokens if maker is not None and maker.engine is engine and maker.kv else 0.0
+        whole = (base, *prefixes) if base.tokens else prefixes
         if prefixes:
-            known = max(held, self.directory.held(engine, prefixes))
-        move = live.move = self._move(live, chain, engine, known)
+            known = max(held, self.directory.held(engine, whole))
+        move = live.move = self._move(live, whole, engine, known)
         live.cached = known if move is None else move.tokens
         reads, writes = _reads(live, live.chain), live.primitive.forecast.writes
         live.tokens = base.tokens + reads + writes
         underway: Sequence[int] = ()
         if prefixes and engine.spec.kv_layout:
-            underway = [key for key, tokens in prefixes if tokens > known]
+            underway = [key for key, tokens in whole if tokens > known]
         new = base.tokens + reads - live.cached
-        engine.charge(live, _charge(engine, live.tokens, new, writes, _is_urgent(live), underway))
+        engine.charge(live, _charge(engine, live.tokens, new, writes, _is_urgent(live), underway, move))
         shared = held if maker is not None else self._share(live.run, engine, prefixes)
         self._hold(live, engine, live.tokens - shared)
         if prefixes:
-            self.directory.note(engine, prefixes)
+            self.directory.note(engine, whole)
 
     def done(self, live: LiveNode, usage: Usage | None) -> None:
         """A task of a language model has given its result; it still counts on the engine that ran it."""
@@ -201,13 +202,12 @@ class Residency:
                     del in_use[key]
         run.holdings.clear()
 
-    def _move(self, live: LiveNode, chain: Chain, engine: EngineState, cached: float) -> Move | None:
-        base, prefixes = chain
+    def _move(
+        self, live: LiveNode, whole: Sequence[Boundary], engine: EngineState, cached: float
+    ) -> Move | None:
         found, live.found = live.found, None
-        tokens = prefixes[-1].tokens if prefixes else base.tokens
-        if tokens <= cached or not engine.spec.kv_layout:
+        if not whole or whole[-1].tokens <= cached or not engine.spec.kv_layout:
             return None
-        whole = (base, *prefixes) if base.tokens else prefixes
         return self.transfer.plan(found or self.directory.longest(whole), whole, engine, cached)
 
     def _moved(self, move: Move, usage: Usage) -> None:
@@ -319,12 +319,18 @@ def _reads(live: LiveNode, chain: Chain | None) -> float:
 
 
 def _charge(
-    engine: EngineState, context: float, new: float, writes: float, urgent: bool, underway: Sequence[int]
+    engine: EngineState,
+    context: float,
+    new: float,
+    writes: float,
+    urgent: bool,
+    underway: Sequence[int],
+    move: Move | None,
 ) -> Charge:
     load_ms = prefill_ms = engine.prefill_cost(context - new - writes, new)
     if writes:
         _, each, per_token = engine.writing
         load_ms += writes * (each + per_token * context)
-    return Charge(
-        load_ms, prefill_ms, writes, context if writes else 0.0, urgent, underway if prefill_ms else ()
-    )
+    if not (prefill_ms or move):
+        underway = ()
+    return Charge(load_ms, prefill_ms, writes, context if writes else 0.0, urgent, underway, move)

@@ -12,9 +12,10 @@ from .prefixes import Boundary
 
 __all__ = ["TRANSFER", "Cheaper", "Move", "Never", "Transfer"]
 
-_LEAST: Final = 128  # tokens: fewer are computed again
-_FIXED_MS: Final = 5.0  # of asking and being answered
-_LEARNING_RATE: Final = 0.2
+_LEAST: Final = 64  # tokens: for fewer no worker asks
+_FIXED_MS: Final = 5.0  # of asking and being answered, until that has been seen
+_SLOWER: Final = 0.1  # of how much longer a move took than expected is learned,
+_FASTER: Final = 0.4  # and of how much less
 _FORGETTING: Final = 0.005  # of what was seen, whenever nothing moves because of it
 _WORTHWHILE: Final = 0.8  # of the time that computing takes, as both are estimates
 
@@ -27,7 +28,8 @@ class Move(NamedTuple):
     tokens: float  # that it will hold then
     fetched: float  # that it gets
     ms: float  # until it has them
-    patience_ms: float  # for the source, if it is still reading them itself
+    sending_ms: float  # of that, the source's
+    patience_ms: float  # for the source; 0: it should have them all
 
 
 class Transfer(Protocol):
@@ -61,11 +63,11 @@ class Never:
 
 
 class Cheaper:
-    """What is expected to take less time, by the engine's profile and the speed of transfers so far."""
+    """What is expected to take less time, by the engine's profile and what transfers took so far."""
 
     def __init__(self, bytes_per_ms: float) -> None:
         """`bytes_per_ms`: the speed that is expected before any transfer has been seen."""
-        self._expected = self._bytes_per_ms = bytes_per_ms
+        self._expected = self._terms = (_FIXED_MS, 1.0 / bytes_per_ms)  # of asking, and of each byte
 
     def plan(
         self, found: Found, prefixes: Sequence[Boundary], engine: EngineState, cached: float
@@ -86,25 +88,49 @@ class Cheaper:
         ]
         if not holders:
             return None
-        waits = [holder.prefill_ms if found.key in holder.underway else 0.0 for holder in holders]
+        waits = [_wait_ms(holder, found.key) for holder in holders]
         wait = min(waits)
         source = holders[waits.index(wait)]
-        ms = _FIXED_MS + fetched * spec.kv_token_bytes / self._bytes_per_ms
+        asking_ms, byte_ms = self._terms
+        sending_ms = fetched * spec.kv_token_bytes * byte_ms
+        ms = asking_ms + sending_ms
         computing_ms = engine.prefill_cost(cached, fetched)
         if ms > _WORTHWHILE * computing_ms:
-            self._approach(self._expected, _FORGETTING)
+            self._forget()
             return None
-        return Move(source, prefixes, found.tokens, fetched, wait + ms, wait + computing_ms)
+        patience_ms = wait + computing_ms if found.key in source.underway else 0.0
+        return Move(source, prefixes, found.tokens, fetched, wait + ms, sending_ms, patience_ms)
 
     def seen(self, move: Move, usage: Usage) -> None:
-        """Learn the speed. What makes it look slow is forgotten in time, as then nothing else is seen."""
-        ms = usage.fetch_ms - _FIXED_MS
-        if usage.fetched >= _LEAST and ms > 0:
-            speed = usage.fetched * move.source.spec.kv_token_bytes / ms
-            self._approach(speed, _LEARNING_RATE)
+        """Learn what it took, each term by its share of what was expected: of short moves that of asking.
 
-    def _approach(self, bytes_per_ms: float, rate: float) -> None:
-        self._bytes_per_ms += rate * (bytes_per_ms - self._bytes_per_ms)
+        By factors, so that one move among many that took ten times as long does not outweigh them.
+        """
+        if not (usage.fetched and usage.fetch_ms > 0):
+            return
+        asking_ms, byte_ms = self._terms
+        ms = asking_ms + usage.fetched * move.source.spec.kv_token_bytes * byte_ms
+        wrong, share = usage.fetch_ms / ms, asking_ms / ms
+        rate = _SLOWER if wrong > 1 else _FASTER
+        self._terms = (
+            asking_ms * wrong ** (rate * share),
+            byte_ms * wrong ** (rate * (1.0 - share)),
+        )
+
+    def _forget(self) -> None:
+        """What makes moves look slow is forgotten in time, as then nothing else is seen."""
+        asking_ms, byte_ms = self._terms
+        expected_asking_ms, expected_byte_ms = self._expected
+        self._terms = (
+            asking_ms * (expected_asking_ms / asking_ms) ** _FORGETTING,
+            byte_ms * (expected_byte_ms / byte_ms) ** _FORGETTING,
+        )
+
+
+def _wait_ms(holder: EngineState, key: int) -> float:
+    """Until a holder can send a prefix: it may be reading or getting it, and sending something else."""
+    ms = holder.lending_ms
+    return ms + holder.arriving_ms + holder.prefill_ms if key in holder.underway else ms
 
 
 TRANSFER: Final[Mapping[str, Callable[[float], Transfer]]] = {"never": Never, "cheaper": Cheaper}

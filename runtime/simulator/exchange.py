@@ -30,7 +30,7 @@ class Borrowed(NamedTuple):
     """What came from another worker."""
 
     tokens: float
-    seconds: float  # that its coming took
+    seconds: float  # that its coming took, from the question on
 
 
 NOTHING: Final = Borrowed(0.0, 0.0)
@@ -122,7 +122,8 @@ class ExchangeModel:
         """So many bytes have come, and nothing more will."""
         end = loan.first + size / self._model.profile.kv_token_bytes + 1e-6
         tokens = self._keep([boundary for boundary in loan.path if boundary.tokens <= end])
-        seconds = self._clock.now - loan.shipped if loan.shipment is not None else 0.0
+        asking_s = self._model.profile.link_ms / 1e3
+        seconds = self._clock.now - loan.shipped + asking_s if loan.shipment is not None else 0.0
         loan.shipment = None
         self._end(loan, Borrowed(tokens, seconds))
         self._came(loan)

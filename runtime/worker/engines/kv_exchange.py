@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -39,8 +40,8 @@ class Borrowed(NamedTuple):
     """What came from another worker."""
 
     tokens: int
-    waited: float  # seconds until it began to come
-    seconds: float  # that its coming took
+    waited: float  # seconds until it was there to be sent
+    seconds: float  # that its coming took, from the question on
 
 
 NOTHING: Final = Borrowed(0, 0.0, 0.0)
@@ -81,21 +82,24 @@ class KvExchange:
                 tokens=part.end - start,
                 keys=_as_bytes(part.keys),
                 values=_as_bytes(part.values),
+                waited_s=span.waited_s if start == span.first else 0.0,
             )
 
     async def _span(self, request: worker_pb2.FetchKvRequest, deadline: float) -> KvSpan | None:
         """What the cache has once nothing more of it is coming, computed here or fetched."""
         ids = np.asarray(request.ids, dtype=np.int64)
-        grace = time.monotonic() + _GRACE_S
+        began = time.monotonic()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(deadline - time.monotonic()):
                     await self._others(request.namespace, ids)
-            wait_s = deadline - time.monotonic()
-            wish = self._engine.take_kv(request.namespace, ids, request.first, wait_s)
+            asked = time.monotonic()
+            wish = self._engine.take_kv(request.namespace, ids, request.first, deadline - asked)
             span = await asyncio.wrap_future(wish)
-            if span is not None or time.monotonic() > min(grace, deadline):
-                return span
+            if span is not None:
+                return replace(span, waited_s=asked - began + span.waited_s)
+            if time.monotonic() > min(began + _GRACE_S, deadline):
+                return None
             await asyncio.sleep(_GRACE_S / 10)
 
     # ---- borrowing
@@ -150,13 +154,12 @@ class KvExchange:
             first=held,
             wait_s=source.wait_s,
         )
-        begun = None
-        borrowed = 0
+        borrowed, waited = 0, None
         stub = await self._peer(source.address)
         call: Any = stub.FetchKv(request, timeout=source.wait_s + _PATIENCE_S)
         try:
             async for part in call:
-                begun = begun or time.monotonic()
+                waited = part.waited_s if waited is None else waited
                 borrowed += await self._keep(namespace, tokens, part)
         except LookupError as problem:
             _log.info("no more KV from %s: %s", source.address, problem)
@@ -164,9 +167,9 @@ class KvExchange:
             _log.info("no KV from %s: %s", source.address, problem.details() or problem.code().name)
         finally:
             call.cancel()
-        ended = time.monotonic()
-        begun = begun or ended
-        return Borrowed(borrowed, begun - asked, ended - begun)
+        seconds = time.monotonic() - asked
+        waited = seconds if waited is None else min(waited, seconds)
+        return Borrowed(borrowed, waited, seconds - waited)
 
     async def _keep(self, namespace: str, tokens: Tokens, part: worker_pb2.KvPart) -> int:
         """Put a part into the cache; returns how many of its tokens are new there. Raises LookupError."""

@@ -241,8 +241,10 @@ class Chaos:
             assert not worker.tasks
             for engine in worker.engines:
                 assert (engine.active, engine.writers, engine.in_use, engine.idle) == (0, 0, {}, {})
+                assert engine.underway == {}
                 books = (engine.load_ms, engine.prefill_ms, engine.context_tokens, engine.kv)
-                assert books == pytest.approx((0, 0, 0, 0), abs=1e-6)
+                exchanged = (engine.arriving_ms, engine.lending_ms)
+                assert (*books, *exchanged) == pytest.approx((0,) * 6, abs=1e-6)
         for pool in self.world.scheduler._dispatcher._pools.values():
             assert (pool.load_ms, pool.active, pool.kv) == pytest.approx((0, 0, 0), abs=1e-6)
 

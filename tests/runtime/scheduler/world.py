@@ -49,7 +49,8 @@ class ModelWorker:
 
 
 def engines(capacity: int, models: Iterable[str] = "ab", batch: int = 0) -> tuple[ev.EngineSpec, ...]:
-    llms = tuple(ev.EngineSpec("llm", model, capacity, kv_slots=3000) for model in models)
+    llm = ev.EngineSpec("llm", "", capacity, kv_slots=3000, kv_layout="float32", kv_token_bytes=100)
+    llms = tuple(replace(llm, model=model) for model in models)
     rest = (("embed", "hash"), ("index", ""), ("tool", "t"))
     return llms + tuple(ev.EngineSpec(kind, model, capacity, batch, 40.0 * batch) for kind, model in rest)
 
@@ -148,7 +149,8 @@ class World:
             case act.WakeAt(time):
                 assert time < self.wake
                 self.wake = time
-            case act.Dispatch(worker, fragments, _, keeps):
+            case act.Dispatch(worker, fragments, sources, keeps):
+                assert all(source.worker in self.workers.keys() - {worker} for source in sources)
                 for keep in keeps:
                     assert keep.expires > self.now
                     assert not self.runs[keep.run].over or keep.run in self.ending

@@ -117,9 +117,7 @@ def test_who_has_evicted_it_sends_nothing_and_it_is_read() -> None:
     simulation.clock.at(4.0, lambda: simulation._workers["w0"].llms["m"].cache.make_room(LINK.kv_slots))
     outcome = finish(simulation, [(0.0, call("a")), (5.0, call("b"))])
     assert outcome.fetched_tokens == 0
-    assert outcome.runs[1].seconds == pytest.approx(0.1 + 1.010 + 0.01, abs=0.01), (
-        "a tenth of a second's grace"
-    )
+    assert outcome.runs[1].seconds == pytest.approx(1.010 + 0.01, abs=0.01), "nobody waits for it"
 
 
 @pytest.mark.parametrize(("after", "fetched"), [(0.0005, 0), (0.060, 500), (0.2, 1000)])
@@ -177,6 +175,15 @@ def test_a_wrong_speed_is_learned() -> None:
     moved = [bool(c.fetched) for c in outcome.calls]
     assert any(moved[:4])
     assert sum(moved[20:]) <= 1
+
+
+def test_how_long_asking_takes_is_learned() -> None:
+    """Far from each other, workers move no short prompts once they have tried."""
+    far = replace(LINK, link_ms=300.0)  # reading takes 200
+    calls = [(10.0 * n, call(f"{n}", Text(f"head {n // 2}", 200))) for n in range(120)]
+    moved = [bool(c.fetched) for c in serve(calls, llm=far).calls]
+    assert any(moved[:4])
+    assert sum(moved[80:]) <= 2
 
 
 events = st.lists(st.tuples(st.floats(0, 12), st.integers(0, 2)), max_size=5)

@@ -167,8 +167,22 @@ async def lender(folder: Path, parts: list[worker_pb2.KvPart]) -> AsyncIterator[
         await server.stop(None)
 
 
-def part(first: int, tokens: int, size: int) -> worker_pb2.KvPart:
-    return worker_pb2.KvPart(first=first, tokens=tokens, keys=bytes(size), values=bytes(size))
+def part(first: int, tokens: int, size: int, waited_s: float = 0.0) -> worker_pb2.KvPart:
+    keys = values = bytes(size)
+    return worker_pb2.KvPart(first=first, tokens=tokens, keys=keys, values=values, waited_s=waited_s)
+
+
+@pytest.mark.parametrize("waited_s", [0.0, 1000.0], ids=["it was there", "it was being read"])
+async def test_asking_is_a_part_of_what_fetching_took_but_not_waiting(
+    writer: Link, tmp_path: Path, waited_s: float
+) -> None:
+    size = 10 * writer.info.engines[0].llm.kv_token_bytes // 2
+    async with lender(tmp_path, [part(0, 10, size, waited_s)]) as address:
+        await writer.run(READ, ASKED, WRITE, source=worker_pb2.KvSource(address=address, wait_s=1.0))
+        (fetched,) = [timing for timing in await timings(writer) if timing.fetched_tokens]
+    assert fetched.fetched_tokens == 10
+    assert (fetched.fetch > 0) == (waited_s == 0)
+    assert fetched.queued > 0 or waited_s == 0
 
 
 @pytest.mark.parametrize(

@@ -195,9 +195,13 @@ def test_it_waits_for_what_is_being_computed(start: Start, hold: Hold) -> None:
     span = patient.result(60)
     assert span is not None
     assert span.end > len(PROMPT) - 16
+    assert span.waited_s > 0
     early = hurried.result(60)
     assert early is not None
     assert early.end == 64
+    at_once = reader.take_kv("", IDS, 0, 60.0).result(60)
+    assert at_once is not None
+    assert at_once.waited_s == 0
 
 
 def test_whoever_gives_up_waiting_is_forgotten(start: Start, hold: Hold) -> None:
