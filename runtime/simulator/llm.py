@@ -157,7 +157,7 @@ class LlmModel:
         for job in [*span.decodes, *(job for job, _ in span.chunks)]:
             if job.running and not job.remaining and job.written >= job.writes:
                 self._finish(job)
-        self._begin_span()
+        self._begin_span(after_prompt=bool(span.chunks))
         self.after_step()
 
     def _read(self, job: Job, tokens: float) -> None:
@@ -172,7 +172,7 @@ class LlmModel:
                 job.first_token = self._clock.now
             job.written = job.kept + 1
 
-    def _begin_span(self) -> None:
+    def _begin_span(self, *, after_prompt: bool) -> None:
         """Plan the next steps and let them begin, if there is anything to do."""
         self._span = None
         decodes = self._room_for_decodes()
@@ -189,8 +189,9 @@ class LlmModel:
         self._admit(budget, chunks)
         if not (decodes or chunks):
             return
-        first_ms, growth_ms = self._step_ms(decodes, chunks)
-        steps = 1 if chunks else self._steps_alike(decodes, first_ms)
+        slow_ms = self.profile.after_prompt_ms if after_prompt and decodes else 0.0
+        first_ms, growth_ms = self._step_ms(decodes, chunks, slow_ms)
+        steps = 1 if chunks or slow_ms else self._steps_alike(decodes, first_ms)
         now = self._clock.now
         span = self._span = _Span(now, steps, first_ms, growth_ms, decodes, chunks)
         span.alarm = self._clock.at(now + span.seconds(steps), self._end_span)
@@ -211,7 +212,9 @@ class LlmModel:
         self._allot(decodes, steps - 1)
         return steps
 
-    def _step_ms(self, decodes: list[Job], chunks: list[tuple[Job, float]]) -> tuple[float, float]:
+    def _step_ms(
+        self, decodes: list[Job], chunks: list[tuple[Job, float]], slow_ms: float
+    ) -> tuple[float, float]:
         """The time of the first step, and what each further one takes more."""
         ms, growth = 0.0, 0.0
         if decodes:
@@ -223,7 +226,7 @@ class LlmModel:
             ms = max(ms, base) + self.profile.prompt_ms * (len(chunks) - 1)
             ms += sum(each * n + per_pair * n * (job.present + n / 2) for job, n in chunks)
         stretch = self._stretch.at(self._clock.now)
-        return ms * stretch, growth * stretch
+        return (ms + slow_ms) * stretch, growth * stretch
 
     def _room_for_decodes(self) -> list[Job]:
         """Who decodes in the next step; each has been given the KV for it."""

@@ -90,8 +90,9 @@ def as_served(runs: Iterable[pb.RunInfo], profile: LlmProfile) -> LlmProfile:
     groups = [[span.timing for span in group] for group in spans]
     equal = [group for group in groups if len({t.generated_tokens for t in group}) == 1]
     alone = [group[0] for group in spans if len(group) == 1 and group[0].timing.computed_tokens]
-    steps_ms = _steps_ms(equal, profile.costs)
-    profile = replace(profile, step_ms=steps_ms or profile.step_ms)
+    after_ms = _after_prompt_ms(equal, profile.costs)
+    steps_ms = _steps_ms(equal, profile.costs, after_ms)
+    profile = replace(profile, step_ms=steps_ms or profile.step_ms, after_prompt_ms=after_ms)
     if len(alone) < _ENOUGH:
         return profile
     timings = [span.timing for span in alone]
@@ -143,6 +144,7 @@ def _stretch(timing: worker_pb2.Timing, profile: LlmProfile) -> float:
     contexts = timing.prompt_tokens + timing.generated_tokens / 2
     ms = profile.costs.prefill_ms(timing.cached_tokens, timing.computed_tokens)
     ms += steps * (profile.steps(1) + profile.costs.decode_terms[2] * contexts)
+    ms += profile.after_prompt_ms if steps else 0.0
     return (timing.prefill + timing.decode) * 1e3 / ms
 
 
@@ -177,8 +179,22 @@ def _read_together(group: Sequence[worker_pb2.Timing]) -> Iterator[Sequence[work
         yield step
 
 
+def _after_prompt_ms(groups: Iterable[Sequence[worker_pb2.Timing]], costs: ModelCosts) -> float:
+    """What texts take that were written alone, however short they are; 0 where all are equally long."""
+    _, _, per_token = costs.decode_terms
+    steps, ms = [], []
+    for timing in (group[0] for group in groups if len(group) == 1):
+        if count := _steps(timing):
+            steps.append(count)
+            contexts = timing.prompt_tokens + timing.generated_tokens / 2
+            ms.append(timing.decode * 1e3 - per_token * contexts * count)
+    if len(set(steps)) < 2:
+        return 0.0
+    return max(statistics.linear_regression(steps, ms).intercept, 0.0)
+
+
 def _steps_ms(
-    groups: Iterable[Sequence[worker_pb2.Timing]], costs: ModelCosts
+    groups: Iterable[Sequence[worker_pb2.Timing]], costs: ModelCosts, after_ms: float
 ) -> Sequence[tuple[int, float]]:
     """For each number of calls at once: a step's milliseconds, less what their contexts take."""
     _, _, per_token = costs.decode_terms
@@ -188,7 +204,7 @@ def _steps_ms(
         steps = _steps(last)
         if steps > 0:
             contexts = sum(timing.prompt_tokens + timing.generated_tokens / 2 for timing in group)
-            found[len(group)].append(last.decode * 1e3 / steps - per_token * contexts)
+            found[len(group)].append((last.decode * 1e3 - after_ms) / steps - per_token * contexts)
     steps_ms, least = [], 0.0
     for count, times in sorted(found.items()):
         least = max(least, statistics.fmean(times))  # a larger batch takes no less

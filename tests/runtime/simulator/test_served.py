@@ -103,6 +103,15 @@ def test_what_a_model_takes_is_found_in_calls_alone_and_at_once() -> None:
     assert found.prompt_ms == pytest.approx(SERVED.prompt_ms, rel=0.1)
 
 
+def test_what_a_prompt_adds_to_the_step_after_it_is_found_in_texts_of_several_lengths() -> None:
+    cold = replace(SERVED, after_prompt_ms=9.0)
+    assert as_served(served(ALONE, cold), IDLE).after_prompt_ms == pytest.approx(9.0, rel=0.05)
+    assert as_served(served(ALONE), IDLE).after_prompt_ms == pytest.approx(0.0, abs=0.1)
+    equal = as_served(served([(time, reads, 9) for time, reads, _ in ALONE], cold), IDLE)
+    assert equal.after_prompt_ms == 0
+    assert dict(equal.step_ms)[1] == pytest.approx(13 + 9 / 8, rel=0.02), "nothing tells them apart"
+
+
 def test_other_calls_take_in_the_simulator_what_they_took() -> None:
     found = as_served(served([*ALONE, *TOGETHER]), IDLE)
     real, idle, virtual = (seconds(llm, OTHERS) for llm in (SERVED, IDLE, found))
