@@ -221,7 +221,12 @@ def calibrate(share: float) -> dict[str, Any]:
     for name in real:
         found[name] = row = _compared(real[name], virtual[name])
         print(f"{name:18}", json.dumps({key: round(value, 3) for key, value in row.items()}), flush=True)
-    terms = {"reading": llm.costs.prefill_terms, "steps": llm.step_ms, "prompt": llm.prompt_ms}
+    terms = {
+        "reading": llm.costs.prefill_terms,
+        "steps": llm.step_ms,
+        "prompt": llm.prompt_ms,
+        "after a prompt": llm.after_prompt_ms,
+    }
     found["spread"] = asdict(llm.spread) if llm.spread is not None else None
     return found | {"served, in ms": terms, "hop_s": delays.hop_s, "run_s": delays.run_s}
 

@@ -92,7 +92,8 @@ def as_served(runs: Iterable[pb.RunInfo], profile: LlmProfile) -> LlmProfile:
     alone = [group[0] for group in spans if len(group) == 1 and group[0].timing.computed_tokens]
     after_ms = _after_prompt_ms(equal, profile.costs)
     steps_ms = _steps_ms(equal, profile.costs, after_ms)
-    profile = replace(profile, step_ms=steps_ms or profile.step_ms, after_prompt_ms=after_ms)
+    if steps_ms:
+        profile = replace(profile, step_ms=steps_ms, after_prompt_ms=after_ms)
     if len(alone) < _ENOUGH:
         return profile
     timings = [span.timing for span in alone]

@@ -149,7 +149,8 @@ def test_how_evenly_a_machine_computed_is_found_in_calls_alone() -> None:
 
 
 def test_what_was_not_measured_stays_as_it_was() -> None:
-    assert as_served([], SERVED) == SERVED
+    cold = replace(SERVED, after_prompt_ms=9.0)
+    assert as_served([], cold) == cold
     few = as_served(served(ALONE[:3]), IDLE)
     assert few.costs == IDLE.costs
     assert as_served(served(ALONE), IDLE).spread is None, "no two of them in a row"
