@@ -2,11 +2,14 @@
 
 What a worker takes is measured with single calls, alone and a few at once; the programs that are compared are
 others: a chain, a map-reduce and a RAG flow, each at a low and a high rate. As other work on the machine
-slows both, calls and programs are recorded by turns, and the load average is noted beside each.
+slows both, calls and programs are recorded by turns, and the load average is noted beside each. How unevenly
+the machine computes is measured from the single calls, too; the simulated times are those of several
+simulations of the same runs, each of which draws from it anew.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -16,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -46,6 +50,7 @@ AT_ONCE: Final = (1, 1, 1, 1, 2, 4, 6)  # single calls
 RATES: Final = (0.7, 1.5)  # runs a second
 RUNS: Final = 8  # of a program, between two measurements
 ROUNDS: Final = 3
+TIMES: Final = 20  # that each run is simulated, with other draws
 
 
 @program
@@ -166,10 +171,10 @@ def runtime() -> Iterator[Runtime]:
             embedded.stop()
 
 
-def simulated(runs: Sequence[pb.RunInfo], llm: LlmProfile, delays: Delays) -> list[float]:
+def simulated(runs: Sequence[pb.RunInfo], llm: LlmProfile, delays: Delays, seed: int) -> list[float]:
     """The seconds that each of these runs takes in the simulator."""
     simulation = Simulation(Scheduler(), delays)
-    simulation.join(partial(SimWorker, "w", llms=[llm], batches=batches_of(runs)))
+    simulation.join(partial(SimWorker, "w", llms=[llm], batches=batches_of(runs), seed=seed))
     outcome = simulation.run(arrivals_of(runs, llm.costs))
     assert len(outcome.runs) == len(runs)
     return [run.finished - run.started for run in outcome.runs]
@@ -205,23 +210,30 @@ def calibrate(share: float) -> dict[str, Any]:
     llm, delays = as_served(calls, idle), delays_of(calls)
     real: dict[str, list[float]] = defaultdict(list)
     virtual: dict[str, list[float]] = defaultdict(list)
+    seeds = itertools.count()
     for segment in segments:
+        modelled = [simulated(segment.runs, llm, delays, next(seeds)) for _ in range(TIMES)]
         for name in (f"{segment.program}, {segment.rate}/s", "all"):
             real[name] += [run.seconds for run in segment.runs]
-            virtual[name] += simulated(segment.runs, llm, delays)
+            virtual[name] += itertools.chain(*modelled)
     found: dict[str, Any] = {"load average": [segment.load for segment in segments]}
     print("load average", " ".join(f"{load:.1f}" for load in found["load average"]))
     for name in real:
         found[name] = row = _compared(real[name], virtual[name])
         print(f"{name:18}", json.dumps({key: round(value, 3) for key, value in row.items()}), flush=True)
-    terms = {"reading": llm.costs.prefill_terms, "steps": llm.step_ms, "prompt": llm.prompt_ms}
+    terms = {
+        "reading": llm.costs.prefill_terms,
+        "steps": llm.step_ms,
+        "prompt": llm.prompt_ms,
+        "after a prompt": llm.after_prompt_ms,
+    }
+    found["spread"] = asdict(llm.spread) if llm.spread is not None else None
     return found | {"served, in ms": terms, "hop_s": delays.hop_s, "run_s": delays.run_s}
 
 
 def _compared(real: Sequence[float], virtual: Sequence[float]) -> dict[str, float]:
     row = {"runs": float(len(real))}
     for name, share in (("p50", 0.5), ("p95", 0.95)):
-        at = math.ceil(share * len(real)) - 1
-        measured, modelled = sorted(real)[at], sorted(virtual)[at]
+        measured, modelled = (sorted(each)[math.ceil(share * len(each)) - 1] for each in (real, virtual))
         row |= {f"real {name}": measured, f"simulated {name}": modelled, f"{name} ratio": modelled / measured}
     return row

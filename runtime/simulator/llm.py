@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from .cache import CacheModel, Path, shared_tokens
 from .clock import Alarm, Clock
 from .profiles import LlmProfile
+from .spread import Stretch
 
 __all__ = ["Job", "LlmModel"]
 
@@ -93,7 +94,7 @@ class _Span:
 class LlmModel:
     """Serves jobs on one device."""
 
-    def __init__(self, profile: LlmProfile, clock: Clock) -> None:
+    def __init__(self, profile: LlmProfile, clock: Clock, seed: str = "") -> None:
         self.profile = profile
         self.cache = CacheModel(profile.kv_slots)
         self.waiting: list[Job] = []  # by rank
@@ -104,6 +105,7 @@ class LlmModel:
         """Called when a step is over: jobs have read or written, or are gone."""
         self._clock = clock
         self._reading, self._per_token = profile.costs.prefill_terms, profile.costs.decode_terms[2]
+        self._stretch = Stretch(profile.spread, seed)
         self._span: _Span | None = None
 
     def submit(self, job: Job) -> None:
@@ -155,7 +157,7 @@ class LlmModel:
         for job in [*span.decodes, *(job for job, _ in span.chunks)]:
             if job.running and not job.remaining and job.written >= job.writes:
                 self._finish(job)
-        self._begin_span()
+        self._begin_span(after_prompt=bool(span.chunks))
         self.after_step()
 
     def _read(self, job: Job, tokens: float) -> None:
@@ -170,7 +172,7 @@ class LlmModel:
                 job.first_token = self._clock.now
             job.written = job.kept + 1
 
-    def _begin_span(self) -> None:
+    def _begin_span(self, *, after_prompt: bool) -> None:
         """Plan the next steps and let them begin, if there is anything to do."""
         self._span = None
         decodes = self._room_for_decodes()
@@ -187,8 +189,9 @@ class LlmModel:
         self._admit(budget, chunks)
         if not (decodes or chunks):
             return
-        first_ms, growth_ms = self._step_ms(decodes, chunks)
-        steps = 1 if chunks else self._steps_alike(decodes)
+        slow_ms = self.profile.after_prompt_ms if after_prompt and decodes else 0.0
+        first_ms, growth_ms = self._step_ms(decodes, chunks, slow_ms)
+        steps = 1 if chunks or slow_ms else self._steps_alike(decodes, first_ms)
         now = self._clock.now
         span = self._span = _Span(now, steps, first_ms, growth_ms, decodes, chunks)
         span.alarm = self._clock.at(now + span.seconds(steps), self._end_span)
@@ -200,16 +203,18 @@ class LlmModel:
                 job.owned += steps
                 self.cache.running += steps
 
-    def _steps_alike(self, decodes: list[Job]) -> int:
-        """Until one ends, or the pool might run dry."""
+    def _steps_alike(self, decodes: list[Job], first_ms: float) -> int:
+        """Until one ends, the pool might run dry, or another stretch is due."""
         until_end = min(job.writes - job.written for job in decodes)
         until_dry = 1 + int(self.cache.available // len(decodes))
-        steps = max(min(until_end, until_dry), 1)
+        steps = max(int(min(until_end, until_dry, self._stretch.steps(first_ms))), 1)
         self.cache.make_room((steps - 1) * len(decodes))
         self._allot(decodes, steps - 1)
         return steps
 
-    def _step_ms(self, decodes: list[Job], chunks: list[tuple[Job, float]]) -> tuple[float, float]:
+    def _step_ms(
+        self, decodes: list[Job], chunks: list[tuple[Job, float]], slow_ms: float
+    ) -> tuple[float, float]:
         """The time of the first step, and what each further one takes more."""
         ms, growth = 0.0, 0.0
         if decodes:
@@ -220,7 +225,8 @@ class LlmModel:
             base, each, per_pair = self._reading
             ms = max(ms, base) + self.profile.prompt_ms * (len(chunks) - 1)
             ms += sum(each * n + per_pair * n * (job.present + n / 2) for job, n in chunks)
-        return ms, growth
+        stretch = self._stretch.at(self._clock.now)
+        return (ms + slow_ms) * stretch, growth * stretch
 
     def _room_for_decodes(self) -> list[Job]:
         """Who decodes in the next step; each has been given the KV for it."""

@@ -11,6 +11,8 @@ from typing import Final
 from weft.graph.costs import DecodePoint, ModelCosts, PrefillPoint
 from weft.runtime.scheduler.events import EngineSpec
 
+from .spread import Spread
+
 __all__ = ["LLAMA_8B_H200", "BatchProfile", "LlmProfile"]
 
 
@@ -26,6 +28,8 @@ class LlmProfile:
     step_ms: Sequence[tuple[int, float]] = ()
     """What a step takes that writes for so many requests, without their contexts, where that was measured."""
     prompt_ms: float = 0.0  # of each prompt beyond the first that a step reads
+    after_prompt_ms: float = 0.0  # that the first step with texts takes longer after one that reads
+    spread: Spread | None = None  # of what steps take, where that was measured
     kv_token_bytes: int = 0  # of a token's KV; 0: other workers cannot have it
     link_bytes_per_ms: float = (
         1e6  # between its worker and others, in either direction, for all transfers together

@@ -2,16 +2,18 @@
 
 A worker's profile is measured in a loop of nothing but the model. Served, the model finds its weights in no
 cache, shares processors with everything else, and draws, spells and sends what it writes; messages and the
-orchestrator take their time as well. All of that is seen in recorded runs whose programs are single calls,
-some alone, some of them several at once.
+orchestrator take their time as well; and no machine is always equally fast. All of that is seen in recorded
+runs whose programs are single calls, some alone, some of them several at once.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from weft.graph.costs import ModelCosts, PrefillPoint
@@ -20,6 +22,7 @@ from weft.proto import worker_pb2
 
 from .profiles import BatchProfile, LlmProfile
 from .simulation import Delays
+from .spread import Spread
 
 __all__ = ["as_served", "batches_of", "delays_of"]
 
@@ -79,19 +82,76 @@ def as_served(runs: Iterable[pb.RunInfo], profile: LlmProfile) -> LlmProfile:
     """The profile of a model as it was in these runs.
 
     Reading is measured where a call was alone. Writing is measured where all calls that overlapped wrote as
-    many tokens: who was the last to begin wrote all of them in the company of all others. What was not
-    measured stays as it is in `profile`.
+    many tokens: who was the last to begin wrote all of them in the company of all others. How evenly the
+    machine computed is measured where calls alone came one right after the other. What was not measured stays
+    as it is in `profile`.
     """
-    groups = list(_groups(_spans(runs)))
+    spans = list(_groups(_spans(runs)))
+    groups = [[span.timing for span in group] for group in spans]
     equal = [group for group in groups if len({t.generated_tokens for t in group}) == 1]
-    alone = [group[0] for group in groups if len(group) == 1 and group[0].prefill]
-    steps_ms = _steps_ms(equal, profile.costs)
-    profile = replace(profile, step_ms=steps_ms or profile.step_ms)
+    alone = [group[0] for group in spans if len(group) == 1 and group[0].timing.computed_tokens]
+    after_ms = _after_prompt_ms(equal, profile.costs)
+    steps_ms = _steps_ms(equal, profile.costs, after_ms)
+    if steps_ms:
+        profile = replace(profile, step_ms=steps_ms, after_prompt_ms=after_ms)
     if len(alone) < _ENOUGH:
         return profile
-    reads = [PrefillPoint(t.cached_tokens, t.computed_tokens, t.prefill * 1e3) for t in alone]
+    timings = [span.timing for span in alone]
+    reads = [PrefillPoint(t.cached_tokens, t.computed_tokens, t.prefill * 1e3) for t in timings]
     costs = replace(profile.costs, prefill=tuple(reads))
-    return replace(profile, costs=costs, prompt_ms=_prompt_ms(groups, costs))
+    profile = replace(profile, costs=costs, prompt_ms=_prompt_ms(groups, costs))
+    return replace(profile, spread=_spread(alone, profile) or profile.spread)
+
+
+def _spread(alone: Sequence[_Span], profile: LlmProfile) -> Spread | None:
+    """How much longer than the profile says calls took that were alone, and how long that stayed so.
+
+    Each row of calls counts as much as any other, as when it came has nothing to do with how fast the machine
+    was; in a row, a stretch counts by the time for which it was seen. If another one comes at any time with
+    the same odds, the logarithm's squared changes from call to call, by the time between these, are twice its
+    variance by the time that a stretch lasts.
+    """
+    stretches: list[tuple[float, float]] = []
+    passed = squares = 0.0
+    for row in _rows(alone):
+        took = [span.timing.prefill + span.timing.decode for span in row]
+        found = [_stretch(span.timing, profile) for span in row]
+        stretches += zip(found, (seconds / sum(took) for seconds in took), strict=True)
+        passed += row[-1].start - row[0].start
+        squares += sum(math.log(after / before) ** 2 for before, after in pairwise(found))
+    if not squares:
+        return None
+    logs, weights = [math.log(stretch) for stretch, _ in stretches], [weight for _, weight in stretches]
+    mean = statistics.fmean(logs, weights)
+    variance = statistics.fmean([(log - mean) ** 2 for log in logs], weights)
+    return Spread(stretches, 2 * variance * passed / squares)
+
+
+def _rows(alone: Sequence[_Span]) -> Iterator[list[_Span]]:
+    """Calls that came one right after the other: with less between them than they take in the mean."""
+    usual = statistics.fmean(span.end - span.start for span in alone)
+    row = [alone[0]]
+    for span in alone[1:]:
+        if span.start - row[-1].end >= usual:
+            yield row
+            row = []
+        row.append(span)
+    yield row
+
+
+def _stretch(timing: worker_pb2.Timing, profile: LlmProfile) -> float:
+    """What a call took that was alone, as a multiple of what the profile says."""
+    steps = _steps(timing)
+    contexts = timing.prompt_tokens + timing.generated_tokens / 2
+    ms = profile.costs.prefill_ms(timing.cached_tokens, timing.computed_tokens)
+    ms += steps * (profile.steps(1) + profile.costs.decode_terms[2] * contexts)
+    ms += profile.after_prompt_ms if steps else 0.0
+    return (timing.prefill + timing.decode) * 1e3 / ms
+
+
+def _steps(timing: worker_pb2.Timing) -> int:
+    """That wrote a text after its prompt had been read."""
+    return timing.generated_tokens - 1 + (timing.finish == "stop")
 
 
 def _prompt_ms(groups: Iterable[Sequence[worker_pb2.Timing]], costs: ModelCosts) -> float:
@@ -120,18 +180,32 @@ def _read_together(group: Sequence[worker_pb2.Timing]) -> Iterator[Sequence[work
         yield step
 
 
+def _after_prompt_ms(groups: Iterable[Sequence[worker_pb2.Timing]], costs: ModelCosts) -> float:
+    """What texts take that were written alone, however short they are; 0 where all are equally long."""
+    _, _, per_token = costs.decode_terms
+    steps, ms = [], []
+    for timing in (group[0] for group in groups if len(group) == 1):
+        if count := _steps(timing):
+            steps.append(count)
+            contexts = timing.prompt_tokens + timing.generated_tokens / 2
+            ms.append(timing.decode * 1e3 - per_token * contexts * count)
+    if len(set(steps)) < 2:
+        return 0.0
+    return max(statistics.linear_regression(steps, ms).intercept, 0.0)
+
+
 def _steps_ms(
-    groups: Iterable[Sequence[worker_pb2.Timing]], costs: ModelCosts
+    groups: Iterable[Sequence[worker_pb2.Timing]], costs: ModelCosts, after_ms: float
 ) -> Sequence[tuple[int, float]]:
     """For each number of calls at once: a step's milliseconds, less what their contexts take."""
     _, _, per_token = costs.decode_terms
     found: dict[int, list[float]] = defaultdict(list)
     for group in groups:
         last = min(group, key=lambda timing: timing.decode)
-        steps = last.generated_tokens - 1 + (last.finish == "stop")
+        steps = _steps(last)
         if steps > 0:
             contexts = sum(timing.prompt_tokens + timing.generated_tokens / 2 for timing in group)
-            found[len(group)].append(last.decode * 1e3 / steps - per_token * contexts)
+            found[len(group)].append((last.decode * 1e3 - after_ms) / steps - per_token * contexts)
     steps_ms, least = [], 0.0
     for count, times in sorted(found.items()):
         least = max(least, statistics.fmean(times))  # a larger batch takes no less
@@ -156,15 +230,15 @@ def _spans(runs: Iterable[pb.RunInfo]) -> Iterator[_Span]:
                 yield _Span(start, run.started_unix_s + stat.finished_s, stat.timing)
 
 
-def _groups(spans: Iterable[_Span]) -> Iterator[list[worker_pb2.Timing]]:
+def _groups(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
     """Calls that overlap, directly or by others."""
-    group: list[worker_pb2.Timing] = []
+    group: list[_Span] = []
     end = 0.0
     for span in sorted(spans, key=lambda span: span.start):
         if group and span.start >= end:
             yield group
             group = []
-        group.append(span.timing)
+        group.append(span)
         end = max(end, span.end)
     if group:
         yield group

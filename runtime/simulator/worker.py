@@ -86,14 +86,18 @@ class SimWorker:
         llms: Sequence[LlmProfile] = (),
         batches: Sequence[BatchProfile] = (),
         tools: Sequence[str] = (),
+        seed: int = 0,
     ) -> None:
+        """`seed`: of what is drawn where a profile has a spread."""
         self.name = name
         self.specs = (
             *(profile.spec for profile in llms),
             *(profile.spec for profile in batches),
             *(EngineSpec("tool", tool) for tool in tools),
         )
-        self.llms = {profile.name: LlmModel(profile, clock) for profile in llms}
+        self.llms = {
+            profile.name: LlmModel(profile, clock, f"{seed}/{name}/{profile.name}") for profile in llms
+        }
         port = Port(max((profile.link_bytes_per_ms for profile in llms), default=0.0))
         self.exchanges = {name: ExchangeModel(model, port, clock) for name, model in self.llms.items()}
         self.others: dict[str, BatchModel | DelayModel] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -65,6 +66,16 @@ def test_decodes_share_their_steps_and_prompts_are_read_beside_them() -> None:
     serve(first, late, at=(0.0, 0.5))
     assert late.finished == pytest.approx(0.5 + 0.110 + 0.011, abs=0.011), "in the next two steps"
     assert first.finished == pytest.approx(0.05 + 1.0 + 0.1, abs=0.02)
+
+
+def test_the_step_after_a_prompt_takes_longer_for_all_that_is_written() -> None:
+    llm = replace(LLM, after_prompt_ms=7.0)
+    first, late, brief = job(("a", 50), writes=101), job(("b", 90), writes=11), job(("c", 50), writes=1)
+    serve(first, late, llm=llm, at=(0.0, 0.5))
+    assert first.finished == pytest.approx(0.05 + 1.0 + 0.09 + 2 * 0.007)
+    assert late.finished - late.first_token == pytest.approx(0.1 + 0.007)
+    serve(brief, llm=llm)
+    assert brief.finished == pytest.approx(0.05), "nothing is written after it"
 
 
 def test_what_was_read_before_or_is_being_read_is_not_read_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from weft.runtime.simulator.profiles import LlmProfile
 from weft.runtime.simulator.programs import Arrival
 from weft.runtime.simulator.served import as_served, batches_of, delays_of
 from weft.runtime.simulator.simulation import Delays, Simulation
+from weft.runtime.simulator.spread import Spread, Stretch
 
 from .conftest import COSTS, LLM, builder, worker
 
@@ -52,26 +54,23 @@ def served(calls: Sequence[tuple[float, int, int]], llm: LlmProfile = SERVED) ->
             cached_tokens=int(call.cached),
             generated_tokens=call.written,
         )
-        known = call.started - run.started + DELAYS.hop_s
-        done = run.seconds - DELAYS.run_s
-        nodes = [
-            pb.NodeStat(node=0, label="%0 prefill", kind="llm", finished_s=known),
-            pb.NodeStat(
-                node=1,
-                label="%1 decode",
-                kind="llm",
-                ready_s=known,
-                finished_s=done,
-                timing=timing,
-                operands=[graph_pb2.Value(node=0)],
-            ),
-        ]
-        infos.append(
-            pb.RunInfo(
-                run=run.name, state="done", started_unix_s=run.started, seconds=run.seconds, stats=nodes
-            )
-        )
+        infos.append(told(run.started, run.seconds, call.started - run.started + DELAYS.hop_s, timing))
     return infos
+
+
+def told(started: float, seconds: float, known: float, timing: worker_pb2.Timing) -> pb.RunInfo:
+    """A single call. `known`: when the orchestrator had heard that its prefill comes with its decode."""
+    prefill = pb.NodeStat(node=0, label="%0 prefill", kind="llm", finished_s=known)
+    decode = pb.NodeStat(
+        node=1,
+        label="%1 decode",
+        kind="llm",
+        ready_s=known,
+        finished_s=seconds - DELAYS.run_s,
+        timing=timing,
+        operands=[graph_pb2.Value(node=0)],
+    )
+    return pb.RunInfo(state="done", started_unix_s=started, seconds=seconds, stats=[prefill, decode])
 
 
 def seconds(llm: LlmProfile, calls: Sequence[tuple[float, int, int]]) -> list[float]:
@@ -104,6 +103,15 @@ def test_what_a_model_takes_is_found_in_calls_alone_and_at_once() -> None:
     assert found.prompt_ms == pytest.approx(SERVED.prompt_ms, rel=0.1)
 
 
+def test_what_a_prompt_adds_to_the_step_after_it_is_found_in_texts_of_several_lengths() -> None:
+    cold = replace(SERVED, after_prompt_ms=9.0)
+    assert as_served(served(ALONE, cold), IDLE).after_prompt_ms == pytest.approx(9.0, rel=0.05)
+    assert as_served(served(ALONE), IDLE).after_prompt_ms == pytest.approx(0.0, abs=0.1)
+    equal = as_served(served([(time, reads, 9) for time, reads, _ in ALONE], cold), IDLE)
+    assert equal.after_prompt_ms == 0
+    assert dict(equal.step_ms)[1] == pytest.approx(13 + 9 / 8, rel=0.02), "nothing tells them apart"
+
+
 def test_other_calls_take_in_the_simulator_what_they_took() -> None:
     found = as_served(served([*ALONE, *TOGETHER]), IDLE)
     real, idle, virtual = (seconds(llm, OTHERS) for llm in (SERVED, IDLE, found))
@@ -111,10 +119,41 @@ def test_other_calls_take_in_the_simulator_what_they_took() -> None:
     assert idle != pytest.approx(real, rel=0.2), "the profile of an idle worker says something else"
 
 
+def test_how_evenly_a_machine_computed_is_found_in_calls_alone() -> None:
+    spread = Spread(((0.7, 1.0), (1.0, 2.0), (2.2, 1.0)), lasts_s=2.0)
+    stretch, now, infos = Stretch(spread, "seed"), 0.0, list[pb.RunInfo]()
+    for number in range(4000):
+        reads, writes = 20 + 37 * number % 60, 9 + 3 * number % 8
+        slow = stretch.at(now) / 1e3
+        timing = worker_pb2.Timing(
+            prefill=slow * SERVED.costs.prefill_ms(0, reads),
+            decode=slow * SERVED.steps(1) * (writes - 1),
+            prompt_tokens=reads,
+            computed_tokens=reads,
+            generated_tokens=writes,
+        )
+        took = timing.prefill + timing.decode
+        infos.append(told(now, took, 0.0, timing))
+        now += took + 0.01
+    found = as_served(infos, IDLE)
+    assert found.spread is not None
+    assert found.spread.lasts_s == pytest.approx(spread.lasts_s, rel=0.2)
+    calls = [(3.0 * n, 20 + 37 * n % 60, 9 + 3 * n % 8) for n in range(400)]
+    uneven = replace(SERVED, spread=spread)
+    real, virtual, even = (
+        statistics.quantiles(seconds(llm, calls), n=20)
+        for llm in (uneven, found, replace(found, spread=None))
+    )
+    assert (virtual[9], virtual[18]) == pytest.approx((real[9], real[18]), rel=0.1)
+    assert even[18] < 0.8 * real[18]
+
+
 def test_what_was_not_measured_stays_as_it_was() -> None:
-    assert as_served([], SERVED) == SERVED
+    cold = replace(SERVED, after_prompt_ms=9.0)
+    assert as_served([], cold) == cold
     few = as_served(served(ALONE[:3]), IDLE)
     assert few.costs == IDLE.costs
+    assert as_served(served(ALONE), IDLE).spread is None, "no two of them in a row"
     assert [count for count, _ in few.step_ms] == [1]
 
 
