@@ -137,8 +137,8 @@ class Liveness(Silence):
 
     def forget(self, run: LiveRun) -> None:
         """Nothing is to be said of it."""
-        for worker in run.workers.values():
-            runs = self._pending.get(worker)
+        for engine in run.holdings:
+            runs = self._pending.get(engine.worker)
             if runs is not None:
                 runs.pop(run.id, None)
 

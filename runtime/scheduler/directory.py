@@ -8,8 +8,8 @@ costs time, never correctness.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
 from .engines import EngineState
@@ -18,6 +18,7 @@ from .prefixes import Boundary
 __all__ = ["NOWHERE", "Directory", "Found"]
 
 _SAMPLE: Final = 4  # holders that are looked at; of many any few will do
+_PART: Final = 64  # one in so many prefixes is forgotten before it must be, so that it happens seldom
 
 
 class Found(NamedTuple):
@@ -41,43 +42,49 @@ class _Several:
         self.engines = list(used)
         self.turn = 0  # of the holder that is looked at first next time
 
+    def note(self, engine: EngineState, written: float) -> None:
+        """An engine uses the prefix."""
+        if engine not in self.used:
+            self.engines.append(engine)
+        self.used[engine] = written
+
+
+_Holder = tuple[EngineState, float] | _Several
+"""Of a prefix: the only engine, and when it last used it, in the tokens that it had written."""
+
 
 class Directory:
     """Holders by prefix key; of more than `limit` prefixes those used last.
 
-    Most prefixes have one holder, which then is all that is kept of them here, beside when it last used them:
-    what so many entries would add, the garbage collector would look at again and again. When each of several
-    holders did is kept together, since all of them are asked about at the same time.
+    Most prefixes have one holder, and all that an engine notes at once are used at the same time: so that one
+    tuple is all there is of them beside their keys. What so many entries would add to it, the garbage
+    collector would look at again and again. When each of several holders used a prefix is kept together,
+    since all of them are asked about at the same time.
     """
 
     def __init__(self, limit: int = 1 << 16) -> None:
         self._limit = limit
-        self._holders: OrderedDict[int, EngineState | _Several] = OrderedDict()
-        self._used: dict[int, float] = {}  # by the only holder
+        self._holders: dict[int, _Holder] = {}  # those noted last come last
 
     def __len__(self) -> int:
         return len(self._holders)
 
     def note(self, engine: EngineState, prefixes: Iterable[Boundary]) -> None:
         """An engine holds these prefixes, or will as soon as it has done what it was given."""
-        holders, used, written = self._holders, self._used, engine.written
+        holders, only = self._holders, (engine, engine.written)
         for key, _ in prefixes:
-            holder = holders.get(key)
-            if holder is None:
-                holders[key] = engine
-                used[key] = written
-                if len(holders) > self._limit:
-                    self._forget_oldest()
-                continue
-            holders.move_to_end(key)
-            if holder is engine:
-                used[key] = written
-            elif isinstance(holder, _Several):
-                if engine not in holder.used:
-                    holder.engines.append(engine)
-                holder.used[engine] = written
+            holder = holders.pop(key, None)
+            if isinstance(holder, _Several):
+                holder.note(*only)
+                holders[key] = holder
+            elif holder is None or holder[0] is engine:
+                holders[key] = only
             else:
-                holders[key] = _Several({holder: used.pop(key), engine: written})
+                holders[key] = _Several(dict([holder, only]))
+        excess = len(holders) - self._limit
+        if excess > 0:
+            for key in list(islice(holders, excess + self._limit // _PART)):
+                del holders[key]
 
     def longest(self, prefixes: Sequence[Boundary]) -> Found:
         """The longest of a prompt's prefixes (shortest first) that anybody holds."""
@@ -87,8 +94,8 @@ class Directory:
                 some = self._sample(key, holder)
                 if some:
                     return Found(tokens, some, key)
-            elif holder is not None and holder.keeps(self._used[key]):
-                return Found(tokens, [holder], key)
+            elif holder is not None and holder[0].keeps(holder[1]):
+                return Found(tokens, [holder[0]], key)
         return NOWHERE
 
     def held(self, engine: EngineState, prefixes: Sequence[Boundary]) -> float:
@@ -122,9 +129,9 @@ class Directory:
 
     def _used_by(self, engine: EngineState, key: int) -> float | None:
         holder = self._holders.get(key)
-        if holder is engine:
-            return self._used[key]
-        return holder.used.get(engine) if isinstance(holder, _Several) else None
+        if isinstance(holder, _Several):
+            return holder.used.get(engine)
+        return holder[1] if holder is not None and holder[0] is engine else None
 
     def _drop(self, engine: EngineState, key: int) -> None:
         holder = self._holders[key]
@@ -133,11 +140,4 @@ class Directory:
             del holder.used[engine]
             if holder.engines:
                 return
-        else:
-            del self._used[key]
         del self._holders[key]
-
-    def _forget_oldest(self) -> None:
-        key, holder = self._holders.popitem(last=False)
-        if not isinstance(holder, _Several):
-            del self._used[key]

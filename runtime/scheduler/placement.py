@@ -72,8 +72,8 @@ class Sticky(LeastLoaded):
 
     def choose(self, live: LiveNode, pool: Pool) -> EngineState | None:
         """The run's last engine, or the least loaded."""
-        for engine in reversed(live.run.holdings):
-            if engine in pool and engine.worker.alive:
+        for engine, holding in reversed(live.run.holdings.items()):
+            if holding is not None and engine in pool and engine.worker.alive:
                 if engine.active <= _OVERLOAD * max(pool.mean_active, 1.0):
                     return engine
                 break

@@ -17,11 +17,7 @@ from weft.graph.prompt import Fixed
 
 from .prefixes import Content, FixedContent, blocks_of
 
-__all__ = ["Beginning", "EngineKey", "Primitive", "Role", "beginning", "describe", "engine_of"]
-
-
-Beginning = tuple["Content | Value", ...]
-"""What a prompt begins with, up to its first value: those who begin alike have more in common than text."""
+__all__ = ["EngineKey", "Primitive", "Role", "beginning", "describe", "engine_of"]
 
 
 class EngineKey(NamedTuple):
@@ -72,7 +68,7 @@ class Primitive:
     context: int | None  # the node whose KV context it continues
     adds: tuple[Content | Value, ...]  # to the context, in order; what it writes is known when it is done
     makes_context: bool
-    begins: Beginning | None  # how its prompt does, if it continues no context
+    begins: int | None  # how its prompt does, if it continues no context: see `beginning`
     forecast: Forecast
 
 
@@ -120,10 +116,13 @@ def _adds(node: Node) -> tuple[Content | Value, ...]:
             return ()
 
 
-def beginning(adds: Sequence[Content | Value]) -> Beginning:
-    """Of a prompt that adds these to nothing."""
+def beginning(adds: Sequence[Content | Value]) -> int:
+    """Of a prompt that adds these to nothing: equal if two are equal up to the first value.
+
+    Those who begin alike have more in common than text.
+    """
     values = (place for place, part in enumerate(adds) if isinstance(part, Value))
-    return tuple(adds[: next(values, len(adds)) + 1])
+    return hash(tuple(adds[: next(values, len(adds)) + 1]))
 
 
 @lru_cache(4096)

@@ -100,19 +100,22 @@ class Residency:
         for pool, reserved in run.places.items():
             pool.kv -= reserved
             run.places[pool] = 0
-        for engine in run.used:
-            holding = run.holdings.get(engine)
-            if holding is not None and not holding.expired:
-                engine.idle[run] = now
-                if self.idle is not None:
-                    for pool in engine.pools:
-                        self.idle[pool].add(engine, run, now)
-                    engine.changed()  # whoever waits for a place may have one when this run's time is over
-        run.used.clear()
+        for engine, holding in run.holdings.items():
+            if holding is not None and holding.used:
+                holding.used = False
+                if not holding.expired:
+                    self._rest(run, engine, now)
+
+    def _rest(self, run: LiveRun, engine: EngineState, now: float) -> None:
+        engine.idle[run] = now
+        if self.idle is not None:
+            for pool in engine.pools:
+                self.idle[pool].add(engine, run, now)
+            engine.changed()  # whoever waits for a place may have one when this run's time is over
 
     def expire(self, run: LiveRun, engine: EngineState) -> None:
         """Reckon with what an engine holds for a run no longer: others may take its place."""
-        holding = run.holdings[engine]
+        holding = _holding(run, engine)
         holding.expired = True
         engine.idle.pop(run, None)
         engine.hold(-holding.tokens)
@@ -192,6 +195,8 @@ class Residency:
         for pool in list(run.places):
             self.leave(run, pool)
         for engine, holding in run.holdings.items():
+            if holding is None:
+                continue
             engine.idle.pop(run, None)
             if not holding.expired:
                 engine.hold(-holding.tokens)
@@ -217,7 +222,7 @@ class Residency:
 
     def _use(self, run: LiveRun, engine: EngineState) -> None:
         engine.idle.pop(run, None)
-        run.used[engine] = None
+        _holding(run, engine).used = True
 
     def _pass_on(self, live: LiveNode, engine: EngineState) -> None:
         """An engine that reports nothing for a prefill is going to compute it with what follows on it."""

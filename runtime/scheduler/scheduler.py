@@ -122,15 +122,15 @@ class Scheduler:
         running = (live.engine for live in unfinished if live.phase is RUNNING)
         busy = {engine.worker for engine in running if engine}
         self._actions += self._dispatcher.dispatches(self._now)  # nothing of the run may follow its end
-        for worker in run.workers.values():
+        for worker in {engine.worker: None for engine in run.holdings}:
             if worker.alive:
                 if worker in busy:
                     self._actions.append(CancelTasks(worker.id, run.id))
                 self._actions.append(Release(worker.id, run.id))
         for live in unfinished:
             live.leave(DONE)
-        self._residency.forget(run)
         self._advice.forget(run)
+        self._residency.forget(run)
         run.let_go()
 
     # ---- nodes that become ready, and nodes that are done

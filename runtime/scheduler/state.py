@@ -11,9 +11,9 @@ from weft.graph.analyses.forecast import Forecast
 from weft.graph.ir import Node
 
 from .directory import Found
-from .engines import Charge, EngineState, Pool, WorkerState
+from .engines import Charge, EngineState, Pool
 from .prefixes import Boundary, Content
-from .primitive import Beginning, EngineKey, Primitive
+from .primitive import EngineKey, Primitive
 from .transfer import Move
 
 __all__ = [
@@ -57,6 +57,7 @@ class Holding:
 
     tokens: int = 0
     expired: bool = False  # whether the engine no longer counts them: others may have taken their place
+    used: bool = False  # in the present turn
     shared: list[int] = field(default_factory=list)  # prefixes that it counts the run as a user of
 
 
@@ -70,6 +71,7 @@ class LiveNode:
     work_ms: float  # that it will take of engines, if it is not a tool
     takers: dict[int, LiveNode] | None = None  # that wait for a result of it
     waiting: int = 0  # producers of operands that are not done
+    continuations: int = 0  # consumers of its context that are not done
     phase: Phase = WAITING
     attempt: int = 0  # number of the latest
     failures: int = 0
@@ -115,9 +117,8 @@ class LiveNode:
         self.phase = RUNNING
         self.engine = engine
         if engine is not None:
-            worker = engine.worker
-            worker.tasks[self] = None
-            self.run.workers[worker.id] = worker
+            engine.worker.tasks[self] = None
+            self.run.holdings.setdefault(engine)
 
     def activate(self) -> None:
         """All operands of the task are known: its engine works on it."""
@@ -145,7 +146,7 @@ class LiveNode:
 
 @dataclass(eq=False, slots=True)
 class LiveRun:
-    """A run: its nodes, who takes whose results, and the workers that hold something of it."""
+    """A run: its nodes, who takes whose results, and the engines that hold something of it."""
 
     id: str
     started: float  # monotonic seconds
@@ -156,16 +157,13 @@ class LiveRun:
     served_ms: float = 0.0  # the time that engines have spent on it
     work_ms: float = 0.0  # that its nodes which are not done will take of engines; tools and people aside
     nodes: dict[int, LiveNode] = field(default_factory=dict)
-    workers: dict[str, WorkerState] = field(default_factory=dict)
-    holdings: dict[EngineState, Holding] = field(default_factory=dict)
+    holdings: dict[EngineState, Holding | None] = field(default_factory=dict)  # None: a task, but no KV yet
     turns: int = 0  # primitives that want a language model now
-    used: dict[EngineState, None] = field(default_factory=dict)  # in the present turn
     latest: LiveNode | None = None  # that has made a context
     waits_for: str = ""  # the tool that was called last
     places: dict[Pool, int] = field(default_factory=dict)  # admitted where, with tokens on no engine yet
     contents: dict[tuple[int, int], Content] = field(default_factory=dict)
-    _continuations: dict[int, int] = field(default_factory=dict)  # unfinished consumers of each KV value
-    _beginnings: dict[Beginning, int] = field(default_factory=dict)  # of the prompts that wait
+    _beginnings: dict[int, int] = field(default_factory=dict)  # of the prompts that wait
 
     def add(self, primitives: Iterable[Primitive]) -> list[LiveNode]:
         """Take in nodes; one with the id of an older node takes its place and keeps its consumers."""
@@ -178,6 +176,7 @@ class LiveRun:
             if older is not None:
                 self.work_ms -= older.work_ms
                 live.takers = older.takers
+                live.continuations = older.continuations
             self.work_ms += work_ms
             nodes[number] = live
             if primitive.begins is not None:
@@ -191,7 +190,7 @@ class LiveRun:
                     maker.takers[number] = live
             context = primitive.context
             if context is not None:
-                self._continuations[context] = self._continuations.get(context, 0) + 1
+                nodes[context].continuations += 1
             added.append(live)
         return added
 
@@ -218,17 +217,15 @@ class LiveRun:
 
     def dead_contexts(self, live: LiveNode) -> Sequence[LiveNode]:
         """The makers of the KV values that nobody takes any more now that `live` is done."""
-        context, makes_context = live.primitive.context, live.primitive.makes_context
+        context, ended = live.primitive.context, []
         if context is not None:
-            self._continuations[context] -= 1
-        if self.grows or (context is None and not makes_context):
-            return ()
-        continuations, ended = self._continuations, []
-        if context is not None and not continuations[context]:
-            ended.append(self.nodes[context])
-        if makes_context and not continuations.get(live.number):
+            maker = self.nodes[context]
+            maker.continuations -= 1
+            if not maker.continuations:
+                ended.append(maker)
+        if live.primitive.makes_context and not live.continuations:
             ended.append(live)
-        return ended
+        return () if self.grows else ended
 
     def begun(self, primitive: Primitive) -> None:
         """The prompt of a node waits no longer."""

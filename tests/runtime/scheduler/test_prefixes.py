@@ -92,6 +92,21 @@ def test_of_many_prefixes_those_used_last_are_kept_and_of_many_holders_some_are_
     assert len(directory.longest([Boundary(3, 1.0)]).holders) < 10
 
 
+def test_the_oldest_prefixes_are_forgotten_some_at_a_time_whatever_comes_at_once() -> None:
+    directory, one = Directory(limit=128), engine()
+    prefixes = [Boundary(key, float(key)) for key in range(200)]
+    directory.note(one, prefixes[:128])
+    directory.note(one, prefixes[:1])
+    assert len(directory) == 128
+    directory.note(one, prefixes[128:130])
+    assert len(directory) == 126
+    assert [directory.held(one, prefixes[key : key + 1]) for key in (4, 5)] == [0.0, 5.0]
+    assert directory.longest(prefixes[:1]).holders == [one], "it was used again"
+    directory.note(one, prefixes)
+    assert len(directory) == 126
+    assert directory.held(one, prefixes) == 199.0
+
+
 def test_a_prefix_that_many_write_behind_takes_its_place_once() -> None:
     directory, one = Directory(), engine(slots=1000)
     directory.note(one, [Boundary(1, 300.0)])
