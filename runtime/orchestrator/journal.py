@@ -30,15 +30,13 @@ _LOG_BYTES: Final = 2**22  # the write-ahead log is cut to that when its pages a
 _TABLES: Final = (
     "CREATE TABLE runs (run TEXT PRIMARY KEY, started REAL NOT NULL, request BLOB NOT NULL)",
     "CREATE TABLE results (run TEXT, key BLOB, results BLOB NOT NULL, PRIMARY KEY (run, key))",
-    "CREATE TABLE begun (run TEXT, place TEXT, PRIMARY KEY (run, place))",
+    "CREATE TABLE begun (run TEXT REFERENCES runs, place TEXT, PRIMARY KEY (run, place))",
 )
 _SUBMIT: Final = ("INSERT INTO runs VALUES (?, ?, ?)",)
 _PUT: Final = (
     "INSERT OR REPLACE INTO results SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM runs WHERE run = ?1)",
 )
-_BEGIN: Final = (
-    "INSERT OR REPLACE INTO begun SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM runs WHERE run = ?1)",
-)
+_BEGIN: Final = ("INSERT OR REPLACE INTO begun VALUES (?, ?)",)
 _END: Final = tuple(f"DELETE FROM {table} WHERE run = ?" for table in ("begun", "results", "runs"))
 _NOTHING: Final[Sequence[str]] = ()
 
@@ -107,6 +105,7 @@ def _prepare(file: Path, database: sqlite3.Connection, max_bytes: int) -> None:
         raise _unusable(file, f"it is damaged: {state}", "move it away: its runs are lost")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
+    database.execute("PRAGMA foreign_keys = ON")
     database.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     database.execute(f"PRAGMA max_page_count = {max_bytes // _PAGE_BYTES}")
     database.execute("BEGIN IMMEDIATE")
@@ -128,7 +127,7 @@ def _read(database: sqlite3.Connection) -> list[LastingRun]:
 class Journal:
     """An open journal. Its methods belong to one event loop, and none of them waits for the disk.
 
-    Nothing is kept of a run that is not in it, because it has ended or could not be written.
+    Of a run that is not in it, because it has ended or could not be written, no results are kept.
     """
 
     def __init__(self, file: Path, database: sqlite3.Connection) -> None:
@@ -150,7 +149,7 @@ class Journal:
     def begin(self, run: str, place: str) -> asyncio.Future[None]:
         """Keep that what stands at that place of a run may have run; done when that is on the disk.
 
-        Raises JournalError.
+        Raises JournalError, also for a run that is not in the journal.
         """
         return self._promise(run, _BEGIN, place)
 

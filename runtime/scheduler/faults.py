@@ -90,10 +90,10 @@ def after_loss(node: Node, worker: str, reason: str, losses: int) -> Fault | Non
 
 
 def after_restart(node: Node) -> Fault:
-    """That the server ended while a node that must not run twice may have been running."""
+    """That the server ended after a node had begun that must not run twice, and its results are not known."""
     message = (
-        "the server ended while it ran a tool that may have changed something; it is not run again. Declare "
-        "the tool idempotent if that would be harmless"
+        "the server ended after it had begun this tool, which may have changed something; it is not run "
+        "again. Declare the tool idempotent if that would be harmless"
     )
     return blame(Fault("worker_lost", message), node)
 
