@@ -60,7 +60,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             await _refuse(context, problem)
         except JournalError as problem:
             self._orchestrator.stop(run, str(problem))
-            await _refuse(context, _full(f"the run was not begun: {problem}"))
+            await _refuse(context, _unwritten(f"the run was not begun: {problem}"))
         return run.record.info(time.monotonic())
 
     async def Run(
@@ -143,7 +143,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             await _refuse(context, problem)
         except JournalError as problem:
             taken = "the run goes on with the answer, but would ask again if the server were started again"
-            await _refuse(context, _full(f"{taken}: {problem}"))
+            await _refuse(context, _unwritten(f"{taken}: {problem}"))
         return self._orchestrator.info(record)
 
     async def Cancel(self, request: pb.CancelRunRequest, context: Context) -> pb.RunInfo:
@@ -214,8 +214,8 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             await link.close()
 
 
-def _full(message: str) -> DoorError:
-    return DoorError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+def _unwritten(message: str) -> DoorError:
+    return DoorError(grpc.StatusCode.INTERNAL, message)
 
 
 def _encode_stats(stats: CacheStats) -> pb.ResultCache:
