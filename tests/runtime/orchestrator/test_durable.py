@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import pytest
@@ -34,6 +34,8 @@ from weft.runtime.scheduler.scheduler import Scheduler
 from ...disk import files_of_at_most
 from .conftest import EchoWorker, Stage, llm, retrieval
 from .test_interrupt import info_of, outcome, resume
+
+W = TypeVar("W", bound=EchoWorker)
 
 
 def raw(*parts: str | Slot) -> tuple[Message, ...]:
@@ -90,10 +92,14 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
         yield Servers(tmp_path / "data", stack)
 
 
-async def worker(stage: Stage) -> EchoWorker:
+async def worker(stage: Stage, kind: type[W] = EchoWorker) -> W:  # type: ignore[assignment]
     """A worker that offers everything, and a tool that must not run twice."""
     tool = worker_pb2.ToolInfo(name="send", result=encode_type(TEXT), parameters="{}")
-    return await stage.worker("w", llm(), *retrieval()[:2], worker_pb2.EngineInfo(kind="tool", tools=[tool]))
+    engines = [llm(), *retrieval()[:2], worker_pb2.EngineInfo(kind="tool", tools=[tool])]
+    started = kind("w", engines)
+    await started.start(stage.address)
+    stage.stack.push_async_callback(started.stop)
+    return started
 
 
 async def submit(stage: Stage, nodes: tuple[Node, ...], **options: Any) -> str:
