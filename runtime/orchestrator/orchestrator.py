@@ -79,7 +79,7 @@ class Orchestrator:
         self.compiler = Compiler(settings, self.fleet, self.max_bytes)
         self.results = Results(self.fleet, settings.result_cache_mb * _BYTES_PER_MB)
         self.shell = Shell(scheduler, self.fleet, self, max_bytes=self.max_bytes)
-        self.resumption = Resumption(self, settings, self.fleet, scheduler.grace_s)
+        self.resumption = Resumption(self, settings, self.fleet, self.compiler, scheduler.grace_s)
         self.keeping = Keeping(settings, self.shell.stir, self._fail)
         self.records = Records()
 
@@ -132,10 +132,6 @@ class Orchestrator:
             self.keeping.submit(record, in_full(request, self.settings.programs))
         self._begin(run, begun, inputs, request.deadline_s)
         return run
-
-    def read_again(self, request: pb.SubmitRequest) -> str:
-        """The name of the program of a run that an earlier server has left. Raises DoorError."""
-        return self.compiler.read(request).name
 
     def go_on(self, record: RunRecord, request: pb.SubmitRequest, left: LastingRun) -> None:
         """Begin a run with what an earlier server has left of it. Raises DoorError."""

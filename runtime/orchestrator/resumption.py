@@ -15,8 +15,9 @@ from weft.runtime.config import Settings
 from weft.runtime.layout import light_kinds
 from weft.runtime.scheduler.faults import Fault
 
+from .compiler import Compiler
 from .door import DoorError
-from .faults import past_deadline
+from .faults import fault_of, past_deadline
 from .fleet import Fleet
 from .journal import LastingRun
 from .record import RunRecord, State
@@ -27,10 +28,6 @@ __all__ = ["Resumption"]
 
 class Owner(Protocol):
     """Who is responsible for the runs."""
-
-    def read_again(self, request: pb.SubmitRequest) -> str:
-        """The name of the program of a run. Raises DoorError."""
-        ...
 
     def go_on(self, record: RunRecord, request: pb.SubmitRequest, left: LastingRun) -> None:
         """Begin a run with what is left of it. Raises DoorError, and nothing has happened then."""
@@ -56,9 +53,12 @@ class Resumption:
     before. What it needs besides may come within `grace_s` after that.
     """
 
-    def __init__(self, owner: Owner, settings: Settings, fleet: Fleet, grace_s: float) -> None:
+    def __init__(
+        self, owner: Owner, settings: Settings, fleet: Fleet, compiler: Compiler, grace_s: float
+    ) -> None:
         self._owner = owner
         self._fleet = fleet
+        self._compiler = compiler
         self._grace_s = grace_s
         self._expected = [("llm", model.name) for model in settings.models]
         self._expected += [(kind, "") for kinds in light_kinds(settings).values() for kind in kinds]
@@ -74,7 +74,7 @@ class Resumption:
         record = RunRecord(left.run, "", now() - before_s, left.started_unix_s)
         try:
             request = pb.SubmitRequest.FromString(left.request)
-            record.program = self._owner.read_again(request)
+            record.program = self._compiler.read(request).name
         except (DecodeError, DoorError) as problem:
             self._fail(record, f"what the journal has of it cannot be read: {problem}")
             return record
@@ -114,8 +114,10 @@ class Resumption:
                 self._owner.go_on(waiting.record, waiting.request, waiting.left)
             except DoorError as problem:
                 problems[run_id] = str(problem)
-            else:
-                self._leave(run_id)
+                continue
+            except Exception as problem:  # which must not keep others from going on
+                self._owner.give_up(waiting.record, "failed", fault_of(problem, f"run {run_id}"))
+            self._leave(run_id)
         return problems
 
     def _give_up(self) -> None:

@@ -137,14 +137,14 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         """Answer what a run has asked a person."""
         node = request.node if request.HasField("node") else None
         try:
-            record = self._orchestrator.resume(request.run, node, request.value)
+            info = self._orchestrator.info(self._orchestrator.resume(request.run, node, request.value))
             await self._orchestrator.keeping.written(request.run)
         except DoorError as problem:
             await _refuse(context, problem)
         except JournalError as problem:
             taken = "the run goes on with the answer, but would ask again if the server were started again"
             await _refuse(context, _unwritten(f"{taken}: {problem}"))
-        return self._orchestrator.info(record)
+        return info
 
     async def Cancel(self, request: pb.CancelRunRequest, context: Context) -> pb.RunInfo:
         """Cancel a run; one that is over stays as it is."""

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import pytest
@@ -26,7 +26,8 @@ from weft.graph.types import BOOLEAN, INTEGER, TEXT, Data
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import orchestrator_pb2_grpc, value_pb2, worker_pb2
 from weft.runtime.config import ModelSettings, Settings
-from weft.runtime.orchestrator.journal import FILE
+from weft.runtime.orchestrator.journal import FILE, LastingRun
+from weft.runtime.orchestrator.record import RunRecord
 from weft.runtime.orchestrator.server import Server
 from weft.runtime.scheduler.policies import Policies
 from weft.runtime.scheduler.scheduler import Scheduler
@@ -34,8 +35,6 @@ from weft.runtime.scheduler.scheduler import Scheduler
 from ...disk import files_of_at_most
 from .conftest import EchoWorker, Stage, llm, retrieval
 from .test_interrupt import info_of, outcome, resume
-
-W = TypeVar("W", bound=EchoWorker)
 
 
 def raw(*parts: str | Slot) -> tuple[Message, ...]:
@@ -92,7 +91,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
         yield Servers(tmp_path / "data", stack)
 
 
-async def worker(stage: Stage, kind: type[W] = EchoWorker) -> W:  # type: ignore[assignment]
+async def worker(stage: Stage, kind: type[EchoWorker] = EchoWorker) -> Any:
     """A worker that offers everything, and a tool that must not run twice."""
     tool = worker_pb2.ToolInfo(name="send", result=encode_type(TEXT), parameters="{}")
     engines = [llm(), *retrieval()[:2], worker_pb2.EngineInfo(kind="tool", tools=[tool])]
@@ -120,7 +119,8 @@ async def fault_at_the_stop(stage: Stage, run: str) -> value_pb2.Fault:
     following = stage.stub.Watch(pb.WatchRequest(run=run))
     await following.read()
     await stage.server.stop()
-    return (await following.read()).events[-1].finished.fault
+    fault: value_pb2.Fault = (await following.read()).events[-1].finished.fault
+    return fault
 
 
 def ran(worker: EchoWorker, *kinds: type) -> int:
@@ -304,7 +304,7 @@ async def test_items_that_a_model_was_still_writing_are_not_sent_twice(servers: 
     await servers.crash(stage, run)
     stage = await servers.start()
     second = await worker(stage)
-    second.text = lambda read: '["a", "b", "c"]'  # type: ignore[method-assign]
+    second.text = lambda read: '["a", "b", "c"]'
     while len(asked := (await waits(stage, run)).waiting) < 3:
         await asyncio.sleep(0.005)
     for question in asked:
@@ -324,7 +324,7 @@ async def test_items_that_come_otherwise_the_second_time_end_the_run(servers: Se
     await servers.crash(stage, run)
     stage = await servers.start()
     second = await worker(stage)
-    second.text = lambda read: '["z"]'  # type: ignore[method-assign]
+    second.text = lambda read: '["z"]'
     assert "the server ended after it had begun this tool" in (await outcome(stage, run)).fault.message
     assert not ran(second, Tool)
 
@@ -412,6 +412,34 @@ async def test_a_run_that_cannot_go_on_fails_and_says_why_and_others_go_on(serve
     await servers.crash(stage, runs[0])
     stage = await servers.start()
     assert [info.run for info in (await stage.stub.ListRuns(pb.ListRunsRequest())).runs] == [runs[0]]
+
+
+async def test_a_mistake_of_weft_s_own_fails_a_run_and_nothing_else(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await servers.start()
+    await worker(stage)
+    runs = [
+        await submit(stage, ASKING),
+        await submit(stage, (*ASKING[:1], Node(1, Interrupt(), {"value": Value(0)}))),
+    ]
+    for run in runs:
+        await waits(stage, run)
+        await stage.server.orchestrator.keeping.written(run)
+    await servers.crash(stage, runs[0])
+    stage = await servers.start()
+    plain = stage.server.orchestrator.go_on
+
+    def go_on(record: RunRecord, request: pb.SubmitRequest, left: LastingRun) -> None:
+        if record.id == runs[0]:
+            raise RuntimeError("it is broken")
+        plain(record, request, left)
+
+    monkeypatch.setattr(stage.server.orchestrator, "go_on", go_on)
+    await worker(stage)
+    await waits(stage, runs[1])
+    fault = (await outcome(stage, runs[0])).fault
+    assert (fault.code, fault.message) == ("internal", "RuntimeError: it is broken")
 
 
 async def test_a_program_goes_on_as_it_was_when_it_was_submitted(servers: Servers, tmp_path: Path) -> None:

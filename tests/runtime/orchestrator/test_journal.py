@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -85,7 +84,7 @@ async def check(operations: list[tuple[object, ...]], folder: Path) -> None:
     await journal.close()
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(OPERATIONS)
 def test_what_lives_comes_back_with_all_that_it_had(operations: list[tuple[object, ...]]) -> None:
     with TemporaryDirectory() as folder:
@@ -110,7 +109,7 @@ async def torn(operations: list[tuple[object, ...]], folder: Path, cut: float) -
         assert left == list(states[-1].values())
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(OPERATIONS.map(lambda found: [o for o in found if len(o) > 1]), st.floats(0, 1))
 def test_a_log_that_was_being_written_gives_back_a_state_that_was(
     operations: list[tuple[object, ...]], cut: float
@@ -140,7 +139,7 @@ def told(file: Path) -> str:
 
 
 @pytest.fixture
-def one_run(file: Path) -> Iterator[Path]:
+def one_run(file: Path) -> Path:
     """The file with a run in it."""
 
     async def write() -> None:
