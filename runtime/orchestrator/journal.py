@@ -95,7 +95,7 @@ def open_journal(file: Path, max_bytes: int) -> tuple[Journal, list[LastingRun]]
 def _prepare(file: Path, database: sqlite3.Connection, max_bytes: int) -> None:
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if version != (_VERSION if tables else 0):
         why = f"it is of version {version}, and this weft reads version {_VERSION}"
         remedy = "start the weft that wrote it, or move the file away: its runs are not taken up then"

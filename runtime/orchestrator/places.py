@@ -16,7 +16,8 @@ class Places:
     place is the control node that a node comes from, by its place; what the node was called there; its
     operation; and which of several such it is, since the bodies of a map begin in the order of its items, and
     the turns of a loop one after the other. It means one node among those that no pass merges, cuts or leaves
-    out: tools, questions to people, and control flow.
+    out: tools, questions to people, and control flow. Places look alike in every weft whose journal has the
+    same version: by them a tool is known that must not run twice.
     """
 
     def __init__(self) -> None:

@@ -118,7 +118,10 @@ def test_a_log_that_was_being_written_gives_back_a_state_that_was(
         asyncio.run(torn(operations, Path(folder), cut))
 
 
-async def test_the_file_is_its_users_alone_and_one_servers(file: Path) -> None:
+async def test_the_file_is_its_users_alone_and_one_servers(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.runtime.orchestrator.journal._LOCK_WAIT_S", 0.0)
     journal, _ = open_journal(file, MOST)
     journal.submit("r", 1.0, b"")
     await journal.written("r")
@@ -127,6 +130,8 @@ async def test_the_file_is_its_users_alone_and_one_servers(file: Path) -> None:
         open_journal(file, MOST)
     await journal.close()
     journal, _ = open_journal(file, MOST)
+    with pytest.raises(JournalError, match="another server uses it"):
+        open_journal(file, MOST)  # also when nothing has been written yet
     await journal.close()
 
 

@@ -11,6 +11,7 @@ from weft.graph.live import Growth
 from weft.graph.ops.common import Const, Forward, Gather, Input, Tool
 from weft.graph.ops.control import Loop, Map
 from weft.graph.types import TEXT
+from weft.runtime.orchestrator import journal
 from weft.runtime.orchestrator.places import Places
 
 ITEM = Graph((Node(0, Input("item")),), (Value(0),), "body")
@@ -58,3 +59,16 @@ def test_turns_are_told_apart_and_a_loop_stays_where_it_is() -> None:
         found += [places.of(number + origin) for number in items for origin in (1, 2)]
     places.add(Growth((Node(5, Forward(TEXT), origin=1),), replaces=True))
     assert len(set(found)) == 2 + 2 + 4
+
+
+def test_places_look_as_the_journals_of_this_version_have_them() -> None:
+    places = Places()
+    places.add(Growth((send(7, 3), Node(8, Map(ITEM), origin=4))))
+    places.add(Growth(bodies([100, 200]), control=8))
+    assert [places.of(number) for number in (7, 8, 101, 201)] == [
+        "3 tool 0",
+        "4 map 0",
+        "4 map 0/1 tool 0",
+        "4 map 0/1 tool 1",
+    ]
+    assert journal._VERSION == 1  # to be raised with any change of these
