@@ -35,7 +35,7 @@ def interrupt(value: Any, *, type: Any = str, name: str = "", timeout: Timeout =
 
     Whoever follows the run answers by `Run.resume`, anybody by ``weft runs resume RUN --value …``. What does
     not need the answer goes on meanwhile; the rest waits and takes nothing of any worker. A detached run
-    waits without its client. Without a `timeout` it waits for as long as the server runs. Raises TraceError.
+    waits without its client, and over restarts of the server. `timeout` limits the wait. Raises TraceError.
     """
     trace = current("interrupt()")
     answer = py_type(type)

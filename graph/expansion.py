@@ -50,7 +50,7 @@ class Expansion:
             args = {name: names[value] for name, value in node.args.items()}
             if isinstance(node.op, Search | Neighbours) and self._orders(given.get("after"), node.op):
                 args.setdefault("after", given["after"])
-            made = self._append(replace(node, id=self._new_id(), args=args))
+            made = self._append(replace(node, id=self._new_id(), args=args, origin=node.id))
             for output in range(len(infer(node, body.types))):
                 names[Value(node.id, output)] = Value(made.node, output)
         return tuple(names[value] for value in body.outputs)

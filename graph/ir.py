@@ -54,6 +54,8 @@ class Node:
     name: str = ""
     location: str = ""  # file:line of the user's code that made it
     policy: Policy = NO_POLICY
+    origin: int = field(default=-1, compare=False, repr=False)
+    """What it was called in the graph or body as written; passes keep it. -1: it was in none."""
 
     def where(self) -> str:
         """How errors name this node."""

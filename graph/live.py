@@ -152,7 +152,7 @@ class LiveGraph:
         for node in increment:
             fresh = self.new_id()
             args = {name: names[value] for name, value in node.args.items()}
-            nodes.append(replace(node, id=fresh, args=args))
+            nodes.append(replace(node, id=fresh, args=args, origin=node.id))
             for output in range(len(infer(node, increment.types))):
                 made[Value(node.id, output)] = names[Value(node.id, output)] = Value(fresh, output)
         taken = self._outside(nodes, increment.outputs)

@@ -103,7 +103,8 @@ class OrchestratorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Submit(self, request, context):
-        """Starts a whole graph and answers at once. The run goes on without the client.
+        """Starts a whole graph and answers once the journal has it. The run goes on without the client, and after a
+        restart of the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

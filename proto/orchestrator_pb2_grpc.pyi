@@ -303,7 +303,9 @@ class OrchestratorStub(typing.Generic[_OrchestratorInvokeType, _OrchestratorSubm
     """Runs a whole graph and answers with its result."""
 
     Submit: _OrchestratorSubmitType
-    """Starts a whole graph and answers at once. The run goes on without the client."""
+    """Starts a whole graph and answers once the journal has it. The run goes on without the client, and after a
+    restart of the server.
+    """
 
     Run: _OrchestratorRunType
     """One run over one stream: programs that grow, and tools in the client's process.
@@ -395,7 +397,9 @@ class OrchestratorServicer(metaclass=abc.ABCMeta):
         request: weft.proto.orchestrator_pb2.SubmitRequest,
         context: _ServicerContext,
     ) -> typing.Union[weft.proto.orchestrator_pb2.RunInfo, collections.abc.Awaitable[weft.proto.orchestrator_pb2.RunInfo]]:
-        """Starts a whole graph and answers at once. The run goes on without the client."""
+        """Starts a whole graph and answers once the journal has it. The run goes on without the client, and after a
+        restart of the server.
+        """
 
     @abc.abstractmethod
     def Run(

@@ -184,6 +184,8 @@ class Settings(BaseSettings):
     """Optimizer passes that are switched off."""
     result_cache_mb: int = Field(default=64, ge=0)
     """MiB for results of deterministic work that is not done again; the indexes have as much. 0: none."""
+    journal_mb: int = Field(default=256, ge=0)
+    """MiB for the journal of runs that outlive their clients, so that they outlive the server; 0: none."""
     profile_s: float = Field(default=1.0, ge=0)
     """Seconds that a worker spends on measuring each model's speed at its start; 0: it does not."""
     scheduler: Policies = Field(default_factory=Policies)

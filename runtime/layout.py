@@ -11,7 +11,7 @@ from typing import Final
 from .config import EngineKind, ModelSettings, Settings, WorkerConfig
 from .processes import ProcessSpec
 
-__all__ = ["ServerLayout", "worker_spec"]
+__all__ = ["ServerLayout", "light_kinds", "worker_spec"]
 
 _ORCHESTRATOR: Final = "weft.runtime.orchestrator"
 _KEY: Final = "WEFT_API_KEY"  # not an argument, which everybody on the machine can read
@@ -29,8 +29,9 @@ class ServerLayout:
     def orchestrator(self, folder: Path) -> ProcessSpec:
         """The orchestrator."""
         listen = self.listen or f"unix:{folder / 'orchestrator'}"
-        http = self.settings.http if self.listen else None  # an embedded server is nobody else's
-        config = self.settings.absolute().model_copy(update={"listen": listen, "http": http})
+        config = self.settings.absolute().model_copy(update={"listen": listen})
+        if not self.listen:  # an embedded server is nobody else's, and nobody's runs outlive it
+            config = config.model_copy(update={"http": None, "journal_mb": 0})
         key = self.settings.api_key
         environment = {_KEY: key.get_secret_value()} if key else {}
         arguments = ("-m", _ORCHESTRATOR, "--config", config.model_dump_json(exclude={"api_key"}))
@@ -56,7 +57,7 @@ class ServerLayout:
             for number, model in enumerate(self.settings.models)
             for copy in range(model.workers)
         ]
-        for name, kinds in _light_kinds(self.settings).items():
+        for name, kinds in light_kinds(self.settings).items():
             config = WorkerConfig.of(
                 self.settings, kinds, listen=f"unix:{folder / name}", orchestrator=address
             )
@@ -74,7 +75,7 @@ def _one_of(model: ModelSettings, number: int) -> ModelSettings:
     return model.model_copy(update={"device": device, "threads": threads})
 
 
-def _light_kinds(settings: Settings) -> dict[str, tuple[EngineKind, ...]]:
+def light_kinds(settings: Settings) -> dict[str, tuple[EngineKind, ...]]:
     """The engines besides language models that the settings ask for, by worker."""
     retrieval: tuple[EngineKind, ...] = ("embed", "index")
     if settings.reranker:

@@ -112,7 +112,8 @@ class Builder:
     def keep(self, node: Node) -> None:
         """Take over a node with its operands renamed."""
         if self.aliases and any(value in self.aliases for value in node.args.values()):
-            self._add(Node(node.id, node.op, self.renamed(node), node.name, node.location, node.policy))
+            args = self.renamed(node)
+            self._add(Node(node.id, node.op, args, node.name, node.location, node.policy, node.origin))
         elif self.source.by_id.get(node.id) is node:
             self._take_over(node)
         else:
@@ -121,7 +122,7 @@ class Builder:
     def add(self, op: Op, args: Mapping[str, Value], like: Node, *, name: str | None = None) -> Value:
         """Make a new node on behalf of `like`; its first result."""
         label = like.name if name is None else name
-        node = Node(self.new_id(), op, dict(args), label, like.location, like.policy)
+        node = Node(self.new_id(), op, dict(args), label, like.location, like.policy, like.origin)
         self._add(node)
         return Value(node.id)
 

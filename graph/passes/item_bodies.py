@@ -32,4 +32,4 @@ def embed_body(node: Node, op: Embed) -> Graph:
 
 
 def _part(like: Node, number: int, op: Op, **args: Value) -> Node:
-    return Node(number, op, args, like.name, like.location, like.policy)
+    return Node(number, op, args, like.name, like.location, like.policy, like.origin)

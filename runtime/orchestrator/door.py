@@ -23,7 +23,7 @@ from weft.proto import orchestrator_pb2 as pb
 
 from .fleet import Fleet
 
-__all__ = ["DoorError", "check_names", "invalid", "program_text", "read_graph", "read_inputs"]
+__all__ = ["DoorError", "check_names", "in_full", "invalid", "program_text", "read_graph", "read_inputs"]
 
 
 class DoorError(Exception):
@@ -70,6 +70,19 @@ def program_text(name: str, programs: Mapping[str, Path]) -> str:
         raise DoorError.not_found(
             f"the graph of program {name!r} cannot be read ({problem}); see `programs` in the settings"
         ) from None
+
+
+def in_full(request: pb.SubmitRequest, programs: Mapping[str, Path]) -> pb.SubmitRequest:
+    """The request with the graph of a program that it names, which may be another one tomorrow.
+
+    Raises DoorError.
+    """
+    if request.WhichOneof("source") != "program":
+        return request
+    full = pb.SubmitRequest()
+    full.CopyFrom(request)
+    full.graph_json = program_text(request.program, programs)
+    return full
 
 
 def read_inputs(graph: Graph, given: Mapping[str, str]) -> dict[str, Datum]:

@@ -9,7 +9,7 @@ from weft.graph.errors import EvaluationError, GraphError
 from weft.proto import value_pb2
 from weft.runtime.scheduler.faults import Fault
 
-__all__ = ["decode_fault", "encode_fault", "fault_of"]
+__all__ = ["decode_fault", "encode_fault", "fault_of", "past_deadline"]
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +20,11 @@ def fault_of(problem: Exception, where: str) -> Fault:
         return Fault("invalid", str(problem))
     _log.error("%s failed", where, exc_info=problem)
     return Fault("internal", f"{type(problem).__name__}: {problem}")
+
+
+def past_deadline(deadline_s: float) -> Fault:
+    """That a run has not ended in time."""
+    return Fault("timeout", f"the run took longer than its deadline of {deadline_s:g} s")
 
 
 def encode_fault(fault: Fault) -> value_pb2.Fault:

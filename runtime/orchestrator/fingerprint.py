@@ -1,15 +1,16 @@
-"""What a deterministic primitive's results depend on, as a digest: equal digests, equal results."""
+"""What a primitive's results depend on, as a digest: if it is deterministic, equal digests, equal results."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
+from itertools import groupby
 from typing import Final
 
 from weft.graph.ir import Value
 from weft.graph.ops.base import Op
-from weft.graph.values import Datum, Json, KvValue, TextValue, VectorsValue
+from weft.graph.values import Datum, EffectValue, Json, KvValue, Segment, TextValue, VectorsValue, strip
 
 __all__ = ["Contents", "fingerprint"]
 
@@ -35,10 +36,18 @@ def fingerprint(op: Op, model: str, operands: Mapping[str, bytes], context: KvVa
     parts = [repr(op).encode(), model.encode()]
     for name in sorted(operands):
         parts += [name.encode(), operands[name]]
-    for segment in context.segments if context is not None else ():
-        text = segment.text
-        parts.append(repr((text.text, text.ids, text.covered, segment.trusted, segment.strip)).encode())
+    parts += _read(context.segments) if context is not None else ()
     return _digest(parts)
+
+
+def _read(segments: Iterable[Segment]) -> Iterator[bytes]:
+    """What a context consists of, however it was cut: texts that follow each other are read as one."""
+    plain = groupby(segments, key=lambda s: (s.trusted, bool(s.text.ids) and not s.strip))
+    for (trusted, sampled), alike in plain:
+        if sampled:
+            yield from (repr((s.text.text, s.text.ids, s.text.covered, trusted)).encode() for s in alike)
+        else:
+            yield repr(("".join(strip(s.text.text, s.strip) for s in alike), trusted)).encode()
 
 
 def _content(datum: Datum) -> Iterable[bytes]:
@@ -49,6 +58,8 @@ def _content(datum: Datum) -> Iterable[bytes]:
             return (b"json", json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode())
         case VectorsValue(array=array):
             return (b"vectors", repr(array.shape).encode(), array.tobytes())
+        case EffectValue():
+            return (b"effect",)
         case _:
             raise TypeError(f"a {type(datum).__name__} has no content")
 

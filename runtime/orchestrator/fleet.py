@@ -79,6 +79,10 @@ class Fleet:
         engines = (engine for engine in self._engines() if engine.kind == "llm" and engine.model == name)
         return next((engine.llm for engine in engines), None)
 
+    def offers(self, kind: str, model: str = "") -> bool:
+        """Whether a worker has such an engine, with that model if one is named."""
+        return any(e.kind == kind and model in ("", e.model) for e in self._engines())
+
     def update_indexes(self, link: WorkerLink, names: Iterable[str]) -> None:
         """A worker has these indexes too."""
         if not link.indexes.issuperset(names):

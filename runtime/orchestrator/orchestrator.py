@@ -7,12 +7,10 @@ import json
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from weft.graph import schema
 from weft.graph.codec import decode_graph, decode_value
 from weft.graph.errors import GraphError
 from weft.graph.evaluate import lift
@@ -21,7 +19,6 @@ from weft.graph.live import Growth, LiveGraph
 from weft.graph.observed import duration_key, length_key
 from weft.graph.ops.common import Interrupt, Tool
 from weft.graph.ops.primitive import Decode, Rate
-from weft.graph.types import Data, Type
 from weft.graph.values import Datum, plain
 from weft.proto import graph_pb2, value_pb2, worker_pb2
 from weft.proto import orchestrator_pb2 as pb
@@ -31,11 +28,17 @@ from weft.runtime.scheduler.faults import Fault
 from weft.runtime.scheduler.primitive import Primitive
 from weft.runtime.scheduler.scheduler import Scheduler
 
+from .answers import bad_result, check_type, tool_result
 from .compiler import Compiler, filled_indexes
-from .door import DoorError, check_names, invalid, read_inputs
-from .faults import decode_fault, fault_of
+from .door import check_names, in_full, invalid, read_inputs
+from .durable import Durable
+from .faults import decode_fault, fault_of, past_deadline
 from .fleet import Fleet
+from .journal import LastingRun
+from .keeping import Keeping
 from .record import RunRecord, State
+from .records import Records
+from .resumption import Resumption
 from .run import Run
 from .shared_results import Results
 from .shell import Shell
@@ -45,10 +48,10 @@ __all__ = ["Orchestrator"]
 
 _log = logging.getLogger(__name__)
 
-_KEPT_RUNS: Final = 1000
-_KEPT_S: Final = 24 * 3600.0
 _BYTES_PER_MB: Final = 2**20
 _ENVELOPE: Final = 4096  # bytes of a message besides the values
+_SHUTTING_DOWN: Final = "the server is shutting down"
+_GOES_ON: Final = "; the run goes on when it is started again"
 
 
 class Begun(NamedTuple):
@@ -76,13 +79,22 @@ class Orchestrator:
         self.compiler = Compiler(settings, self.fleet, self.max_bytes)
         self.results = Results(self.fleet, settings.result_cache_mb * _BYTES_PER_MB)
         self.shell = Shell(scheduler, self.fleet, self, max_bytes=self.max_bytes)
-        self.records: dict[str, RunRecord] = {}  # oldest first
-        self._over: deque[RunRecord] = deque()  # those that have ended, in the order of their ends
+        self.resumption = Resumption(self, settings, self.fleet, self.compiler, scheduler.grace_s)
+        self.keeping = Keeping(settings, self.shell.stir, self._fail)
+        self.records = Records()
+
+    def take_up(self) -> None:
+        """Open the journal, and take up the runs that an earlier server has left. Raises JournalError."""
+        for record in self.resumption.take_up(self.keeping.open()):
+            self.records.add(record)
 
     def close(self) -> None:
-        """End all runs, then all memberships of workers."""
+        """End all runs, or leave them to the next server, and end all memberships of workers."""
+        self.keeping.leave()
         for run in list(self.shell.runs.values()):
-            self.stop(run, "the server is shutting down")
+            self.stop(run, _SHUTTING_DOWN + (_GOES_ON if run.durable else ""))
+        for record in self.resumption.close():
+            self._conclude(record, "cancelled", _cancelled(record, _SHUTTING_DOWN + _GOES_ON))
         for link in self.fleet:
             link.lost.set()
         self.shell.close()
@@ -97,40 +109,66 @@ class Orchestrator:
         stream: Iterable[graph_pb2.Value] = (),
         tools: frozenset[str] = frozenset(),
         once: bool = False,
+        lasting: bool = False,
     ) -> Run:
         """Begin a run. Raises DoorError, and nothing has happened then.
 
-        `once`: the program will not come again, so its plan is not kept.
+        `once`: the program will not come again, so its plan is not kept. `lasting`: the run is to outlive the
+        server, if that has a journal.
         """
         if not request.deadline_s >= 0:  # as NaN is not, either
             raise invalid(f"deadline_s must be 0 (none) or positive, not {request.deadline_s}")
-        if grows:
-            source, live, nodes, indexes, primitives = self._begin_growing(request, tools)
-        else:
-            source, live, nodes, indexes, primitives = self._instantiate(request, tools, once)
-        inputs = read_inputs(source, request.inputs)
-        record = RunRecord("r-" + secrets.token_hex(6), source.name, now(), time.time())
+        begun = self._begin_growing(request, tools) if grows else self._instantiate(request, tools, once)
+        inputs = read_inputs(begun.source, request.inputs)
+        record = RunRecord("r-" + secrets.token_hex(6), begun.source.name, now(), time.time())
+        durable = self.keeping.durable(record.id) if lasting else None
+        run = self._run_of(record, begun, request, durable, grows=grows, tools=tools)
+        try:
+            run.stream(decode_value(value) for value in stream)
+        except GraphError as problem:
+            raise invalid(str(problem)) from None
+        record.emit(pb.RunEvent(started=record.info(record.started_s)), record.started_s)
+        if durable is not None:
+            self.keeping.submit(record, in_full(request, self.settings.programs))
+        self._begin(run, begun, inputs, request.deadline_s)
+        return run
+
+    def go_on(self, record: RunRecord, request: pb.SubmitRequest, left: LastingRun) -> None:
+        """Begin a run with what an earlier server has left of it. Raises DoorError."""
+        begun = self._instantiate(request, frozenset(), once=False)
+        inputs = read_inputs(begun.source, request.inputs)
+        run = self._run_of(record, begun, request, self.keeping.durable(record.id, left))
+        self._begin(run, begun, inputs, request.deadline_s)
+
+    def _run_of(
+        self,
+        record: RunRecord,
+        begun: Begun,
+        request: pb.SubmitRequest,
+        durable: Durable | None,
+        *,
+        grows: bool = False,
+        tools: frozenset[str] = frozenset(),
+    ) -> Run:
         run = Run(
             record,
-            live,
+            begun.live,
             grows,
             request.namespace,
             request.priority,
             self.results,
             request.batch,
             tools,
+            durable,
         )
-        run.outputs = source.outputs
-        try:
-            run.stream(decode_value(value) for value in stream)
-        except GraphError as problem:
-            raise invalid(str(problem)) from None
-        record.emit(pb.RunEvent(started=record.info(record.started_s)), record.started_s)
-        run.indexes |= indexes
-        with self.shell.together():
-            self._register(run, request.deadline_s)
-            self._launch(run, nodes, inputs, primitives)
+        run.outputs = begun.source.outputs
+        run.indexes |= begun.indexes
         return run
+
+    def _begin(self, run: Run, begun: Begun, inputs: Mapping[str, Datum], deadline_s: float) -> None:
+        with self.shell.together():
+            self._register(run, deadline_s)
+            self._launch(run, begun.nodes, inputs, begun.primitives)
 
     def _instantiate(self, request: pb.SubmitRequest, tools: frozenset[str], once: bool) -> Begun:
         """A static program, compiled before or now."""
@@ -152,14 +190,13 @@ class Orchestrator:
             raise invalid(str(problem)) from None
 
     def _register(self, run: Run, deadline_s: float) -> None:
-        self.records[run.id] = run.record
+        self.records.add(run.record)
         self.shell.runs[run.id] = run
         deadline = run.record.started_s + deadline_s if deadline_s else None
         self.shell.handle(ev.RunStarted(run.id, run.priority, run.grows, run.namespace, deadline))
-        if deadline_s:
-            fault = Fault("timeout", f"the run took longer than its deadline of {deadline_s:g} s")
-            loop = asyncio.get_running_loop()
-            run.deadline = loop.call_later(deadline_s, self.run_failed, run, fault)
+        if deadline is not None:
+            loop, fault = asyncio.get_running_loop(), past_deadline(deadline_s)
+            run.deadline = loop.call_later(max(0.0, deadline - now()), self.run_failed, run, fault)
 
     def _launch(
         self,
@@ -209,16 +246,16 @@ class Orchestrator:
         if not (isinstance(node.op, Tool) and node.op.where == "client"):
             raise invalid(f"{node.where()} is not a tool of the client")
         try:
-            result = lift(_tool_result(node.op, answer))
+            result = lift(tool_result(node.op, answer))
         except (ValueError, RecursionError) as problem:
-            fault = decode_fault(answer.fault) if answer.HasField("fault") else _bad_result(node.op, problem)
+            fault = decode_fault(answer.fault) if answer.HasField("fault") else bad_result(node.op, problem)
             self.shell.task_failed(run.id, answer.node, answer.attempt, fault)
             return
         self.shell.task_done(run, node, (result,))
 
     def resume(self, run_id: str, number: int | None, text: str) -> RunRecord:
         """Give a run the answer of a person, as JSON text. Raises DoorError; the run waits on then."""
-        record = self.record(run_id)
+        record = self.records.find(run_id)
         run = self.shell.runs.get(run_id)
         waiting = [question.node for question in run.questions()] if run else []
         if run is None or not waiting:
@@ -230,7 +267,7 @@ class Orchestrator:
             raise invalid(f"run {run_id!r} waits for no answer to node {number}, but to: {_listed(waiting)}")
         try:
             value = json.loads(text)
-            _check_type(value, run.graph.types[Value(number)], "the answer")
+            check_type(value, run.graph.types[Value(number)], "the answer")
         except (ValueError, RecursionError) as problem:
             raise invalid(str(problem)) from None
         self.shell.task_done(run, run.node(number), (lift(value),))
@@ -243,24 +280,17 @@ class Orchestrator:
 
     def cancel(self, run_id: str, reason: str) -> RunRecord:
         """Cancel a run if it is not over. Raises DoorError for an unknown one."""
-        record = self.record(run_id)
+        record = self.records.find(run_id)
         run = self.shell.runs.get(run_id)
         if run is not None:
             self.stop(run, reason)
+        else:
+            self.resumption.cancel(run_id, _cancelled(record, reason))
         return record
 
     def stop(self, run: Run, reason: str) -> None:
         """Cancel a run if it is not over; one that is may have been forgotten."""
-        fault = Fault("cancelled", f"the run was cancelled: {reason}", program=run.record.program)
-        self._end(run, "cancelled", fault)
-
-    def record(self, run_id: str) -> RunRecord:
-        """What is known of a run. Raises DoorError."""
-        if run_id not in self.records:
-            raise DoorError.not_found(
-                f"unknown run {run_id!r}; the server keeps the last {_KEPT_RUNS} finished runs"
-            )
-        return self.records[run_id]
+        self._end(run, "cancelled", _cancelled(run.record, reason))
 
     def info(self, record: RunRecord) -> pb.RunInfo:
         """A run in short, with what it waits for people to answer."""
@@ -272,6 +302,11 @@ class Orchestrator:
         return info
 
     # ---- what the shell reports
+
+    def _fail(self, run_id: str, fault: Fault) -> None:
+        run = self.shell.runs.get(run_id)
+        if run is not None:
+            self.run_failed(run, fault)
 
     def run_failed(self, run: Run, fault: Fault) -> None:
         """A run cannot go on."""
@@ -320,13 +355,25 @@ class Orchestrator:
             run.deadline.cancel()
         for number, attempt in run.attempts.items():
             run.observe(run.node(number), "cancelled", at, worker=attempt.worker)
-        run.record.end(state, fault, outputs, at)
-        if fault:
-            _log.info("run %s %s: %s", run.id, state, fault.message)
+        self._conclude(run.record, state, fault, outputs)
+        if run.durable is not None:
+            self.keeping.end(run.id)
         self.shell.handle(ev.RunEnded(run.id))
         self.shell.pass_on(run)
-        self._over.append(run.record)
-        asyncio.get_running_loop().call_soon(self._remember, run.record)  # once the client has been told
+
+    def give_up(self, record: RunRecord, state: State, fault: Fault) -> None:
+        """A run that an earlier server has left has ended without having gone on."""
+        self._conclude(record, state, replace(fault, program=record.program))
+        self.keeping.end(record.id)
+
+    def _conclude(
+        self, record: RunRecord, state: State, fault: Fault | None, outputs: Sequence[value_pb2.Datum] = ()
+    ) -> None:
+        record.end(state, fault, outputs, now())
+        if fault:
+            _log.info("run %s %s: %s", record.id, state, fault.message)
+        self.records.ended(record)
+        asyncio.get_running_loop().call_soon(self._remember, record)  # once the client has been told
 
     def _remember(self, record: RunRecord) -> None:
         """Learn from a run what primitives take, and forget runs of long ago."""
@@ -339,33 +386,12 @@ class Orchestrator:
                 observed.add(length_key(node), times.timing.generated_tokens)
             elif node.op.kind in ("embed", "index", "rerank", "tool") or isinstance(node.op, Rate):
                 observed.add(duration_key(node), times.seconds * 1e3)
-        self._forget_old(now())
-
-    def _forget_old(self, at: float) -> None:
-        while len(self._over) > _KEPT_RUNS or at - self._over[0].started_s - self._over[0].seconds > _KEPT_S:
-            del self.records[self._over.popleft().id]
+        self.records.forget_old(now())
 
 
-def _tool_result(op: Tool, answer: pb.ToolAnswer) -> Any:
-    """What the tool returned. Raises ValueError if it is not what the tool promises, or if it raised."""
-    if answer.WhichOneof("outcome") != "json":
-        raise ValueError("the answer has no result")
-    value = json.loads(answer.json)
-    _check_type(value, op.result, "the result")
-    return value
-
-
-def _check_type(value: Any, kind: Type, what: str) -> None:
-    """Raise ValueError unless the JSON data is of the type."""
-    if isinstance(kind, Data):
-        schema.check(value, kind.schema, what)
-    elif not isinstance(value, str):
-        raise ValueError(f"{what} must be a text, not {json.dumps(value)[:80]}")
+def _cancelled(record: RunRecord, reason: str) -> Fault:
+    return Fault("cancelled", f"the run was cancelled: {reason}", program=record.program)
 
 
 def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers))
-
-
-def _bad_result(op: Tool, problem: Exception) -> Fault:
-    return Fault("tool_failed", f"tool {op.tool!r} returned what it does not promise: {problem}")

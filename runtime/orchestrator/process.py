@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from weft.runtime.config import Settings
 from weft.runtime.process import end_of_process, run_process, stop
 
+from .journal import JournalError
 from .server import AddressError, Server
 
 if TYPE_CHECKING:
@@ -19,14 +20,14 @@ __all__ = ["main", "run"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until standard input closes or a signal asks to end; returns the exit status."""
-    expected = (AddressError, ValueError)
+    expected = (AddressError, JournalError, ValueError)
     return run_process("orchestrator", Settings, run, expected, arguments)
 
 
 async def run(settings: Settings) -> None:
     """Serve, say where on standard output as one line of JSON, and end when asked to.
 
-    Raises AddressError, and ValueError for settings that do not fit.
+    Raises AddressError, JournalError, and ValueError for settings that do not fit.
     """
     end = end_of_process()
     server = Server(settings)

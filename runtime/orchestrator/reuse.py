@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from weft.graph.ir import Node, Value
-from weft.graph.live import LiveGraph
+from weft.graph.live import Growth, LiveGraph
 from weft.graph.ops.common import Embed, Input
 from weft.graph.ops.primitive import Decode, Prefill, Rate, Score
 from weft.graph.ops.user import Rerank
 from weft.graph.values import Datum, KvValue
 from weft.runtime.scheduler.primitive import Primitive, describe
 
+from .durable import Durable
 from .fingerprint import Contents, fingerprint
 from .recipe import recipe
 from .shared_results import Asker, Kept, Key, Results
@@ -45,6 +47,7 @@ class Reuse:
         graph: LiveGraph,
         values: Mapping[Value, Datum],
         started: Container[int],
+        durable: Durable | None = None,
     ) -> None:
         self._results = results
         self._run = run
@@ -53,6 +56,7 @@ class Reuse:
         self._graph = graph
         self._values = values
         self._started = started
+        self._durable = durable
         self._contents = Contents(values)
         self._missing: dict[int, set[Value]] = {}  # by node: what it depends on and is not known
         self._waiting: dict[Value, list[int]] = {}
@@ -64,10 +68,12 @@ class Reuse:
 
     # ---- nodes
 
-    def add(self, nodes: Iterable[Node]) -> None:
+    def add(self, growth: Growth) -> None:
         """Take note of new nodes."""
-        for node in nodes:
-            if not self._may_be_found(node):
+        if self._durable is not None:
+            self._durable.add(growth)
+        for node in growth.nodes:
+            if not (self._may_be_found(node) or (self._durable is not None and self._durable.keeps(node))):
                 continue
             missing = {value for value in self._leaves(node) if value not in self._values}
             self._missing[node.id] = missing
@@ -77,13 +83,16 @@ class Reuse:
                 self._due.append(node.id)
 
     def gated(self, primitives: Sequence[Primitive]) -> tuple[Primitive, ...]:
-        """The same primitives; those of a batch that may be found wait at gates.
+        """The same primitives; those of a batch that may be found wait at gates, and what the journal guards.
 
         So does the last piece of a prompt that only they continue: it would be read for nothing.
         """
-        if not self._batch:
+        if not (self._batch or self._durable):
             return tuple(primitives)
-        held = {p.node.id for p in primitives if self._may_be_found(p.node)}
+        durable = self._durable
+        guarded = {p.node.id for p in primitives if durable is not None and durable.guards(p.node)}
+        shared = (p.node for p in primitives) if self._batch else ()
+        held = guarded | {node.id for node in shared if self._may_be_found(node)}
         users: dict[int, set[int]] = {}
         for primitive in primitives:
             if primitive.context is not None:
@@ -115,6 +124,7 @@ class Reuse:
 
     def hand(self, number: int, kept: Kept) -> None:
         """Another run has computed this node's results."""
+        self._keep(number, kept)
         self._given[number] = self._whole(number, kept)
 
     def found(self) -> dict[int, tuple[Datum, ...]]:
@@ -123,18 +133,42 @@ class Reuse:
         if not (self._due or self._given):
             return found
         for number in self._due:
-            key = self._key(self._graph.nodes[number])
-            kept = self._results.get(key)
+            node = self._graph.nodes[number]
+            kept = self._recalled(node)
+            if kept is None and self._may_be_found(node):
+                kept = self._shared(node)
             if kept is not None:
                 found |= self._with_contexts(number, self._whole(number, kept))
-            elif not self._batch or self._results.lead(key, Asker(self._run, number)):
-                self._keys[number] = key
-                self._let_run(number)
         for number, results in self._given.items():
             found |= self._with_contexts(number, results)
         self._due.clear()
         self._given.clear()
         return found
+
+    def _recalled(self, node: Node) -> Kept | None:
+        """What the journal has; a node that it guards may begin when it says so."""
+        durable = self._durable
+        if durable is None or not durable.keeps(node):
+            return None
+        kept = durable.recall(node, self._digest(node, ""))
+        if kept is None and durable.guards(node):
+            durable.begin(node, partial(self._let_run, node.id))
+        return kept
+
+    def _shared(self, node: Node) -> Kept | None:
+        """What equal work has given; if nothing, and nobody else of the batch is at it, the node may run."""
+        number, key = node.id, self._key(node)
+        kept = self._results.get(key)
+        if kept is not None:
+            self._keep(number, kept)
+        elif not self._batch or self._results.lead(key, Asker(self._run, number)):
+            self._keys[number] = key
+            self._let_run(number)
+        return kept
+
+    def _keep(self, number: int, kept: Kept) -> None:
+        if self._durable is not None:
+            self._durable.put(number, kept)
 
     def opened(self) -> list[Value]:
         """The gates that have opened since this was asked last."""
@@ -144,9 +178,12 @@ class Reuse:
     def done(self, number: int, results: tuple[Datum, ...]) -> tuple[Kept, tuple[Asker, ...]]:
         """Keep what a node gave, if that may be reused; those who wait for it, and what they are to get."""
         key = self._keys.pop(number, None)
-        if key is None:
+        if key is None and self._durable is None:
             return (), ()
         kept = tuple(result for result in results if not isinstance(result, KvValue))
+        self._keep(number, kept)
+        if key is None:
+            return (), ()
         self._results.put(key, kept)
         return kept, self._results.landed(key)
 
@@ -170,26 +207,28 @@ class Reuse:
     def _leaves(self, node: Node) -> Iterator[Value]:
         """The values that a node's results depend on; of a context the texts that were read."""
         for link in self._chain(node):
-            yield from (value for name, value in link.args.items() if name != "kv")
+            context = _context(link)
+            yield from (value for value in link.args.values() if value != context)
             if isinstance(link.op, Decode) and link is not node:
                 yield Value(link.id, 1)
 
     def _chain(self, node: Node) -> Iterator[Node]:
         """The node, and those that made the contexts before it, back to the first."""
         yield node
-        while "kv" in node.args:
-            node = self._graph.nodes[node.args["kv"].node]
+        while (context := _context(node)) is not None:
+            node = self._graph.nodes[context.node]
             yield node
 
     def _key(self, node: Node) -> Key:
-        operands = {name: self._contents.of(value) for name, value in node.args.items() if name != "kv"}
-        context = None
-        if "kv" in node.args:
-            context = recipe(self._run, node.args["kv"], self._graph.nodes, self._values)
         kept = isinstance(node.op, Embed | Rerank | Rate) or getattr(node.op, "cache", False)
         scope = "" if kept else self._batch
-        origin = f"{self._results.origin(node.op)} {scope}"
-        return Key(self._namespace, fingerprint(node.op, origin, operands, context))
+        return Key(self._namespace, self._digest(node, f"{self._results.origin(node.op)} {scope}"))
+
+    def _digest(self, node: Node, origin: str) -> bytes:
+        context = _context(node)
+        operands = {name: self._contents.of(v) for name, v in node.args.items() if v != context}
+        read = None if context is None else recipe(self._run, context, self._graph.nodes, self._values)
+        return fingerprint(node.op, origin, operands, read)
 
     # ---- what is found
 
@@ -206,8 +245,7 @@ class Reuse:
 
     def _let_run(self, number: int) -> None:
         """Open the gate of a node, and that of the context that it continues."""
-        node = self._graph.nodes[number]
-        context = node.args.get("kv")
+        context = _context(self._graph.nodes[number])
         for opened in (number, context.node if context is not None else number):
             gate = self._gates.pop(opened, None)
             if gate is not None:
@@ -219,6 +257,11 @@ _KINDS: Final = frozenset({"llm", "embed", "rerank"})
 
 _UNREAD: Final = KvValue("")
 """In place of a context that no worker holds; who continues it is sent all that it consists of."""
+
+
+def _context(node: Node) -> Value | None:
+    """What a language model is to continue; what a tool calls its arguments is its own affair."""
+    return node.args.get("kv") if node.op.kind == "llm" else None
 
 
 def _is_read_for(primitive: Primitive, users: set[int], held: set[int]) -> bool:

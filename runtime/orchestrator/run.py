@@ -11,7 +11,7 @@ from typing import Final
 from weft.graph.codec import encode_datum, encode_value, write_datum
 from weft.graph.errors import GraphError
 from weft.graph.ir import Node, Value
-from weft.graph.live import LiveGraph
+from weft.graph.live import Growth, LiveGraph
 from weft.graph.ops.common import Input, Interrupt
 from weft.graph.ops.primitive import Decode
 from weft.graph.sampling import JsonSchema
@@ -21,6 +21,7 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler.faults import Fault
 
+from .durable import Durable
 from .foresight import Foresight
 from .own_work import OwnWork
 from .recipe import context_key, recipe
@@ -47,6 +48,7 @@ class Run:
     shared: Results
     batch: str = ""
     client_tools: Collection[str] = ()
+    durable: Durable | None = None  # of a run that outlives the server
     outputs: tuple[Value, ...] = ()  # of a run that does not grow, in the client's ids
     values: dict[Value, Datum] = field(init=False)  # that are known
     attempts: dict[int, Attempt] = field(default_factory=dict)  # of nodes that are handed out
@@ -71,7 +73,14 @@ class Run:
         self.foresight = Foresight(self.graph, self._wanted.keys())
         self.own = OwnWork(self.values)
         self.reuse = Reuse(
-            self.shared, self.id, self.namespace, self.batch, self.graph, self.values, self.attempts
+            self.shared,
+            self.id,
+            self.namespace,
+            self.batch,
+            self.graph,
+            self.values,
+            self.attempts,
+            self.durable,
         )
 
     @property
@@ -85,9 +94,9 @@ class Run:
         """A node of the live graph."""
         return self.graph.nodes[number]
 
-    def add(self, nodes: Sequence[Node], now: float) -> None:
+    def add(self, growth: Growth, now: float) -> None:
         """Count new nodes; a node with a known id is the successor of a control node."""
-        before, takers = len(self._added_s), self._takers
+        nodes, before, takers = growth.nodes, len(self._added_s), self._takers
         for node in nodes:
             self._added_s[node.id] = now
             self.pending.add(node.id)
@@ -98,7 +107,7 @@ class Run:
             else:
                 self.effects.discard(node.id)
         self.record.nodes += len(self._added_s) - before
-        self.reuse.add(nodes)
+        self.reuse.add(growth)
         self.own.add(nodes)
 
     def bind(self, nodes: Iterable[Node], inputs: Mapping[str, Datum]) -> dict[Value, Datum]:

@@ -39,7 +39,10 @@ class Server:
         self._server = grpc.aio.server(options=server_options(self.orchestrator.max_bytes))
 
     async def start(self) -> str:
-        """Listen and serve; the address, with the port that was taken. Raises AddressError."""
+        """Listen and serve; the address, with the port that was taken.
+
+        Raises AddressError and JournalError.
+        """
         _check_free(self._listen)
         service = Service(self.orchestrator)
         orchestrator_pb2_grpc.add_OrchestratorServicer_to_server(service, self._server)
@@ -52,6 +55,7 @@ class Server:
         except RuntimeError:
             why = "no socket can be made there"
             raise AddressError(_cannot_listen(self._listen, why, "--listen")) from None
+        self.orchestrator.take_up()
         await self._server.start()
         for name in ("", _NAME):
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -62,6 +66,7 @@ class Server:
     async def stop(self) -> None:
         """End all runs and memberships, tell clients and workers, and hang up."""
         self.orchestrator.close()
+        await self.orchestrator.keeping.close()
         await self._server.stop(_GRACE_S)
 
 

@@ -19,6 +19,7 @@ from weft.runtime.scheduler.faults import Fault
 from .door import DoorError, invalid
 from .explain import explained
 from .faults import fault_of
+from .journal import JournalError
 from .orchestrator import Orchestrator
 from .run import Run as LiveRun
 from .trace import chrome_trace
@@ -51,11 +52,15 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         return run.record.result(quiet=request.quiet)
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.RunInfo:
-        """Start a graph that goes on without the caller."""
+        """Start a graph that goes on without the caller, and over restarts of the server."""
         try:
-            run = self._orchestrator.start(request)
+            run = self._orchestrator.start(request, lasting=True)
+            await self._orchestrator.keeping.written(run.id)
         except DoorError as problem:
             await _refuse(context, problem)
+        except JournalError as problem:
+            self._orchestrator.stop(run, str(problem))
+            await _refuse(context, _unwritten(f"the run was not begun: {problem}"))
         return run.record.info(time.monotonic())
 
     async def Run(
@@ -122,7 +127,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.RunEvents]:
         """The events of a run from its beginning."""
         try:
-            record = self._orchestrator.record(request.run)
+            record = self._orchestrator.records.find(request.run)
         except DoorError as problem:
             await _refuse(context, problem)
         async for events in record.log.follow():
@@ -132,10 +137,14 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         """Answer what a run has asked a person."""
         node = request.node if request.HasField("node") else None
         try:
-            record = self._orchestrator.resume(request.run, node, request.value)
+            info = self._orchestrator.info(self._orchestrator.resume(request.run, node, request.value))
+            await self._orchestrator.keeping.written(request.run)
         except DoorError as problem:
             await _refuse(context, problem)
-        return self._orchestrator.info(record)
+        except JournalError as problem:
+            taken = "the run goes on with the answer, but would ask again if the server were started again"
+            await _refuse(context, _unwritten(f"{taken}: {problem}"))
+        return info
 
     async def Cancel(self, request: pb.CancelRunRequest, context: Context) -> pb.RunInfo:
         """Cancel a run; one that is over stays as it is."""
@@ -155,7 +164,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
     async def Trace(self, request: pb.TraceRequest, context: Context) -> pb.TraceResponse:
         """A run's trace, so far as it has come."""
         try:
-            record = self._orchestrator.record(request.run)
+            record = self._orchestrator.records.find(request.run)
         except DoorError as problem:
             await _refuse(context, problem)
         return pb.TraceResponse(json=chrome_trace(record))
@@ -196,12 +205,17 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             shell.worker_lost(predecessor, "a worker of the same id has joined")
             predecessor.lost.set()
         shell.worker_joined(link)
+        self._orchestrator.resumption.workers_changed()
         try:
             yield pb.JoinEvent(accepted=True, message=f"worker {link.id!r} has joined")
             await link.lost.wait()
         finally:
             shell.worker_lost(link, "it left or its process ended")
             await link.close()
+
+
+def _unwritten(message: str) -> DoorError:
+    return DoorError(grpc.StatusCode.INTERNAL, message)
 
 
 def _encode_stats(stats: CacheStats) -> pb.ResultCache:

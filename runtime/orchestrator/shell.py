@@ -278,7 +278,7 @@ class Shell:
             other = self.runs.get(asker.run)
             if other is not None:
                 other.reuse.hand(asker.node, kept)
-                self._guarded(other, asker.node, partial(self._stir, other))
+                self.stir(other.id, asker.node)
 
     def pass_on(self, run: Run) -> None:
         """A run is over: what others waited for it to compute, they compute themselves."""
@@ -286,10 +286,15 @@ class Shell:
             other = self.runs.get(asker.run)
             if other is not None:
                 other.reuse.ask_again(asker.node)
-                self._guarded(other, asker.node, partial(self._stir, other))
+                self.stir(other.id, asker.node)
+
+    def stir(self, run_id: str, number: int) -> None:
+        """Let a run, if it is not over, go on with what has been done for a node of it."""
+        run = self.runs.get(run_id)
+        if run is not None:
+            self._guarded(run, number, partial(self._stir, run))
 
     def _stir(self, run: Run) -> None:
-        """Let a run take what other runs have done for it."""
         found = self._found(run)
         if found:
             self.handle(ev.ValuesKnown(run.id, found))
@@ -303,7 +308,7 @@ class Shell:
 
         `primitives`: the nodes as the scheduler sees them, if that is known.
         """
-        run.add(growth.nodes, now())
+        run.add(growth, now())
         if primitives is None:
             primitives, revised = run.foresight.of_growth(growth)
         else:

@@ -13,6 +13,7 @@ __all__ = [
     "Fault",
     "after_failure",
     "after_loss",
+    "after_restart",
     "blame",
     "nobody_offers",
     "repeatable",
@@ -86,6 +87,15 @@ def after_loss(node: Node, worker: str, reason: str, losses: int) -> Fault | Non
             f"({reason}); it is not tried again. The workers' logs say what stopped them",
         )
     return None
+
+
+def after_restart(node: Node) -> Fault:
+    """That the server ended after a node had begun that must not run twice, and its results are not known."""
+    message = (
+        "the server ended after it had begun this tool, which may have changed something; it is not run "
+        "again. Declare the tool idempotent if that would be harmless"
+    )
+    return blame(Fault("worker_lost", message), node)
 
 
 def nobody_offers(node: Node, engine: str, grace_s: float, lost: tuple[str, str] | None) -> Fault:

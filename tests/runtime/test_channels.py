@@ -28,7 +28,7 @@ _SOONER_THAN_CLIENTS_S = 30.0  # which are waited for, for a minute
 
 @asynccontextmanager
 async def orchestrator() -> AsyncIterator[str]:
-    server = Server(Settings(listen="127.0.0.1:0", models=[]))
+    server = Server(Settings(listen="127.0.0.1:0", models=[], journal_mb=0))
     yield await server.start()
     await server.stop()
 

@@ -113,6 +113,7 @@ async def start_door(tmp_path: Path) -> AsyncIterator[StartDoor]:
                 "data": tmp_path,
                 "models": [ModelSettings(name="m", path="/models/llama-3")],
                 "max_message_mb": 1,
+                "journal_mb": 0,
                 **settings,
             }
             server = Server(Settings(**settings), Scheduler(Policies(grace_s=0.3)))

@@ -133,7 +133,7 @@ async def test_health_and_reflection(bare: Any) -> None:
 
 
 async def test_only_so_many_finished_runs_are_kept(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.runtime.orchestrator.orchestrator._KEPT_RUNS", 2)
+    monkeypatch.setattr("weft.runtime.orchestrator.records._KEPT_RUNS", 2)
     runs = [(await run(stage)).info.run for _ in range(4)]
     assert list(stage.server.orchestrator.records) == runs[2:]
 
@@ -141,7 +141,7 @@ async def test_only_so_many_finished_runs_are_kept(stage: Any, monkeypatch: pyte
 async def test_runs_that_end_together_are_answered_though_few_are_kept(
     stage: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.runtime.orchestrator.orchestrator._KEPT_RUNS", 1)
+    monkeypatch.setattr("weft.runtime.orchestrator.records._KEPT_RUNS", 1)
     stage.workers["w1"].gated = {Tool}
     orchestrator = stage.server.orchestrator
     answers = [asyncio.ensure_future(run(stage)) for _ in range(3)]

@@ -41,7 +41,7 @@ _main()
 
 @contextmanager
 def process(listen: str, code: Sequence[str] = MODULE, **settings: object) -> Iterator[subprocess.Popen[str]]:
-    config = json.dumps({"listen": listen, "models": [], **settings})
+    config = json.dumps({"listen": listen, "models": [], "journal_mb": 0, **settings})
     command = [sys.executable, "-P", *code, "--config", config]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as started:

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import resource
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,8 @@ from weft.runtime.retrieval.errors import (
 )
 from weft.runtime.retrieval.index import IndexInfo, IndexStore, IngestReport
 from weft.runtime.retrieval.snapshot import Mode
+
+from ...disk import files_of_at_most
 
 EMBEDDER = HashEmbedder()
 PARAGRAPHS = "Puven makes glass in Fiba.\n\nBilel sells salt.\n\nThe mayor of Fiba likes salt and glass."
@@ -271,17 +270,6 @@ def test_damaged_files_are_reported_with_the_remedy(store: IndexStore, tmp_path:
     shutil.rmtree(tmp_path / "indexes" / "demo.lance")
     put(store, "demo", chunks_of("a.md"))
     assert find(store, "sells", mode="lexical") == ["a.md#2"]
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond so many bytes: as if the disk were full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("name", ["demo", "new"])

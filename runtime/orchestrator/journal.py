@@ -1,0 +1,241 @@
+"""What outlives the server: the runs that belong to no client's stream, in a SQLite file.
+
+One thread writes. What is put while it writes becomes its next transaction, and nobody waits for the disk but
+who asks to. The file is this process's alone and takes no more than so many bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final, NamedTuple
+
+__all__ = ["FILE", "Journal", "JournalError", "LastingRun", "open_journal"]
+
+FILE: Final = "runs.sqlite"
+"""The file of the journal within the data folder."""
+
+_VERSION: Final = 1  # of the tables, and of what stands in them
+_PAGE_BYTES: Final = 4096
+_LOCK_WAIT_S: Final = 2.0  # a server that is stopping may hold the file for so long
+_LOG_BYTES: Final = 2**22  # the write-ahead log is cut to that when its pages are in the file
+
+_TABLES: Final = (
+    "CREATE TABLE runs (run TEXT PRIMARY KEY, started REAL NOT NULL, request BLOB NOT NULL)",
+    "CREATE TABLE results (run TEXT, key BLOB, results BLOB NOT NULL, PRIMARY KEY (run, key))",
+    "CREATE TABLE begun (run TEXT REFERENCES runs, place TEXT, PRIMARY KEY (run, place))",
+)
+_SUBMIT: Final = ("INSERT INTO runs VALUES (?, ?, ?)",)
+_PUT: Final = (
+    "INSERT OR REPLACE INTO results SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM runs WHERE run = ?1)",
+)
+_BEGIN: Final = ("INSERT OR REPLACE INTO begun VALUES (?, ?)",)
+_END: Final = tuple(f"DELETE FROM {table} WHERE run = ?" for table in ("begun", "results", "runs"))
+_NOTHING: Final[Sequence[str]] = ()
+
+_log = logging.getLogger(__name__)
+
+
+class JournalError(Exception):
+    """The journal cannot be opened or written; the message names the file and the remedy."""
+
+
+class LastingRun(NamedTuple):
+    """A run that had not ended."""
+
+    run: str
+    started_unix_s: float
+    request: bytes
+    results: dict[bytes, bytes]  # of its primitives, by what they are results of
+    begun: frozenset[str]  # the places of those that may have run, and must not run twice
+
+
+class _Write(NamedTuple):
+    run: str
+    statements: Sequence[str]
+    values: tuple[str | float | bytes, ...] = ()  # besides the run
+    done: asyncio.Future[None] | None = None
+
+
+def open_journal(file: Path, max_bytes: int) -> tuple[Journal, list[LastingRun]]:
+    """The journal in a file, which is made if it is not there, and the runs in it, oldest first.
+
+    Raises JournalError.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as problem:
+        remedy = "set `data` to a folder that can be written"
+        raise _unusable(file, problem.strerror or str(problem), remedy) from None
+    database = sqlite3.connect(file, timeout=_LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
+    try:
+        _prepare(file, database, max_bytes)
+        found = _read(database)
+        return Journal(file, database), found
+    except sqlite3.Error as problem:
+        database.close()
+        if problem.sqlite_errorname == "SQLITE_BUSY":
+            remedy = "stop that, or set `data` to another folder"
+            raise _unusable(file, "another server uses it", remedy) from None
+        remedy = "make room on its disk, or move it away: its runs are lost then"
+        raise _unusable(file, str(problem), remedy) from None
+    except JournalError:
+        database.close()
+        raise
+
+
+def _prepare(file: Path, database: sqlite3.Connection, max_bytes: int) -> None:
+    database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if version != (_VERSION if tables else 0):
+        why = f"it is of version {version}, and this weft reads version {_VERSION}"
+        remedy = "start the weft that wrote it, or move the file away: its runs are not taken up then"
+        raise _unusable(file, why, remedy)
+    (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if state != "ok":
+        raise _unusable(file, f"it is damaged: {state}", "move it away: its runs are lost")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute("PRAGMA foreign_keys = ON")
+    database.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+    database.execute(f"PRAGMA max_page_count = {max_bytes // _PAGE_BYTES}")
+    database.execute("BEGIN IMMEDIATE")
+    for statement in () if tables else (*_TABLES, f"PRAGMA user_version = {_VERSION}"):
+        database.execute(statement)
+    database.execute("COMMIT")
+
+
+def _read(database: sqlite3.Connection) -> list[LastingRun]:
+    found = []
+    for run, started, request in database.execute("SELECT * FROM runs ORDER BY started").fetchall():
+        results = database.execute("SELECT key, results FROM results WHERE run = ?", (run,)).fetchall()
+        begun = database.execute("SELECT place FROM begun WHERE run = ?", (run,)).fetchall()
+        places = frozenset(place for (place,) in begun)
+        found.append(LastingRun(run, started, request, dict(results), places))
+    return found
+
+
+class Journal:
+    """An open journal. Its methods belong to one event loop, and none of them waits for the disk.
+
+    Of a run that is not in it, because it has ended or could not be written, no results are kept.
+    """
+
+    def __init__(self, file: Path, database: sqlite3.Connection) -> None:
+        self._file = file
+        self._database = database
+        self._writes: SimpleQueue[_Write | None] = SimpleQueue()
+        self._lost: dict[str, JournalError] = {}  # by run: why something of it could not be written
+        self._thread = threading.Thread(target=self._serve, name="weft-journal", daemon=True)
+        self._thread.start()
+
+    def submit(self, run: str, started_unix_s: float, request: bytes) -> None:
+        """Keep a run."""
+        self._writes.put(_Write(run, _SUBMIT, (started_unix_s, request)))
+
+    def put(self, run: str, key: bytes, results: bytes) -> None:
+        """Keep results of a run."""
+        self._writes.put(_Write(run, _PUT, (key, results)))
+
+    def begin(self, run: str, place: str) -> asyncio.Future[None]:
+        """Keep that what stands at that place of a run may have run; done when that is on the disk.
+
+        Raises JournalError, also for a run that is not in the journal.
+        """
+        return self._promise(run, _BEGIN, place)
+
+    def end(self, run: str) -> None:
+        """Forget a run."""
+        self._writes.put(_Write(run, _END))
+
+    def written(self, run: str) -> asyncio.Future[None]:
+        """Done when all that was put of a run is on the disk.
+
+        Raises JournalError if, since this was asked last, something of the run could not be written.
+        """
+        return self._promise(run, _NOTHING)
+
+    async def close(self) -> None:
+        """Write what is left, and let go of the file."""
+        self._writes.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _promise(self, run: str, statements: Sequence[str], *values: str) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writes.put(_Write(run, statements, values, done))
+        return done
+
+    # ---- in the thread
+
+    def _serve(self) -> None:
+        undeleted: list[_Write] = []
+        closing = False
+        while not closing:
+            taken = [self._writes.get()]
+            while not self._writes.empty():
+                taken.append(self._writes.get())
+            closing = None in taken
+            failed = self._write([*undeleted, *filter(None, taken)])
+            undeleted = [write for write in failed if write.statements is _END]
+        self._database.close()
+
+    def _write(self, batch: list[_Write]) -> list[_Write]:
+        """Write all in one transaction, or if that fails, each in its own; those that cannot be written."""
+        problem = self._commit(batch)
+        if problem is not None and len(batch) > 1:
+            return [write for each in batch for write in self._write([each])]
+        for write in batch:
+            self._tell(write, problem)
+        return batch if problem is not None else []
+
+    def _commit(self, batch: list[_Write]) -> JournalError | None:
+        if not any(write.statements for write in batch):
+            return None
+        try:
+            self._database.execute("BEGIN")
+            for write in batch:
+                for statement in write.statements:
+                    self._database.execute(statement, (write.run, *write.values))
+            self._database.execute("COMMIT")
+        except sqlite3.Error as problem:
+            with suppress(sqlite3.Error):  # that there is no transaction any more
+                self._database.execute("ROLLBACK")
+            return JournalError(
+                f"the journal {str(self._file)!r} cannot be written ({problem}); make room on its disk, or "
+                "raise journal_mb in the settings"
+            )
+        return None
+
+    def _tell(self, write: _Write, problem: JournalError | None) -> None:
+        if write.statements is _END:
+            self._lost.pop(write.run, None)
+        elif write.done is None:
+            if problem is not None and self._lost.setdefault(write.run, problem) is problem:
+                _log.error("run %s: %s; what is not in it runs again after a restart", write.run, problem)
+        else:
+            if write.statements is _NOTHING:
+                problem = self._lost.pop(write.run, None)
+            with suppress(RuntimeError):  # that the loop is closed
+                write.done.get_loop().call_soon_threadsafe(_settle, write.done, problem)
+
+
+def _settle(done: asyncio.Future[None], problem: JournalError | None) -> None:
+    if done.done():
+        return  # whoever asked has gone away
+    if problem is None:
+        done.set_result(None)
+    else:
+        done.set_exception(problem)
+
+
+def _unusable(file: Path, why: str, remedy: str) -> JournalError:
+    return JournalError(f"the journal {str(file)!r} cannot be opened: {why}; {remedy}")

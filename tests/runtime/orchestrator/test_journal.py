@@ -1,0 +1,232 @@
+"""The journal: what is written comes back, and what cannot be opened or written says so."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weft.runtime.orchestrator.journal import Journal, JournalError, LastingRun, open_journal
+
+from ...disk import files_of_at_most
+
+MOST = 2**20
+RUNS = st.sampled_from(["r-1", "r-2", "r-3"])
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("submit"), RUNS, st.binary(max_size=9)),
+        st.tuples(st.just("put"), RUNS, st.sampled_from([b"a", b"b"]), st.binary(max_size=9000)),
+        st.tuples(st.just("begin"), RUNS, st.sampled_from(["x", "y"])),
+        st.tuples(st.just("end"), RUNS),
+        st.tuples(st.sampled_from(["crash", "close"])),
+    ),
+    max_size=25,
+)
+State = dict[str, LastingRun]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "runs.sqlite"
+
+
+def perform(journal: Journal, state: State, number: int, operation: tuple[object, ...]) -> State:
+    """Do one thing; the runs that live then."""
+    match operation:
+        case ("submit", str(run), bytes(request)) if run not in state:
+            journal.submit(run, float(number), request)
+            return state | {run: LastingRun(run, float(number), request, {}, frozenset())}
+        case ("put", str(run), bytes(key), bytes(results)):
+            journal.put(run, key, results)
+            if run in state:
+                return state | {run: state[run]._replace(results=state[run].results | {key: results})}
+        case ("begin", str(run), str(place)):
+            journal.begin(run, place).add_done_callback(asyncio.Future.exception)
+            if run in state:
+                return state | {run: state[run]._replace(begun=state[run].begun | {place})}
+        case ("end", str(run)):
+            journal.end(run)
+            return {name: live for name, live in state.items() if name != run}
+    return state
+
+
+def copied(file: Path, folder: Path) -> Path:
+    """What a server that is killed now leaves, in another folder."""
+    folder.mkdir()
+    for part in file.parent.glob(f"{file.name}*"):
+        shutil.copy(part, folder / part.name)
+    return folder / file.name
+
+
+async def check(operations: list[tuple[object, ...]], folder: Path) -> None:
+    file, state = folder / "0" / "runs.sqlite", State()
+    journal, left = open_journal(file, MOST)
+    assert left == []
+    for number, operation in enumerate(operations, 1):
+        if operation == ("crash",):
+            await journal.written("")
+            killed, file = journal, copied(file, folder / str(number))
+            await killed.close()
+        elif operation == ("close",):
+            await journal.close()
+        else:
+            state = perform(journal, state, number, operation)
+            continue
+        journal, left = open_journal(file, MOST)
+        assert left == list(state.values())
+    await journal.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(OPERATIONS)
+def test_what_lives_comes_back_with_all_that_it_had(operations: list[tuple[object, ...]]) -> None:
+    with TemporaryDirectory() as folder:
+        asyncio.run(check(operations, Path(folder)))
+
+
+async def torn(operations: list[tuple[object, ...]], folder: Path, cut: float) -> None:
+    file, states = folder / "0" / "runs.sqlite", [State()]
+    journal, _ = open_journal(file, MOST)
+    for number, operation in enumerate(operations):
+        states.append(perform(journal, states[-1], number, operation))
+        await journal.written("")
+    killed, file = journal, copied(file, folder / "1")
+    await killed.close()
+    log = file.with_name(f"{file.name}-wal")
+    with log.open("r+b") as written:
+        written.truncate(int(cut * log.stat().st_size))
+    journal, left = open_journal(file, MOST)
+    await journal.close()
+    assert left in [list(state.values()) for state in states]
+    if cut == 1.0:
+        assert left == list(states[-1].values())
+
+
+@settings(max_examples=40, deadline=None)
+@given(OPERATIONS.map(lambda found: [o for o in found if len(o) > 1]), st.floats(0, 1))
+def test_a_log_that_was_being_written_gives_back_a_state_that_was(
+    operations: list[tuple[object, ...]], cut: float
+) -> None:
+    with TemporaryDirectory() as folder:
+        asyncio.run(torn(operations, Path(folder), cut))
+
+
+async def test_the_file_is_its_users_alone_and_one_servers(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.runtime.orchestrator.journal._LOCK_WAIT_S", 0.0)
+    journal, _ = open_journal(file, MOST)
+    journal.submit("r", 1.0, b"")
+    await journal.written("r")
+    assert {part.stat().st_mode & 0o777 for part in file.parent.iterdir()} == {0o600}
+    with pytest.raises(JournalError, match="another server uses it; stop that, or set `data` to another"):
+        open_journal(file, MOST)
+    await journal.close()
+    journal, _ = open_journal(file, MOST)
+    with pytest.raises(JournalError, match="another server uses it"):
+        open_journal(file, MOST)  # also when nothing has been written yet
+    await journal.close()
+
+
+def told(file: Path) -> str:
+    with pytest.raises(JournalError) as raised:
+        open_journal(file, MOST)
+    message = str(raised.value)
+    assert message.startswith(f"the journal {str(file)!r} cannot be opened: ")
+    return message
+
+
+@pytest.fixture
+def one_run(file: Path) -> Path:
+    """The file with a run in it."""
+
+    async def write() -> None:
+        journal, _ = open_journal(file, MOST)
+        journal.submit("r-1", 1.0, bytes(50_000))
+        await journal.close()
+
+    asyncio.run(write())
+    return file
+
+
+@pytest.mark.parametrize("end", [40_000, 8192, 100])
+def test_a_damaged_file_is_named_with_the_remedy(one_run: Path, end: int) -> None:
+    content = one_run.read_bytes()
+    one_run.write_bytes(content[:end] + bytes(len(content) - end) if end > 100 else b"no database" * 9)
+    assert "move it away: its runs are lost" in told(one_run)
+
+
+def test_another_version_is_named_with_the_remedy(one_run: Path) -> None:
+    with closing(sqlite3.connect(one_run)) as database:
+        database.execute("PRAGMA user_version = 9")
+    assert "it is of version 9, and this weft reads version 1; start the weft that wrote it" in told(one_run)
+
+
+def test_a_database_of_somebody_else_is_left_alone(file: Path) -> None:
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE theirs (x)")
+    assert "it is of version 0" in told(file)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("no folder")
+    assert "set `data` to a folder that can be written" in told(tmp_path / "data" / "runs.sqlite")
+
+
+async def test_a_full_disk_is_told_to_those_who_ask_and_loses_nothing_else(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, _ = open_journal(file, MOST)
+    journal.submit("r-1", 1.0, b"")
+    journal.submit("r-2", 2.0, b"")
+    await journal.written("r-1")
+    with files_of_at_most(1000):
+        journal.put("r-1", b"lost", b"")
+        journal.put("r-1", b"lost, too", b"")
+        journal.end("r-2")
+        for promise in (journal.written("r-1"), journal.begin("r-1", "x")):
+            with pytest.raises(JournalError, match=r"make room on its disk, or raise journal_mb"):
+                await promise
+        await journal.written("r-1")  # it has been told
+    assert len(caplog.records) == 1
+    journal.put("r-1", b"kept", b"1")
+    await journal.written("r-1")
+    await journal.close()
+    journal, left = open_journal(file, MOST)
+    assert left == [LastingRun("r-1", 1.0, b"", {b"kept": b"1"}, frozenset())]
+    await journal.close()
+
+
+async def test_nothing_begins_in_a_run_that_is_not_kept(file: Path) -> None:
+    journal, _ = open_journal(file, MOST)
+    with pytest.raises(JournalError):
+        await journal.begin("r-1", "x")
+    await journal.close()
+
+
+async def test_what_does_not_fit_is_refused_alone_and_room_comes_back(file: Path) -> None:
+    journal, _ = open_journal(file, MOST)
+    for run in ("r-1", "r-2"):
+        journal.submit(run, 1.0, b"")
+    journal.put("r-1", b"small", b"1")
+    journal.put("r-1", b"large", bytes(MOST))
+    journal.put("r-2", b"half", bytes(MOST // 2))
+    await journal.written("r-2")
+    with pytest.raises(JournalError, match="database or disk is full"):
+        await journal.written("r-1")
+    journal.end("r-2")
+    journal.put("r-1", b"half", bytes(MOST // 2))
+    await journal.written("r-1")
+    await journal.close()
+    assert file.stat().st_size <= MOST
+    journal, (left,) = open_journal(file, MOST)
+    assert left.results.keys() == {b"small", b"half"}
+    await journal.close()
