@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from weft.graph.values import EFFECT, Datum, Json, KvValue, TextValue, VectorsVa
 from weft.proto import graph_pb2, orchestrator_pb2_grpc, value_pb2, worker_pb2, worker_pb2_grpc
 from weft.runtime.channels import server_options
 from weft.runtime.config import ModelSettings, Settings
+from weft.runtime.orchestrator.journal import FILE
 from weft.runtime.orchestrator.server import Server
 from weft.runtime.scheduler.policies import Policies
 from weft.runtime.scheduler.scheduler import Scheduler
@@ -287,6 +289,44 @@ def program(path: Path) -> Path:
     graph = {"version": 1, "name": "registered", "nodes": nodes, "outputs": [{"node": 1}]}
     path.write_text(json.dumps(graph))
     return path
+
+
+class Servers:
+    """Servers that follow each other over one data folder."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+        self.folder = folder
+        self._stack = stack
+        self._lives = 0
+
+    async def start(self, **settings: Any) -> Stage:
+        """The next server, with no worker."""
+        given: dict[str, Any] = {"models": [ModelSettings(name="m", path="none")], "data": self.folder}
+        server = Server(
+            Settings(listen="127.0.0.1:0", **{**given, **settings}), Scheduler(Policies(grace_s=0.3))
+        )
+        address = await server.start()
+        self._stack.push_async_callback(server.stop)
+        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
+        return Stage(server, address, orchestrator_pb2_grpc.OrchestratorStub(channel), self._stack)
+
+    async def crash(self, stage: Stage, run: str) -> None:
+        """Let the next server find what this one has written by now."""
+        await stage.server.orchestrator.keeping.written(run)
+        self._lives += 1
+        copy = self.folder.with_name(f"{self.folder.name}-{self._lives}")
+        copy.mkdir()
+        for file in self.folder.glob(f"{FILE}*"):
+            shutil.copy(file, copy / file.name)
+        self.folder = copy
+        await stage.server.stop()
+
+
+@pytest.fixture
+async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
+    """One server after the other, none of them with a worker."""
+    async with AsyncExitStack() as stack:
+        yield Servers(tmp_path / "data", stack)
 
 
 @pytest.fixture

@@ -24,11 +24,9 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.proto import worker_pb2
 from weft.runtime.orchestrator.journal import FILE, Journal, open_journal
 
-from .conftest import EchoWorker, Stage
-from .test_durable import Servers, raw, servers, submit, worker
+from .conftest import EchoWorker, Servers, Stage
+from .restarts import raw, submit, worker
 from .test_interrupt import outcome, resume
-
-__all__ = ["servers"]
 
 TEXTS = Data('{"items":{"type":"string"},"type":"array"}')
 SEND = Tool("send", TEXT, "server")

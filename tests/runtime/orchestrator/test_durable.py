@@ -3,128 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, closing
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
-from weft.graph.codec import encode_graph, encode_type, to_json
+from weft.graph.codec import encode_graph, to_json
 from weft.graph.ir import Graph, Node, Value
-from weft.graph.ops.common import Const, Format, Input, Interrupt, Search, Tool
-from weft.graph.ops.control import Loop, Map
+from weft.graph.ops.common import Input, Interrupt, Tool
 from weft.graph.ops.primitive import Decode
 from weft.graph.ops.user import Generate
-from weft.graph.prompt import Message, Slot
-from weft.graph.sampling import JsonSchema, Sampling
-from weft.graph.types import BOOLEAN, INTEGER, TEXT, Data
+from weft.graph.prompt import Slot
+from weft.graph.types import TEXT
 from weft.proto import orchestrator_pb2 as pb
-from weft.proto import orchestrator_pb2_grpc, value_pb2, worker_pb2
-from weft.runtime.config import ModelSettings, Settings
 from weft.runtime.orchestrator.journal import FILE, LastingRun
 from weft.runtime.orchestrator.record import RunRecord
-from weft.runtime.orchestrator.server import Server
-from weft.runtime.scheduler.policies import Policies
-from weft.runtime.scheduler.scheduler import Scheduler
 
 from ...disk import files_of_at_most
-from .conftest import EchoWorker, Stage, llm, retrieval
+from .conftest import Servers, llm
+from .restarts import ASKING, fault_at_the_stop, ran, raw, submit, waits, worker
 from .test_interrupt import info_of, outcome, resume
-
-
-def raw(*parts: str | Slot) -> tuple[Message, ...]:
-    return (Message("raw", parts),)
-
-
-ASKING = (
-    Node(0, Input("q")),
-    Node(1, Generate(raw("Plan ", Slot("q")), sampling=Sampling(temperature=1.0, seed=3)), {"q": Value(0)}),
-    Node(2, Tool("send", TEXT, where="server"), {"text": Value(1)}, "mail"),
-    Node(3, Interrupt(TEXT), {"value": Value(2)}, "approve"),
-    Node(
-        4,
-        Generate(raw("Plan ", Slot("q"), Slot("a"), " go on: ", Slot("b"))),
-        {"q": Value(0), "a": Value(1), "b": Value(3)},
-    ),
-)
-
-
-class Servers:
-    """Servers that follow each other over one data folder."""
-
-    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
-        self.folder = folder
-        self._stack = stack
-        self._lives = 0
-
-    async def start(self, **settings: Any) -> Stage:
-        """The next server, with no worker."""
-        given: dict[str, Any] = {"models": [ModelSettings(name="m", path="none")], "data": self.folder}
-        server = Server(
-            Settings(listen="127.0.0.1:0", **{**given, **settings}), Scheduler(Policies(grace_s=0.3))
-        )
-        address = await server.start()
-        self._stack.push_async_callback(server.stop)
-        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
-        return Stage(server, address, orchestrator_pb2_grpc.OrchestratorStub(channel), self._stack)
-
-    async def crash(self, stage: Stage, run: str) -> None:
-        """Let the next server find what this one has written by now."""
-        await stage.server.orchestrator.keeping.written(run)
-        self._lives += 1
-        copy = self.folder.with_name(f"{self.folder.name}-{self._lives}")
-        copy.mkdir()
-        for file in self.folder.glob(f"{FILE}*"):
-            shutil.copy(file, copy / file.name)
-        self.folder = copy
-        await stage.server.stop()
-
-
-@pytest.fixture
-async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
-    async with AsyncExitStack() as stack:
-        yield Servers(tmp_path / "data", stack)
-
-
-async def worker(stage: Stage, kind: type[EchoWorker] = EchoWorker) -> Any:
-    """A worker that offers everything, and a tool that must not run twice."""
-    tool = worker_pb2.ToolInfo(name="send", result=encode_type(TEXT), parameters="{}")
-    engines = [llm(), *retrieval()[:2], worker_pb2.EngineInfo(kind="tool", tools=[tool])]
-    started = kind("w", engines)
-    await started.start(stage.address)
-    stage.stack.push_async_callback(started.stop)
-    return started
-
-
-async def submit(stage: Stage, nodes: tuple[Node, ...], **options: Any) -> str:
-    graph = encode_graph(Graph(nodes, (Value(nodes[-1].id),), "asks"))
-    info = await stage.stub.Submit(pb.SubmitRequest(graph=graph, inputs={"q": '"x"'}, **options))
-    return str(info.run)
-
-
-async def waits(stage: Stage, run: str) -> pb.RunInfo:
-    while (info := await info_of(stage, run)).state != "waiting":
-        assert info.state == "running", info
-        await asyncio.sleep(0.005)
-    return info
-
-
-async def fault_at_the_stop(stage: Stage, run: str) -> value_pb2.Fault:
-    """What those who follow a run hear when the server stops."""
-    following = stage.stub.Watch(pb.WatchRequest(run=run))
-    await following.read()
-    await stage.server.stop()
-    fault: value_pb2.Fault = (await following.read()).events[-1].finished.fault
-    return fault
-
-
-def ran(worker: EchoWorker, *kinds: type) -> int:
-    return sum(isinstance(node.op, kinds) for node in worker.nodes())
 
 
 async def test_a_run_goes_on_with_what_it_had(servers: Servers) -> None:
@@ -213,154 +113,6 @@ async def test_an_idempotent_tool_that_was_running_runs_again(servers: Servers) 
     second = await stage.worker("w")
     assert (await outcome(stage, run)).outputs[0].text.text == "lookup(<Plan x>)"
     assert (ran(second, Decode), ran(second, Tool)) == (0, 1)
-
-
-ITEM = Graph(
-    (
-        Node(0, Input(Map.ITEM, TEXT)),
-        Node(1, Tool("send", TEXT, where="server"), {"text": Value(0)}),
-        Node(2, Interrupt(TEXT), {"value": Value(1)}),
-        Node(3, Format((Slot("a"), "; ", Slot("b"))), {"a": Value(1), "b": Value(2)}),
-    ),
-    (Value(3),),
-    "item",
-)
-TEXTS = Data('{"items":{"type":"string"},"type":"array"}')
-MAPPED = (
-    Node(0, Input("q")),
-    Node(1, Input("items", TEXTS, '["a", "a", "b"]')),
-    Node(2, Map(ITEM), {"items": Value(1)}),
-)
-
-
-async def test_bodies_of_a_map_go_on_each_with_its_own(servers: Servers) -> None:
-    stage = await servers.start()
-    first = await worker(stage)
-    run = await submit(stage, MAPPED)
-    while len(asked := (await waits(stage, run)).waiting) < 3:
-        await asyncio.sleep(0.005)
-    assert ran(first, Tool) == 3
-    await resume(stage, run, "second", node=asked[1].node)
-    await servers.crash(stage, run)
-    stage = await servers.start()
-    second = await worker(stage)
-    while len(asked := (await waits(stage, run)).waiting) < 2:
-        await asyncio.sleep(0.005)
-    await resume(stage, run, "first", node=asked[0].node)
-    await resume(stage, run, "third")
-    result = await outcome(stage, run)
-    assert json.loads(result.outputs[0].json) == ["send(a); first", "send(a); second", "send(b); third"]
-    assert not second.nodes()
-
-
-LISTED = (
-    Node(0, Input("q")),
-    Node(
-        1,
-        Generate(raw("List ", Slot("q")), type=TEXTS, constraint=JsonSchema(TEXTS.schema)),
-        {"q": Value(0)},
-    ),
-    Node(
-        2,
-        Map(
-            Graph(
-                (
-                    Node(0, Input(Map.ITEM, TEXT)),
-                    Node(1, Const("1", INTEGER)),
-                    Node(2, Search("handbook"), {"query": Value(0), "k": Value(1)}),
-                    Node(3, Tool("send", TEXT, "server"), {"about": Value(2), "text": Value(0)}),
-                    Node(4, Interrupt(TEXT), {"value": Value(3)}),
-                    Node(5, Format((Slot("a"), "; ", Slot("b"))), {"a": Value(3), "b": Value(4)}),
-                ),
-                (Value(5),),
-                "item",
-            )
-        ),
-        {"items": Value(1)},
-    ),
-)
-"""What is done with an item is worth beginning before the list is complete."""
-
-
-async def write(worker: EchoWorker, run: str, text: str) -> None:
-    """Let the one decode that a worker has write, and not end."""
-    while not ran(worker, Decode):
-        await asyncio.sleep(0.005)
-    tasks = [task for fragment in worker.fragments() for task in fragment.tasks]
-    (decode,) = [t for t, node in zip(tasks, worker.nodes(), strict=True) if isinstance(node.op, Decode)]
-    await worker.write(run, decode, text)
-
-
-async def test_items_that_a_model_was_still_writing_are_not_sent_twice(servers: Servers) -> None:
-    """Life one stops when two items of a list have closed, and the tools have been called for both."""
-    stage = await servers.start()
-    first = await worker(stage)
-    first.gated = {Decode}
-    run = await submit(stage, LISTED)
-    await write(first, run, '["a", "b", ')
-    while len((await waits(stage, run)).waiting) < 2:
-        await asyncio.sleep(0.005)
-    assert ran(first, Tool) == 2
-    await servers.crash(stage, run)
-    stage = await servers.start()
-    second = await worker(stage)
-    second.text = lambda read: '["a", "b", "c"]'
-    while len(asked := (await waits(stage, run)).waiting) < 3:
-        await asyncio.sleep(0.005)
-    for question in asked:
-        await resume(stage, run, "yes", node=question.node)
-    result = await outcome(stage, run)
-    assert json.loads(result.outputs[0].json) == [f"send([1] from handbook, {item}); yes" for item in "abc"]
-    assert (ran(second, Decode), ran(second, Tool)) == (1, 1)
-
-
-async def test_items_that_come_otherwise_the_second_time_end_the_run(servers: Servers) -> None:
-    stage = await servers.start()
-    first = await worker(stage)
-    first.gated = {Decode}
-    run = await submit(stage, LISTED)
-    await write(first, run, '["a", "b", ')
-    await waits(stage, run)
-    await servers.crash(stage, run)
-    stage = await servers.start()
-    second = await worker(stage)
-    second.text = lambda read: '["z"]'
-    assert "the server ended after it had begun this tool" in (await outcome(stage, run)).fault.message
-    assert not ran(second, Tool)
-
-
-TURN = Graph(
-    (
-        Node(0, Input(Loop.STATE, TEXT)),
-        Node(1, Const('"again"')),
-        Node(2, Tool("send", TEXT, where="server"), {"text": Value(1)}),
-        Node(3, Interrupt(BOOLEAN), {"value": Value(2)}),
-        Node(4, Format((Slot("a"), Slot("b"))), {"a": Value(0), "b": Value(2)}),
-    ),
-    (Value(4), Value(3)),
-    "turn",
-)
-
-
-async def test_turns_of_a_loop_are_told_apart(servers: Servers) -> None:
-    nodes = (Node(0, Input("q")), Node(1, Loop(TURN, 5), {"state": Value(0)}))
-    stage = await servers.start()
-    first = await worker(stage)
-    run = await submit(stage, nodes)
-    await waits(stage, run)
-    await resume(stage, run, False)
-    await waits(stage, run)
-    assert ran(first, Tool) == 2
-    await servers.crash(stage, run)
-    stage = await servers.start()
-    second = await worker(stage)
-    await waits(stage, run)
-    assert not second.nodes()
-    await resume(stage, run, False)
-    await waits(stage, run)
-    await resume(stage, run, True)
-    assert (await outcome(stage, run)).outputs[0].text.text == "x" + 3 * "send(again)"
-    assert ran(second, Tool) == 1
 
 
 async def test_a_run_keeps_whose_it_is_how_urgent_it_is_and_when_it_must_end(servers: Servers) -> None:
