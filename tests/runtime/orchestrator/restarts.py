@@ -1,4 +1,4 @@
-"""Servers that follow each other over one data folder, for the tests of what outlives them."""
+"""What the tests of runs that outlive the server have in common."""
 
 from __future__ import annotations
 
