@@ -37,7 +37,10 @@ def command(
         str | None, typer.Option(metavar="HOST:PORT", help="Where to listen; by default 127.0.0.1:7420.")
     ] = None,
     model: ModelOption = None,
-    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where indexes are kept.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where indexes and the journal of detached runs are kept."),
+    ] = None,
     http: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where to speak HTTP, as OpenAI's servers do.")
     ] = None,

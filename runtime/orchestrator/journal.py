@@ -83,7 +83,7 @@ def open_journal(file: Path, max_bytes: int) -> tuple[Journal, list[LastingRun]]
     except sqlite3.Error as problem:
         database.close()
         if problem.sqlite_errorname == "SQLITE_BUSY":
-            remedy = "stop that, or set `data` to another folder"
+            remedy = "stop that, set `data` to another folder, or `journal_mb` to 0 (WEFT_JOURNAL_MB=0)"
             raise _unusable(file, "another server uses it", remedy) from None
         remedy = "make room on its disk, or move it away: its runs are lost then"
         raise _unusable(file, str(problem), remedy) from None
