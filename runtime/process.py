@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 _FAILED: Final = 2  # exit status
 _STOP_WITHIN_S: Final = 1.5
-_COLLECT_AFTER: Final = 200_000
+_COLLECT_AFTER: Final = 50_000
 """New objects: of many runs most are gone by then, and what is left is looked at a few times less."""
 
 Config = TypeVar("Config", Settings, WorkerConfig)
