@@ -126,7 +126,7 @@ async def test_the_file_is_its_users_alone_and_one_servers(
     journal.submit("r", 1.0, b"")
     await journal.written("r")
     assert {part.stat().st_mode & 0o777 for part in file.parent.iterdir()} == {0o600}
-    with pytest.raises(JournalError, match="another server uses it; stop that, set `data` to another folder, or"):
+    with pytest.raises(JournalError, match="another server uses it; stop that, set `data` to"):
         open_journal(file, MOST)
     await journal.close()
     journal, _ = open_journal(file, MOST)
