@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from weft.graph.analyses.forecast import Forecast
 from weft.graph.ops.common import Format, Tool
 from weft.runtime.scheduler import events as ev
@@ -25,8 +27,8 @@ def busy(**policies: str | dict[str, float]) -> Driver:
     return driver
 
 
-def one(driver: Driver, run: str, ms: float = 100.0, **how: object) -> None:
-    driver.run(node(0, EMBED), run=run, forecasts={0: Forecast(ms, ms)}, **how)  # type: ignore[arg-type]  # by name
+def one(driver: Driver, run: str, ms: float = 100.0, **how: Any) -> None:
+    driver.run(node(0, EMBED), run=run, forecasts={0: Forecast(ms, ms)}, **how)
 
 
 def test_the_least_work_goes_first_but_waiting_counts_as_much_as_work() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -261,5 +262,6 @@ def test_end_of_a_run_cancels_what_runs_and_releases_what_is_held() -> None:
 
 @pytest.mark.parametrize("kind", ["batching", "priority", "fairness", "placement", "advice"])
 def test_unknown_policies_are_refused_by_name(kind: str) -> None:
+    wrong: dict[str, Any] = {kind: "x"}
     with pytest.raises(ValueError, match=rf"unknown {kind} policy 'x'; known: '"):
-        Policies(**{kind: "x"})  # type: ignore[arg-type]  # wrong on purpose
+        Policies(**wrong)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from .conftest import Link, StartWorker
 FIRMS = (f"[{n}] Firm {n} was founded in {1900 + n} in Fiba by Kroham Bekis." for n in range(1, 40))
 PASSAGES = "\n".join(FIRMS)
 QUESTION = Fixed("\n\nQuestion: Who?<|end|><|assistant|>", trusted=True)
-READ = Node(1, Prefill("reference", (Fixed(f"<|bos|><|user|>Passages:\n{PASSAGES}", trusted=True),)))
+BEGINNING = Fixed(f"<|bos|><|user|>Passages:\n{PASSAGES}", trusted=True)
+READ = Node(1, Prefill("reference", (BEGINNING,)))
 ASKED = Node(2, Prefill("reference", (QUESTION,)), {"kv": Value(1)})
 WRITE = Node(3, Decode("reference", Sampling(max_tokens=24)), {"kv": Value(2)})
 
@@ -71,7 +72,7 @@ async def test_a_worker_takes_what_another_has_read(reader: Link, writer: Link) 
 
 
 async def test_a_decode_that_reads_its_prompt_has_it_fetched(reader: Link, writer: Link) -> None:
-    whole = Node(2, Prefill("reference", READ.op.pieces + ASKED.op.pieces))  # type: ignore[attr-defined]  # prefills both
+    whole = Node(2, Prefill("reference", (BEGINNING, QUESTION)))
     await writer.run(whole, WRITE, source=source(reader))
     decoded = (await writer.done(3)).timing
     assert decoded.fetched_tokens > 1000
@@ -140,24 +141,20 @@ async def test_what_cannot_be_used_is_refused(reader: Link, change: dict[str, st
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
+Lend = Callable[[worker_pb2.FetchKvRequest, Any], AsyncIterator[worker_pb2.KvPart]]
+
+
 @asynccontextmanager
-async def lender(folder: Path, parts: list[worker_pb2.KvPart]) -> AsyncIterator[str]:
-    """A worker that sends just these parts, whatever is asked for, and then breaks off."""
-
-    class Lender(worker_pb2_grpc.WorkerServicer):
-        def Describe(self, request: Any, context: Any) -> Any:
-            raise NotImplementedError
-
-        def Execute(self, request_iterator: Any, context: Any) -> Any:
-            raise NotImplementedError
-
-        async def FetchKv(self, request: Any, context: Any) -> AsyncIterator[worker_pb2.KvPart]:
-            for part in parts:
-                yield part
-            await context.abort(grpc.StatusCode.INTERNAL, "broken off")
-
+async def lender(folder: Path, lend: Lend) -> AsyncIterator[str]:
+    """A worker of which others can have KV, and nothing else; its address."""
+    fetch = grpc.unary_stream_rpc_method_handler(
+        lend,
+        request_deserializer=worker_pb2.FetchKvRequest.FromString,
+        response_serializer=worker_pb2.KvPart.SerializeToString,
+    )
+    service = worker_pb2.DESCRIPTOR.services_by_name["Worker"].full_name
     server = grpc.aio.server()
-    worker_pb2_grpc.add_WorkerServicer_to_server(Lender(), server)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"FetchKv": fetch}),))
     address = f"unix:{folder}/lender.sock"
     server.add_insecure_port(address)
     await server.start()
@@ -165,6 +162,17 @@ async def lender(folder: Path, parts: list[worker_pb2.KvPart]) -> AsyncIterator[
         yield address
     finally:
         await server.stop(None)
+
+
+def just(*parts: worker_pb2.KvPart) -> Lend:
+    """Send these parts, whatever is asked for, and then break off."""
+
+    async def lend(request: worker_pb2.FetchKvRequest, context: Any) -> AsyncIterator[worker_pb2.KvPart]:
+        for part in parts:
+            yield part
+        await context.abort(grpc.StatusCode.INTERNAL, "broken off")
+
+    return lend
 
 
 def part(first: int, tokens: int, size: int, waited_s: float = 0.0) -> worker_pb2.KvPart:
@@ -177,7 +185,7 @@ async def test_asking_is_a_part_of_what_fetching_took_but_not_waiting(
     writer: Link, tmp_path: Path, waited_s: float
 ) -> None:
     size = 10 * writer.info.engines[0].llm.kv_token_bytes // 2
-    async with lender(tmp_path, [part(0, 10, size, waited_s)]) as address:
+    async with lender(tmp_path, just(part(0, 10, size, waited_s))) as address:
         await writer.run(READ, ASKED, WRITE, source=worker_pb2.KvSource(address=address, wait_s=1.0))
         (fetched,) = [timing for timing in await timings(writer) if timing.fetched_tokens]
     assert fetched.fetched_tokens == 10
@@ -191,7 +199,7 @@ async def test_asking_is_a_part_of_what_fetching_took_but_not_waiting(
     ids=["none", "wrong size", "empty", "a gap", "longer than the prompt"],
 )
 async def test_nonsense_is_left(writer: Link, tmp_path: Path, parts: list[worker_pb2.KvPart]) -> None:
-    async with lender(tmp_path, parts) as address:
+    async with lender(tmp_path, just(*parts)) as address:
         await writer.run(READ, ASKED, WRITE, source=worker_pb2.KvSource(address=address, wait_s=1.0))
         await writer.run(READ, ASKED, WRITE, run="alone", namespace="alone")
         assert await text_of(writer) == await text_of(writer, "alone")
@@ -201,25 +209,13 @@ async def test_nonsense_is_left(writer: Link, tmp_path: Path, parts: list[worker
 async def test_cancelling_ends_a_fetch(writer: Link, tmp_path: Path) -> None:
     asked = asyncio.Event()
 
-    class Silent(worker_pb2_grpc.WorkerServicer):
-        def Describe(self, request: Any, context: Any) -> Any:
-            raise NotImplementedError
+    async def silent(request: worker_pb2.FetchKvRequest, context: Any) -> AsyncIterator[worker_pb2.KvPart]:
+        asked.set()
+        await asyncio.Event().wait()
+        yield worker_pb2.KvPart()
 
-        def Execute(self, request_iterator: Any, context: Any) -> Any:
-            raise NotImplementedError
-
-        async def FetchKv(self, request: Any, context: Any) -> AsyncIterator[worker_pb2.KvPart]:
-            asked.set()
-            await asyncio.Event().wait()
-            yield worker_pb2.KvPart()
-
-    server = grpc.aio.server()
-    worker_pb2_grpc.add_WorkerServicer_to_server(Silent(), server)
-    server.add_insecure_port(f"unix:{tmp_path}/silent.sock")
-    await server.start()
-    silent = worker_pb2.KvSource(address=f"unix:{tmp_path}/silent.sock", wait_s=600.0)
-    await writer.run(READ, ASKED, WRITE, source=silent)
-    await asked.wait()
-    await writer.send(cancel=worker_pb2.Cancel(run="r"))
-    await writer.status(running=0, waiting=0, kv_running=0)
-    await server.stop(None)
+    async with lender(tmp_path, silent) as address:
+        await writer.run(READ, ASKED, WRITE, source=worker_pb2.KvSource(address=address, wait_s=600.0))
+        await asked.wait()
+        await writer.send(cancel=worker_pb2.Cancel(run="r"))
+        await writer.status(running=0, waiting=0, kv_running=0)
