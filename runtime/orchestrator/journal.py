@@ -1,7 +1,7 @@
-"""What outlives the server: the runs that belong to no client's stream, in a SQLite file.
+"""What outlives the server: the runs that belong to no client's stream, and how they ended, in a SQLite file.
 
 One thread writes. What is put while it writes becomes its next transaction, and nobody waits for the disk but
-who asks to. The file is this process's alone and takes no more than so many bytes.
+who asks to. The file is this process's alone and takes no more than so many bytes, half of them for outcomes.
 """
 
 from __future__ import annotations
@@ -11,34 +11,40 @@ import logging
 import os
 import sqlite3
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
-__all__ = ["FILE", "Journal", "JournalError", "LastingRun", "open_journal"]
+__all__ = ["FILE", "Journal", "JournalError", "LastingRun", "Left", "open_journal"]
 
 FILE: Final = "runs.sqlite"
 """The file of the journal within the data folder."""
 
-_VERSION: Final = 1  # of the tables, and of what stands in them
 _PAGE_BYTES: Final = 4096
 _LOCK_WAIT_S: Final = 2.0  # a server that is stopping may hold the file for so long
 _LOG_BYTES: Final = 2**22  # the write-ahead log is cut to that when its pages are in the file
 
-_TABLES: Final = (
-    "CREATE TABLE runs (run TEXT PRIMARY KEY, started REAL NOT NULL, request BLOB NOT NULL)",
-    "CREATE TABLE results (run TEXT, key BLOB, results BLOB NOT NULL, PRIMARY KEY (run, key))",
-    "CREATE TABLE begun (run TEXT REFERENCES runs, place TEXT, PRIMARY KEY (run, place))",
+_TABLES: Final = (  # that each version has brought
+    (
+        "CREATE TABLE runs (run TEXT PRIMARY KEY, started REAL NOT NULL, request BLOB NOT NULL)",
+        "CREATE TABLE results (run TEXT, key BLOB, results BLOB NOT NULL, PRIMARY KEY (run, key))",
+        "CREATE TABLE begun (run TEXT REFERENCES runs, place TEXT, PRIMARY KEY (run, place))",
+    ),
+    ("CREATE TABLE outcomes (run TEXT PRIMARY KEY, outcome BLOB NOT NULL)",),
 )
-_SUBMIT: Final = ("INSERT INTO runs VALUES (?, ?, ?)",)
+_VERSION: Final = len(_TABLES)  # of the tables, and of what stands in them
+_SUBMIT: Final = "INSERT INTO runs VALUES (?, ?, ?)"
 _PUT: Final = (
-    "INSERT OR REPLACE INTO results SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM runs WHERE run = ?1)",
+    "INSERT OR REPLACE INTO results SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM runs WHERE run = ?1)"
 )
-_BEGIN: Final = ("INSERT OR REPLACE INTO begun VALUES (?, ?)",)
+_BEGIN: Final = "INSERT OR REPLACE INTO begun VALUES (?, ?)"
 _END: Final = tuple(f"DELETE FROM {table} WHERE run = ?" for table in ("begun", "results", "runs"))
-_NOTHING: Final[Sequence[str]] = ()
+_CONCLUDE: Final = "INSERT OR REPLACE INTO outcomes VALUES (?, ?)"
+_FORGET: Final = "DELETE FROM outcomes WHERE run = ?"
 
 _log = logging.getLogger(__name__)
 
@@ -57,18 +63,25 @@ class LastingRun(NamedTuple):
     begun: frozenset[str]  # the places of those that may have run, and must not run twice
 
 
+class Left(NamedTuple):
+    """What an earlier server has left."""
+
+    runs: list[LastingRun]  # oldest first
+    outcomes: dict[str, bytes]  # by run, in the order of their ends
+
+
+_Statement = tuple[str, tuple[str | float | bytes, ...]]
+
+
 class _Write(NamedTuple):
     run: str
-    statements: Sequence[str]
-    values: tuple[str | float | bytes, ...] = ()  # besides the run
+    statements: Sequence[_Statement] = ()
     done: asyncio.Future[None] | None = None
+    ends: bool = False
 
 
-def open_journal(file: Path, max_bytes: int) -> tuple[Journal, list[LastingRun]]:
-    """The journal in a file, which is made if it is not there, and the runs in it, oldest first.
-
-    Raises JournalError.
-    """
+def open_journal(file: Path, max_bytes: int) -> tuple[Journal, Left]:
+    """The journal in a file, which is made if it is not there, and what is in it. Raises JournalError."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
@@ -78,8 +91,8 @@ def open_journal(file: Path, max_bytes: int) -> tuple[Journal, list[LastingRun]]
     database = sqlite3.connect(file, timeout=_LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
     try:
         _prepare(file, database, max_bytes)
-        found = _read(database)
-        return Journal(file, database), found
+        left = _read(database)
+        return Journal(file, database, left, max_bytes // 2), left
     except sqlite3.Error as problem:
         database.close()
         if problem.sqlite_errorname == "SQLITE_BUSY":
@@ -96,7 +109,7 @@ def _prepare(file: Path, database: sqlite3.Connection, max_bytes: int) -> None:
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     (version,) = database.execute("PRAGMA user_version").fetchone()
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if version != (_VERSION if tables else 0):
+    if version > _VERSION or bool(version) != bool(tables):
         why = f"it is of version {version}, and this weft reads version {_VERSION}"
         remedy = "start the weft that wrote it, or move the file away: its runs are not taken up then"
         raise _unusable(file, why, remedy)
@@ -109,29 +122,32 @@ def _prepare(file: Path, database: sqlite3.Connection, max_bytes: int) -> None:
     database.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     database.execute(f"PRAGMA max_page_count = {max_bytes // _PAGE_BYTES}")
     database.execute("BEGIN IMMEDIATE")
-    for statement in () if tables else (*_TABLES, f"PRAGMA user_version = {_VERSION}"):
+    for statement in chain(*_TABLES[version:], [f"PRAGMA user_version = {_VERSION}"]):
         database.execute(statement)
     database.execute("COMMIT")
 
 
-def _read(database: sqlite3.Connection) -> list[LastingRun]:
-    found = []
+def _read(database: sqlite3.Connection) -> Left:
+    runs = []
     for run, started, request in database.execute("SELECT * FROM runs ORDER BY started").fetchall():
         results = database.execute("SELECT key, results FROM results WHERE run = ?", (run,)).fetchall()
         begun = database.execute("SELECT place FROM begun WHERE run = ?", (run,)).fetchall()
         places = frozenset(place for (place,) in begun)
-        found.append(LastingRun(run, started, request, dict(results), places))
-    return found
+        runs.append(LastingRun(run, started, request, dict(results), places))
+    return Left(runs, dict(database.execute("SELECT run, outcome FROM outcomes ORDER BY rowid").fetchall()))
 
 
 class Journal:
     """An open journal. Its methods belong to one event loop, and none of them waits for the disk.
 
-    Of a run that is not in it, because it has ended or could not be written, no results are kept.
+    Of a run that is not in it, because it has ended or could not be written, no results are kept. Of outcomes
+    it keeps the last that `outcome_bytes` hold.
     """
 
-    def __init__(self, file: Path, database: sqlite3.Connection) -> None:
+    def __init__(self, file: Path, database: sqlite3.Connection, left: Left, outcome_bytes: int) -> None:
         self._file = file
+        self._outcome_bytes = outcome_bytes
+        self._outcomes = OrderedDict((run, len(outcome)) for run, outcome in left.outcomes.items())
         self._database = database
         self._writes: SimpleQueue[_Write | None] = SimpleQueue()
         self._lost: dict[str, JournalError] = {}  # by run: why something of it could not be written
@@ -140,38 +156,50 @@ class Journal:
 
     def submit(self, run: str, started_unix_s: float, request: bytes) -> None:
         """Keep a run."""
-        self._writes.put(_Write(run, _SUBMIT, (started_unix_s, request)))
+        self._writes.put(_Write(run, [(_SUBMIT, (run, started_unix_s, request))]))
 
     def put(self, run: str, key: bytes, results: bytes) -> None:
         """Keep results of a run."""
-        self._writes.put(_Write(run, _PUT, (key, results)))
+        self._writes.put(_Write(run, [(_PUT, (run, key, results))]))
 
     def begin(self, run: str, place: str) -> asyncio.Future[None]:
         """Keep that what stands at that place of a run may have run; done when that is on the disk.
 
         Raises JournalError, also for a run that is not in the journal.
         """
-        return self._promise(run, _BEGIN, place)
+        return self._promise(run, [(_BEGIN, (run, place))])
 
-    def end(self, run: str) -> None:
-        """Forget a run."""
-        self._writes.put(_Write(run, _END))
+    def end(self, run: str, outcome: bytes) -> None:
+        """Keep of a run nothing but its outcome, if that is not larger than all outcomes may be."""
+        statements = _end(run)
+        if len(outcome) <= self._outcome_bytes:
+            statements.append((_CONCLUDE, (run, outcome)))
+            self._outcomes[run] = len(outcome)
+        while sum(self._outcomes.values()) > self._outcome_bytes:
+            oldest, _ = self._outcomes.popitem(last=False)
+            statements.append((_FORGET, (oldest,)))
+        self._writes.put(_Write(run, statements, ends=True))
+
+    def forget(self, run: str) -> None:
+        """Keep the outcome of a run no longer."""
+        if self._outcomes.pop(run, None) is not None:
+            self._writes.put(_Write(run, [(_FORGET, (run,))]))
 
     def written(self, run: str) -> asyncio.Future[None]:
         """Done when all that was put of a run is on the disk.
 
         Raises JournalError if, since this was asked last, something of the run could not be written.
         """
-        return self._promise(run, _NOTHING)
+        return self._promise(run)
 
     async def close(self) -> None:
         """Write what is left, and let go of the file."""
         self._writes.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _promise(self, run: str, statements: Sequence[str], *values: str) -> asyncio.Future[None]:
+    def _promise(self, run: str, statements: Sequence[_Statement] = ()) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._writes.put(_Write(run, statements, values, done))
+        self._writes.put(_Write(run, statements, done))
         return done
 
     # ---- in the thread
@@ -185,7 +213,7 @@ class Journal:
                 taken.append(self._writes.get())
             closing = None in taken
             failed = self._write([*undeleted, *filter(None, taken)])
-            undeleted = [write for write in failed if write.statements is _END]
+            undeleted = [_Write(write.run, _end(write.run), ends=True) for write in failed if write.ends]
         self._database.close()
 
     def _write(self, batch: list[_Write]) -> list[_Write]:
@@ -204,7 +232,7 @@ class Journal:
             self._database.execute("BEGIN")
             for write in batch:
                 for statement in write.statements:
-                    self._database.execute(statement, (write.run, *write.values))
+                    self._database.execute(*statement)
             self._database.execute("COMMIT")
         except sqlite3.Error as problem:
             with suppress(sqlite3.Error):  # that there is no transaction any more
@@ -216,16 +244,22 @@ class Journal:
         return None
 
     def _tell(self, write: _Write, problem: JournalError | None) -> None:
-        if write.statements is _END:
+        if write.ends:
             self._lost.pop(write.run, None)
+            if problem is not None and len(write.statements) > len(_END):
+                _log.error("run %s: %s; how it ended is not kept over a restart", write.run, problem)
         elif write.done is None:
             if problem is not None and self._lost.setdefault(write.run, problem) is problem:
                 _log.error("run %s: %s; what is not in it runs again after a restart", write.run, problem)
         else:
-            if write.statements is _NOTHING:
+            if not write.statements:
                 problem = self._lost.pop(write.run, None)
             with suppress(RuntimeError):  # that the loop is closed
                 write.done.get_loop().call_soon_threadsafe(_settle, write.done, problem)
+
+
+def _end(run: str) -> list[_Statement]:
+    return [(statement, (run,)) for statement in _END]
 
 
 def _settle(done: asyncio.Future[None], problem: JournalError | None) -> None:

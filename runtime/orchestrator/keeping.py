@@ -10,7 +10,7 @@ from weft.runtime.config import Settings
 from weft.runtime.scheduler.faults import Fault
 
 from .durable import Durable
-from .journal import FILE, Journal, LastingRun, open_journal
+from .journal import FILE, Journal, LastingRun, Left, open_journal
 from .record import RunRecord
 
 __all__ = ["Keeping"]
@@ -30,10 +30,10 @@ class Keeping:
         self._journal: Journal | None = None
         self._closing: Journal | None = None
 
-    def open(self) -> list[LastingRun]:
-        """Keep runs from now on, if the settings say so; those that are left. Raises JournalError."""
+    def open(self) -> Left:
+        """Keep runs from now on, if the settings say so; what is left. Raises JournalError."""
         if not self._settings.journal_mb:
-            return []
+            return Left([], {})
         file, most = self._settings.data / FILE, self._settings.journal_mb * _BYTES_PER_MB
         self._journal, left = open_journal(file, most)
         return left
@@ -58,10 +58,15 @@ class Keeping:
         if self._journal is not None:
             self._journal.submit(record.id, record.started_unix_s, request.SerializeToString())
 
-    def end(self, run_id: str) -> None:
-        """Forget a run."""
+    def end(self, record: RunRecord) -> None:
+        """Of a run, keep how it has ended."""
         if self._journal is not None:
-            self._journal.end(run_id)
+            self._journal.end(record.id, record.result().SerializeToString())
+
+    def forget(self, run_id: str) -> None:
+        """Nobody can ask any more how a run has ended."""
+        if self._journal is not None:
+            self._journal.forget(run_id)
 
     async def written(self, run_id: str) -> None:
         """Wait until all that is kept of a run is on the disk. Raises JournalError if some of it is not."""

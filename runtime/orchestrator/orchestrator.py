@@ -85,7 +85,10 @@ class Orchestrator:
 
     def take_up(self) -> None:
         """Open the journal, and take up the runs that an earlier server has left. Raises JournalError."""
-        for record in self.resumption.take_up(self.keeping.open()):
+        left = self.keeping.open()
+        for message in left.outcomes.values():
+            self.records.take_up(pb.RunResult.FromString(message), now())
+        for record in self.resumption.take_up(left.runs):
             self.records.add(record)
 
     def close(self) -> None:
@@ -120,7 +123,8 @@ class Orchestrator:
             raise invalid(f"deadline_s must be 0 (none) or positive, not {request.deadline_s}")
         begun = self._begin_growing(request, tools) if grows else self._instantiate(request, tools, once)
         inputs = read_inputs(begun.source, request.inputs)
-        record = RunRecord("r-" + secrets.token_hex(6), begun.source.name, now(), time.time())
+        run_id = "r-" + secrets.token_hex(6)
+        record = RunRecord(run_id, begun.source.name, now(), time.time(), lasting=lasting)
         durable = self.keeping.durable(record.id) if lasting else None
         run = self._run_of(record, begun, request, durable, grows=grows, tools=tools)
         try:
@@ -357,14 +361,14 @@ class Orchestrator:
             run.observe(run.node(number), "cancelled", at, worker=attempt.worker)
         self._conclude(run.record, state, fault, outputs)
         if run.durable is not None:
-            self.keeping.end(run.id)
+            self.keeping.end(run.record)
         self.shell.handle(ev.RunEnded(run.id))
         self.shell.pass_on(run)
 
     def give_up(self, record: RunRecord, state: State, fault: Fault) -> None:
         """A run that an earlier server has left has ended without having gone on."""
         self._conclude(record, state, replace(fault, program=record.program))
-        self.keeping.end(record.id)
+        self.keeping.end(record)
 
     def _conclude(
         self, record: RunRecord, state: State, fault: Fault | None, outputs: Sequence[value_pb2.Datum] = ()
@@ -386,7 +390,8 @@ class Orchestrator:
                 observed.add(length_key(node), times.timing.generated_tokens)
             elif node.op.kind in ("embed", "index", "rerank", "tool") or isinstance(node.op, Rate):
                 observed.add(duration_key(node), times.seconds * 1e3)
-        self.records.forget_old(now())
+        for record in self.records.forget_old(now()):
+            self.keeping.forget(record.id)
 
 
 def _cancelled(record: RunRecord, reason: str) -> Fault:

@@ -6,9 +6,10 @@ Most of it nobody ever looks at, so it becomes messages only when somebody does.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol, cast
 
 from weft.graph.codec import encode_value
 from weft.graph.ir import Node
@@ -16,7 +17,7 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2, worker_pb2
 from weft.runtime.scheduler.faults import Fault
 
-from .faults import encode_fault
+from .faults import decode_fault, encode_fault
 
 __all__ = ["Attempt", "EventLog", "NodeChange", "NodeTimes", "RunRecord", "State", "label"]
 
@@ -217,6 +218,25 @@ class RunRecord:
     outputs: tuple[value_pb2.Datum, ...] = ()
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     log: EventLog = field(default_factory=EventLog)
+    lasting: bool = False  # whether it belongs to no client's stream
+    told: tuple[pb.NodeStat, ...] = ()  # of primitives, by an earlier server
+
+    @classmethod
+    def of(cls, result: pb.RunResult, now: float) -> RunRecord:
+        """A detached run that was over when an earlier server ended."""
+        info = result.info
+        started_s = now - (time.time() - info.started_unix_s)
+        record = cls(info.run, info.program, started_s, info.started_unix_s, lasting=True)
+        record.nodes, record.nodes_done, record.told = info.nodes, info.nodes_done, tuple(info.stats)
+        record.emit(pb.RunEvent(started=record.info(started_s)), started_s)
+        fault = decode_fault(result.fault) if result.HasField("fault") else None
+        record.end(cast("State", info.state), fault, result.outputs, started_s + info.seconds)
+        return record
+
+    @property
+    def ended_s(self) -> float:
+        """When a run that is over has ended."""
+        return self.started_s + self.seconds
 
     def emit(self, event: pb.RunEvent, now: float) -> None:
         """Tell the followers."""
@@ -243,12 +263,16 @@ class RunRecord:
             seconds=self.seconds if over else now - self.started_s,
             nodes=self.nodes,
             nodes_done=self.nodes_done,
-            stats=[times.stat() for times in self.times.values()] if over and stats else (),
+            stats=self.stats() if over and stats else (),
         )
+
+    def stats(self) -> list[pb.NodeStat]:
+        """When each primitive ran that has finished."""
+        return [*self.told, *(times.stat() for times in self.times.values())]
 
     def result(self, *, quiet: bool = False) -> pb.RunResult:
         """The outcome of a run that is over."""
-        info = self.info(self.started_s + self.seconds, stats=not quiet)
+        info = self.info(self.ended_s, stats=not quiet)
         fault = encode_fault(self.fault) if self.fault else None
         return pb.RunResult(info=info, outputs=self.outputs, fault=fault)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
+
+from weft.proto import orchestrator_pb2 as pb
 
 from .door import DoorError
 from .record import RunRecord
 
 __all__ = ["Records"]
 
-_KEPT_RUNS: Final = 1000
-_KEPT_S: Final = 24 * 3600.0
+_KEPT_RUNS: Final = 1000  # of those of streams, and of those of none
+_DAY_S: Final = 24 * 3600.0
+_KEPT_S: Final = {False: _DAY_S, True: 7 * _DAY_S}  # by whether a run is `lasting`
 
 
 class Records(dict[str, RunRecord]):
@@ -19,25 +23,33 @@ class Records(dict[str, RunRecord]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._over: deque[RunRecord] = deque()  # in the order of their ends
+        self._over: dict[bool, deque[RunRecord]] = {False: deque(), True: deque()}  # in the order of their ends
 
     def add(self, record: RunRecord) -> None:
         """Speak of a run."""
         self[record.id] = record
 
+    def take_up(self, result: pb.RunResult, now: float) -> None:
+        """Speak of a detached run that was over before this server began."""
+        record = RunRecord.of(result, now)
+        self.add(record)
+        self.ended(record)
+
     def find(self, run_id: str) -> RunRecord:
         """What is known of a run. Raises DoorError."""
         if run_id not in self:
             raise DoorError.not_found(
-                f"unknown run {run_id!r}; the server keeps the last {_KEPT_RUNS} finished runs"
+                f"unknown run {run_id!r}; the server keeps the last {_KEPT_RUNS} finished runs of a day, and the "
+                f"last {_KEPT_RUNS} detached ones of a week"
             )
         return self[run_id]
 
     def ended(self, record: RunRecord) -> None:
         """A run is over; it may be forgotten when many others are, too."""
-        self._over.append(record)
+        self._over[record.lasting].append(record)
 
-    def forget_old(self, now: float) -> None:
-        """Forget runs of long ago."""
-        while len(self._over) > _KEPT_RUNS or now - self._over[0].started_s - self._over[0].seconds > _KEPT_S:
-            del self[self._over.popleft().id]
+    def forget_old(self, now: float) -> Iterator[RunRecord]:
+        """Forget runs of long ago; which."""
+        for lasting, over in self._over.items():
+            while over and (len(over) > _KEPT_RUNS or now - over[0].ended_s > _KEPT_S[lasting]):
+                yield self.pop(over.popleft().id)

@@ -71,7 +71,7 @@ class Resumption:
 
     def _take_up(self, left: LastingRun) -> RunRecord:
         before_s = time.time() - left.started_unix_s
-        record = RunRecord(left.run, "", now() - before_s, left.started_unix_s)
+        record = RunRecord(left.run, "", now() - before_s, left.started_unix_s, lasting=True)
         try:
             request = pb.SubmitRequest.FromString(left.request)
             record.program = self._compiler.read(request).name

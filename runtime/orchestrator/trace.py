@@ -29,7 +29,7 @@ def chrome_trace(record: RunRecord) -> str:
     """The trace as JSON text. Spans that overlap on one track lie in lanes below each other."""
     events: list[dict[str, Any]] = []
     tracks: dict[str, list[pb.NodeStat]] = {ORCHESTRATOR: []}
-    for stat in (times.stat() for times in record.times.values()):
+    for stat in record.stats():
         tracks.setdefault(stat.worker, []).append(stat)
     for pid, (track, stats) in enumerate(tracks.items(), 1):
         events.append(_name("process_name", track, pid, 0))

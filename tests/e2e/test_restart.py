@@ -128,10 +128,13 @@ def test_runs_outlive_a_server_that_was_killed(tmp_path: Path, calls: Path) -> N
             server.client.run(cut_off).result(timeout=60)
         assert "linger" in str(lost.value)
         server.client.run(waiting).resume("yes")
-        assert " | yes | " in server.client.run(waiting).result(timeout=60)
+        text = server.client.run(waiting).result(timeout=60)
+        assert " | yes | " in text
         assert noted(calls) == before
     with serving(tmp_path) as server:
-        assert not server.client.runs()
+        assert server.client.run(waiting).result(timeout=1) == text
+        with pytest.raises(ProgramError, match="it is not run again"):
+            server.client.run(cut_off).result(timeout=1)
 
 
 def test_a_server_that_is_stopped_leaves_its_runs(tmp_path: Path, calls: Path) -> None:

@@ -47,7 +47,15 @@ async def test_a_run_goes_on_with_what_it_had(servers: Servers) -> None:
     assert (ran(second, Decode), ran(second, Tool)) == (1, 0)
     await servers.crash(stage, run)
     stage = await servers.start()
-    assert not (await stage.stub.ListRuns(pb.ListRunsRequest())).runs
+    (info,) = (await stage.stub.ListRuns(pb.ListRunsRequest())).runs
+    assert (info.run, info.state, info.nodes_done) == (run, "done", result.info.nodes_done)
+    assert await outcome(stage, run) == result  # at once, and for good
+    await stage.server.stop()
+    stage = await servers.start()
+    assert await outcome(stage, run) == result
+    trace = await stage.stub.Trace(pb.TraceRequest(run=run))
+    assert "Plan" not in trace.json
+    assert all(stat.label in trace.json for stat in result.info.stats)
 
 
 async def test_a_server_that_stops_leaves_its_runs_to_the_next_one(servers: Servers) -> None:
@@ -65,10 +73,11 @@ async def test_a_server_that_stops_leaves_its_runs_to_the_next_one(servers: Serv
     await worker(stage)
     await waits(stage, run)
     await stage.stub.Cancel(pb.CancelRunRequest(run=run))
-    assert (await outcome(stage, run)).info.state == "cancelled"
+    cancelled = await outcome(stage, run)
+    assert cancelled.info.state == "cancelled"
     await stage.server.stop()
     stage = await servers.start()
-    assert not (await stage.stub.ListRuns(pb.ListRunsRequest())).runs
+    assert await outcome(stage, run) == cancelled
 
 
 async def test_only_what_is_submitted_outlives_the_server(servers: Servers) -> None:
@@ -163,7 +172,9 @@ async def test_a_run_that_cannot_go_on_fails_and_says_why_and_others_go_on(serve
     assert "what the journal has of it cannot be read: " in faults[1].message
     await servers.crash(stage, runs[0])
     stage = await servers.start()
-    assert [info.run for info in (await stage.stub.ListRuns(pb.ListRunsRequest())).runs] == [runs[0]]
+    listed = {info.run: info.state for info in (await stage.stub.ListRuns(pb.ListRunsRequest())).runs}
+    assert listed == {runs[0]: "running", **dict.fromkeys(runs[1:], "failed")}
+    assert [(await outcome(stage, run)).fault for run in runs[1:]] == faults
 
 
 async def test_a_mistake_of_weft_s_own_fails_a_run_and_nothing_else(

@@ -8,12 +8,13 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.runtime.orchestrator.journal import Journal, JournalError, LastingRun, open_journal
+from weft.runtime.orchestrator.journal import Journal, JournalError, LastingRun, Left, open_journal
 
 from ...disk import files_of_at_most
 
@@ -24,12 +25,29 @@ OPERATIONS = st.lists(
         st.tuples(st.just("submit"), RUNS, st.binary(max_size=9)),
         st.tuples(st.just("put"), RUNS, st.sampled_from([b"a", b"b"]), st.binary(max_size=9000)),
         st.tuples(st.just("begin"), RUNS, st.sampled_from(["x", "y"])),
-        st.tuples(st.just("end"), RUNS),
+        st.tuples(st.just("end"), RUNS, st.binary(max_size=9)),
+        st.tuples(st.just("forget"), RUNS),
         st.tuples(st.sampled_from(["crash", "close"])),
     ),
     max_size=25,
 )
-State = dict[str, LastingRun]
+
+
+class State(NamedTuple):
+    """What a journal has."""
+
+    runs: dict[str, LastingRun]
+    outcomes: dict[str, bytes]
+
+    def having(self, run: LastingRun) -> State:
+        return self._replace(runs=self.runs | {run.run: run})
+
+    def without(self, name: str) -> State:
+        return State(*({key: kept for key, kept in part.items() if key != name} for part in self))
+
+    @property
+    def left(self) -> Left:
+        return Left(list(self.runs.values()), self.outcomes)
 
 
 @pytest.fixture
@@ -38,22 +56,26 @@ def file(tmp_path: Path) -> Path:
 
 
 def perform(journal: Journal, state: State, number: int, operation: tuple[object, ...]) -> State:
-    """Do one thing; the runs that live then."""
+    """Do one thing; what the journal has then."""
     match operation:
-        case ("submit", str(run), bytes(request)) if run not in state:
+        case ("submit", str(run), bytes(request)) if run not in state.runs:
             journal.submit(run, float(number), request)
-            return state | {run: LastingRun(run, float(number), request, {}, frozenset())}
+            return state.having(LastingRun(run, float(number), request, {}, frozenset()))
         case ("put", str(run), bytes(key), bytes(results)):
             journal.put(run, key, results)
-            if run in state:
-                return state | {run: state[run]._replace(results=state[run].results | {key: results})}
+            if known := state.runs.get(run):
+                return state.having(known._replace(results=known.results | {key: results}))
         case ("begin", str(run), str(place)):
             journal.begin(run, place).add_done_callback(asyncio.Future.exception)
-            if run in state:
-                return state | {run: state[run]._replace(begun=state[run].begun | {place})}
-        case ("end", str(run)):
-            journal.end(run)
-            return {name: live for name, live in state.items() if name != run}
+            if known := state.runs.get(run):
+                return state.having(known._replace(begun=known.begun | {place}))
+        case ("end", str(run), bytes(outcome)):
+            journal.end(run, outcome)
+            rest = state.without(run)
+            return rest._replace(outcomes=rest.outcomes | {run: outcome})
+        case ("forget", str(run)):
+            journal.forget(run)
+            return State(state.runs, state.without(run).outcomes)
     return state
 
 
@@ -66,9 +88,9 @@ def copied(file: Path, folder: Path) -> Path:
 
 
 async def check(operations: list[tuple[object, ...]], folder: Path) -> None:
-    file, state = folder / "0" / "runs.sqlite", State()
+    file, state = folder / "0" / "runs.sqlite", State({}, {})
     journal, left = open_journal(file, MOST)
-    assert left == []
+    assert left == Left([], {})
     for number, operation in enumerate(operations, 1):
         if operation == ("crash",):
             await journal.written("")
@@ -80,7 +102,8 @@ async def check(operations: list[tuple[object, ...]], folder: Path) -> None:
             state = perform(journal, state, number, operation)
             continue
         journal, left = open_journal(file, MOST)
-        assert left == list(state.values())
+        assert left == state.left
+        assert list(left.outcomes) == list(state.outcomes)
     await journal.close()
 
 
@@ -92,7 +115,7 @@ def test_what_lives_comes_back_with_all_that_it_had(operations: list[tuple[objec
 
 
 async def torn(operations: list[tuple[object, ...]], folder: Path, cut: float) -> None:
-    file, states = folder / "0" / "runs.sqlite", [State()]
+    file, states = folder / "0" / "runs.sqlite", [State({}, {})]
     journal, _ = open_journal(file, MOST)
     for number, operation in enumerate(operations):
         states.append(perform(journal, states[-1], number, operation))
@@ -104,9 +127,9 @@ async def torn(operations: list[tuple[object, ...]], folder: Path, cut: float) -
         written.truncate(int(cut * log.stat().st_size))
     journal, left = open_journal(file, MOST)
     await journal.close()
-    assert left in [list(state.values()) for state in states]
+    assert left in [state.left for state in states]
     if cut == 1.0:
-        assert left == list(states[-1].values())
+        assert left == states[-1].left
 
 
 @settings(max_examples=40, deadline=None)
@@ -166,7 +189,7 @@ def test_a_damaged_file_is_named_with_the_remedy(one_run: Path, end: int) -> Non
 def test_another_version_is_named_with_the_remedy(one_run: Path) -> None:
     with closing(sqlite3.connect(one_run)) as database:
         database.execute("PRAGMA user_version = 9")
-    assert "it is of version 9, and this weft reads version 1; start the weft that wrote it" in told(one_run)
+    assert "it is of version 9, and this weft reads version 2; start the weft that wrote it" in told(one_run)
 
 
 def test_a_database_of_somebody_else_is_left_alone(file: Path) -> None:
@@ -191,17 +214,17 @@ async def test_a_full_disk_is_told_to_those_who_ask_and_loses_nothing_else(
     with files_of_at_most(1000):
         journal.put("r-1", b"lost", b"")
         journal.put("r-1", b"lost, too", b"")
-        journal.end("r-2")
+        journal.end("r-2", b"done")
         for promise in (journal.written("r-1"), journal.begin("r-1", "x")):
             with pytest.raises(JournalError, match=r"make room on its disk, or raise journal_mb"):
                 await promise
         await journal.written("r-1")  # it has been told
-    assert len(caplog.records) == 1
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["run r-1", "run r-2"]
     journal.put("r-1", b"kept", b"1")
     await journal.written("r-1")
     await journal.close()
     journal, left = open_journal(file, MOST)
-    assert left == [LastingRun("r-1", 1.0, b"", {b"kept": b"1"}, frozenset())]
+    assert left == Left([LastingRun("r-1", 1.0, b"", {b"kept": b"1"}, frozenset())], {})
     await journal.close()
 
 
@@ -222,11 +245,41 @@ async def test_what_does_not_fit_is_refused_alone_and_room_comes_back(file: Path
     await journal.written("r-2")
     with pytest.raises(JournalError, match="database or disk is full"):
         await journal.written("r-1")
-    journal.end("r-2")
+    journal.end("r-2", b"")
     journal.put("r-1", b"half", bytes(MOST // 2))
     await journal.written("r-1")
     await journal.close()
     assert file.stat().st_size <= MOST
-    journal, (left,) = open_journal(file, MOST)
-    assert left.results.keys() == {b"small", b"half"}
+    journal, ((run,), _) = open_journal(file, MOST)
+    assert run.results.keys() == {b"small", b"half"}
+    await journal.close()
+
+
+async def test_outcomes_fill_half_of_the_file_the_last_ones_first(file: Path) -> None:
+    journal, _ = open_journal(file, MOST)
+    third = bytes(MOST // 6)
+    for run in ("r-1", "r-2", "r-3"):
+        journal.end(run, third)
+    journal.end("r-4", bytes(MOST // 2 + 1))
+    await journal.close()
+    journal, left = open_journal(file, MOST)
+    assert left.outcomes == dict.fromkeys(("r-1", "r-2", "r-3"), third)
+    journal.end("r-5", b"xyz")
+    journal.end("r-6", third)
+    await journal.close()
+    journal, left = open_journal(file, MOST)
+    assert list(left.outcomes) == ["r-3", "r-5", "r-6"]
+    await journal.close()
+
+
+async def test_a_file_of_the_first_version_is_taken_over(one_run: Path) -> None:
+    with closing(sqlite3.connect(one_run)) as database:
+        database.execute("DROP TABLE outcomes")
+        database.execute("PRAGMA user_version = 1")
+    journal, left = open_journal(one_run, MOST)
+    assert [run.run for run in left.runs] == ["r-1"]
+    journal.end("r-1", b"done")
+    await journal.close()
+    journal, left = open_journal(one_run, MOST)
+    assert left == Left([], {"r-1": b"done"})
     await journal.close()
