@@ -23,7 +23,8 @@ class Records(dict[str, RunRecord]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._over: dict[bool, deque[RunRecord]] = {False: deque(), True: deque()}  # in the order of their ends
+        # by whether they are `lasting`, in the order of their ends
+        self._over: dict[bool, deque[RunRecord]] = {False: deque(), True: deque()}
 
     def add(self, record: RunRecord) -> None:
         """Speak of a run."""
@@ -39,8 +40,8 @@ class Records(dict[str, RunRecord]):
         """What is known of a run. Raises DoorError."""
         if run_id not in self:
             raise DoorError.not_found(
-                f"unknown run {run_id!r}; the server keeps the last {_KEPT_RUNS} finished runs of a day, and the "
-                f"last {_KEPT_RUNS} detached ones of a week"
+                f"unknown run {run_id!r}; the server keeps the last {_KEPT_RUNS} finished runs of a day, "
+                f"and the last {_KEPT_RUNS} detached ones of a week"
             )
         return self[run_id]
 

@@ -8,7 +8,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +18,7 @@ from weft.runtime.orchestrator.journal import Journal, JournalError, LastingRun,
 
 from ...disk import files_of_at_most
 
+Kept = TypeVar("Kept")
 MOST = 2**20
 RUNS = st.sampled_from(["r-1", "r-2", "r-3"])
 OPERATIONS = st.lists(
@@ -43,7 +44,7 @@ class State(NamedTuple):
         return self._replace(runs=self.runs | {run.run: run})
 
     def without(self, name: str) -> State:
-        return State(*({key: kept for key, kept in part.items() if key != name} for part in self))
+        return State(_without(self.runs, name), _without(self.outcomes, name))
 
     @property
     def left(self) -> Left:
@@ -75,8 +76,12 @@ def perform(journal: Journal, state: State, number: int, operation: tuple[object
             return rest._replace(outcomes=rest.outcomes | {run: outcome})
         case ("forget", str(run)):
             journal.forget(run)
-            return State(state.runs, state.without(run).outcomes)
+            return state._replace(outcomes=_without(state.outcomes, run))
     return state
+
+
+def _without(kept: dict[str, Kept], name: str) -> dict[str, Kept]:
+    return {key: value for key, value in kept.items() if key != name}
 
 
 def copied(file: Path, folder: Path) -> Path:
@@ -250,8 +255,8 @@ async def test_what_does_not_fit_is_refused_alone_and_room_comes_back(file: Path
     await journal.written("r-1")
     await journal.close()
     assert file.stat().st_size <= MOST
-    journal, ((run,), _) = open_journal(file, MOST)
-    assert run.results.keys() == {b"small", b"half"}
+    journal, left = open_journal(file, MOST)
+    assert left.runs[0].results.keys() == {b"small", b"half"}
     await journal.close()
 
 
