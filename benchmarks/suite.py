@@ -55,7 +55,7 @@ WORKLOADS: Final = {
     for workload in paper.WORKLOADS
 }
 LOADED: Final = ("naive RAG", "JSON fields")
-"""Workloads that are also measured under Poisson arrivals."""
+"""Workloads that are also measured under Poisson arrivals, if no others are named."""
 QUICK: Final = Extent(repeats=5, arrivals=12)
 FULL: Final = Extent(repeats=15, arrivals=40)
 BESIDE: Final = 131_072
@@ -115,6 +115,10 @@ async def _measure(options: argparse.Namespace, found: Callable[[Row], None]) ->
     extent = QUICK if options.quick else FULL
     if options.repeats:
         extent = replace(extent, repeats=options.repeats)
+    if options.rates:
+        extent = replace(extent, rates=tuple(options.rates))
+    if options.arrivals:
+        extent = replace(extent, arrivals=options.arrivals)
     began = time.monotonic()
 
     def say(what: str) -> None:
@@ -133,7 +137,7 @@ async def _measure(options: argparse.Namespace, found: Callable[[Row], None]) ->
                 def progress(what: str, at: str = f"{number}/{len(options.only)} {workload}") -> None:
                     say(f"{at}: {what}")
 
-                loaded = workload in LOADED and not options.no_load
+                loaded = workload in options.loaded and not options.no_load
                 chosen = sized(WORKLOADS[workload], _sizes(options, workload), forced=options.forced)
                 found(await bench.row(chosen, extent, loaded=loaded, progress=progress))
             await bench.close()
@@ -206,6 +210,22 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", metavar="NAME", choices=SYSTEMS, help=", ".join(SYSTEMS))
     parser.add_argument("--repeats", type=int, metavar="N", help="so many repeats")
     parser.add_argument("--no-load", action="store_true", help="no Poisson arrivals")
+    parser.add_argument(
+        "--loaded",
+        nargs="+",
+        metavar="NAME",
+        choices=WORKLOADS,
+        default=LOADED,
+        help=f"workloads that are also measured under Poisson arrivals ({', '.join(LOADED)})",
+    )
+    parser.add_argument(
+        "--rates",
+        nargs="+",
+        type=float,
+        metavar="X",
+        help="of the arrivals, as multiples of what weft serves one after the other (0.5 1 2)",
+    )
+    parser.add_argument("--arrivals", type=int, metavar="N", help="so many arrivals at each rate")
     parser.add_argument("--model", type=Path, default=REFERENCE_MODEL, help="a checkpoint's folder")
     parser.add_argument(
         "--shape", choices=SHAPES, help="random weights of this shape instead, lengths forced"
@@ -239,6 +259,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--papers has lengths of its own: leave out --length")
     if options.repeats is not None and options.repeats < 1:
         parser.error(f"--repeats must be at least 1, not {options.repeats}")
+    if options.arrivals is not None and options.arrivals < 1:
+        parser.error(f"--arrivals must be at least 1, not {options.arrivals}")
+    if any(not rate > 0 for rate in options.rates or ()):
+        parser.error("--rates must be positive")
     options.forced = options.forced or bool(options.shape)
     if options.add and not options.out:
         parser.error("--add needs --out FILE, the file whose rows are kept")

@@ -26,9 +26,6 @@ __all__ = ["INDEX", "Bench", "Extent", "Row"]
 
 INDEX: Final = "suite"
 WARM_UP: Final = 1  # runs
-_SHARES: Final = (0.5, 1.0, 2.0)
-"""Poisson rates, as multiples of what weft serves one after the other."""
-
 _RUNS: Final = 200  # the latest, which are asked for
 Row = dict[str, Any]
 """What was found for a workload: JSON data, as `summary` and `page` read it."""
@@ -41,6 +38,8 @@ class Extent:
     repeats: int
     arrivals: int
     """At each rate, of the workloads that are also loaded."""
+    rates: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Of Poisson arrivals, as multiples of what the first system serves one after the other."""
 
 
 class Bench:
@@ -107,7 +106,7 @@ class Bench:
         }
         if loaded:
             per_s = 1e3 / row["systems"][self._systems[0]]["p50"]
-            row["load"] = await self._load(workload, cases[-extent.arrivals :], per_s, progress)
+            row["load"] = await self._load(workload, cases[-extent.arrivals :], per_s, extent.rates, progress)
         return row
 
     async def close(self) -> None:
@@ -134,12 +133,17 @@ class Bench:
         return runner(system, workload.plan, door)
 
     async def _load(
-        self, workload: Workload, cases: Sequence[Case], alone_per_s: float, progress: Callable[[str], None]
+        self,
+        workload: Workload,
+        cases: Sequence[Case],
+        alone_per_s: float,
+        rates: Sequence[float],
+        progress: Callable[[str], None],
     ) -> list[dict[str, Any]]:
         """Latency and throughput under Poisson arrivals; at every rate nobody has read anything yet."""
         found: list[dict[str, Any]] = []
         calls = [(case.inputs,) for case in cases]
-        for share in _SHARES:
+        for share in rates:
             for system in self._systems:
                 progress(f"{share * alone_per_s:.1f} runs a second, {system}")
                 arm = self._arm(system, workload, f"{system} at {share}")
