@@ -112,13 +112,6 @@ def _page(out: Path) -> Path:
 
 
 async def _measure(options: argparse.Namespace, found: Callable[[Row], None]) -> None:
-    extent = QUICK if options.quick else FULL
-    if options.repeats:
-        extent = replace(extent, repeats=options.repeats)
-    if options.rates:
-        extent = replace(extent, rates=tuple(options.rates))
-    if options.arrivals:
-        extent = replace(extent, arrivals=options.arrivals)
     began = time.monotonic()
 
     def say(what: str) -> None:
@@ -137,9 +130,9 @@ async def _measure(options: argparse.Namespace, found: Callable[[Row], None]) ->
                 def progress(what: str, at: str = f"{number}/{len(options.only)} {workload}") -> None:
                     say(f"{at}: {what}")
 
-                loaded = workload in options.loaded and not options.no_load
                 chosen = sized(WORKLOADS[workload], _sizes(options, workload), forced=options.forced)
-                found(await bench.row(chosen, extent, loaded=loaded, progress=progress))
+                loaded = workload in options.loaded
+                found(await bench.row(chosen, options.extent, loaded=loaded, progress=progress))
             await bench.close()
 
 
@@ -263,6 +256,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--arrivals must be at least 1, not {options.arrivals}")
     if any(not rate > 0 for rate in options.rates or ()):
         parser.error("--rates must be positive")
+    options.loaded = () if options.no_load else options.loaded
+    options.extent = _extent(options)
+    if lacking := [name for name in options.only if not _enough(name, options)]:
+        parser.error(f"too few cases: lower --repeats or --arrivals, or leave out {', '.join(lacking)}")
     options.forced = options.forced or bool(options.shape)
     if options.add and not options.out:
         parser.error("--add needs --out FILE, the file whose rows are kept")
@@ -272,6 +269,21 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
             if name not in options.systems:
                 _say(f"{name} is left out: install it with {BASELINES[name].install}")
     return options
+
+
+def _extent(options: argparse.Namespace) -> Extent:
+    extent = QUICK if options.quick else FULL
+    named = {name: getattr(options, name) for name in ("repeats", "arrivals", "rates")}
+    return replace(extent, **{name: value for name, value in named.items() if value})
+
+
+def _enough(workload: str, options: argparse.Namespace) -> bool:
+    """Whether a workload has as many cases as are asked for."""
+    count = options.extent.cases(workload in options.loaded)
+    try:
+        return len(WORKLOADS[workload].cases(World(options.seed), count)) == count
+    except ValueError:  # that a sample is larger than what it is of
+        return False
 
 
 def _say(text: str) -> None:

@@ -41,6 +41,10 @@ class Extent:
     rates: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Of Poisson arrivals, as multiples of what the first system serves one after the other."""
 
+    def cases(self, loaded: bool) -> int:
+        """How many a workload needs: to warm up, for the times, for the counts, for the arrivals."""
+        return WARM_UP + self.repeats + 1 + (self.arrivals if loaded else 0)
+
 
 class Bench:
     """The systems around one server. Use its methods on one event loop, and close it there."""
@@ -79,8 +83,7 @@ class Bench:
         """
         if workload.plan.searches():
             IndexStore(self._indexes).describe(INDEX)
-        count = WARM_UP + extent.repeats + 1 + (extent.arrivals if loaded else 0)
-        cases = workload.cases(self._world, count)
+        cases = workload.cases(self._world, extent.cases(loaded))
         timed, counted = cases[: WARM_UP + extent.repeats], cases[WARM_UP + extent.repeats]
         before, began = os.getloadavg()[0], time.strftime("%Y-%m-%dT%H:%M:%S")
         arms = {name: self._arm(name, workload, name) for name in self._systems}

@@ -117,7 +117,7 @@ CONTEXTUAL: Final = Plan(
 
 
 def _look_ups(world: World, count: int) -> list[Case]:
-    return [Case({"question": q.text}, q.answer) for q in world.rng("rag").sample(world.single, count)]
+    return [Case({"question": text}, answer) for text, answer in world.look_ups(world.rng("rag"), count)]
 
 
 def _of_the_web(world: World, count: int) -> list[Case]:

@@ -116,6 +116,15 @@ class World:
         """Questions that one passage answers."""
         return [question for question in self.corpus.questions if question.kind == "single"]
 
+    def look_ups(self, rng: Random, count: int) -> list[tuple[str, str]]:
+        """So many different questions that one passage answers, those of `single` first, and the answers."""
+        first = rng.sample(self.single, min(count, len(self.single)))
+        found = {question.text: question.answer for question in first}
+        for fact in rng.sample(self.corpus.facts, len(self.corpus.facts)):
+            if len(found) < count:
+                found.setdefault(worded(rng, fact.relation, fact.subject), fact.value.text)
+        return list(found.items())
+
     @cached_property
     def _passages(self) -> list[Passage]:
         return [placed.passage for placed in self.corpus.passages if not placed.passage.continues]

@@ -41,6 +41,31 @@ def test_a_short_run_compares_two_systems_and_writes_its_report(
     assert "JSON fields: " in capsys.readouterr().out
 
 
+def test_arrivals_come_at_the_rates_and_to_the_workloads_that_were_named(tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    only = ["--only", "LLM judge", "--systems", "weft", "asyncio", "--repeats", "1", "--out", str(out)]
+    assert suite.main([*only, "--loaded", "LLM judge", "--rates", "2", "4", "--arrivals", "3"]) == 0
+    (row,) = json.loads(out.read_text())["rows"]
+    alone_per_s = 1e3 / row["systems"]["weft"]["p50"]
+    assert [(point["system"], point["offered per s"]) for point in row["load"]] == [
+        (system, pytest.approx(rate * alone_per_s)) for rate in (2, 4) for system in ("weft", "asyncio")
+    ]
+    assert all(point["done per s"] > 0 for point in row["load"])
+
+
+@pytest.mark.parametrize("usual", [[], ["--quick"]])
+def test_there_are_cases_enough_for_what_is_usual(usual: list[str]) -> None:
+    suite._options(usual)
+
+
+def test_what_lacks_cases_is_refused_before_anything_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        suite.main(["--only", "search engine", "debate", "--repeats", "30"])
+    assert left.value.code == 2
+    told = "too few cases: lower --repeats or --arrivals, or leave out search engine\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
 def test_what_was_measured_is_written_before_the_next_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
