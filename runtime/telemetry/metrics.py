@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Metrics"]
 
 _STATES: Final = ("done", "failed", "cancelled")
-_TOKENS: Final = "Tokens {}; by model."
 
 Labels = str | tuple[str, ...]
 
@@ -76,22 +75,27 @@ class Metrics:
         counts, tally = self._orchestrator.counts, self._tally
         ended = dict.fromkeys(_STATES, 0) | counts.ended
         failed = dict.fromkeys((*CODES, OTHER), 0) | counts.failed
-        yield _gauge("weft_runs", "Runs that have not ended, by state.", ["state"], self._live_runs())
+        yield _gauge("weft_runs", "Runs that have not ended.", ["state"], self._live_runs())
         yield _counter("weft_runs_started", "Runs that have begun.", [], {(): counts.started})
-        yield _counter("weft_runs_ended", "Runs that have ended, by state.", ["state"], ended)
-        yield _counter("weft_runs_failed", "Failed runs, by the fault's code.", ["code"], failed)
+        yield _counter("weft_runs_ended", "Runs that have ended.", ["state"], ended)
+        yield _counter(
+            "weft_runs_failed", "Runs that have failed, by the code of the fault.", ["code"], failed
+        )
         yield _counter(
             "weft_runs_refused",
-            "Requests for runs that were not accepted, by gRPC status.",
+            "Requests for runs that were refused, by gRPC status.",
             ["status"],
             {"invalid_argument": 0, "not_found": 0} | counts.refused,
         )
         yield _histogram(
-            "weft_run_duration_seconds", "From a run's begin to its end.", ["program", "state"], tally.runs
+            "weft_run_duration_seconds",
+            "Seconds from the beginning of a run to its end.",
+            ["program", "state"],
+            tally.runs,
         )
         yield _histogram(
             "weft_time_to_first_text_seconds",
-            "From a run's begin to the first piece of text that its client streams.",
+            "Seconds from the beginning of a run to the first piece of a text that its client streams.",
             [],
             {(): tally.first_text},
         )
@@ -112,26 +116,33 @@ class Metrics:
         )
         yield _histogram(
             "weft_primitive_duration_seconds",
-            "From a primitive's being ready to its being done.",
+            "Seconds from when a primitive was ready to when it was done.",
             kind_and_model,
             tally.primitives,
         )
         yield _histogram(
             "weft_primitive_phase_seconds",
-            "The parts of that time.",
+            "The parts of these seconds.",
             [*kind_and_model, "phase"],
             tally.phases,
         )
         yield _histogram(
-            "weft_time_per_output_token_seconds", "Decode time a token, by model.", ["model"], tally.per_token
+            "weft_time_per_output_token_seconds",
+            "Seconds of a decode, divided by the tokens that it wrote.",
+            ["model"],
+            tally.per_token,
         )
         for what, text, tokens in (
-            ("prompt", "of prompts that were written on or weighed", tally.prompt_tokens),
-            ("computed", "of prompts whose KV was computed, not found in a cache", tally.computed_tokens),
-            ("fetched", "of prompts whose KV came from another worker", tally.fetched_tokens),
-            ("generated", "that were written", tally.generated_tokens),
+            ("prompt", "Tokens of prompts that models have written on or weighed.", tally.prompt_tokens),
+            (
+                "computed",
+                "Tokens of prompts that were computed; the others were found in a cache.",
+                tally.computed_tokens,
+            ),
+            ("fetched", "Tokens of prompts whose KV came from another worker.", tally.fetched_tokens),
+            ("generated", "Tokens that models have written.", tally.generated_tokens),
         ):
-            yield _counter(f"weft_{what}_tokens", _TOKENS.format(text), ["model"], tokens)
+            yield _counter(f"weft_{what}_tokens", text, ["model"], tokens)
 
     def _of_queues(self) -> Iterator[Metric]:
         queued, held = Counter[Labels](), Counter[Labels]()
@@ -149,38 +160,63 @@ class Metrics:
         kinds = {kind for kind, _ in offered}
         absent = [(kind, model) for kind, model in expected if model or kind not in kinds]
         there = dict.fromkeys(absent, 0) | offered
-        yield _gauge("weft_workers", "Workers that are there; 0: the settings ask for one.", labels, there)
-        yield _counter("weft_worker_joins", "How often workers have joined.", labels, fleet.joins)
-        yield _counter("weft_worker_losses", "How often workers have been lost.", labels, fleet.losses)
+        yield _gauge(
+            "weft_workers",
+            "Workers that are there; 0 if the settings ask for one and there is none.",
+            labels,
+            there,
+        )
+        yield _counter("weft_worker_joins", "Workers that have joined.", labels, fleet.joins)
+        yield _counter("weft_worker_losses", "Workers that were lost, or left.", labels, fleet.losses)
         tasks = self._orchestrator.shell.scheduler.in_flight()
-        yield _gauge("weft_worker_tasks", "Primitives that a worker has been given.", ["worker"], tasks)
+        yield _gauge(
+            "weft_worker_tasks",
+            "Primitives that a worker has been given and has not done.",
+            ["worker"],
+            tasks,
+        )
         yield from _of_caches(links)
 
     def _of_stores(self) -> Iterator[Metric]:
         results, journal = self._orchestrator.results.stats, self._orchestrator.keeping.usage()
         for what, text, count in (
             ("hits", "Results of equal work that were taken.", results.hits),
-            ("misses", "Results that were looked for and not there.", results.misses),
-            ("evictions", "Results that were given up for others.", results.evictions),
+            ("misses", "Results of equal work that were looked for and not there.", results.misses),
+            ("evictions", "Results that had to make room for others.", results.evictions),
         ):
             yield _counter(f"weft_result_cache_{what}", text, [], {(): count})
         for what, text, count in (
-            ("entries", "Results that are kept.", results.entries),
-            ("bytes", "What they take.", results.size),
+            ("entries", "Results that are kept for equal work.", results.entries),
+            ("bytes", "Bytes of the results that are kept.", results.size),
         ):
             yield _gauge(f"weft_result_cache_{what}", text, [], {(): count})
         size, pending = journal or (0, 0)
-        yield _gauge("weft_journal_bytes", "The journal of detached runs on the disk.", [], {(): size})
-        yield _gauge("weft_journal_pending_writes", "Writes that it has yet to do.", [], {(): pending})
+        yield _gauge(
+            "weft_journal_bytes", "Bytes of the journal of detached runs on the disk.", [], {(): size}
+        )
+        yield _gauge(
+            "weft_journal_pending_writes",
+            "Writes to the journal that are not on the disk yet.",
+            [],
+            {(): pending},
+        )
         sent, dropped = (self._traces.sent, self._traces.dropped) if self._traces else (0, 0)
-        yield _counter("weft_spans_sent", "Spans that a collector has taken.", [], {(): sent})
-        yield _counter("weft_spans_dropped", "Spans that no collector has got.", [], {(): dropped})
+        yield _counter("weft_spans_sent", "Spans that the collector of traces has taken.", [], {(): sent})
+        yield _counter("weft_spans_dropped", "Spans that it has not, and that are lost.", [], {(): dropped})
 
     def _of_requests(self) -> Iterator[Metric]:
         count, seconds = self.requests.count, self.requests.seconds
-        yield _counter("weft_http_requests", "Requests over HTTP, by route.", ["route", "status"], count)
+        yield _counter(
+            "weft_http_requests",
+            "Requests over HTTP; status 499: the client went away before an answer.",
+            ["route", "status"],
+            count,
+        )
         yield _histogram(
-            "weft_http_request_duration_seconds", "Until the end of the answer.", ["route"], seconds
+            "weft_http_request_duration_seconds",
+            "Seconds from a request over HTTP to the end of the answer.",
+            ["route"],
+            seconds,
         )
 
 
@@ -200,12 +236,19 @@ def _of_caches(links: Iterable[WorkerLink]) -> Iterator[Metric]:
         pins[worker, model, "met"] = status.kv_pins_met
         pins[worker, model, "broken"] = status.kv_pins_broken
     labels = ["worker", "model"]
-    yield _gauge("weft_kv_tokens", "Slots of a worker's KV pool, by use.", [*labels, "state"], tokens)
-    yield _gauge("weft_engine_requests", "Requests in a model's engine.", [*labels, "state"], requests)
-    yield _gauge("weft_engine_contexts", "Contexts that it holds for runs.", labels, contexts)
+    yield _gauge(
+        "weft_kv_tokens",
+        "Tokens for which a worker's KV pool has room, by what is there.",
+        [*labels, "state"],
+        tokens,
+    )
+    yield _gauge("weft_engine_requests", "Requests in the engine of a model.", [*labels, "state"], requests)
+    yield _gauge(
+        "weft_engine_contexts", "Contexts that the engine of a model holds for runs.", labels, contexts
+    )
     yield _counter(
         "weft_kv_pinned_tokens",
-        "Tokens whose KV was advised to be kept: used in time, or evicted before.",
+        "Tokens whose KV was to be kept on advice: they were used in time (met), or evicted (broken).",
         [*labels, "outcome"],
         pins,
     )

@@ -75,6 +75,7 @@ class Door:
 
     server: Server
     http_server: HttpServer
+    metrics: Metrics
     http: str
     grpc: str
     stack: AsyncExitStack
@@ -120,8 +121,8 @@ async def start_door(tmp_path: Path) -> AsyncIterator[StartDoor]:
             }
             server = Server(Settings(**settings), Scheduler(Policies(grace_s=0.3)))
             key = settings.get("api_key")
-            app = build_app(server.orchestrator, key, Metrics(server.orchestrator))
-            http = HttpServer("127.0.0.1:0", app)
+            metrics = Metrics(server.orchestrator)
+            http = HttpServer("127.0.0.1:0", build_app(server.orchestrator, key, metrics))
             grpc, address = await server.start(), await http.start()
 
             async def stop() -> None:
@@ -139,7 +140,7 @@ async def start_door(tmp_path: Path) -> AsyncIterator[StartDoor]:
             raw = await stack.enter_async_context(
                 httpx2.AsyncClient(base_url=f"http://{address}", timeout=60, verify=NO_TLS)
             )
-            return Door(server, http, address, grpc, stack, client, raw)
+            return Door(server, http, metrics, address, grpc, stack, client, raw)
 
         yield start
 

@@ -137,7 +137,7 @@ async def test_cancelled_runs_are_counted_and_live_ones_seen(door: Door, until: 
     assert value("weft_runs_failed_total") == 0
     assert value("weft_primitives_total", kind="llm", outcome="done") == 1
     assert value("weft_primitives_total", kind="llm", outcome="cancelled") == 1
-    assert value("weft_http_requests_total", route=CHAT, status="499") == 1
+    await until(lambda: door.metrics.requests.count[CHAT, "499"] == 1)
 
 
 async def test_work_that_loses_its_worker_is_counted_again(door: Door, until: Until) -> None:
@@ -285,3 +285,30 @@ async def test_the_metrics_are_open_or_elsewhere(start_door: StartDoor) -> None:
     ):
         assert (await door.raw.get(f"http://{address}/{path}")).status_code == status
     await asyncio.gather(apart.stop(), hidden.stop())
+
+
+async def test_the_documentation_is_in_step(door: Door, until: Until) -> None:
+    await ask(door)
+    door.workers[0].reports.put_nowait(worker_pb2.Report(status=worker_pb2.Status(kv_free=1)))
+    other = await door.worker("w2", language_model("m"))
+    await other.stop()
+    fleet = door.server.orchestrator.fleet
+    await until(lambda: fleet.losses and [link for link in fleet if link.status])
+    text = (await door.raw.get("/metrics")).text
+    families = [f for f in text_string_to_metric_families(text) if f.name.startswith("weft_")]
+    found = {
+        f"{family.name}_total" if family.type == "counter" else family.name: (
+            family.type,
+            family.samples[0].labels.keys() - {"le"},
+            family.documentation,
+        )
+        for family in families
+    }
+    section = OPERATIONS.read_text(encoding="utf-8").partition("## Metrics and traces\n")[2]
+    section = section.partition("\n## ")[0]
+    rows = re.findall(r"^\| `(weft_\w+)` \| (\w+) \| (.*?) ?\| (.*) \|$", section, re.MULTILINE)
+    documented = {name: (kind, set(re.findall(r"\w+", labels)), text) for name, kind, labels, text in rows}
+    assert documented == found
+    named = set(re.findall(r"weft_\w+", section))
+    known = {sample.name for family in families for sample in family.samples} | found.keys()
+    assert named <= known, "metrics of the examples that are not there"
