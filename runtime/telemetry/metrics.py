@@ -21,6 +21,7 @@ from weft.proto import worker_pb2
 from weft.runtime.layout import expected_engines
 from weft.runtime.orchestrator.counts import OTHER
 from weft.runtime.orchestrator.orchestrator import Orchestrator
+from weft.runtime.orchestrator.trace import PERSON
 from weft.runtime.orchestrator.workers import WorkerLink
 from weft.runtime.scheduler.faults import CODES
 
@@ -102,47 +103,61 @@ class Metrics:
 
     def _live_runs(self) -> dict[Labels, float]:
         runs = self._orchestrator.shell.runs.values()
-        waiting = sum(any(map(run.is_question, run.attempts)) for run in runs)
+        waiting = sum(any(attempt.worker == PERSON for attempt in run.attempts.values()) for run in runs)
         resuming = self._orchestrator.resumption.waiting
         return {"running": len(runs) - waiting, "waiting": waiting, "resuming": resuming}
 
     def _of_primitives(self) -> Iterator[Metric]:
-        tally, kind_and_model = self._tally, ["kind", "model"]
+        work, labels = self._tally.work, ["kind", "model"]
         yield _counter(
             "weft_primitives",
             "Attempts of primitives, by how they ended.",
-            [*kind_and_model, "outcome"],
-            tally.attempts,
+            [*labels, "outcome"],
+            {(*key, outcome): count for key, w in work.items() for outcome, count in w.attempts.items()},
         )
         yield _histogram(
             "weft_primitive_duration_seconds",
             "Seconds from when a primitive was ready to when it was done.",
-            kind_and_model,
-            tally.primitives,
+            labels,
+            {key: w.seconds for key, w in work.items()},
         )
         yield _histogram(
             "weft_primitive_phase_seconds",
             "The parts of these seconds.",
-            [*kind_and_model, "phase"],
-            tally.phases,
+            [*labels, "phase"],
+            {(*key, phase): seconds for key, w in work.items() for phase, seconds in w.phases.items()},
         )
+        models = {model: w for (kind, model), w in work.items() if kind == "llm"}
         yield _histogram(
             "weft_time_per_output_token_seconds",
             "Seconds of a decode, divided by the tokens that it wrote.",
             ["model"],
-            tally.per_token,
+            {model: w.per_token for model, w in models.items()},
         )
-        for what, text, tokens in (
-            ("prompt", "Tokens of prompts that models have written on or weighed.", tally.prompt_tokens),
-            (
-                "computed",
-                "Tokens of prompts that were computed; the others were found in a cache.",
-                tally.computed_tokens,
-            ),
-            ("fetched", "Tokens of prompts whose KV came from another worker.", tally.fetched_tokens),
-            ("generated", "Tokens that models have written.", tally.generated_tokens),
-        ):
-            yield _counter(f"weft_{what}_tokens", text, ["model"], tokens)
+        yield _counter(
+            "weft_prompt_tokens",
+            "Tokens of prompts that models have written on or weighed.",
+            ["model"],
+            {model: w.prompt_tokens for model, w in models.items()},
+        )
+        yield _counter(
+            "weft_computed_tokens",
+            "Tokens of prompts that were computed; the others were found in a cache.",
+            ["model"],
+            {model: w.computed_tokens for model, w in models.items()},
+        )
+        yield _counter(
+            "weft_fetched_tokens",
+            "Tokens of prompts whose KV came from another worker.",
+            ["model"],
+            {model: w.fetched_tokens for model, w in models.items()},
+        )
+        yield _counter(
+            "weft_generated_tokens",
+            "Tokens that models have written.",
+            ["model"],
+            {model: w.generated_tokens for model, w in models.items()},
+        )
 
     def _of_queues(self) -> Iterator[Metric]:
         queued, held = Counter[Labels](), Counter[Labels]()

@@ -12,10 +12,10 @@ from typing import Final
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Interrupt, Tool
 from weft.runtime.orchestrator.counts import OTHER
-from weft.runtime.orchestrator.record import OBSERVED, NodeTimes, RunRecord, Unfinished
+from weft.runtime.orchestrator.record import OBSERVED, NodeTimes, RunRecord
 from weft.runtime.orchestrator.trace import PHASES
 
-__all__ = ["WAIT", "Histogram", "Requests", "Tally", "labels_of"]
+__all__ = ["WAIT", "Histogram", "Requests", "Tally"]
 
 WAIT: Final = "wait"
 """The phase in which a ready primitive waits for a worker with room."""
@@ -41,27 +41,51 @@ class Histogram:
         self.sum += value
 
 
+class Work:
+    """What has been done of one kind with one model."""
+
+    def __init__(self) -> None:
+        self.attempts: Counter[str] = Counter()
+        """By outcome."""
+        self.seconds = Histogram(_PRIMITIVE_S)
+        """From being ready to being done."""
+        self.phases = defaultdict[str, Histogram](partial(Histogram, _PRIMITIVE_S))
+        """The same in parts."""
+        self.per_token = Histogram(_TOKEN_S)
+        """Seconds a token that is written."""
+        self.prompt_tokens = self.computed_tokens = self.fetched_tokens = self.generated_tokens = 0
+
+    def take(self, times: NodeTimes) -> None:
+        """Add a primitive that is done."""
+        self.attempts["reused" if times.reused else "done"] += 1
+        if times.reused:
+            return
+        phases, timing = self.phases, times.timing
+        self.seconds.observe(max(times.finished_s - times.ready_s, 0.0))
+        phases[WAIT].observe(max(times.attempt.at_s - times.ready_s, 0.0))
+        for phase in PHASES:
+            seconds = getattr(timing, phase)
+            if seconds:
+                phases[phase].observe(seconds)
+        written = timing.generated_tokens
+        if written:
+            self.generated_tokens += written
+            self.per_token.observe(timing.decode / written)
+        self.prompt_tokens += timing.prompt_tokens
+        self.computed_tokens += timing.computed_tokens
+        self.fetched_tokens += timing.fetched_tokens
+
+
 class Tally:
     """The sums over all runs, those that go on as far as they have been looked at."""
 
     def __init__(self) -> None:
-        seconds = partial(Histogram, _PRIMITIVE_S)
         self.runs = defaultdict[tuple[str, str], Histogram](partial(Histogram, _RUN_S))
         """Seconds, by program and state at the end."""
         self.first_text = Histogram(_RUN_S)
         """Seconds until the first piece of a streamed text."""
-        self.attempts: Counter[tuple[str, str, str]] = Counter()
-        """By kind, model and outcome."""
-        self.primitives = defaultdict[tuple[str, str], Histogram](seconds)
-        """Seconds from being ready to being done, by kind and model."""
-        self.phases = defaultdict[tuple[str, str, str], Histogram](seconds)
-        """The same in parts."""
-        self.per_token = defaultdict[str, Histogram](partial(Histogram, _TOKEN_S))
-        """Seconds a token that is written, by model."""
-        self.prompt_tokens: Counter[str] = Counter()
-        self.computed_tokens: Counter[str] = Counter()
-        self.fetched_tokens: Counter[str] = Counter()
-        self.generated_tokens: Counter[str] = Counter()
+        self.work = defaultdict[tuple[str, str], Work](Work)
+        """By kind and model."""
         self._programs: set[str] = set()
         self._seen: dict[RunRecord, tuple[int, int]] = {}  # of runs that go on
 
@@ -69,9 +93,11 @@ class Tally:
         """Take in what a run has done since it was looked at last."""
         done, unfinished = self._seen.get(record, (0, 0))
         for times in islice(record.times.values(), done, None):
-            self._done(times)
-        for attempt in islice(record.unfinished, unfinished, None):
-            self._unfinished(attempt)
+            op = times.node.op
+            if op.kind in OBSERVED:
+                self.work[_labels_of(op)].take(times)
+        for attempt, _, outcome, _ in islice(record.unfinished, unfinished, None):
+            self.work[_labels_of(attempt.node.op)].attempts[outcome] += 1
         self._seen[record] = len(record.times), len(record.unfinished)
 
     def over(self, record: RunRecord) -> None:
@@ -89,33 +115,6 @@ class Tally:
             self._programs.add(name)
         return name
 
-    def _unfinished(self, unfinished: Unfinished) -> None:
-        self.attempts[*labels_of(unfinished.attempt.node.op), unfinished.outcome] += 1
-
-    def _done(self, times: NodeTimes) -> None:
-        op = times.node.op
-        if op.kind not in OBSERVED:
-            return
-        kind, model = labels_of(op)
-        self.attempts[kind, model, "reused" if times.reused else "done"] += 1
-        if times.reused:
-            return
-        phases, timing = self.phases, times.timing
-        self.primitives[kind, model].observe(max(times.finished_s - times.ready_s, 0.0))
-        phases[kind, model, WAIT].observe(max(times.attempt.at_s - times.ready_s, 0.0))
-        for phase in PHASES:
-            seconds = getattr(timing, phase)
-            if seconds:
-                phases[kind, model, phase].observe(seconds)
-        if kind == "llm":
-            self.prompt_tokens[model] += timing.prompt_tokens
-            self.computed_tokens[model] += timing.computed_tokens
-            self.fetched_tokens[model] += timing.fetched_tokens
-            written = timing.generated_tokens
-            if written:
-                self.generated_tokens[model] += written
-                self.per_token[model].observe(timing.decode / written)
-
 
 class Requests:
     """The requests that an HTTP server has answered."""
@@ -132,7 +131,7 @@ class Requests:
         self.seconds[route].observe(seconds)
 
 
-def labels_of(op: Op) -> tuple[str, str]:
+def _labels_of(op: Op) -> tuple[str, str]:
     """The kind of an operation, and its model or, of a tool of the server, the tool.
 
     No text that clients make up is among them: the models and tools that a run names are those of the server.

@@ -80,6 +80,7 @@ class Traces:
     def _close(self) -> None:
         self._closing.set()
         self._thread.join(_CLOSE_S)
+        self._records.clear()
         self._exporter.shutdown()
         logging.getLogger(EXPORTER_LOG).removeFilter(self._once)
 
