@@ -51,7 +51,7 @@ class Traces:
         self._exporter = exporter
         self._overflown = 0  # by the event loop
         self._failed = 0  # by the thread
-        self._failing = False
+        self._full = self._failing = self._given_up = False
         self._records: deque[RunRecord] = deque()
         self._ended = _Ended()
         self._tracer = _tracer(self._ended)
@@ -70,8 +70,12 @@ class Traces:
         """Send the trace of a run that has ended, soon."""
         if len(self._records) < _WAITING_RUNS:
             self._records.append(record)
+            self._full = False
         else:
             self._overflown += _size(record)
+            if not self._full:
+                _log.warning("spans are dropped: those of %d runs have yet to be sent", _WAITING_RUNS)
+            self._full = True
 
     async def stop(self) -> None:
         """Send what is left, if that is quickly done."""
@@ -80,7 +84,7 @@ class Traces:
     def _close(self) -> None:
         self._closing.set()
         self._thread.join(_CLOSE_S)
-        self._records.clear()
+        self._given_up = True
         self._exporter.shutdown()
         logging.getLogger(EXPORTER_LOG).removeFilter(self._once)
 
@@ -92,8 +96,12 @@ class Traces:
         self._send_all()
 
     def _send_all(self) -> None:
-        while self._records:
-            self._make(self._records.popleft())
+        while self._records and not self._given_up:
+            record = self._records.popleft()
+            try:
+                self._make(record)
+            except Exception:  # which must not end the thread
+                _log.exception("there is no trace of run %s", record.id)
             if not self._records or len(self._ended.spans) >= _BATCH:
                 self._export()
             time.sleep(0)  # the event loop may be waiting for the interpreter
@@ -117,7 +125,7 @@ class Traces:
         spans, self._ended.spans = self._ended.spans, []
         for first in range(0, len(spans), _BATCH):
             batch = spans[first : first + _BATCH]
-            if self._exporter.export(batch) is SpanExportResult.SUCCESS:
+            if self._delivers(batch):
                 self.sent += len(batch)
                 if self._failing:
                     _log.warning("spans are sent again; %d have been dropped", self.dropped)
@@ -127,6 +135,13 @@ class Traces:
                 if not self._failing:
                     _log.warning("spans cannot be sent, and are dropped until they can")
                 self._failing = True
+
+    def _delivers(self, batch: list[ReadableSpan]) -> bool:
+        try:
+            return self._exporter.export(batch) is SpanExportResult.SUCCESS
+        except Exception:  # which must not end the thread
+            _log.exception("%d spans could not be sent", len(batch))
+            return False
 
 
 class _Ended(SpanProcessor):

@@ -235,16 +235,42 @@ async def test_a_collector_that_is_down_costs_spans_and_is_said_once(
 
 
 async def test_runs_do_not_pile_up_before_a_collector_that_hangs(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(traces_module, "_WAITING_RUNS", 2)
     monkeypatch.setattr(traces_module, "_DELAY_S", 3600)
     traced = Traced(door)
-    for _ in range(3):
+    for _ in range(4):
         await door.raw.post(CHAT, json={"model": "m", "messages": HI})
     await asyncio.sleep(0)
-    assert traced.traces.dropped == 3
+    assert traced.traces.dropped == 6
+    assert caplog.text.count("spans are dropped: those of 2 runs have yet to be sent") == 1
     assert len(await traced.spans()) == 6
+
+
+class Broken(Failing):
+    """Fails with what nobody expects, once."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = super().export(spans)
+        if len(self.batches) == 1:
+            raise RuntimeError("oops")
+        return result
+
+
+async def test_an_exporter_that_breaks_does_not_end_the_traces(
+    door: Door, until: Until, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(traces_module, "_DELAY_S", 0.01)
+    exporter = Broken()
+    exporter.down = False
+    traces = Traced(door, exporter).traces
+    await door.raw.post(CHAT, json={"model": "m", "messages": HI})
+    await until(lambda: traces.dropped == 3)
+    assert "RuntimeError: oops" in caplog.text
+    await door.raw.post(CHAT, json={"model": "m", "messages": HI})
+    await until(lambda: traces.sent == 3)
+    await traces.stop()
 
 
 async def test_large_traces_go_in_several_messages(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
