@@ -279,7 +279,7 @@ def _extent(options: argparse.Namespace) -> Extent:
 
 def _enough(workload: str, options: argparse.Namespace) -> bool:
     """Whether a workload has as many cases as are asked for."""
-    count = options.extent.cases(workload in options.loaded)
+    count: int = options.extent.cases(workload in options.loaded)
     try:
         return len(WORKLOADS[workload].cases(World(options.seed), count)) == count
     except ValueError:  # that a sample is larger than what it is of

@@ -166,6 +166,11 @@ class Settings(BaseSettings):
     """The folder of the indexes, and of everything else that stays."""
     http: HttpAddress | None = None
     """Where `weft serve` speaks HTTP as OpenAI's servers do; by default nowhere."""
+    metrics: HttpAddress | None = None
+    """Where `weft serve` answers Prometheus, at /metrics; by default where it speaks `http`, if it does."""
+    traces: str | None = Field(default=None, pattern="^https?://")
+    """The OpenTelemetry collector that gets a trace of each run, by OTLP over HTTP: `http://HOST:4318`; by
+    default the one that OTEL_EXPORTER_OTLP_ENDPOINT names, if it is set."""
     api_key: SecretStr | None = Field(default=None, min_length=1)
     """What HTTP clients must send as their key; without one everybody is served."""
     models: list[ModelSettings] = Field(default_factory=_reference)

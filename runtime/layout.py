@@ -11,7 +11,7 @@ from typing import Final
 from .config import EngineKind, ModelSettings, Settings, WorkerConfig
 from .processes import ProcessSpec
 
-__all__ = ["ServerLayout", "light_kinds", "worker_spec"]
+__all__ = ["ServerLayout", "expected_engines", "light_kinds", "worker_spec"]
 
 _ORCHESTRATOR: Final = "weft.runtime.orchestrator"
 _KEY: Final = "WEFT_API_KEY"  # not an argument, which everybody on the machine can read
@@ -31,7 +31,7 @@ class ServerLayout:
         listen = self.listen or f"unix:{folder / 'orchestrator'}"
         config = self.settings.absolute().model_copy(update={"listen": listen})
         if not self.listen:  # an embedded server is nobody else's, and nobody's runs outlive it
-            config = config.model_copy(update={"http": None, "journal_mb": 0})
+            config = config.model_copy(update={"http": None, "metrics": None, "journal_mb": 0})
         key = self.settings.api_key
         environment = {_KEY: key.get_secret_value()} if key else {}
         arguments = ("-m", _ORCHESTRATOR, "--config", config.model_dump_json(exclude={"api_key"}))
@@ -81,6 +81,12 @@ def light_kinds(settings: Settings) -> dict[str, tuple[EngineKind, ...]]:
     if settings.reranker:
         retrieval = (*retrieval, "rerank")
     return {"retrieval": retrieval} | ({"tools": ("tool",)} if settings.tools else {})
+
+
+def expected_engines(settings: Settings) -> list[tuple[str, str]]:
+    """The kinds of all engines that the settings ask for, and the names of language models."""
+    models = [("llm", model.name) for model in settings.models]
+    return models + [(kind, "") for kinds in light_kinds(settings).values() for kind in kinds]
 
 
 def worker_spec(settings: Settings, config: WorkerConfig, *, name: str) -> ProcessSpec:

@@ -80,6 +80,8 @@ class Supervisor:
         """Where clients reach the orchestrator, once it has started."""
         self.http = ""
         """Where it speaks HTTP; empty: nowhere."""
+        self.metrics = ""
+        """Where it answers Prometheus; empty: nowhere, or where it speaks HTTP."""
 
     @property
     def pids(self) -> dict[str, int]:
@@ -138,7 +140,8 @@ class Supervisor:
         if announced is None:
             raise StartupError(await child.last_line())
         where = json.loads(announced)
-        self.address, self.http = _reachable(where["listening"]), _reachable(where.get("http", ""))
+        self.address = _reachable(where["listening"])
+        self.http, self.metrics = _reachable(where.get("http", "")), _reachable(where.get("metrics", ""))
         self._keep(child)
 
     async def _start_workers(self) -> None:

@@ -44,6 +44,10 @@ def command(
     http: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where to speak HTTP, as OpenAI's servers do.")
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where to answer Prometheus, if not where --http says."),
+    ] = None,
     api_key: Annotated[
         str | None,
         typer.Option(metavar="KEY", help="What HTTP clients must send; safer in WEFT_API_KEY than here."),
@@ -65,6 +69,7 @@ def command(
         models=model_settings(model),
         data=data,
         http=http,
+        metrics=metrics,
         api_key=api_key,
         programs=program_settings(program) if program else None,
     )
@@ -105,17 +110,26 @@ async def _serve(settings: Settings, programs: dict[str, str], as_json: bool) ->
         address = await supervisor.start()
     try:
         await asyncio.to_thread(prepare_all, programs, address, quiet=as_json)
-        _announce(settings, address, supervisor.http, as_json)
+        _announce(settings, supervisor, as_json)
         await supervisor.wait()
         raise StartupError("the orchestrator cannot be kept running; its messages stand above")
     finally:
         await supervisor.stop()
 
 
-def _announce(settings: Settings, address: str, http: str, as_json: bool) -> None:
+def _announce(settings: Settings, supervisor: Supervisor, as_json: bool) -> None:
     names, programs = [model.name for model in settings.models], sorted(settings.programs)
+    address, http, metrics = supervisor.address, supervisor.http, supervisor.metrics
     if as_json:
-        print_json({"listening": address, "http": http or None, "models": names, "programs": programs})
+        print_json(
+            {
+                "listening": address,
+                "http": http or None,
+                "metrics": metrics or None,
+                "models": names,
+                "programs": programs,
+            }
+        )
         return
     lines = [
         f"weft listens at {address}",
@@ -124,6 +138,7 @@ def _announce(settings: Settings, address: str, http: str, as_json: bool) -> Non
         f"  call it: weft run rag -i question='…' --server {address}",
         f"  or in Python: weft.connect({address!r})",
         *([f"  or by OpenAI's clients: base_url='http://{http}/v1'"] if http else []),
+        *([f"  metrics: http://{metrics or http}/metrics"] if metrics or http else []),
         "Ctrl-C ends it.",
     ]
     OUTPUT.out("\n".join(lines))

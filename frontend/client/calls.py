@@ -15,6 +15,7 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.proto.orchestrator_pb2_grpc import OrchestratorStub
 
 from .faults import error_of, error_of_status
+from .trace_context import trace_context
 
 __all__ = ["Calls"]
 
@@ -32,7 +33,7 @@ class Calls:
 
     def invoke(self, request: pb.SubmitRequest, program: str) -> tuple[Datum, ...]:
         """Run a graph; its outputs. Raises ProgramError. Ctrl-C cancels the run."""
-        call: Any = self._stub.Invoke.future(request)
+        call: Any = self._stub.Invoke.future(request, metadata=trace_context())
         try:
             return self._outputs(call, program)
         except KeyboardInterrupt:
@@ -48,7 +49,7 @@ class Calls:
             with suppress(RuntimeError):  # the loop has been closed
                 loop.call_soon_threadsafe(_settle, over)
 
-        call: Any = self._stub.Invoke.future(request)
+        call: Any = self._stub.Invoke.future(request, metadata=trace_context())
         call.add_done_callback(tell)
         try:
             await over

@@ -18,6 +18,7 @@ from .connection import Connection
 from .portal import NETWORK, PROGRAMS
 from .run import Run
 from .session import Session, Submission, WatchSession, open_session, watch
+from .trace_context import Metadata, trace_context
 
 if TYPE_CHECKING:
     from weft.proto.orchestrator_pb2_grpc import OrchestratorAsyncStub
@@ -102,7 +103,7 @@ class Client:
 
     def detach(self, submission: Submission) -> Future[WatchSession]:
         """Start a run that goes on without this client."""
-        return NETWORK.start(self._detach, submission)
+        return NETWORK.start(self._detach, submission, trace_context())
 
     def close(self) -> None:
         """Disconnect; runs of this client that are not detached are cancelled."""
@@ -135,9 +136,10 @@ class Client:
     ) -> Session:
         return await open_session(await self._connect(), submission, home, context)
 
-    async def _detach(self, submission: Submission) -> WatchSession:
+    async def _detach(self, submission: Submission, metadata: Metadata) -> WatchSession:
         connection = await self._connect()
-        info = await connection.call(lambda stub: stub.Submit(submission.request()))
+        request = submission.request()
+        info = await connection.call(lambda stub: stub.Submit(request, metadata=metadata))
         return await watch(connection, info.run, submission.program)
 
     async def _watch(self, run: str) -> WatchSession:

@@ -27,6 +27,7 @@ from .faults import error_of_status
 from .journal import Journal
 from .portal import NETWORK
 from .toolbox import ClientTool, Toolbox
+from .trace_context import trace_context
 
 __all__ = ["Session", "Submission", "WatchSession", "open_session", "watch"]
 
@@ -236,7 +237,8 @@ async def open_session(
     await connection.ready()
     toolbox = Toolbox(submission.tools, home, context)
     session = Session(connection, Journal(submission.program), toolbox, submission.start())
-    await session.listen(connection.stub.Run(session.requests()))
+    metadata = context.run(trace_context)
+    await session.listen(connection.stub.Run(session.requests(), metadata=metadata))
     return session
 
 

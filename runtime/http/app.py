@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from weft.runtime.orchestrator.orchestrator import Orchestrator
+from weft.runtime.telemetry.metrics import Metrics
 
 from .chat import chat_completions
 from .completions import completions
@@ -23,26 +26,35 @@ from .responses import Gone, error_response
 from .sglang import flush_cache, generate, model_info
 from .targets import model_cards, unknown_model
 
-__all__ = ["build_app"]
+__all__ = ["build_app", "metrics_app"]
 
-_CLIENT_CLOSED: int = 499  # for the log; nobody receives it
+_CLIENT_CLOSED: Final = 499  # for the log; nobody receives it
+_MODELS: Final = "/v1/models/"
+_A_MODEL: Final = f"{_MODELS}{{name:path}}"
+_OTHER: Final = "other"
 
 
-def build_app(orchestrator: Orchestrator, api_key: str | None) -> ASGIApp:
-    """The application; without an `api_key` it is open to everybody."""
+def build_app(
+    orchestrator: Orchestrator, api_key: str | None, metrics: Metrics, *, exposed: bool = True
+) -> ASGIApp:
+    """The application; without an `api_key` it is open to everybody.
+
+    Requests are counted in the `metrics`, which are there for everybody if they are `exposed`.
+    """
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/embeddings", embeddings, methods=["POST"]),
             Route("/v1/models", _models),
-            Route("/v1/models/{name:path}", _model),
+            Route(_A_MODEL, _model),
             Route("/get_model_info", model_info),
             Route("/model_info", model_info),
             Route("/generate", generate, methods=["POST", "PUT"]),
             Route("/flush_cache", flush_cache, methods=["GET", "POST"]),
             Route("/health", _health),
             Route("/ready", _ready),
+            *([_metrics_route(metrics)] if exposed else []),
         ],
         exception_handlers={
             ApiError: _api_error,
@@ -53,7 +65,27 @@ def build_app(orchestrator: Orchestrator, api_key: str | None) -> ASGIApp:
     )
     app.state.orchestrator = orchestrator
     app.state.turn = asyncio.Lock()
-    return Gate(app, api_key)
+    paths = frozenset(route.path for route in app.routes if isinstance(route, Route))
+    return Gate(app, api_key, partial(_note, metrics, paths))
+
+
+def metrics_app(metrics: Metrics) -> ASGIApp:
+    """An application that has nothing but the metrics."""
+    return Starlette(routes=[_metrics_route(metrics)])
+
+
+def _metrics_route(metrics: Metrics) -> Route:
+    async def scrape(request: Request) -> Response:
+        text, content_type = await metrics.exposition(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content_type})
+
+    return Route("/metrics", scrape)
+
+
+def _note(metrics: Metrics, paths: frozenset[str], path: str, status: int, seconds: float) -> None:
+    """Count a request; of paths, which clients may make up, only those that are routes are told apart."""
+    route = _A_MODEL if path.startswith(_MODELS) else path if path in paths else _OTHER
+    metrics.requests.note(route, status, seconds)
 
 
 async def _models(request: Request) -> Response:

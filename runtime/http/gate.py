@@ -1,15 +1,17 @@
-"""What every request passes: the key is checked, and one line is logged at its end."""
+"""What every request passes: the key is checked, and at its end it is counted and one line is logged."""
 
 from __future__ import annotations
 
 import hmac
 import logging
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from weft.runtime.orchestrator.caller import CALLER, caller_of
 
 from .errors import ApiError
 from .responses import error_response
@@ -18,20 +20,26 @@ __all__ = ["Gate"]
 
 _log = logging.getLogger(__name__)
 
-_OPEN: Final = frozenset({"/health", "/ready"})
+_OPEN: Final = frozenset({"/health", "/metrics", "/ready"})
+_CLIENT_CLOSED: Final = 499  # as nginx counts what has got no answer
+
+Note = Callable[[str, int, float], None]
+"""Takes the path of a request, the status of its answer, and how many seconds it took."""
 
 
 class Gate:
-    """Lets requests with the right key in, and logs each."""
+    """Lets requests with the right key in, and notes and logs each."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, api_key: str | None, note: Note) -> None:
         self._app = app
+        self._note = note
         self._expected = None if api_key is None else f"Bearer {api_key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             return
+        CALLER.set(caller_of(scope["headers"]))
         outcome = _Outcome(scope, send)
         try:
             if self._admits(scope):
@@ -41,6 +49,7 @@ class Gate:
                 refusal = error_response(ApiError(401, message, code="invalid_api_key"))
                 await refusal(scope, receive, outcome.send)
         finally:
+            self._note(scope["path"], outcome.status or _CLIENT_CLOSED, outcome.seconds)
             outcome.log()
 
     def _admits(self, scope: Scope) -> bool:
@@ -57,18 +66,23 @@ class _Outcome:
         self._scope = scope
         self._send = send
         self._started = time.monotonic()
-        self._status = 0
+        self.status = 0  # 0: no answer has begun
         self._run = ""
         self._complete = False
 
     async def send(self, message: Message) -> None:
         """Pass a message on, taking note of it."""
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
             self._run = _header(message, b"x-request-id")
         elif message["type"] == "http.response.body":
             self._complete = not message.get("more_body", False)
         await self._send(message)
+
+    @property
+    def seconds(self) -> float:
+        """Since the request came."""
+        return time.monotonic() - self._started
 
     def log(self) -> None:
         """Write the line."""
@@ -80,9 +94,9 @@ class _Outcome:
             scope["method"],
             scope["path"],
             scope["client"][0] if scope.get("client") else "a socket",
-            self._status or "no answer",
+            self.status or "no answer",
             "" if self._complete else ", its client went away",
-            (time.monotonic() - self._started) * 1e3,
+            self.seconds * 1e3,
             f", run {self._run}" if self._run else "",
         )
 

@@ -9,12 +9,9 @@ from collections.abc import Iterator
 from typing import Final
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from weft.runtime.config import Settings
-from weft.runtime.orchestrator.orchestrator import Orchestrator
 from weft.runtime.orchestrator.server import bind
-
-from .app import build_app
 
 __all__ = ["HttpServer"]
 
@@ -26,13 +23,13 @@ _FILES: Final = 65_536  # a connection takes one
 
 
 class HttpServer:
-    """The door of one orchestrator. Belongs to one event loop."""
+    """Serves an application where the command's `option` says. Belongs to one event loop."""
 
-    def __init__(self, address: str, settings: Settings, orchestrator: Orchestrator) -> None:
+    def __init__(self, address: str, app: ASGIApp, option: str = "--http") -> None:
         self._address = address
-        key = settings.api_key
+        self._option = option
         config = uvicorn.Config(
-            build_app(orchestrator, key.get_secret_value() if key else None),
+            app,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -46,7 +43,7 @@ class HttpServer:
 
     async def start(self) -> str:
         """Listen and serve; the address, with the port that was taken. Raises AddressError."""
-        listener = bind(self._address, "--http")
+        listener = bind(self._address, self._option)
         _allow_many_files()
         self._serving = asyncio.create_task(self._server.serve([listener]), name="http")
         while not self._server.started and not self._serving.done():

@@ -39,7 +39,10 @@ class Fleet:
         self._links: dict[str, WorkerLink] = {}
         self._lost: dict[str, tuple[WorkerLink, float]] = {}  # with the time until which it counts
         self._chats: dict[str, ChatRenderer] = {}
-        self._joins: Counter[tuple[str, str]] = Counter()  # by kind and name of a model
+        self.joins: Counter[tuple[str, str]] = Counter()
+        """How often engines have joined, by kind and name of a model."""
+        self.losses: Counter[tuple[str, str]] = Counter()
+        """How often they have gone."""
         self._deployment: Deployment | None = None
         self._profile: Deployment | None = None
 
@@ -57,13 +60,14 @@ class Fleet:
         """A worker has joined."""
         self._links[link.id] = link
         self._lost.pop(link.id, None)
-        self._joins.update((engine.kind, engine.model) for engine in link.info.engines)
+        self.joins.update((engine.kind, engine.model) for engine in link.info.engines)
         self._changed()
 
     def remove(self, link: WorkerLink) -> None:
         """A worker is gone."""
         if self.get(link.id) is link:
             del self._links[link.id]
+            self.losses.update((engine.kind, engine.model) for engine in link.info.engines)
             self._lost[link.id] = (link, time.monotonic() + self._grace_s)
             self._changed()
 
@@ -93,7 +97,7 @@ class Fleet:
         """What computes a primitive: its model, and how often a worker has joined that offers it."""
         default = {"embed": self.deployment.embedder, "rerank": self.deployment.reranker}.get(op.kind, "")
         name = getattr(op, "model", "") or default
-        return f"{name}@{self._joins[op.kind, name]}"
+        return f"{name}@{self.joins[op.kind, name]}"
 
     def missing(self, graph: Graph) -> str:
         """A kind of engine that the graph needs and nobody offers; empty: none."""

@@ -154,6 +154,11 @@ class Journal:
         self._thread = threading.Thread(target=self._serve, name="weft-journal", daemon=True)
         self._thread.start()
 
+    @property
+    def pending(self) -> int:
+        """Writes that are not on the disk yet, about."""
+        return self._writes.qsize()
+
     def submit(self, run: str, started_unix_s: float, request: bytes) -> None:
         """Keep a run."""
         self._writes.put(_Write(run, [(_SUBMIT, (run, started_unix_s, request))]))

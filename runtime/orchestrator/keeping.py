@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
@@ -16,6 +16,13 @@ from .record import RunRecord
 __all__ = ["Keeping"]
 
 _BYTES_PER_MB: Final = 2**20
+
+
+class Usage(NamedTuple):
+    """What a journal takes."""
+
+    bytes: int  # on the disk, its log included
+    pending: int  # writes
 
 
 class Keeping:
@@ -46,6 +53,14 @@ class Keeping:
         """Let go of the journal that was left."""
         if self._closing is not None:
             await self._closing.close()
+
+    def usage(self) -> Usage | None:
+        """What the journal takes, if there is one."""
+        if self._journal is None:
+            return None
+        file = self._settings.data / FILE
+        files = (file, file.with_name(f"{file.name}-wal"))
+        return Usage(sum(each.stat().st_size for each in files if each.exists()), self._journal.pending)
 
     def durable(self, run_id: str, left: LastingRun | None = None) -> Durable | None:
         """The journal as a run sees it, if there is one."""

@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -29,7 +29,9 @@ from weft.runtime.scheduler.primitive import Primitive
 from weft.runtime.scheduler.scheduler import Scheduler
 
 from .answers import bad_result, check_type, tool_result
+from .caller import CALLER
 from .compiler import Compiler, filled_indexes
+from .counts import Counts
 from .door import check_names, in_full, invalid, read_inputs
 from .durable import Durable
 from .faults import decode_fault, fault_of, past_deadline
@@ -82,6 +84,9 @@ class Orchestrator:
         self.resumption = Resumption(self, settings, self.fleet, self.compiler, scheduler.grace_s)
         self.keeping = Keeping(settings, self.shell.stir, self._fail)
         self.records = Records()
+        self.counts = Counts()
+        self.watchers: list[Callable[[RunRecord], None]] = []
+        """Called with each run that is over, once its client has been told."""
 
     def take_up(self) -> None:
         """Open the journal, and take up the runs that an earlier server has left. Raises JournalError."""
@@ -90,6 +95,7 @@ class Orchestrator:
             self.records.take_up(pb.RunResult.FromString(message), now())
         for record in self.resumption.take_up(left.runs):
             self.records.add(record)
+            self.counts.started += 1
 
     def close(self) -> None:
         """End all runs, or leave them to the next server, and end all memberships of workers."""
@@ -119,23 +125,31 @@ class Orchestrator:
         `once`: the program will not come again, so its plan is not kept. `lasting`: the run is to outlive the
         server, if that has a journal.
         """
-        if not request.deadline_s >= 0:  # as NaN is not, either
-            raise invalid(f"deadline_s must be 0 (none) or positive, not {request.deadline_s}")
-        begun = self._begin_growing(request, tools) if grows else self._instantiate(request, tools, once)
-        inputs = read_inputs(begun.source, request.inputs)
-        run_id = "r-" + secrets.token_hex(6)
-        record = RunRecord(run_id, begun.source.name, now(), time.time(), lasting=lasting)
-        durable = self.keeping.durable(record.id) if lasting else None
-        run = self._run_of(record, begun, request, durable, grows=grows, tools=tools)
-        try:
-            run.stream(decode_value(value) for value in stream)
-        except GraphError as problem:
-            raise invalid(str(problem)) from None
-        record.emit(pb.RunEvent(started=record.info(record.started_s)), record.started_s)
-        if durable is not None:
-            self.keeping.submit(record, in_full(request, self.settings.programs))
-        self._begin(run, begun, inputs, request.deadline_s)
-        return run
+        with self.counts.starting():
+            if not request.deadline_s >= 0:  # as NaN is not, either
+                raise invalid(f"deadline_s must be 0 (none) or positive, not {request.deadline_s}")
+            begun = self._begin_growing(request, tools) if grows else self._instantiate(request, tools, once)
+            inputs = read_inputs(begun.source, request.inputs)
+            record = RunRecord(
+                "r-" + secrets.token_hex(6),
+                begun.source.name,
+                now(),
+                time.time(),
+                request.namespace,
+                CALLER.get({}),
+                lasting=lasting,
+            )
+            durable = self.keeping.durable(record.id) if lasting else None
+            run = self._run_of(record, begun, request, durable, grows=grows, tools=tools)
+            try:
+                run.stream(decode_value(value) for value in stream)
+            except GraphError as problem:
+                raise invalid(str(problem)) from None
+            record.emit(pb.RunEvent(started=record.info(record.started_s)), record.started_s)
+            if durable is not None:
+                self.keeping.submit(record, in_full(request, self.settings.programs))
+            self._begin(run, begun, inputs, request.deadline_s)
+            return run
 
     def go_on(self, record: RunRecord, request: pb.SubmitRequest, left: LastingRun) -> None:
         """Begin a run with what an earlier server has left of it. Raises DoorError."""
@@ -357,8 +371,7 @@ class Orchestrator:
         at = now()
         if run.deadline:
             run.deadline.cancel()
-        for number, attempt in run.attempts.items():
-            run.observe(run.node(number), "cancelled", at, worker=attempt.worker)
+        run.break_off(fault, at)
         self._conclude(run.record, state, fault, outputs)
         if run.durable is not None:
             self.keeping.end(run.record)
@@ -374,13 +387,14 @@ class Orchestrator:
         self, record: RunRecord, state: State, fault: Fault | None, outputs: Sequence[value_pb2.Datum] = ()
     ) -> None:
         record.end(state, fault, outputs, now())
+        self.counts.over(record)
         if fault:
             _log.info("run %s %s: %s", record.id, state, fault.message)
         self.records.ended(record)
         asyncio.get_running_loop().call_soon(self._remember, record)  # once the client has been told
 
     def _remember(self, record: RunRecord) -> None:
-        """Learn from a run what primitives take, and forget runs of long ago."""
+        """Learn from a run what primitives take, tell the watchers, and forget runs of long ago."""
         observed = self.compiler.observed
         for times in record.times.values():
             if times.reused:
@@ -390,8 +404,10 @@ class Orchestrator:
                 observed.add(length_key(node), times.timing.generated_tokens)
             elif node.op.kind in ("embed", "index", "rerank", "tool") or isinstance(node.op, Rate):
                 observed.add(duration_key(node), times.seconds * 1e3)
-        for record in self.records.forget_old(now()):
-            self.keeping.forget(record.id)
+        for watcher in self.watchers:
+            watcher(record)
+        for old in self.records.forget_old(now()):
+            self.keeping.forget(old.id)
 
 
 def _cancelled(record: RunRecord, reason: str) -> Fault:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from weft.runtime.config import Settings
 from weft.runtime.process import end_of_process, run_process, stop
+from weft.runtime.telemetry.collector import open_traces
 
 from .journal import JournalError
+from .orchestrator import Orchestrator
 from .server import AddressError, Server
 
 if TYPE_CHECKING:
     from weft.runtime.http.server import HttpServer
+    from weft.runtime.telemetry.traces import Traces
 
 __all__ = ["main", "run"]
 
@@ -31,16 +34,32 @@ async def run(settings: Settings) -> None:
     """
     end = end_of_process()
     server = Server(settings)
-    http = _http_server(settings, server)
-    where = {"http": await http.start()} if http else {}
+    traces = open_traces(settings)
+    if traces is not None:
+        server.orchestrator.watchers.append(traces.take)
+    doors = _doors(settings, server.orchestrator, traces)
+    where = {name: await door.start() for name, door in doors.items()}
     print(json.dumps({"listening": await server.start(), **where}), flush=True)
     await end.wait()
-    await stop(server.stop(), *([http.stop()] if http else []))
+    await stop(server.stop(), *(door.stop() for door in doors.values()))
+    if traces is not None:
+        await stop(traces.stop())
 
 
-def _http_server(settings: Settings, server: Server) -> HttpServer | None:
-    if settings.http is None:
-        return None
-    from weft.runtime.http.server import HttpServer  # only here: most servers do without
+def _doors(settings: Settings, orchestrator: Orchestrator, traces: Traces | None) -> dict[str, HttpServer]:
+    """What is served over HTTP, by the names of the settings that say where."""
+    if settings.http is None and settings.metrics is None:
+        return {}
+    from weft.runtime.http.app import build_app, metrics_app  # only here: most servers do without
+    from weft.runtime.http.server import HttpServer
+    from weft.runtime.telemetry.metrics import Metrics
 
-    return HttpServer(settings.http, settings, server.orchestrator)
+    metrics = Metrics(orchestrator, traces)
+    doors = {}
+    if settings.http is not None:
+        key = settings.api_key.get_secret_value() if settings.api_key else None
+        app = build_app(orchestrator, key, metrics, exposed=settings.metrics is None)
+        doors["http"] = HttpServer(settings.http, app)
+    if settings.metrics is not None:
+        doors["metrics"] = HttpServer(settings.metrics, metrics_app(metrics), "--metrics")
+    return doors

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol, cast
 
@@ -19,9 +19,26 @@ from weft.runtime.scheduler.faults import Fault
 
 from .faults import decode_fault, encode_fault
 
-__all__ = ["Attempt", "EventLog", "NodeChange", "NodeTimes", "RunRecord", "State", "label"]
+__all__ = [
+    "OBSERVED",
+    "Attempt",
+    "EventLog",
+    "NodeChange",
+    "NodeTimes",
+    "Outcome",
+    "RunRecord",
+    "State",
+    "Unfinished",
+    "label",
+]
 
 State = Literal["running", "done", "failed", "cancelled"]
+Outcome = Literal["failed", "cancelled", "superseded"]
+"""How an attempt ends that gives no results; `superseded`: it was given up for another one, because its
+worker was lost, it took too long, or what it follows on failed."""
+
+OBSERVED: Final = frozenset({"llm", "embed", "index", "rerank", "tool"})
+"""Kinds of nodes whose phases clients and monitoring hear of; the rest takes microseconds."""
 
 _KEPT_EVENTS: Final = 10_000  # of a finished run
 
@@ -78,6 +95,15 @@ class Attempt(NamedTuple):
         """That it has started, as a follower sees it."""
         started = NodeChange(self.run, self.at_s, self.node, "started", self.worker, None, None)
         return started.message(quiet=quiet)
+
+
+class Unfinished(NamedTuple):
+    """An attempt of a primitive that gave no results."""
+
+    attempt: Attempt
+    until_s: float  # since the run began
+    outcome: Outcome
+    fault: Fault | None
 
 
 class NodeTimes(NamedTuple):
@@ -209,7 +235,11 @@ class RunRecord:
     program: str
     started_s: float  # monotonic
     started_unix_s: float
+    namespace: str = ""
+    caller: Mapping[str, str] = field(default_factory=dict)  # the W3C trace context that the run belongs to
     times: dict[int, NodeTimes] = field(default_factory=dict)  # of finished primitives, by node
+    unfinished: list[Unfinished] = field(default_factory=list)  # attempts, of what is OBSERVED
+    first_text_s: float | None = None  # until the first piece of a text that the client streams
     nodes: int = 0
     nodes_done: int = 0
     state: State = "running"

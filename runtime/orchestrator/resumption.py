@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
-from weft.runtime.layout import light_kinds
+from weft.runtime.layout import expected_engines
 from weft.runtime.scheduler.faults import Fault
 
 from .compiler import Compiler
@@ -60,10 +60,14 @@ class Resumption:
         self._fleet = fleet
         self._compiler = compiler
         self._grace_s = grace_s
-        self._expected = [("llm", model.name) for model in settings.models]
-        self._expected += [(kind, "") for kinds in light_kinds(settings).values() for kind in kinds]
+        self._expected = expected_engines(settings)
         self._waiting: dict[str, _Waiting] = {}
         self._patience: asyncio.TimerHandle | None = None  # since the expected workers are there
+
+    @property
+    def waiting(self) -> int:
+        """How many runs cannot go on yet."""
+        return len(self._waiting)
 
     def take_up(self, runs: Iterable[LastingRun]) -> list[RunRecord]:
         """Let runs wait; their records. What cannot even be read has failed."""
@@ -74,6 +78,7 @@ class Resumption:
         record = RunRecord(left.run, "", now() - before_s, left.started_unix_s, lasting=True)
         try:
             request = pb.SubmitRequest.FromString(left.request)
+            record.namespace = request.namespace
             record.program = self._compiler.read(request).name
         except (DecodeError, DoorError) as problem:
             self._fail(record, f"what the journal has of it cannot be read: {problem}")

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from weft.graph.codec import encode_datum, encode_value, write_datum
 from weft.graph.errors import GraphError
@@ -25,15 +24,12 @@ from .durable import Durable
 from .foresight import Foresight
 from .own_work import OwnWork
 from .recipe import context_key, recipe
-from .record import Attempt, NodeChange, NodeTimes, RunRecord, label
+from .record import OBSERVED, Attempt, NodeChange, NodeTimes, Outcome, RunRecord, Unfinished, label
 from .reuse import Reuse
 from .shared_results import Results
 from .trace import ORCHESTRATOR
 
 __all__ = ["Run"]
-
-_OBSERVED: Final = frozenset({"llm", "embed", "index", "rerank", "tool"})
-"""Kinds of nodes whose phases clients hear of; the rest takes microseconds."""
 
 
 @dataclass(eq=False)
@@ -147,7 +143,7 @@ class Run:
             self.graph.predicted_ms[number],
         )
         record.times[number] = times
-        if node.op.kind in _OBSERVED:
+        if node.op.kind in OBSERVED:
             record.log.append(times)
         self.learn(number, values, at)
 
@@ -228,6 +224,8 @@ class Run:
     def send_delta(self, number: int, text: str, now: float) -> None:
         """Tell the client what a model has just written."""
         for name in self._streams.get(number, ()) if number in self.attempts else ():
+            if self.record.first_text_s is None:
+                self.record.first_text_s = now - self.record.started_s
             delta = pb.TextDelta(value=encode_value(name), text=text)
             self.record.emit(pb.RunEvent(delta=delta), now)
 
@@ -245,26 +243,37 @@ class Run:
 
     def begin(self, number: int, attempt: int, track: str, now: float) -> None:
         """An attempt of a node is handed out."""
-        node = self.graph.nodes[number]
-        begun = self.attempts[number] = Attempt(self.id, now - self.record.started_s, node, track, attempt)
+        node, at_s = self.graph.nodes[number], now - self.record.started_s
+        given_up = self.attempts.get(number)
+        begun = self.attempts[number] = Attempt(self.id, at_s, node, track, attempt)
         if self._is_read(number):
             self.graph.streams.begin(number)
-        if node.op.kind in _OBSERVED:
+        if node.op.kind in OBSERVED:
             self.record.log.append(begun)
+            if given_up is not None:
+                self.record.unfinished.append(Unfinished(given_up, at_s, "superseded", None))
 
-    def observe(
+    def ended(
         self,
-        node: Node,
-        phase: str,
+        attempt: Attempt,
+        outcome: Outcome,
         now: float,
         *,
-        worker: str = "",
+        worker: str,
         fault: Fault | None = None,
     ) -> None:
-        """Tell the followers what happens to a primitive."""
-        if node.op.kind in _OBSERVED:
+        """Tell the followers that an attempt has ended without results."""
+        node = attempt.node
+        if node.op.kind in OBSERVED:
             at_s = now - self.record.started_s
-            self.record.log.append(NodeChange(self.id, at_s, node, phase, worker, None, fault))
+            self.record.unfinished.append(Unfinished(attempt, at_s, outcome, fault))
+            self.record.log.append(NodeChange(self.id, at_s, node, outcome, worker, None, fault))
+
+    def break_off(self, fault: Fault | None, now: float) -> None:
+        """The run is over, and with it what is under way; what is to blame for that has failed."""
+        for attempt in self.attempts.values():
+            blamed = fault if fault and fault.node == label(attempt.node) else None
+            self.ended(attempt, "failed" if blamed else "cancelled", now, worker=attempt.worker, fault=blamed)
 
     # ---- values on their way to workers
 

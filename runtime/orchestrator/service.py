@@ -16,6 +16,7 @@ from weft.proto import orchestrator_pb2_grpc, worker_pb2
 from weft.runtime.results import CacheStats
 from weft.runtime.scheduler.faults import Fault
 
+from .caller import CALLER, caller_of
 from .door import DoorError, invalid
 from .explain import explained
 from .faults import fault_of
@@ -41,6 +42,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
 
     async def Invoke(self, request: pb.SubmitRequest, context: Context) -> pb.RunResult:
         """Run a graph to its end; it is cancelled if the caller goes away."""
+        _note_caller(context)
         try:
             run = self._orchestrator.start(request)
         except DoorError as problem:
@@ -53,6 +55,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.RunInfo:
         """Start a graph that goes on without the caller, and over restarts of the server."""
+        _note_caller(context)
         try:
             run = self._orchestrator.start(request, lasting=True)
             await self._orchestrator.keeping.written(run.id)
@@ -67,6 +70,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         self, request_iterator: AsyncIterator[pb.RunRequests], context: Context
     ) -> AsyncIterator[pb.RunEvents]:
         """One run over one stream."""
+        _note_caller(context)
         first = await context.read()
         requests = list(first.requests) if isinstance(first, pb.RunRequests) else []
         try:
@@ -212,6 +216,10 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         finally:
             shell.worker_lost(link, "it left or its process ended")
             await link.close()
+
+
+def _note_caller(context: Context) -> None:
+    CALLER.set(caller_of(context.invocation_metadata() or ()))
 
 
 def _unwritten(message: str) -> DoorError:

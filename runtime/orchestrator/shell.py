@@ -66,7 +66,7 @@ class Shell:
         self.runs: dict[str, Run] = {}
         self._fleet = fleet
         self._owner = owner
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         self._sender = Sender(fleet, self._refused, max_bytes=max_bytes)
         self._most = _MESSAGES * max_bytes
         self._events: list[ev.Event] = []
@@ -89,7 +89,7 @@ class Shell:
         try:
             while self._events:
                 seen, self._events = self._events, []
-                for action in self._scheduler.handle(*seen, now=now()):
+                for action in self.scheduler.handle(*seen, now=now()):
                     self._perform(action)
                 if not self._events:
                     self._sender.flush()
@@ -236,8 +236,7 @@ class Shell:
         if run is None or not run.is_current(number, attempt):
             return
         fault = blame(fault, run.node(number))
-        run.observe(run.node(number), "failed", now(), worker=fault.worker, fault=fault)
-        del run.attempts[number]
+        run.ended(run.attempts.pop(number), "failed", now(), worker=fault.worker, fault=fault)
         self.handle(ev.TaskFailed(run_id, number, attempt, fault))
 
     # ---- results of equal work

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
 
@@ -15,14 +15,15 @@ from weft.proto import orchestrator_pb2 as pb
 
 from .record import RunRecord
 
-__all__ = ["CLIENT", "ORCHESTRATOR", "PERSON", "chrome_trace"]
+__all__ = ["CLIENT", "ORCHESTRATOR", "PERSON", "PHASES", "chrome_trace"]
 
 ORCHESTRATOR = "orchestrator"
 CLIENT = "client"
 PERSON = "person"
 """The names of the tracks that are no workers."""
 
-_PHASES = ("queued", "fetch", "prefill", "decode", "compute")
+PHASES: Final = ("queued", "fetch", "prefill", "decode", "compute")
+"""The parts of the time that a worker measures, in their order: fields of its timing."""
 
 
 def chrome_trace(record: RunRecord) -> str:
@@ -64,7 +65,7 @@ def _spans(record: RunRecord, stat: pb.NodeStat, pid: int, lane: int) -> Iterato
     details["waited_for_dispatch_s"] = max(0.0, stat.dispatched_s - stat.ready_s)
     yield _span(stat.label, "primitive", _start(stat), stat.finished_s, pid, lane, details)
     begin = _start(stat)
-    for phase in _PHASES:
+    for phase in PHASES:
         end = min(begin + getattr(stat.timing, phase), stat.finished_s)
         if end > begin:
             yield _span(phase, "phase", begin, end, pid, lane, {"node": stat.node})

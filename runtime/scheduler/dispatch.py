@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from .actions import Dispatch, Fragment, Source
 from .engines import Charge, EngineState, Pool, WorkerState
@@ -19,13 +19,21 @@ from .state import LiveNode
 from .timers import Timers
 from .transfer import TRANSFER, Move
 
-__all__ = ["Dispatcher", "Timer"]
+__all__ = ["Backlog", "Dispatcher", "Timer"]
 
 _REMEMBERED_LOSSES: Final = 32
 _PATIENCE: Final = 10.0  # times what is expected; who is not reading what is wanted answers at once anyway
 
 Timer = tuple[LiveNode, int] | EngineKey
 """What comes due: an attempt's back-off or timeout, or the patience of a queue without workers."""
+
+
+class Backlog(NamedTuple):
+    """The ready primitives that no engine has been given."""
+
+    key: EngineKey
+    queued: int
+    held: int  # besides: those that admission keeps back
 
 
 class Dispatcher:
@@ -222,6 +230,11 @@ class Dispatcher:
             return []
         del self._orphaned[key]
         return [*self._tools.admission.kept(pool), *self._queues[pool].waiting()]
+
+    def backlogs(self) -> list[Backlog]:
+        """What waits, by what it waits for; looks at all of it."""
+        kept, queues = self._tools.admission.kept, self._queues
+        return [Backlog(pool.key, len(queue.waiting()), len(kept(pool))) for pool, queue in queues.items()]
 
     def last_lost(self, key: EngineKey) -> tuple[str, str] | None:
         """The worker with such an engine that was lost last, and how."""

@@ -9,6 +9,7 @@ from weft.graph.ir import Node
 from weft.graph.ops.common import Tool
 
 __all__ = [
+    "CODES",
     "MAX_LOSSES",
     "Fault",
     "after_failure",
@@ -22,6 +23,18 @@ __all__ = [
 
 MAX_LOSSES: Final = 3
 """A task whose worker was lost this often while it ran is taken for the cause of the losses."""
+
+CODES: Final = (
+    "cancelled",
+    "internal",
+    "invalid",
+    "not_found",
+    "timeout",
+    "too_large",
+    "tool_failed",
+    "worker_lost",
+)
+"""What a fault's code may be; programs of clients that raise may say others."""
 
 _WORTH_ANOTHER_ATTEMPT: Final = frozenset({"timeout", "tool_failed"})
 

@@ -22,7 +22,7 @@ from .actions import (
     Release,
     WakeAt,
 )
-from .dispatch import Dispatcher, Timer
+from .dispatch import Backlog, Dispatcher, Timer
 from .events import (
     Event,
     Expanded,
@@ -90,6 +90,16 @@ class Scheduler:
         if time is not None:
             self._actions.append(WakeAt(time))
         return self._actions
+
+    # ---- for those who look on
+
+    def backlogs(self) -> list[Backlog]:
+        """What is ready and has not been handed out."""
+        return self._dispatcher.backlogs()
+
+    def in_flight(self) -> dict[str, int]:
+        """How many primitives each worker has been given and has not done."""
+        return {worker.id: len(worker.tasks) for worker in self._dispatcher.workers.values()}
 
     # ---- runs
 

@@ -28,10 +28,17 @@ RAG = Path(rag.__file__).with_name("program.py")
 class Server:
     """A running `weft serve`."""
 
-    def __init__(self, process: subprocess.Popen[str], address: str, http: str | None = None) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[str],
+        address: str,
+        http: str | None = None,
+        metrics: str | None = None,
+    ) -> None:
         self.process = process
         self.address = address
         self.http = http
+        self.metrics = metrics
         self.client = Client(address)
 
     def weft(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -80,7 +87,7 @@ def serving(folder: Path, *arguments: str) -> Iterator[Server]:
         line = process.stdout.readline()
         assert line, f"the server did not start; exit status {process.wait()}"
         announced = json.loads(line)
-        server = Server(process, announced["listening"], announced["http"])
+        server = Server(process, announced["listening"], announced["http"], announced["metrics"])
         yield server
         server.client.close()
     finally:

@@ -129,6 +129,8 @@ def test_paths_in_a_file_are_relative_to_it() -> None:
         ('models = "small"', "weft.toml: models: Input should be a valid list"),
         ('data = ["a"]', "weft.toml: data: Input is not a valid path"),
         ('http = "8000"', "weft.toml: http: an HTTP address is 'HOST:PORT', not '8000'"),
+        ('metrics = "9090"', "weft.toml: metrics: an HTTP address is 'HOST:PORT', not '9090'"),
+        ('traces = "collector:4317"', "weft.toml: traces: "),
         ('listen = "nowhere"', "weft.toml: listen: an address is 'HOST:PORT' or 'unix:PATH', not 'nowhere'"),
         ('listen = "here:99999"', "weft.toml: listen: an address is"),
         ('tools = ["shop.price"]', "weft.toml: tools.0: a tool is named 'module:function', not 'shop.price'"),

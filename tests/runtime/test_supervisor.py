@@ -184,11 +184,12 @@ def test_the_processes_of_a_shared_model_share_its_workers_cores(
 
 
 def test_only_a_server_of_its_own_has_a_door_and_nobody_sees_its_key(tmp_path: Path) -> None:
-    settings = Settings(http="127.0.0.1:8000", api_key=SecretStr("hidden"))
+    settings = Settings(http="127.0.0.1:8000", metrics="127.0.0.1:9090", api_key=SecretStr("hidden"))
     served = ServerLayout(settings, listen="127.0.0.1:7000").orchestrator(tmp_path)
     embedded = ServerLayout(settings).orchestrator(tmp_path)
     assert json.loads(served.arguments[-1])["http"] == "127.0.0.1:8000"
     assert json.loads(embedded.arguments[-1])["http"] is None
+    assert json.loads(embedded.arguments[-1])["metrics"] is None
     assert "hidden" not in str(served.arguments)
     assert served.environment == {"WEFT_API_KEY": "hidden"}
 

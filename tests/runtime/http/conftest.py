@@ -17,11 +17,13 @@ import pytest
 
 from weft.proto import worker_pb2
 from weft.runtime.config import ModelSettings, Settings
+from weft.runtime.http.app import build_app
 from weft.runtime.http.server import HttpServer
 from weft.runtime.llm.chat import ChatTemplate
 from weft.runtime.orchestrator.server import Server
 from weft.runtime.scheduler.policies import Policies
 from weft.runtime.scheduler.scheduler import Scheduler
+from weft.runtime.telemetry.metrics import Metrics
 
 from ..orchestrator.conftest import EchoWorker, Until, retrieval, until
 
@@ -73,6 +75,7 @@ class Door:
 
     server: Server
     http_server: HttpServer
+    metrics: Metrics
     http: str
     grpc: str
     stack: AsyncExitStack
@@ -117,7 +120,9 @@ async def start_door(tmp_path: Path) -> AsyncIterator[StartDoor]:
                 **settings,
             }
             server = Server(Settings(**settings), Scheduler(Policies(grace_s=0.3)))
-            http = HttpServer("127.0.0.1:0", server.orchestrator.settings, server.orchestrator)
+            key = settings.get("api_key")
+            metrics = Metrics(server.orchestrator)
+            http = HttpServer("127.0.0.1:0", build_app(server.orchestrator, key, metrics))
             grpc, address = await server.start(), await http.start()
 
             async def stop() -> None:
@@ -135,7 +140,7 @@ async def start_door(tmp_path: Path) -> AsyncIterator[StartDoor]:
             raw = await stack.enter_async_context(
                 httpx2.AsyncClient(base_url=f"http://{address}", timeout=60, verify=NO_TLS)
             )
-            return Door(server, http, address, grpc, stack, client, raw)
+            return Door(server, http, metrics, address, grpc, stack, client, raw)
 
         yield start
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import openai
 import pytest
+from starlette.applications import Starlette
 
 from weft.proto import value_pb2
-from weft.runtime.config import Settings
 from weft.runtime.http import app
 from weft.runtime.http.server import HttpServer
 from weft.runtime.orchestrator.orchestrator import Orchestrator
@@ -146,6 +146,5 @@ async def test_requests_are_logged(door: Door, caplog: pytest.LogCaptureFixture)
 async def test_an_address_that_is_taken() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        settings = Settings(models=[])
         with pytest.raises(AddressError, match="in use; name another address \\(--http HOST:PORT\\)"):
-            await HttpServer(address, settings, Orchestrator(settings)).start()
+            await HttpServer(address, Starlette()).start()

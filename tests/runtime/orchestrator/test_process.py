@@ -117,12 +117,14 @@ def test_a_unix_socket_that_cannot_be_made_is_one_line(path: str, why: str, tmp_
     assert f"{path}': {why}; name another address" in complaint
 
 
-@pytest.mark.parametrize("case", ["port in use", "unknown key", "unknown pass"])
+@pytest.mark.parametrize("case", ["port in use", "metrics in use", "unknown key", "unknown pass"])
 def test_what_is_wrong_at_the_start_is_one_line(case: str) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1] if case == "port in use" else 0
+        used = taken.getsockname()[1]
+        port = used if case == "port in use" else 0
         wrong: dict[str, dict[str, Any]] = {
             "port in use": {},
+            "metrics in use": {"metrics": f"127.0.0.1:{used}"},
             "unknown key": {"colour": "red"},
             "unknown pass": {"passes_off": ["lower"]},
         }
@@ -130,4 +132,10 @@ def test_what_is_wrong_at_the_start_is_one_line(case: str) -> None:
             _, complaint = started.communicate(timeout=20)
     assert started.returncode == 2
     assert len(complaint.splitlines()) == 1
-    assert {"port in use": str(port), "unknown key": "colour", "unknown pass": "'lower'"}[case] in complaint
+    said = {
+        "port in use": str(used),
+        "metrics in use": f"'127.0.0.1:{used}': Address already in use; name another address (--metrics",
+        "unknown key": "colour",
+        "unknown pass": "'lower'",
+    }
+    assert said[case] in complaint

@@ -59,6 +59,22 @@ def test_runs_whose_contexts_do_not_fit_wait_until_others_are_over_oldest_first(
     assert end(driver, "a") == [("w", "d", 0), ("w", "d", 1)]
 
 
+def test_what_is_kept_back_can_be_told_from_what_is_queued() -> None:
+    driver = Driver(
+        ("w", replace(SMALL, capacity=1)), ("e", replace(EMBEDDER, capacity=1)), admission="working_set"
+    )
+    for run in "abcd":
+        turn(driver, run)
+    for run in "xyz":
+        driver.run(node(0, EMBED), run=run)
+    backlogs = {backlog.key.kind: backlog for backlog in driver.scheduler.backlogs()}
+    assert (backlogs["llm"].queued, backlogs["llm"].held) == (1, 2)
+    assert (backlogs["embed"].queued, backlogs["embed"].held) == (2, 0)
+    assert driver.scheduler.in_flight() == {"w": 2, "e": 1}
+    end(driver, "a")
+    assert {key.kind: (queued, held) for key, queued, held in driver.scheduler.backlogs()}["llm"] == (1, 1)
+
+
 def test_a_beginning_that_many_share_takes_its_place_once() -> None:
     driver = Driver(("w", replace(LLM, kv_slots=4000)), admission="working_set")
     family = " ".join(f"word{number}" for number in range(1000))  # 2,250 tokens or so
