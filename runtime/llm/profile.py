@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ _CACHED = (0, 256, 1024, 4096)  # tokens
 _NEW = (16, 64, 256, 1024)  # tokens
 _BATCHES = (1, 4, 16, 64)  # sequences
 _CONTEXTS = (64, 256, 1024, 4096)  # tokens
+_TURNS = 2  # in which points are timed again, at most
 _WORTHWHILE = 1.2  # a batch is efficient while each step up still gains this factor of throughput
 
 
@@ -65,41 +67,53 @@ class Profile:
 def measure_profile(runner: Runner, slots: Tokens, limits: Limits, seconds: float) -> Profile:
     """Time steps of growing size until `seconds` are over, overwriting the KV in `slots`.
 
-    Slow models get fewer points, but at least one of each kind. Raises `ValueError` if `slots` are too few
-    for that.
+    Slow models get fewer points, but at least one of each kind. The best of at least two times counts: when a
+    size is met first, the libraries set themselves up for it, so all are timed again once all have been met.
+    Raises `ValueError` if `slots` are too few for a point of each kind.
     """
     meter = _Meter(runner, slots)
-    prefill: list[PrefillPoint] = []
-    decode: list[DecodePoint] = []
-    deadline = time.perf_counter() + seconds
+    times: dict[_Point, float] = {}
+    began = time.perf_counter()
     meter.warm_up()
-    for cached, new, batch, context in _grid(limits, len(slots)):
-        if prefill and decode and time.perf_counter() > deadline:
+    for point in _grid(limits, len(slots)):
+        if len({met.new > 0 for met in times}) == 2 and time.perf_counter() > began + seconds / 2:
             break
-        if new:
-            prefill.append(PrefillPoint(cached, new, meter.time(1, cached, new)))
-        else:
-            decode.append(DecodePoint(batch, context, meter.time(batch, context - 1, 1)))
+        times[point] = meter.time(point)
+    for turn, point in itertools.product(range(_TURNS), tuple(times)):
+        if turn and time.perf_counter() > began + seconds:
+            break
+        times[point] = min(times[point], meter.time(point))
+    prefill = tuple(PrefillPoint(p.cached, p.new, ms) for p, ms in times.items() if p.new)
+    decode = tuple(DecodePoint(p.batch, p.context, ms) for p, ms in times.items() if not p.new)
     if not (prefill and decode):
         raise ValueError(f"{len(slots)} free KV slots are too few to measure a profile")
-    return Profile(tuple(prefill), tuple(decode))
+    return Profile(prefill, decode)
 
 
-def _grid(limits: Limits, slots: int) -> Iterator[tuple[int, int, int, int]]:
-    """(cached, new, 0, 0) and (0, 0, batch, context), both kinds by turns and the cheapest first."""
+class _Point(NamedTuple):
+    """A step of `new` tokens behind `cached` ones, or of `batch` decodes of `context` tokens each."""
+
+    cached: int = 0
+    new: int = 0
+    batch: int = 1
+    context: int = 0
+
+
+def _grid(limits: Limits, slots: int) -> Iterator[_Point]:
+    """Both kinds by turns, and the cheapest first."""
     longest = min(limits.context_length, slots)
     prefills = [
-        (cached, new, 0, 0)
+        _Point(cached, new)
         for cached, new in itertools.product(_CACHED, _NEW)
         if cached + new <= longest and new <= max(limits.token_budget, _NEW[0])
     ]
     decodes = [
-        (0, 0, batch, context)
+        _Point(batch=batch, context=context)
         for batch, context in itertools.product(_BATCHES, _CONTEXTS)
         if context <= longest and batch <= limits.max_running
     ]
-    prefills.sort(key=lambda point: (point[0] + 4 * point[1], point))
-    decodes.sort(key=lambda point: (point[2] * point[3], point))
+    prefills.sort(key=lambda point: (point.cached + 4 * point.new, point))
+    decodes.sort(key=lambda point: (point.batch * point.context, point))
     for pair in itertools.zip_longest(prefills, decodes):
         yield from (point for point in pair if point is not None)
 
@@ -116,9 +130,11 @@ class _Meter:
         """Let the libraries set themselves up."""
         self._step(1, 0, 1)
 
-    def time(self, batch: int, cached: int, new: int) -> float:
-        """Milliseconds of a step: the better of two runs."""
-        return min(self._step(batch, cached, new) for _ in range(2))
+    def time(self, point: _Point) -> float:
+        """Milliseconds of a step."""
+        if point.new:
+            return self._step(1, point.cached, point.new)
+        return self._step(point.batch, point.context - 1, 1)
 
     def _step(self, batch: int, cached: int, new: int) -> float:
         work = [self._work(index, cached, new) for index in range(batch)]

@@ -25,16 +25,20 @@ class StepCost:
 
     @classmethod
     def fit(cls, points: Sequence[tuple[int, int, float]]) -> StepCost:
-        """The closest to measured (cached, new, ms), of which there must be one; relative errors count."""
-        features = np.array([(1.0, new, _pairs(cached, new)) for cached, new, _ in points])
-        weights = 1 / np.array([ms for _, _, ms in points])
-        for columns in ((0, 1, 2), (1, 2), (0, 1)):  # the first without a negative coefficient
-            scaled = features[:, columns] * weights[:, None]
-            solution, _, rank, _ = np.linalg.lstsq(scaled, np.ones(len(points)))
+        """The closest to measured (cached, new, ms), of which there must be one; relative errors count.
+
+        No coefficient is negative: of the fits with only some of them, it is the closest that has none.
+        """
+        times = np.array([ms for _, _, ms in points])
+        features = np.array([(1.0, new, _pairs(cached, new)) for cached, new, _ in points]) / times[:, None]
+        best, least = cls(min(ms / new for _, new, ms in points), step_ms=0.0), math.inf
+        for columns in ((0, 1, 2), (0, 1), (1, 2)):
+            solution, _, rank, _ = np.linalg.lstsq(features[:, columns], np.ones(len(points)))
             found = dict(zip(columns, solution.tolist(), strict=True))
-            if rank == len(columns) and min(solution) >= 0 and found[1] > 0:
-                return cls(found[1], found.get(2, 0.0), found.get(0, 0.0))
-        return cls(min(ms / new for _, new, ms in points), step_ms=0.0)
+            error = float(np.sum((features[:, columns] @ solution - 1) ** 2))
+            if rank == len(columns) and min(solution) >= 0 and found[1] > 0 and error < least:
+                best, least = cls(found[1], found.get(2, 0.0), found.get(0, 0.0)), error
+        return best
 
     def ms(self, cached: int, new: int) -> float:
         """The time of `new` tokens behind `cached` ones."""

@@ -29,6 +29,34 @@ def test_noise_never_makes_a_negative_cost() -> None:
     assert fitted.pair_ms >= 0
 
 
+@given(
+    base=st.floats(1, 10),
+    token=st.floats(0.01, 0.1),
+    pair=st.sampled_from([0.0, 1e-7, 1e-5]),
+    noise=st.lists(st.floats(0.8, 1.25), min_size=len(_GRID), max_size=len(_GRID)),
+)
+def test_noise_makes_no_fit_worse_than_what_was_measured(
+    base: float, token: float, pair: float, noise: list[float]
+) -> None:
+    true = StepCost(token, pair, base)
+    measured = [
+        (cached, new, (base + true.ms(cached, new)) * factor)
+        for (cached, new), factor in zip(_GRID, noise, strict=True)
+    ]
+
+    def error(cost: StepCost) -> float:
+        return sum(((cost.step_ms + cost.ms(cached, new)) / ms - 1) ** 2 for cached, new, ms in measured)
+
+    assert error(StepCost.fit(measured)) <= error(true) + 1e-9
+
+
+def test_a_step_costs_something_where_context_seems_to_cost_less_than_nothing() -> None:
+    """As measured on an H100: by three coefficients, that of pairs would be slightly below 0."""
+    measured = [(0, 16, 7.0), (0, 64, 22.5), (0, 256, 19.2), (0, 1024, 23.6), (256, 256, 18.9)]
+    measured += [(1024, 64, 18.3), (1024, 256, 13.1), (4096, 16, 8.1), (4096, 256, 11.7), (4096, 1024, 28.2)]
+    assert StepCost.fit(measured).step_ms > 7
+
+
 def test_a_draft_must_be_likelier_the_more_texts_share_a_step_and_the_longer_its_context_is() -> None:
     cost = StepCost(token_ms=1.0, step_ms=4.0)
     assert [cost.worth(0, batch) for batch in (1, 4, 16)] == [0.2, 0.5, 0.8]
