@@ -745,6 +745,7 @@ class Generate(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
     CACHE_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
     n: builtins.int
     """0 counts as 1"""
     model: builtins.str
@@ -759,6 +760,10 @@ class Generate(google.protobuf.message.Message):
     def sampling(self) -> Global___Sampling: ...
     @property
     def constraint(self) -> Global___Constraint: ...
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """tokens in place of messages"""
+
     def __init__(
         self,
         *,
@@ -770,9 +775,10 @@ class Generate(google.protobuf.message.Message):
         model: builtins.str = ...,
         logprobs: builtins.int | None = ...,
         cache: builtins.bool = ...,
+        ids: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "sampling", b"sampling", "type", b"type"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "cache", b"cache", "constraint", b"constraint", "logprobs", b"logprobs", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "cache", b"cache", "constraint", b"constraint", "ids", b"ids", "logprobs", b"logprobs", "messages", b"messages", "model", b"model", "n", b"n", "sampling", b"sampling", "type", b"type"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
 
 Global___Generate: typing_extensions.TypeAlias = Generate
@@ -982,6 +988,7 @@ class Decode(google.protobuf.message.Message):
     CONSTRAINT_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
     CACHE_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
     model: builtins.str
     logprobs: builtins.int
     cache: builtins.bool
@@ -989,6 +996,8 @@ class Decode(google.protobuf.message.Message):
     def sampling(self) -> Global___Sampling: ...
     @property
     def constraint(self) -> Global___Constraint: ...
+    @property
+    def ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     def __init__(
         self,
         *,
@@ -997,9 +1006,10 @@ class Decode(google.protobuf.message.Message):
         constraint: Global___Constraint | None = ...,
         logprobs: builtins.int | None = ...,
         cache: builtins.bool = ...,
+        ids: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "constraint", b"constraint", "logprobs", b"logprobs", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "cache", b"cache", "constraint", b"constraint", "logprobs", b"logprobs", "model", b"model", "sampling", b"sampling"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_logprobs", b"_logprobs", "cache", b"cache", "constraint", b"constraint", "ids", b"ids", "logprobs", b"logprobs", "model", b"model", "sampling", b"sampling"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
 
 Global___Decode: typing_extensions.TypeAlias = Decode

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -31,8 +32,10 @@ from .scheduler.policies import Policies
 __all__ = [
     "CONFIG_FILE",
     "CONFIG_VARIABLE",
+    "MODEL_KEY",
     "REFERENCE_MODEL",
     "ConfigError",
+    "DialectName",
     "EngineKind",
     "LogLevel",
     "ModelSettings",
@@ -45,12 +48,15 @@ CONFIG_FILE: Final = "weft.toml"
 """The file that is read when it stands in the working folder and no other is named."""
 CONFIG_VARIABLE: Final = "WEFT_CONFIG"
 """The variable that names another file."""
+MODEL_KEY: Final = "WEFT_MODEL_KEY"
+"""The variable by which a worker process gets the key of the server that runs its model."""
 REFERENCE_MODEL: Final = Path(__file__).parent.parent / "apps" / "reference_model" / "model"
 """The folder of the small model that comes with weft."""
 
 _PREFIX: Final = "WEFT_"
 _UNIX: Final = "unix:"
 
+DialectName = Literal["auto", "llamacpp", "openai", "sglang", "vllm", "weft"]
 EngineKind = Literal["llm", "embed", "index", "rerank", "tool"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -82,14 +88,45 @@ def _entry_point(text: str) -> str:
     raise ValueError(f"a tool is named 'module:function', not {text!r}")
 
 
+def _url(text: str) -> str:
+    """Refuse what is no URL of a server, or holds a password."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"the URL of a server is 'http://HOST:PORT/v1', not {text!r}")
+    if parts.username is not None:
+        raise ValueError("a password does not belong in a URL, which is shown: pass it as 'key'")
+    return text.rstrip("/")
+
+
 Address = Annotated[str, AfterValidator(_address)]
 """Where a server listens: `HOST:PORT` or `unix:PATH`."""
 HttpAddress = Annotated[str, AfterValidator(_tcp_address)]
 """Where an HTTP server listens: `HOST:PORT`."""
 EntryPoint = Annotated[str, AfterValidator(_entry_point)]
 """A Python function: `module:function`."""
+Url = Annotated[str, AfterValidator(_url)]
+"""Where an OpenAI-compatible server answers: `http://HOST:PORT/v1`."""
 
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True)
+
+
+_SERVED: Final = frozenset({"context_length", "dialect", "key", "served_as", "wait_s"})
+"""What is said of models that another server runs; and of those that a worker runs:"""
+_OWN: Final = frozenset(
+    {
+        "code",
+        "device",
+        "dtype",
+        "host_kv_tokens",
+        "kv_tokens",
+        "native",
+        "prompt_lookup",
+        "tensor_parallel",
+        "threads",
+        "token_budget",
+        "workers",
+    }
+)
 
 
 class ModelSettings(BaseModel):
@@ -100,7 +137,20 @@ class ModelSettings(BaseModel):
     name: str = ""
     """How programs name it; by default the last part of `path`."""
     path: str
-    """A folder with a Hugging Face checkpoint, or the name of one on the hub."""
+    """A folder with a Hugging Face checkpoint, or the name of one on the hub. With `url`, only its tokenizer,
+    chat template and configuration are read."""
+    url: Url | None = None
+    """An OpenAI-compatible server that runs the model in a worker's stead: docs/upstream.md."""
+    served_as: str = ""
+    """How that server names the model; by default `name` if it has one of that name, or its only one."""
+    key: SecretStr | None = Field(default=None, min_length=1, exclude=True)
+    """The key that it wants; a worker process gets it as a variable."""
+    dialect: DialectName = "auto"
+    """What it understands besides OpenAI's API; auto goes by what it says of its models."""
+    context_length: int | None = Field(default=None, gt=0)
+    """The longest text that it takes, in tokens; by default what it says itself, or the configuration."""
+    wait_s: float = Field(default=30.0, ge=0)
+    """How long a worker that starts waits for it to answer."""
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes a GPU if there is one, and of several workers each another one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -118,7 +168,8 @@ class ModelSettings(BaseModel):
     token_budget: int | None = Field(default=None, gt=0)
     """Tokens that one step computes at most; by default 512 on a CPU, 2048 on a GPU."""
     max_running: int | None = Field(default=None, gt=0)
-    """Requests that one step serves at most; by default 64 on a CPU, 256 on a GPU."""
+    """Requests that one step serves at most; by default 64 on a CPU, 256 on a GPU. With `url`, those that are
+    sent at a time, 64 by default."""
     tensor_parallel: int = Field(default=1, gt=0)
     """Processes that share the model of one worker, each with some of its heads, on the GPUs from `device`
     on; it must divide the model's heads, KV heads and inner width. No KV goes to the host or to other workers
@@ -139,6 +190,16 @@ class ModelSettings(BaseModel):
         if isinstance(data, dict) and isinstance(data.get("path"), str) and not data.get("name"):
             return {**data, "name": Path(data["path"]).name}
         return data
+
+    @model_validator(mode="after")
+    def _check_url(self) -> Self:
+        """Refuse what is nothing to a model that another server runs, or to one that a worker runs."""
+        fields, idle = type(self).model_fields, _OWN if self.url else _SERVED
+        for name in sorted(idle):
+            if getattr(self, name) != fields[name].default:
+                wrong = "is the other server's business" if self.url else "goes with 'url' only"
+                raise ValueError(f"{name!r} {wrong}: leave it out of the table of model {self.name!r}")
+        return self
 
 
 def _reference() -> list[ModelSettings]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .config import EngineKind, ModelSettings, Settings, WorkerConfig
+from .config import MODEL_KEY, EngineKind, ModelSettings, Settings, WorkerConfig
 from .processes import ProcessSpec
 
 __all__ = ["ServerLayout", "expected_engines", "light_kinds", "worker_spec"]
@@ -95,5 +95,7 @@ def worker_spec(settings: Settings, config: WorkerConfig, *, name: str) -> Proce
     if "PYTHONPATH" in os.environ:
         paths.append(os.environ["PYTHONPATH"])
     environment = {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
+    if config.model is not None and config.model.key is not None:
+        environment[MODEL_KEY] = config.model.key.get_secret_value()
     arguments = ("-m", _WORKER, "--config", config.model_dump_json())
     return ProcessSpec(name, arguments, environment)

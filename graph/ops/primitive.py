@@ -38,13 +38,14 @@ class Prefill(Op):
 
 @dataclass(frozen=True, slots=True)
 class Decode(Op):
-    """`kv → kv' × text`: the model writes."""
+    """`kv → kv' × text`: the model writes, after what it has read in `kv`, or after `ids`."""
 
     model: str
     sampling: Sampling = DEFAULT_SAMPLING
     constraint: Constraint | None = None
     logprobs: int | None = None  # of each token, with so many of the likeliest; None: not asked for
     cache: bool = False
+    ids: tuple[int, ...] = ()
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "primitive"
     batchable: ClassVar[bool] = True
@@ -57,7 +58,7 @@ class Decode(Op):
 
     def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
         """The context with what was written, and the text; with `logprobs`, its tokens."""
-        expect_operands(args, ("kv",))
+        expect_operands(args, () if self.ids else ("kv",))
         _expect_kv(args, self.model)
         return (Kv(self.model), TEXT) if self.logprobs is None else (Kv(self.model), TEXT, TOKENS)
 

@@ -65,6 +65,7 @@ PARAGRAPHS = Chunking()
 class Generate(Op):
     """Text or a typed value written by a model; with `n` > 1, a list of that many samples.
 
+    `ids` are a whole prompt as tokens of the model, in place of messages.
     With `logprobs` each sampled token comes with its log-probability and that many of its likeliest rivals.
     """
 
@@ -76,6 +77,7 @@ class Generate(Op):
     model: str = ""  # empty: the deployment's default
     logprobs: int | None = None
     cache: bool = False  # whether later runs may take the same text for the same prompt; only if greedy
+    ids: tuple[int, ...] = ()
     kind: ClassVar[EngineKind] = "llm"
     dialect: ClassVar[Dialect] = "user"
 
@@ -89,7 +91,7 @@ class Generate(Op):
 
         With `logprobs` the tokens follow, see `TOKENS`.
         """
-        _expect_prompt(self.messages, args)
+        _expect_prompt(self.messages, args, self.ids)
         if not isinstance(self.type, (Text, Data)):
             raise OperandError(f"a model can write text or data, not {self.type}")
         if self.n < 1:
@@ -148,10 +150,7 @@ class Probe(Op):
         """The number of tokens of the prompt, and the tokens that were weighed."""
         if bool(self.messages) == bool(self.ids):
             raise OperandError("a probe takes either messages or ids")
-        if self.messages:
-            _expect_prompt(self.messages, args)
-        else:
-            expect_operands(args, ())
+        _expect_prompt(self.messages, args, self.ids)
         return (INTEGER, TOKENS)
 
 
@@ -207,8 +206,12 @@ def expect_choices(choices: tuple[str, ...]) -> None:
         raise OperandError("a choice must not be empty: it has no tokens to score")
 
 
-def _expect_prompt(messages: tuple[Message, ...], args: Mapping[str, Type]) -> None:
-    if not messages:
+def _expect_prompt(
+    messages: tuple[Message, ...], args: Mapping[str, Type], ids: tuple[int, ...] = ()
+) -> None:
+    if not messages and not ids:
         raise OperandError("the prompt has no messages")
+    if messages and ids:
+        raise OperandError("the prompt is given twice: as messages and as ids")
     expect_operands(args, slots(part for message in messages for part in message.parts))
     expect_renderable(args)

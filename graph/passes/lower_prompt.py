@@ -49,19 +49,22 @@ class PromptLowering:
         self._new.clear()
 
     def generate(self, node: Node, op: Generate, builder: Builder) -> None:
-        """`generate` -> prefill, `n` decodes, parse."""
+        """`generate` -> prefill, `n` decodes, parse. What follows `ids` is not known by them later on."""
         spec = self._deployment.model(op.model)
-        kv, key = self._read(node, op.messages, spec, builder)
+        kv, key = (None, None) if op.ids else self._read(node, op.messages, spec, builder)
         texts: list[Value] = []
         for sample in range(op.n):
             sampling = op.sampling if op.sampling.greedy else op.sampling.of_sample(sample)
             decoded = builder.add(
-                Decode(spec.name, sampling, op.constraint, op.logprobs, op.cache), {"kv": kv}, node
+                Decode(spec.name, sampling, op.constraint, op.logprobs, op.cache, op.ids),
+                {} if kv is None else {"kv": kv},
+                node,
             )
             text = Value(decoded.node, 1)
-            written = (key[0], (*key[1], (text, "")))
-            self._written[written] = decoded
-            self._new.append(written)
+            if key is not None:
+                written = (key[0], (*key[1], (text, "")))
+                self._written[written] = decoded
+                self._new.append(written)
             texts.append(text)
         values = [self._typed(node, op, text, builder) for text in texts]
         if op.n > 1:

@@ -43,8 +43,10 @@ class Format(Protocol):
     def close(self, choice: int, finish: str, tokens: Tokens | None) -> Choices:
         """What a chunk says at the end of a choice."""
 
-    def complete(self, choice: int, text: str, finish: str, tokens: Tokens | None) -> Choices:
-        """A choice in a response."""
+    def complete(
+        self, choice: int, text: str, finish: str, tokens: Tokens | None, prompt: Tokens | None
+    ) -> Choices:
+        """A choice in a response; with the tokens of its prompt if this is to be echoed."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Answer:
     texts: Sequence[Value]
     samples: Sequence[Sequence[Value]] | None
     """The texts by prompt; None if a program has written them."""
+    echo: bool = False
+    """Whether the last results are the tokens of the prompts."""
 
     def finish(self, choice: int) -> str:
         """Why a text ended, once the run is over: stop or length."""
@@ -62,8 +66,20 @@ class Answer:
 
     async def tokens(self) -> list[Tokens | None]:
         """The tokens of each text, if they were asked for; the run is over by then."""
-        found = [plain(datum) for datum in (await self.call.outputs())[len(self.texts) :]]
+        outputs = await self.call.outputs()
+        found = [plain(datum) for datum in outputs[len(self.texts) : len(outputs) - self._echoes]]
         return [*found] if self.samples is not None and found else [None] * len(self.texts)
+
+    async def prompts(self) -> list[Tokens | None]:
+        """The tokens of each text's prompt, if it is to be echoed; the run is over by then."""
+        if not self.echo or self.samples is None:
+            return [None] * len(self.texts)
+        found = [plain(datum) for datum in (await self.call.outputs())[-self._echoes :]]
+        return [tokens for tokens, group in zip(found, self.samples, strict=True) for _ in group]
+
+    @property
+    def _echoes(self) -> int:
+        return len(self.samples) if self.echo and self.samples is not None else 0
 
     def usage(self) -> Usage:
         """What the run took, once it is over."""
@@ -79,7 +95,7 @@ def of_generation(orchestrator: Orchestrator, generation: Generation, body: Gene
         stream=generation.texts if body.stream else (),
         namespace=body.cache_salt,
     )
-    return Answer(call, generation.texts, generation.samples)
+    return Answer(call, generation.texts, generation.samples, generation.echo)
 
 
 def of_program(
@@ -111,11 +127,13 @@ async def answer(request: Request, found: Answer, body: GenerationBody, form: Fo
         events = _events(found, form, frame, include_usage=body.stream_options.include_usage)
         return EventStream(events, call.cancel, headers)
     outputs = await while_connected(request, call.outputs(), call.cancel)
-    tokens = await found.tokens()
+    tokens, prompts = await found.tokens(), await found.prompts()
     choices = [
         made
         for index in range(len(found.texts))
-        for made in form.complete(index, text_of(outputs[index]), found.finish(index), tokens[index])
+        for made in form.complete(
+            index, text_of(outputs[index]), found.finish(index), tokens[index], prompts[index]
+        )
     ]
     return JSONResponse({**frame, "choices": choices, "usage": found.usage().body}, headers=headers)
 

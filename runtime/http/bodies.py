@@ -23,6 +23,7 @@ __all__ = [
     "GenerationBody",
     "MessageBody",
     "ResponseFormat",
+    "StructuredOutputs",
     "ToolBody",
 ]
 
@@ -94,6 +95,22 @@ def _prompts(value: Any) -> Any:
     if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
         raise ValueError("must be a text or a list of texts; token ids are not taken: send the text")
     return texts
+
+
+def _prompts_or_ids(value: Any) -> Any:
+    """A text or a list of texts, or the same of prompts as token ids."""
+    if isinstance(value, list) and value:
+        found = [value] if isinstance(value[0], int) else value
+        if all(isinstance(ids, list) and ids and all(map(_is_id, ids)) for ids in found):
+            return [tuple(ids) for ids in found]
+    texts = _texts(value)
+    if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
+        raise ValueError("must be a text, a list of texts, token ids, or a list of lists of token ids")
+    return texts
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
 
 
 def _object(text: Any) -> Any:
@@ -209,11 +226,24 @@ class ChatBody(GenerationBody):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
-class CompletionBody(GenerationBody):
-    """`POST /v1/completions`."""
+class StructuredOutputs(Body):
+    """The form that the answer must have, as vLLM has it: one of these."""
 
-    prompt: Annotated[list[str], BeforeValidator(_prompts)]
+    json_: dict[str, Any] | str | None = Field(default=None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+
+
+class CompletionBody(GenerationBody):
+    """`POST /v1/completions`; the last four fields are as vLLM has them."""
+
+    prompt: Annotated[list[str | tuple[int, ...]], BeforeValidator(_prompts_or_ids)]
     logprobs: int | None = Field(default=None, ge=0, le=20)
+    echo: bool = False
+    response_format: ResponseFormat = ResponseFormat(type="text")
+    structured_outputs: StructuredOutputs = StructuredOutputs()
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
 
 
 class EmbeddingBody(Body):

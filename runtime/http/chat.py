@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
@@ -10,14 +9,14 @@ from typing import Any, ClassVar, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from weft.graph import schema as json_schema
-from weft.graph.sampling import Constraint, JsonSchema
+from weft.graph.sampling import Constraint
 from weft.runtime.orchestrator.orchestrator import Orchestrator
 
 from .answers import Answer, Choices, Tokens, answer, of_generation, of_program
 from .bodies import IGNORED, UNSUPPORTED, ChatBody
 from .errors import ApiError
 from .fields import read_body
+from .forms import form_of
 from .generation import Generation, generation, sampling_of
 from .incoming import in_turn, orchestrator_of, parsed, read
 from .prompts import chat_prompt
@@ -28,7 +27,6 @@ from .tools import NO_TOOLS, Toolbox, read_tools
 __all__ = ["chat_completions"]
 
 _FOR_PROGRAMS: Final = frozenset({"cache_salt", "inputs", "messages", "model", "stream", "stream_options"})
-_ANY_OBJECT: Final = JsonSchema('{"type": "object"}')
 
 
 async def chat_completions(request: Request) -> Response:
@@ -94,18 +92,7 @@ def _constraint(body: ChatBody, tools: Toolbox) -> Constraint | None:
             "or pass 'none' or 'required' as 'tool_choice'",
             param="response_format",
         )
-    if form.type == "json_object":
-        return _ANY_OBJECT
-    if form.json_schema is None:
-        param = "response_format.json_schema"
-        raise ApiError(400, f"{param!r} is missing", param=param, code="missing_required_parameter")
-    text = json.dumps(form.json_schema.schema_, ensure_ascii=False)
-    try:
-        json_schema.parse(text)
-    except ValueError as problem:
-        param = "response_format.json_schema.schema"
-        raise ApiError(400, f"{param!r}: {problem}", param=param) from None
-    return JsonSchema(text)
+    return form_of(form)
 
 
 class _Chat:
@@ -128,7 +115,9 @@ class _Chat:
         last = self._chunk(choice, {})
         return [*rest, {**last, "logprobs": _logprobs(tokens), "finish_reason": _reason(reader, finish)}]
 
-    def complete(self, choice: int, text: str, finish: str, tokens: Tokens | None) -> Choices:
+    def complete(
+        self, choice: int, text: str, finish: str, tokens: Tokens | None, prompt: Tokens | None
+    ) -> Choices:
         reader = self._readers[choice]
         message = message_of([*reader.push(text), *reader.close()])
         return [

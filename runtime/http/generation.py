@@ -9,7 +9,7 @@ from typing import Final
 
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.ops.common import Input
-from weft.graph.ops.user import Generate
+from weft.graph.ops.user import Generate, Probe
 from weft.graph.sampling import Constraint, Sampling
 
 from .bodies import GenerationBody
@@ -23,12 +23,16 @@ _MOST: Final = 1024  # texts
 
 @dataclass(frozen=True)
 class Generation:
-    """A graph whose outputs are the texts of all samples, then their tokens if these were asked for."""
+    """A graph whose outputs are the texts of all samples, then their tokens if these were asked for.
+
+    Last come the tokens of the prompts, if they are to be echoed.
+    """
 
     graph: Graph
     inputs: dict[str, str]
     samples: tuple[tuple[Value, ...], ...]
     """The texts, those of one prompt together."""
+    echo: bool = False
 
     @property
     def texts(self) -> list[Value]:
@@ -51,6 +55,7 @@ def generation(
     n: int = 1,
     constraint: Constraint | None = None,
     logprobs: int | None = None,
+    echo: bool = False,
 ) -> Generation:
     """`n` samples for each prompt, each drawn as it says; `name` is what observers call the run.
 
@@ -69,6 +74,7 @@ def generation(
     nodes: list[Node] = []
     inputs: dict[str, str] = {}
     samples: list[tuple[Value, ...]] = []
+    echoed: list[Value] = []
     for number, (prompt, sampling) in enumerate(prompts):
         args: dict[str, Value] = {}
         for slot, text in prompt.slots.items():
@@ -78,15 +84,20 @@ def generation(
         group = []
         for sample in range(n):
             op = Generate(
-                (prompt.message,),
+                prompt.messages,
                 sampling=sampling.of_sample(sample),
                 constraint=constraint,
                 model=model,
                 logprobs=logprobs,
+                ids=prompt.ids,
             )
             group.append(Value(len(nodes)))
             nodes.append(Node(len(nodes), op, args))
         samples.append(tuple(group))
+        if echo:
+            echoed.append(Value(len(nodes), 1))
+            probe = Probe(prompt.messages, prompt.ids, start=0, top=logprobs or 0, model=model)
+            nodes.append(Node(len(nodes), probe, args))
     texts = [text for group in samples for text in group]
     tokens = [Value(text.node, 2) for text in texts] if logprobs is not None else []
-    return Generation(Graph(tuple(nodes), (*texts, *tokens), name), inputs, tuple(samples))
+    return Generation(Graph(tuple(nodes), (*texts, *tokens, *echoed), name), inputs, tuple(samples), echo)

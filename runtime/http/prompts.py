@@ -32,15 +32,21 @@ _CACHED: Final = 64
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as a message of a graph, and the texts that fill its slots."""
+    """A prompt as a message of a graph, and the texts that fill its slots; or as token ids."""
 
     message: Message
     slots: Mapping[str, str] = field(default_factory=dict)
+    ids: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, text: str) -> Prompt:
-        """A text that no template touches; it may spell control tokens."""
-        return cls(Message("raw", (text,)))
+    def of(cls, given: str | tuple[int, ...]) -> Prompt:
+        """A text that no template touches, which may spell control tokens; or tokens of the model."""
+        return cls(Message("raw", (given,))) if isinstance(given, str) else cls(Message("raw", ()), ids=given)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What is said in words."""
+        return () if self.ids else (self.message,)
 
     def followed_by(self, text: str) -> Prompt:
         """The same prompt with text at its end."""

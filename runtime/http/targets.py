@@ -45,10 +45,11 @@ class LanguageModel:
     def room(self) -> int:
         """How many tokens an answer may have that nobody limits: what the context holds.
 
-        Where the KV pool is smaller than a context, half of the pool, for the prompt needs room in it too.
+        Where the KV pool is smaller than a context, half of the pool, for the prompt needs room in it too. Of
+        a model that another server runs, the pool is not known.
         """
         slots, context = self.info.kv_slots, self.info.context_length
-        return context if slots >= context else max(slots // 2, 1)
+        return max(slots // 2, 1) if 0 < slots < context else context
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,11 @@ class Context:
         """Return the context of a model that has read nothing."""
         return cls(tokenizer, _State((), (), Start.PROMPT), bos)
 
+    @classmethod
+    def of_ids(cls, tokenizer: Tokenizer, ids: Sequence[int]) -> Context:
+        """Return the context of a model that has read these ids; nothing is put before them."""
+        return cls(tokenizer, _State(tuple(ids), (), Start.CONTINUATION), bos=False)
+
     def append_text(self, text: str, *, trusted: bool = False) -> Context:
         """Return this context followed by `text`; only trusted text may write control tokens."""
         if not text:

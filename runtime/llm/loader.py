@@ -1,9 +1,8 @@
-"""Loading of Hugging Face checkpoints: where they lie, and their tensors, merged for the fused path."""
+"""Loading of Hugging Face checkpoints: their tensors, merged for the fused path."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,11 +26,8 @@ __all__ = [
     "choose_dtype",
     "dtype_named",
     "load_weights",
-    "resolve_folder",
 ]
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -64,22 +60,6 @@ class Weights:
     """Each is read when it is asked for, so that a model may lay it out anew before the next one comes."""
     norm: torch.Tensor  # [hidden]
     head: torch.Tensor  # [vocab, hidden], the embedding itself if tied; of a part [vocab / ranks, hidden]
-
-
-def resolve_folder(model: str | Path) -> Path:
-    """The folder of `model`: an existing folder, or a hub name `org/name`, downloaded if it is not cached.
-
-    Raises `ModelError` if there is neither such a folder nor such a download.
-    """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    name = str(model)
-    if not _HUB_NAME.fullmatch(name):
-        raise ModelError(
-            f"model folder {name!r} does not exist, and it is no hub name of the form 'org/name'"
-        )
-    return _download(name)
 
 
 def choose_device(device: str) -> torch.device:
@@ -264,15 +244,3 @@ def _indexed(index: Path) -> Iterator[Path]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{str(index)!r} is no safetensors index: {error!r}") from error
     return (index.parent / name for name in names)
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download  # imported here: slow, and needed for hub names only
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except Exception as error:  # the hub client raises errors of several libraries
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"{name!r} is no local folder and cannot be downloaded from the Hugging Face hub: {cause}"
-        ) from error

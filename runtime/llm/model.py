@@ -19,7 +19,8 @@ from .errors import ModelError
 from .fused import FusedModel
 from .gpu.model import GpuModel
 from .hosted.loading import load_hosted
-from .loader import choose_device, choose_devices, choose_dtype, load_weights, resolve_folder
+from .hub import resolve_folder
+from .loader import choose_device, choose_devices, choose_dtype, load_weights
 from .model_base import Model
 from .parallel.comm import Communicator
 from .parallel.shard import Shard

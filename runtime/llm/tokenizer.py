@@ -209,6 +209,11 @@ class Tokenizer:
         """The texts of the special tokens, which only trusted text writes."""
         return frozenset(self._special)
 
+    @property
+    def start_id(self) -> int:
+        """The token that stands for "no prompt": BOS, or of a model without one an end of sequence."""
+        return min(self.eos_ids) if self.bos_id is None else self.bos_id
+
     # Decoding
 
     def decode(self, ids: Sequence[int]) -> str:

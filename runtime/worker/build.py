@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from weft.runtime.config import WorkerConfig
+from weft.runtime.config import MODEL_KEY, ModelSettings, WorkerConfig
 from weft.runtime.retrieval.embedder import HashEmbedder
 from weft.runtime.retrieval.folder import INDEXES
 
@@ -21,9 +22,7 @@ def build_engines(config: WorkerConfig) -> list[Engine]:
     """One engine per kind, not yet started. Without a cross-encoder there is no rerank engine."""
     engines: list[Engine] = []
     if "llm" in config.kinds and config.model is not None:
-        from .engines.llm import LlmEngine  # brings torch, which the other engines may do without
-
-        engines.append(LlmEngine(config.model, profile_s=config.profile_s))
+        engines.append(_llm_engine(config.model, config.profile_s))
     if "embed" in config.kinds:
         engines.append(EmbedEngine(config.embedder, profile_s=config.profile_s / 2))
     if "index" in config.kinds:
@@ -35,6 +34,16 @@ def build_engines(config: WorkerConfig) -> list[Engine]:
     if "tool" in config.kinds:
         engines.append(ToolEngine(config.tools))
     return engines
+
+
+def _llm_engine(model: ModelSettings, profile_s: float) -> Engine:
+    if model.url is not None:
+        from .engines.upstream.engine import UpstreamEngine  # brings httpx, which nothing else here needs
+
+        return UpstreamEngine(model, model.url, key=os.environ.pop(MODEL_KEY, ""))
+    from .engines.llm import LlmEngine  # brings torch, which the other engines may do without
+
+    return LlmEngine(model, profile_s=profile_s)
 
 
 def _embedder_name(spec: str | None) -> str:

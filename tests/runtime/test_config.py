@@ -134,6 +134,19 @@ def test_paths_in_a_file_are_relative_to_it() -> None:
         ('listen = "nowhere"', "weft.toml: listen: an address is 'HOST:PORT' or 'unix:PATH', not 'nowhere'"),
         ('listen = "here:99999"', "weft.toml: listen: an address is"),
         ('tools = ["shop.price"]', "weft.toml: tools.0: a tool is named 'module:function', not 'shop.price'"),
+        (
+            '[[models]]\npath = "a"\nurl = "host:8000"',
+            "URL of a server is 'http://HOST:PORT/v1', not 'host:8000'",
+        ),
+        ('[[models]]\npath = "a"\nurl = "http://me:pw@h/v1"', "a password does not belong in a URL"),
+        (
+            '[[models]]\npath = "a"\nurl = "http://h/v1"\nkv_tokens = 9',
+            "weft.toml: models.0: 'kv_tokens' is the other server's business: leave it out",
+        ),
+        (
+            '[[models]]\npath = "a"\nserved_as = "b"',
+            "weft.toml: models.0: 'served_as' goes with 'url' only: leave it out of the table of model 'a'",
+        ),
         ("max_message_mb = 0", "weft.toml: max_message_mb: Input should be greater than 0"),
         ("listen = ", "weft.toml: not TOML: Invalid value (at end of document)"),
         ('[[models]]\npath = "x/a"\n[[models]]\npath = "y/a"', "two models are called 'a': give each a name"),
@@ -193,6 +206,18 @@ def test_a_worker_gets_its_part_of_the_settings(tmp_path: Path) -> None:
     assert config.data == tmp_path / ".weft"
     assert (config.tools, config.profile_s, config.log_level) == (["shop:price"], 0, "debug")
     assert WorkerConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_model_elsewhere_survives_the_way_to_a_worker_but_for_its_key() -> None:
+    _write(
+        '[[models]]\nname = "m"\npath = "org/m"\nurl = "http://h:8000/v1/"\nkey = "hidden"\nmax_running = 9\n'
+    )
+    (model,) = load_settings().models
+    assert model.url == "http://h:8000/v1"
+    assert model.key is not None
+    assert "hidden" not in f"{model!r} {model.model_dump_json()}"
+    arrived = ModelSettings.model_validate_json(model.model_dump_json())
+    assert arrived == model.model_copy(update={"key": None})
 
 
 def test_a_workers_defaults_can_be_left_out_of_its_document() -> None:

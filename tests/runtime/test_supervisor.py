@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from weft.runtime.config import ModelSettings, Settings
+from weft.runtime.config import MODEL_KEY, ModelSettings, Settings
 from weft.runtime.layout import ServerLayout
 from weft.runtime.processes import ProcessSpec
 from weft.runtime.supervisor import RestartBudget, StartupError, Supervisor
@@ -181,6 +181,16 @@ def test_the_processes_of_a_shared_model_share_its_workers_cores(
         found = [json.loads(spec.arguments[-1])["model"] for spec in specs]
         assert [model["device"] for model in found] == ["auto:0", "auto:1"][:workers]
         assert [model["threads"] for model in found] == [threads] * workers
+
+
+def test_the_key_of_another_server_goes_to_its_worker_alone(tmp_path: Path) -> None:
+    model = ModelSettings(name="m", path="a", url="http://h:1/v1", key=SecretStr("hidden"))
+    layout = ServerLayout(Settings(models=[model]))
+    worker, retrieval = layout.workers(tmp_path, "unix:x")
+    assert worker.environment[MODEL_KEY] == "hidden"
+    assert MODEL_KEY not in retrieval.environment
+    for spec in (layout.orchestrator(tmp_path), worker, retrieval):
+        assert "hidden" not in "".join(spec.arguments)
 
 
 def test_only_a_server_of_its_own_has_a_door_and_nobody_sees_its_key(tmp_path: Path) -> None:

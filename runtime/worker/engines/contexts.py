@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from weft.graph.prompt import Fixed, Piece
 from weft.graph.values import Datum, KvValue, Segment, TextValue, render, strip
@@ -12,17 +14,19 @@ from weft.runtime.llm.tokenizer import Tokenizer
 from ..faults import TaskError
 from .base import HeldKv, Operands
 
-__all__ = ["context_of", "read", "write"]
+__all__ = ["context_of", "read", "tokenize", "write"]
+
+_MANY_CHARACTERS: Final = 100_000  # tokenizing them takes tens of milliseconds
 
 
-def context_of(kv: Datum | None, tokenizer: Tokenizer) -> Context:
-    """The context of a KV operand: as it is held here, else from its segments; empty for None.
+def context_of(kv: Datum | None, tokenizer: Tokenizer, ids: Sequence[int] = ()) -> Context:
+    """The context of a KV operand: as it is held here, else from its segments; that of `ids` for None.
 
     Raises TaskError for a value that is not held here and does not say what it consists of.
     """
     match kv:
         case None:
-            return Context.empty(tokenizer)
+            return Context.of_ids(tokenizer, ids) if ids else Context.empty(tokenizer)
         case HeldKv():
             return kv.context
         case KvValue(segments=segments) if segments:
@@ -47,6 +51,12 @@ def read(context: Context, pieces: Iterable[Piece], operands: Operands) -> Conte
 def write(context: Context, text: TextValue) -> Context:
     """The context after the model has written `text`: its ids, then what they do not cover."""
     return context.append_ids(text.ids).append_text(text.text[text.covered :])
+
+
+async def tokenize(context: Context) -> None:
+    """Give a long context its ids in a thread, so that the work of others is not held up meanwhile."""
+    if context.unread > _MANY_CHARACTERS:
+        await asyncio.to_thread(context.ids)
 
 
 def _restore(segments: Iterable[Segment], tokenizer: Tokenizer) -> Context:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Final
 
 import numpy as np
 
@@ -32,23 +31,19 @@ from weft.runtime.llm.requests import (
     ScoreRequest,
 )
 from weft.runtime.mailbox import Mailbox
-from weft.runtime.retrieval.rerank import top_k
 
-from ..faults import TaskError, invalid_arguments
+from ..faults import TaskError
 from .base import Emit, Gauges, HeldKv, Operands, Outcome, Stream, Task, Timing
-from .contexts import context_of, read, write
+from .contexts import context_of, read, tokenize, write
 from .deltas import Sift
 from .entrance import Entrance
+from .judging import rate, score
 from .kv_exchange import Borrowed, KvExchange
 from .llm_loading import LoadedModel, describe, load
-from .operands import count_of, passages_of
-from .rating import aligned, all_of, expected, prompts_of
-from .scoring import Aligned, align, judge, mean_scores
+from .scoring import Aligned, align
 from .weighing import as_data, weighed_prompt
 
 __all__ = ["LlmEngine"]
-
-_MANY_CHARACTERS: Final = 100_000  # tokenizing them takes tens of milliseconds
 
 
 class LlmEngine:
@@ -139,9 +134,9 @@ class LlmEngine:
     async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
         """Compute a prefill, a decode, a score, a weighing or ratings."""
         op, kv = task.node.op, operands.get("kv")
-        context = context_of(kv, self._model.tokenizer)
+        context = context_of(kv, self._model.tokenizer, getattr(op, "ids", ()))
         began = time.monotonic()
-        await _tokenize(context)
+        await tokenize(context)
         match op:
             case Prefill():
                 return await self._prefill(task, op, context, operands)
@@ -150,7 +145,7 @@ class LlmEngine:
             case Score():
                 return await self._score(task, op, context, began)
             case Weigh():
-                return await self._probe(task, op, op.ids or context.ids())
+                return await self._probe(task, op, context.ids())
             case Rate():
                 return await self._rate(task, op, operands)
             case _:
@@ -160,7 +155,7 @@ class LlmEngine:
         longer = read(context, op.pieces, operands)
         held = self._held(task, longer, _head(operands.get("kv")))
         if not task.fused:
-            await _tokenize(longer)
+            await tokenize(longer)
         settled = () if task.fused else longer.settled_ids()
         if len(settled) <= len(context.settled_ids()):
             return Outcome((held,))
@@ -238,11 +233,7 @@ class LlmEngine:
         cutting = time.monotonic() - began
         borrowed = await self._borrow(task, aligned.prefix)
         started = time.monotonic()
-        scored = await self._weigh(task, aligned.prefix, aligned.options)
-        alone: tuple[tuple[float, ...], ...] = ()
-        if op.method == "unconditional":
-            alone = (await self._weigh(task, (self._model.start_id,), aligned.options)).logprobs
-        chosen, scores = judge(op.method, aligned.options, scored.logprobs, alone)
+        results, scored = await score(op, aligned, self._model.tokenizer, lambda o: self._weigh(task, o))
         timing = Timing(
             queued=borrowed.waited,
             prefill=cutting + time.monotonic() - started,
@@ -252,7 +243,7 @@ class LlmEngine:
             fetch=borrowed.seconds,
             fetched_tokens=borrowed.tokens,
         )
-        return Outcome((TextValue(op.choices[chosen]), Json(scores)), timing)
+        return Outcome(results, timing)
 
     async def _probe(self, task: Task, op: Weigh, ids: tuple[int, ...]) -> Outcome:
         if op.start is not None and op.start > len(ids):
@@ -262,7 +253,7 @@ class LlmEngine:
         first = max(start, 1)  # nothing comes before token 0 that could foretell it
         done: Event
         if first < len(ids):
-            done = await self._weigh(task, ids[:first], (ids[first:],), op.top)
+            done = await self._weigh(task, Aligned(ids[:first], (ids[first:],)), op.top)
         else:
             self._check_room(len(ids), 0, 0)
             done, _ = await self._request(PrefillRequest(ids, task.namespace, task.priority))
@@ -279,29 +270,19 @@ class LlmEngine:
     async def _rate(self, task: Task, op: Rate, operands: Operands) -> Outcome:
         """All passages at once: what their prompts share is computed once, and one step takes many."""
         started = time.monotonic()
-        passages, count = passages_of(operands["passages"]), count_of(operands, "k")
-        empty = Context.empty(self._model.tokenizer)
-        prompts = prompts_of(empty, op, operands["query"], [passage.text for passage in passages])
-        weighed = await all_of([self._rated(task, op, prompt) for prompt in aligned(prompts, op.choices)])
-        with invalid_arguments():
-            best = top_k(passages, [rating for rating, _ in weighed], count)
+        results, weighed = await rate(op, operands, self._model.tokenizer, lambda o: self._weigh(task, o))
         timing = Timing(
             prefill=time.monotonic() - started,
-            cached_tokens=sum(scored.cached_tokens for _, scored in weighed),
-            computed_tokens=sum(scored.computed_tokens for _, scored in weighed),
-            batch=max(1, len(passages)),
+            cached_tokens=sum(scored.cached_tokens for scored in weighed),
+            computed_tokens=sum(scored.computed_tokens for scored in weighed),
+            batch=max(1, len(weighed)),
         )
-        return Outcome((Json([passage.to_json() for passage in best]),), timing)
+        return Outcome(results, timing)
 
-    async def _rated(self, task: Task, op: Rate, prompt: Aligned) -> tuple[float, Scored]:
-        scored = await self._weigh(task, prompt.prefix, prompt.options)
-        return expected(op.values, mean_scores(scored.logprobs)), scored
-
-    async def _weigh(
-        self, task: Task, prefix: tuple[int, ...], options: tuple[tuple[int, ...], ...], top: int = 0
-    ) -> Scored:
-        self._check_room(len(prefix), max(map(len, options)), sum(map(len, options)))
-        request = ScoreRequest(prefix, options, task.namespace, task.priority, top)
+    async def _weigh(self, task: Task, options: Aligned, top: int = 0) -> Scored:
+        sizes = list(map(len, options.options))
+        self._check_room(len(options.prefix), max(sizes), sum(sizes))
+        request = ScoreRequest(options.prefix, options.options, task.namespace, task.priority, top)
         done, _ = await self._request(request)
         assert isinstance(done, Scored)
         return done
@@ -393,12 +374,6 @@ class _Call:
 def _take_all(items: Sequence[tuple[_Call, Sequence[Event]]]) -> None:
     for call, events in items:
         call.take(events)
-
-
-async def _tokenize(context: Context) -> None:
-    """Give a long context its ids in a thread, so that the work of others is not held up meanwhile."""
-    if context.unread > _MANY_CHARACTERS:
-        await asyncio.to_thread(context.ids)
 
 
 def _head(kv: Datum | None) -> int | None:

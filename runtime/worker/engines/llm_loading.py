@@ -11,8 +11,8 @@ from weft.runtime.config import ModelSettings
 from weft.runtime.llm.chat import ChatTemplate
 from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.errors import ModelError, ParallelError
+from weft.runtime.llm.hub import resolve_folder
 from weft.runtime.llm.kv_layout import kv_layout
-from weft.runtime.llm.loader import resolve_folder
 from weft.runtime.llm.model import Model, load_model
 from weft.runtime.llm.options import EngineOptions
 from weft.runtime.llm.profile import Profile
@@ -34,12 +34,6 @@ class LoadedModel:
     chat: ChatTemplate | None
     profile: Profile | None  # None: not measured
     kv_layout: str = ""  # by which engines know that they can exchange KV; empty: they cannot
-
-    @property
-    def start_id(self) -> int:
-        """The token that stands for "no prompt": BOS, or of a model without one an end of sequence."""
-        bos = self.tokenizer.bos_id
-        return min(self.tokenizer.eos_ids) if bos is None else bos
 
 
 def load(settings: ModelSettings, profile_s: float) -> LoadedModel:

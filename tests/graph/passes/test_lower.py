@@ -208,6 +208,11 @@ def test_probe_becomes_a_weighing_of_what_was_read_or_of_ids() -> None:
     assert [(node.op, node.args) for node in nodes] == [(Weigh("chat", (3, 4), 0), {})]
 
 
+def test_a_generation_after_ids_reads_nothing_else() -> None:
+    nodes = lowered(Node(0, Generate((), ids=(3, 4))))
+    assert [(node.op, node.args) for node in nodes] == [(Decode("chat", ids=(3, 4)), {})]
+
+
 def test_the_tokens_of_a_generation_are_those_of_its_decode() -> None:
     node = Node(0, Generate((Message("raw", ("a",)),), logprobs=2))
     nodes = lowered(node, Node(1, Gather("list"), {"0": Value(0, 2)}))

@@ -9,6 +9,7 @@ import pytest
 
 from weft.graph.ops.primitive import Decode, Prefill
 from weft.graph.prompt import Fixed
+from weft.graph.sampling import Choices, Constraint, JsonSchema, Regex
 
 from .conftest import Door, StartDoor, language_model
 
@@ -50,6 +51,26 @@ async def test_a_forced_length_reaches_the_worker(door: Door) -> None:
     assert [(op.sampling.max_tokens, op.sampling.ignore_eos) for op in decodes] == [(5, True), (5, False)]
 
 
+@pytest.mark.parametrize(
+    ("fields", "constraint"),
+    [
+        ({"structured_outputs": {"json": {"type": "integer"}}}, JsonSchema('{"type": "integer"}')),
+        ({"structured_outputs": {"json": '{"type": "integer"}'}}, JsonSchema('{"type": "integer"}')),
+        ({"structured_outputs": {"regex": "[ab]"}}, Regex("[ab]")),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, Choices(("a", "b"))),
+        ({"response_format": {"type": "json_object"}}, JsonSchema('{"type": "object"}')),
+        ({"response_format": {"type": "text"}}, None),
+    ],
+)
+async def test_a_form_reaches_the_worker(
+    door: Door, fields: dict[str, Any], constraint: Constraint | None
+) -> None:
+    await door.openai.completions.create(model="m", prompt=[5, 7], extra_body=fields)
+    (decode,) = [node for node in door.workers[0].nodes() if isinstance(node.op, Decode)]
+    assert isinstance(decode.op, Decode)
+    assert (decode.op.ids, decode.op.constraint, decode.args) == ((5, 7), constraint, {})
+
+
 async def test_a_stream_of_several(door: Door) -> None:
     stream = await door.openai.completions.create(
         model="m", prompt=["a", "b"], stream=True, stream_options={"include_usage": True}
@@ -65,10 +86,27 @@ async def test_a_stream_of_several(door: Door) -> None:
 @pytest.mark.parametrize(
     ("body", "param", "said"),
     [
-        ({"prompt": [1, 2]}, "prompt", "token ids are not taken: send the text"),
-        ({"prompt": []}, "prompt", "must be a text or a list of texts"),
+        ({"prompt": [1, -2]}, "prompt", "must be a text, a list of texts, token ids, or a list of lists"),
+        ({"prompt": [[1], []]}, "prompt", "must be a text, a list of texts, token ids, or a list of lists"),
+        ({"prompt": []}, "prompt", "must be a text, a list of texts, token ids, or a list of lists"),
         ({}, "prompt", "'prompt' is missing"),
-        ({"prompt": "a", "echo": True}, "echo", "put the prompt before the answer yourself"),
+        ({"prompt": "a", "echo": True, "stream": True}, "echo", "does not go with 'stream'"),
+        (
+            {"prompt": "a", "structured_outputs": {"regex": "a", "choice": ["a"]}},
+            "structured_outputs",
+            "pass one of json, regex, choice",
+        ),
+        (
+            {"prompt": "a", "structured_outputs": {"choice": ["a", "a"]}},
+            "structured_outputs.choice",
+            "choices must differ",
+        ),
+        (
+            {"prompt": "a", "structured_outputs": {"json": {"type": 3}}},
+            "structured_outputs.json",
+            "'structured_outputs.json': ",
+        ),
+        ({"prompt": "a", "structured_outputs": {"grammar": "x"}}, "structured_outputs.grammar", "unknown"),
         ({"prompt": "a", "best_of": 3}, "best_of", "pass `n`"),
         ({"prompt": "a", "suffix": "z"}, "suffix", "continue a text"),
         ({"prompt": "a", "ignore_eos": "yes"}, "ignore_eos", "should be a valid boolean"),

@@ -163,3 +163,9 @@ def test_contexts_that_end_in_one_control_token_end_alike(tokenizer: Tokenizer) 
     )
     assert one.ends_like(other)
     assert not one.ends_like(open_end)
+
+
+def test_ids_that_are_given_stay_as_they_are(tokenizer: Tokenizer) -> None:
+    context = Context.of_ids(tokenizer, (7, 9))
+    assert context.ids() == context.settled_ids() == (7, 9)
+    assert list(context.append_text(" fox").ids()) == [7, 9, *tokenizer.encode_continuation(" fox")]

@@ -16,7 +16,7 @@ from weft.runtime.llm.config import read_config
 from weft.runtime.llm.cpu import trial
 from weft.runtime.llm.cpu.model import CpuModel
 from weft.runtime.llm.errors import ModelError
-from weft.runtime.llm.loader import resolve_folder
+from weft.runtime.llm.hub import resolve_folder
 from weft.runtime.llm.model import Model, load_model
 from weft.runtime.llm.runner import ModelRunner
 from weft.runtime.llm.sequence import Sequence
