@@ -222,6 +222,8 @@ def test_a_client_that_goes_away_frees_the_engine(server: Server, client: openai
     stream = client.chat.completions.create(
         model="reference",
         messages=messages,
+        n=16,  # so that it takes longer than it may take until a worker says what it does
+        temperature=1.0,
         stream=True,
         response_format=as_json(schema),
     )
