@@ -85,7 +85,14 @@ class PyType:
         try:
             return self._adapter.validate_python(data)
         except ValidationError as problem:
-            raise ValueError(problem_of(problem)) from None
+            found = problem
+        try:  # strict models take a date, an enum, a tuple as JSON has it from JSON text only
+            return self._adapter.validate_json(json.dumps(data))
+        except ValidationError as problem:
+            found = problem
+        except (TypeError, ValueError):
+            pass  # no JSON data: the first problem stands
+        raise ValueError(problem_of(found))
 
     def field(self, name: str) -> PyField:
         """A field as far as it is known."""
