@@ -155,7 +155,7 @@ async def drive(
 def _told(value: Any) -> str:
     """What the server is told that the program returned: JSON, of whatever it is."""
     try:
-        return to_json(value, fallback=repr).decode()
+        return to_json(value, fallback=repr, inf_nan_mode="strings").decode()
     except ValueError:  # text that is none, for one
         return to_json(repr(value)).decode()
 

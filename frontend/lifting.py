@@ -221,7 +221,7 @@ def _attributes(thing: object) -> dict[str, Any]:
     """The fields of a dataclass or a pydantic model as JSON names them; nothing for other objects."""
     if isinstance(thing, BaseModel):
         pytype = py_type(type(thing))
-        return {pytype.field(name)[0]: getattr(thing, name) for name in type(thing).model_fields}
+        return {pytype.field(name).names[0]: getattr(thing, name) for name in type(thing).model_fields}
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
     return {}

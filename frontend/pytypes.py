@@ -5,18 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
-from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from weft.graph import schema as json_schema
 from weft.graph.types import TEXT, Data, Type
 
-__all__ = ["ANYTHING", "PyType", "problem_of", "py_type", "text_options"]
+__all__ = ["ANYTHING", "PyField", "PyType", "problem_of", "py_type", "text_options"]
 
 SchemaMode = Literal["validation", "serialization"]
 
@@ -73,20 +85,36 @@ class PyType:
         try:
             return self._adapter.validate_python(data)
         except ValidationError as problem:
-            raise ValueError(problem_of(problem)) from None
+            found = problem
+        try:  # strict models take a date, an enum, a tuple as JSON has it from JSON text only
+            return self._adapter.validate_json(json.dumps(data))
+        except ValidationError as problem:
+            found = problem
+        except (TypeError, ValueError):
+            pass  # no JSON data: the first problem stands
+        raise ValueError(problem_of(found))
 
-    def field(self, name: str) -> tuple[str, PyType]:
-        """A field's name in JSON, and its type as far as it is known."""
+    def field(self, name: str) -> PyField:
+        """A field as far as it is known."""
         owner = _without_none(self.annotation)
         if isinstance(owner, type) and issubclass(owner, BaseModel) and name in owner.model_fields:
-            info = owner.model_fields[name]
-            return info.serialization_alias or name, py_type(info.annotation)
+            return _model_field(name, owner.model_fields[name])
         if dataclasses.is_dataclass(owner) or is_typeddict(owner):
-            return name, py_type(get_type_hints(owner, include_extras=True).get(name, Any))
+            pytype = py_type(get_type_hints(owner, include_extras=True).get(name, Any))
+            return PyField((name,), pytype, pytype.default(_dataclass_default(owner, name)))
         arguments = get_args(owner)
         if _is_kind(owner, Mapping) and len(arguments) == 2:
-            return name, py_type(arguments[1])
-        return name, ANYTHING
+            return PyField((name,), py_type(arguments[1]))
+        return PyField((name,), ANYTHING)
+
+    def default(self, make: Callable[[], Any] | None) -> str | None:
+        """The JSON text of a field's default; None if there is none, or none of the type."""
+        if make is None:
+            return None
+        try:
+            return json.dumps(self.dump(make()), ensure_ascii=False, allow_nan=False)
+        except ValueError:
+            return None
 
     def item(self, index: int = 0) -> PyType:
         """The type of an item of a list or a tuple, as far as it is known."""
@@ -103,6 +131,34 @@ class PyType:
     def _unfit(self, problem: PydanticUserError) -> TypeError:
         reason = str(problem).splitlines()[0].partition(". ")[0]  # the rest is about pydantic's settings
         return TypeError(f"{self.name} has no JSON Schema: {reason}")
+
+
+class PyField(NamedTuple):
+    """A field of a Python type."""
+
+    names: tuple[str, ...]
+    """What JSON calls it: as it is written, and as it may be read."""
+    pytype: PyType
+    default: str | None = None
+    """The JSON text of what stands there if it is left out."""
+
+
+def _model_field(name: str, info: FieldInfo) -> PyField:
+    pytype = py_type(info.annotation)
+    read = info.validation_alias
+    choices = read.choices if isinstance(read, AliasChoices) else [read]
+    names = (info.serialization_alias or name, *(alias for alias in choices if isinstance(alias, str)), name)
+    make = None if info.is_required() else lambda: info.get_default(call_default_factory=True)
+    return PyField(tuple(dict.fromkeys(names)), pytype, pytype.default(make))
+
+
+def _dataclass_default(owner: Any, name: str) -> Callable[[], Any] | None:
+    for field in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
+        if field.name == name and field.default is not dataclasses.MISSING:
+            return lambda: field.default
+        if field.name == name and field.default_factory is not dataclasses.MISSING:
+            return field.default_factory
+    return None
 
 
 def py_type(annotation: Any) -> PyType:

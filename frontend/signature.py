@@ -141,7 +141,16 @@ class Signature:
         """An argument as the Python value that the parameter's type says. Raises TraceError."""
         if holds_var(value):
             return value
-        return self.types[name].load(self._dumped(name, value))
+        data = self._dumped(name, value)
+        try:
+            return self.types[name].load(data)
+        except ValueError as problem:
+            raise TraceError(
+                located(
+                    f"{self.owner}: argument {name!r}: {self.types[name].name} does not read what it writes "
+                    f"as JSON: {problem}"
+                )
+            ) from None
 
     def result(self, data: Any) -> Any:
         """What the function returned as the declared type. Raises ValueError if it is not of it."""

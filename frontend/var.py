@@ -73,13 +73,14 @@ class Var(_Anything, Generic[T]):
             raise NoAttributeError(
                 located(f"{self._what()} has no attribute {name!r}; to work on the value, {_TOOL}{_REMEDY}")
             )
-        key, pytype = self._pytype.field(name)
+        field = self._pytype.field(name)
         known = json_schema.fields(self._type.schema)
-        if known is not None and key not in known:
+        key = next((key for key in field.names if known is None or key in known), None)
+        if key is None:
             remedy = f"to work on it, {_TOOL}{_REMEDY}"
             hint = f"known fields: {', '.join(map(repr, known))}" if known else remedy
             raise NoAttributeError(located(f"{self._what()} has no field {name!r}; {hint}"))
-        return self._project(key, pytype)
+        return self._project(key, field.pytype, field.default)
 
     def __getitem__(self, key: str | int) -> Var[Any]:
         if isinstance(key, str):
@@ -153,9 +154,9 @@ class Var(_Anything, Generic[T]):
     __floordiv__ = __rfloordiv__ = __mod__ = __pow__ = __rpow__ = __neg__ = __abs__ = __round__ = _compute
     __hash__ = object.__hash__
 
-    def _project(self, key: str | int, pytype: PyType) -> Var[Any]:
+    def _project(self, key: str | int, pytype: PyType, default: str | None = None) -> Var[Any]:
         scope = self._trace.scope()
-        return scope.var(scope.add(Project(key), {"value": scope.own(self)}), pytype)
+        return scope.var(scope.add(Project(key, default), {"value": scope.own(self)}), pytype)
 
     def _text(self) -> str:
         if not isinstance(self._type, Text) and self._type != JSON:

@@ -113,7 +113,7 @@ def _keyword(field: Field[Any], value: Any, node: Node) -> Iterator[str]:
             yield f"choices={_constant(options)}"
         case _ if field.name in _FLAT:
             yield from _fields(value, type(value)())
-        case _ if isinstance(node.op, Input):
+        case _ if field.name == "default":
             yield f"default={_clip(value)}"
         case _ if field.name == "model" and "kv" in node.args:
             return

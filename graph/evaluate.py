@@ -41,7 +41,7 @@ def evaluate(op: Op, args: Mapping[str, Datum], most: float = math.inf) -> tuple
         case Format():
             return (TextValue(_text(op, args, most)),)
         case Project():
-            return (lift(_project(plain(args["value"]), op.key)),)
+            return (lift(_project(plain(args["value"]), op.key, op.default)),)
         case Gather():
             return (_gather(op, args, most),)
         case Parse():
@@ -74,13 +74,15 @@ def _part(part: str | Slot, args: Mapping[str, Datum]) -> str:
     return part if isinstance(part, str) else strip(render(args[part.name]), part.strip)
 
 
-def _project(value: Any, key: str | int) -> Any:
+def _project(value: Any, key: str | int, default: str | None = None) -> Any:
     if isinstance(key, int):
         if not isinstance(value, list):
             raise EvaluationError(f"there is no item {key} in {_quote(value)}: it is not a list")
         if not -len(value) <= key < len(value):
             raise EvaluationError(f"there is no item {key} in a list of {len(value)}")
         return value[key]
+    if default is not None and isinstance(value, dict) and key not in value:
+        return json.loads(default)
     if not isinstance(value, dict) or key not in value:
         raise EvaluationError(f"there is no field {key!r} in {_quote(value)}")
     return value[key]
@@ -91,8 +93,8 @@ def _element(op: Element, text: str) -> Any:
         value = json.loads(text)
     except ValueError as problem:
         raise EvaluationError(f"the model's text is not JSON ({problem}): {_quote(text)}") from None
-    for key in op.path:
-        value = _project(value, key)
+    for depth, key in enumerate(op.path, 1):
+        value = _project(value, key, op.default if depth == len(op.path) else None)
     return value
 
 

@@ -582,16 +582,23 @@ class Project(google.protobuf.message.Message):
 
     FIELD_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
+    DEFAULT_FIELD_NUMBER: builtins.int
     field: builtins.str
     index: builtins.int
+    default: builtins.str
+    """JSON text; of a field"""
     def __init__(
         self,
         *,
         field: builtins.str = ...,
         index: builtins.int = ...,
+        default: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["field", b"field", "index", b"index", "key", b"key"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["field", b"field", "index", b"index", "key", b"key"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_default", b"_default", "default", b"default", "field", b"field", "index", b"index", "key", b"key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_default", b"_default", "default", b"default", "field", b"field", "index", b"index", "key", b"key"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_default", b"_default"]) -> typing.Literal["default"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["key", b"key"]) -> typing.Literal["field", "index"] | None: ...
 
 Global___Project: typing_extensions.TypeAlias = Project
@@ -1197,6 +1204,9 @@ class Element(google.protobuf.message.Message):
 
     PATH_FIELD_NUMBER: builtins.int
     TYPE_FIELD_NUMBER: builtins.int
+    DEFAULT_FIELD_NUMBER: builtins.int
+    default: builtins.str
+    """JSON text"""
     @property
     def path(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Key]: ...
     @property
@@ -1206,9 +1216,11 @@ class Element(google.protobuf.message.Message):
         *,
         path: collections.abc.Iterable[Global___Key] | None = ...,
         type: Global___Type | None = ...,
+        default: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["type", b"type"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["path", b"path", "type", b"type"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_default", b"_default", "default", b"default", "type", b"type"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_default", b"_default", "default", b"default", "path", b"path", "type", b"type"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_default", b"_default"]) -> typing.Literal["default"] | None: ...
 
 Global___Element: typing_extensions.TypeAlias = Element
 

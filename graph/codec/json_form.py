@@ -32,6 +32,7 @@ _JSON_TEXT: Final = frozenset(
         "weft.v1.Constraint.json_schema",
         "weft.v1.Const.value",
         "weft.v1.Input.default",
+        "weft.v1.Project.default",
     }
 )
 """String fields that hold JSON."""

@@ -140,15 +140,18 @@ def _choices(options: tuple[str, ...], place: Place) -> Choices:
 
 
 def _encode_project(op: Project) -> pb.Project:
-    return pb.Project(index=op.key) if isinstance(op.key, int) else pb.Project(field=op.key)
+    if isinstance(op.key, int):
+        return pb.Project(index=op.key, default=op.default)
+    return pb.Project(field=op.key, default=op.default)
 
 
 def _decode_project(message: pb.Project, place: Place) -> Project:
+    default = message.default if message.HasField("default") else None
     match message.WhichOneof("key"):
         case "field":
-            return Project(message.field)
+            return Project(message.field, default)
         case "index":
-            return Project(message.index)
+            return Project(message.index, default)
         case _:
             raise place.error(f"the key must be one of {_members(pb.Project, 'key')}")
 

@@ -83,9 +83,13 @@ class Format(Op):
 
 @dataclass(frozen=True, slots=True)
 class Project(Op):
-    """A field or an item of `value`: a name for objects, an index for lists."""
+    """A field or an item of `value`: a name for objects, an index for lists.
+
+    `default` is the JSON text of what an object gives that leaves the field out, or None if none may.
+    """
 
     key: str | int
+    default: str | None = None
 
     def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
         """The value there; text where the schema says string."""
@@ -94,11 +98,16 @@ class Project(Op):
         source = args["value"]
         assert isinstance(source, Data)
         if isinstance(self.key, int):
+            if self.default is not None:
+                raise OperandError("an item has no default, only a field")
             return (_from_schema(json_schema.item(source.schema, self.key)),)
         known = json_schema.fields(source.schema)
         if known is not None and known and self.key not in known:
             raise OperandError(f"there is no field {self.key!r}; known: {', '.join(map(repr, known))}")
-        return (_from_schema(json_schema.field(source.schema, self.key)),)
+        kind = _from_schema(json_schema.field(source.schema, self.key))
+        if self.default is not None:
+            _expect_json(self.default, kind, "default")
+        return (kind,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,12 @@ version.
 class Element(Op):
     """The value at `path` of the JSON that a model writes as `text`, known as soon as it is closed there.
 
-    The operand is read as a stream. An empty path is the whole.
+    The operand is read as a stream. An empty path is the whole. `default` is that of the field at its end.
     """
 
     path: tuple[Key, ...]
     type: Type = JSON
+    default: str | None = None
     dialect: ClassVar[Dialect] = "primitive"
 
     def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:

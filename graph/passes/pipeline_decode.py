@@ -38,13 +38,15 @@ _ITEM_MS: Final = 1.5
 
 _ITEMS: Final = 3  # that a list is expected to have, at least
 _NO_GAIN: Final = "saves less than it costs"
+_MAYBE: Final = ("is a part of what the model may leave out", "may be left out")
 
 
 class _Part(NamedTuple):
-    """A value as a part of a text that a model writes."""
+    """A value as a part of a text that a model writes; one with a `default` may not be written at all."""
 
     text: Value
     path: tuple[Key, ...]
+    default: str | None = None
 
 
 class _Gain(NamedTuple):
@@ -100,8 +102,8 @@ class _Step:
         match node.op:
             case Parse():
                 self._parse(node)
-            case Project(key=key):
-                self._project(node, key)
+            case Project():
+                self._project(node, node.op)
             case Map():
                 self._map(node, node.op)
             case Embed():
@@ -124,18 +126,18 @@ class _Step:
         ):
             self._parts[Value(node.id)] = _Part(text, ())
 
-    def _project(self, node: Node, key: Key) -> None:
+    def _project(self, node: Node, op: Project) -> None:
         part = self._part(node, "value")
         if part is None:
             self.builder.keep(node)
             return
-        refusal = self._refusal(node, key)
+        refusal = _MAYBE if part.default is not None else self._refusal(node, op.key)
         if refusal:
             self.builder.keep(node)
             self.builder.refused(node, *refusal)
             return
-        inner = _Part(part.text, (*part.path, key))
-        element = Element(inner.path, self._graph.types[Value(node.id)])
+        inner = _Part(part.text, (*part.path, op.key), op.default)
+        element = Element(inner.path, self._graph.types[Value(node.id)], op.default)
         made = self.builder.add(element, {"text": inner.text}, node)
         self.builder.replace(Value(node.id), made)
         self.builder.changed(node, f"known as {made} as soon as {_spelled(inner.path)} closes")
@@ -256,7 +258,7 @@ class _Step:
         """The list or object itself as a value that is read as a stream."""
         value = self._operand(node, operand)
         if part not in self._wholes:
-            element = Element(part.path, self.builder.types[value])
+            element = Element(part.path, self.builder.types[value], part.default)
             self._wholes[part] = self.builder.add(element, {"text": part.text}, node, name="")
             self._parts[self._wholes[part]] = part
         return self._wholes[part]

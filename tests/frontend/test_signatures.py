@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, cast
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from weft import Context, Static, TraceError, gen, program, tool
 
@@ -20,6 +20,10 @@ HERE = r"^tests/frontend/test_signatures\.py:\d+: "
 class Cited(BaseModel):
     answer: str
     sources: list[str]
+
+
+class OneWay(BaseModel):
+    key: str = Field(serialization_alias="keyName")
 
 
 def locked(lock: threading.Lock) -> str:
@@ -55,6 +59,16 @@ def test_types_that_json_cannot_carry_are_refused_by_async_programs_too() -> Non
 
     with pytest.raises(TraceError, match=f"{HERE}program 'user': the parameter 'lock' cannot be sent"):
         user.submit(threading.Lock())
+
+
+def test_an_argument_that_its_own_model_does_not_read_again() -> None:
+    @untyped_program
+    async def user(one_way: OneWay) -> str:
+        return ""
+
+    said = "argument 'one_way': OneWay does not read what it writes as JSON: key: field required"
+    with pytest.raises(TraceError, match=f"{HERE}program 'user': {said}"):
+        user.submit(OneWay(key="x"))
 
 
 def test_an_unknown_annotation_is_found_by_its_line() -> None:

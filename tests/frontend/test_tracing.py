@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field
 
 from weft import (
     Chunking,
@@ -34,7 +34,7 @@ from weft.graph.ops.user import Generate
 from weft.graph.sampling import Choices, JsonSchema, Regex, Sampling
 from weft.graph.types import TEXT, Data
 
-from .traced import Typed, last, text_of
+from .traced import State, Typed, last, text_of
 
 
 class Step(BaseModel):
@@ -45,6 +45,21 @@ class Step(BaseModel):
 
 class Aliased(BaseModel):
     kind: str = Field(alias="type")
+
+
+class Renamed(BaseModel):
+    """Fields that JSON calls otherwise where it is read than where it is written."""
+
+    read: str = Field(validation_alias="readAs")
+    either: str = Field(validation_alias=AliasChoices("eitherAs", "either"))
+    written: str = Field(serialization_alias="writtenAs")
+
+
+class Loose(BaseModel):
+    note: str | None = None
+    tags: list[str] = Field(default_factory=lambda: ["new"])
+    needed: str
+    wrong: int = Field(default="none")  # type: ignore[assignment]  # a mistake of the user's
 
 
 @dataclass
@@ -247,6 +262,24 @@ def test_fields_and_items() -> None:
 
     keys = [node.op.key for node in program(pick).graph() if isinstance(node.op, Project)]
     assert keys == ["steps", 0, "rest", -1, "input", "title", "a", 0, "type"]
+
+
+def test_fields_are_called_as_the_value_calls_them() -> None:
+    def pick(given: Renamed) -> list[str]:
+        made = gen("x", type=Renamed)
+        return [value for of in (given, made) for value in (of.read, of.either, of.written)]
+
+    keys = [node.op.key for node in program(pick).graph() if isinstance(node.op, Project)]
+    assert keys == ["read", "either", "writtenAs", "readAs", "eitherAs", "written"]
+
+
+def test_fields_that_may_be_left_out_have_their_defaults() -> None:
+    def pick() -> list[Any]:
+        made, state = gen("x", type=Loose), gen("x", type=State)
+        return [made.note, made.tags, made.needed, made.wrong, state.turn, state.notes, state.text]
+
+    defaults = [node.op.default for node in program(pick).graph() if isinstance(node.op, Project)]
+    assert defaults == ["null", '["new"]', None, None, "0", "[]", None]
 
 
 def test_python_types_follow_fields_and_items() -> None:

@@ -17,6 +17,7 @@ from weft.graph.ops.common import (
     Parse,
     Project,
 )
+from weft.graph.ops.optimized import Element
 from weft.graph.prompt import Slot
 from weft.graph.types import INTEGER, STRINGS, TEXT, Data
 from weft.graph.values import TextValue, plain
@@ -48,6 +49,9 @@ def value(op: Op, **args: Any) -> Any:
         (Format((Slot("x"),)), {"x": []}, ""),
         (Project("a"), {"value": {"a": [1]}}, [1]),
         (Project(-1), {"value": [1, 2]}, 2),
+        (Project("a", "[]"), {"value": {"a": None}}, None),
+        (Project("b", "[]"), {"value": {"a": 1}}, []),
+        (Element(("a", "b"), TEXT, '"none"'), {"text": '{"a": {}}'}, "none"),
         (Gather("list"), {"0": 1, "1": "x"}, [1, "x"]),
         (Gather("object"), {"b": 1, "a": [2]}, {"a": [2], "b": 1}),
         (Gather("list"), {}, []),
@@ -66,6 +70,8 @@ def test_results(op: Op, args: dict[str, Any], expected: Any) -> None:
     [
         (Project("b"), {"value": {"a": 1}}, "no field 'b'"),
         (Project("b"), {"value": [1]}, "no field 'b'"),
+        (Project("b", "[]"), {"value": None}, "no field 'b' in null"),
+        (Element(("a", "b"), TEXT, '"none"'), {"text": "{}"}, "no field 'a'"),
         (Project(2), {"value": [1, 2]}, "no item 2 in a list of 2"),
         (Project(-3), {"value": [1, 2]}, "no item -3"),
         (Project(0), {"value": {"a": 1}}, "it is not a list"),

@@ -267,7 +267,8 @@ class Builder:
 
     def project(self) -> Value:
         value = self.add(Const("{}", JSON))
-        return self.add(Project(self.draw(WORDS | st.integers(-(2**31), 2**31 - 1))), value=value)
+        field = st.builds(Project, WORDS, st.none() | JSON_TEXTS)
+        return self.add(self.draw(field | st.builds(Project, st.integers(-(2**31), 2**31 - 1))), value=value)
 
     def search(self) -> Value:
         args = {"query": self.some(Text, Data), "k": self.some(Data)}
@@ -310,7 +311,10 @@ class Builder:
             "upsert": lambda: self.add(
                 Upsert(self.draw(WORDS)), chunks=self.some(Data), vectors=self.some(Vectors)
             ),
-            "element": lambda: self.add(Element(self.draw(PATHS), self.draw(PLAIN)), text=self.some(Text)),
+            "element": lambda: self.add(
+                Element(self.draw(PATHS), self.draw(PLAIN), self.draw(st.none() | JSON_TEXTS)),
+                text=self.some(Text),
+            ),
             "slice": lambda: self.add(Slice(*self.draw(BOUNDS)), value=self.some(Data)),
             "merge": lambda: self.add(Merge("passages"), **{"0": self.some(Data), "1": self.some(Data)}),
             "stage": lambda: self.add(Stage("embed", self.draw(st.integers(1, 99))), texts=self.some(Data)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
@@ -259,6 +260,17 @@ def test_a_result_that_is_no_json_ends_the_run(server: MiniServer) -> None:
     assert odd() == ["\ud800"]
     assert server.last.finish is not None
     assert "ud800" in json.loads(server.last.finish.result)
+
+
+@program
+async def endless() -> float:
+    return math.inf
+
+
+def test_a_result_that_json_has_no_number_for_reaches_the_caller(server: MiniServer) -> None:
+    assert endless() == math.inf
+    assert server.last.finish is not None
+    assert json.loads(server.last.finish.result) == "Infinity"
 
 
 @program

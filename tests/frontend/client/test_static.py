@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from datetime import date
+from http import HTTPMethod
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 import weft
 from weft import (
@@ -15,6 +17,7 @@ from weft import (
     Passage,
     ProgramError,
     Static,
+    TraceError,
     cond,
     fold,
     gen,
@@ -102,6 +105,23 @@ def repeated(times: Static[int], text: str) -> str:
     return text
 
 
+class Exact(BaseModel):
+    model_config = ConfigDict(strict=True)
+    day: date
+    method: HTTPMethod
+    pair: tuple[int, str]
+
+
+@program
+def same(value: Exact) -> Exact:
+    return value
+
+
+@program
+async def same_later(value: Exact) -> Exact:
+    return value
+
+
 def test_text(server: MiniServer) -> None:
     assert echo("hi") == "[<user>Say hi<assistant>]"
     assert echo.invoke(text="hi") == "[<user>Say hi<assistant>]"
@@ -143,6 +163,14 @@ def unchecked(text: str) -> Any:
 def test_a_value_that_is_not_of_its_type_fails_the_run(server: MiniServer) -> None:
     with pytest.raises(ProgramError, match=r"program 'unchecked' returns .* not of its type: .*must be long"):
         unchecked("a")
+
+
+def test_strict_models_take_what_json_has_for_dates_enums_and_tuples(server: MiniServer) -> None:
+    given = Exact(day=date(2026, 1, 2), method=HTTPMethod.GET, pair=(1, "a"))
+    assert same(given) == same_later(given) == given
+    wrong: Any = {"day": "2026-01-02"}
+    with pytest.raises(TraceError, match=r"'value' must be Exact: day: input should be a valid date"):
+        same(wrong)
 
 
 def test_control_flow(server: MiniServer) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from weft.graph.deployment import Deployment, ModelSpec
 from weft.graph.errors import EvaluationError
+from weft.graph.evaluate import evaluate
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.live import Growth, LiveGraph
 from weft.graph.ops.common import Const, Embed, Gather, Input, Project, Search
@@ -18,7 +19,7 @@ from weft.graph.ops.user import Generate
 from weft.graph.prompt import Message, Slot
 from weft.graph.sampling import JsonSchema
 from weft.graph.types import INTEGER, JSON, STRINGS, Data
-from weft.graph.values import Json, plain
+from weft.graph.values import Json, TextValue, plain
 
 DEPLOYMENT = Deployment({"m": ModelSpec("m", 4096)}, "m")
 ASK = (Message("user", ("List: ", Slot("q"))),)
@@ -125,6 +126,11 @@ def test_fields_are_known_one_by_one_and_lists_in_them_item_by_item() -> None:
 
 ONLY = Data('{"properties":{"title":{"type":"string"}},"required":["title"],"type":"object"}')
 
+LOOSE = Data(
+    '{"properties":{"who":{"properties":{"name":{"type":"string"}},"required":["name"],"type":"object"},'
+    '"n":{"type":"integer"}},"required":["n"],"type":"object"}'
+)
+
 
 @pytest.mark.parametrize(("kind", "last"), [(ONLY, "title"), (PLAN, "note")])
 def test_a_field_that_closes_with_the_whole_is_left_alone_by_name(kind: Data, last: str) -> None:
@@ -140,6 +146,26 @@ def test_a_field_that_closes_with_the_whole_is_left_alone_by_name(kind: Data, la
     live.extend(Graph(ordered, (Value(2), Value(3))), closed=True)
     (report,) = [report for report in live.reports if report.name == "pipeline_decode"]
     assert [note.rule for note in report.refusals] == ["closes with the whole", "counted from the end"]
+
+
+def test_a_field_that_the_model_leaves_out_is_its_default() -> None:
+    live = LiveGraph(DEPLOYMENT)
+    nodes = (
+        Node(0, Input("q")),
+        Node(1, Generate(ASK, LOOSE, constraint=JsonSchema(LOOSE.schema)), {"q": Value(0)}),
+        Node(2, Project("who", '{"name":"nobody"}'), {"value": Value(1)}),
+        Node(3, Project("name"), {"value": Value(2)}),
+        Node(4, Gather("list"), {"0": Value(2), "1": Value(3)}),
+    )
+    live.extend(Graph(nodes, (Value(4),)), closed=True)
+    (report,) = [report for report in live.reports if report.name == "pipeline_decode"]
+    assert [note.rule for note in report.refusals] == ["may be left out"]
+    (decode,) = [n.id for n in live.nodes.values() if isinstance(n.op, Decode)]
+    (early,) = [n for n in live.nodes.values() if isinstance(n.op, Element)]
+    live.streams.begin(decode)
+    known, _ = live.written(decode, '{"who": {"name": "Ann"}, ')
+    assert [plain(datum) for datum in known.values()] == [{"name": "Ann"}]
+    assert [plain(v) for v in evaluate(early.op, {"text": TextValue('{"n": 1}')})] == [{"name": "nobody"}]
 
 
 def test_a_repeated_decode_must_write_what_was_passed_on() -> None:
