@@ -11,7 +11,8 @@ For speed alone, with the papers' token structure: `--shape` serves random weigh
 reference model's tokenizer, with texts of forced lengths; `--length` lengthens the passages, `--papers` takes
 those of the papers. Two systems that have to be named say what comes from where: `no passes`, weft without
 its optimizer's passes, and `unshared`, asyncio of which no call sees what any has read. `--delay-ms` puts a
-network between all clients and the server.
+network between all clients and the server. `--url` names another server, vLLM's for one, that runs the model:
+the others call it, and weft stands in front of it.
 
 Prints a table and writes FILE (JSON) and a page beside it (HTML). Ctrl-C ends it with what there is.
 """
@@ -145,7 +146,12 @@ async def _bench(options: argparse.Namespace, model: Path, folder: Path, stack: 
     for number, passes in enumerate(off):
         kept = BESIDE if both and torch.cuda.is_available() else None
         server = http_server(
-            model, folder / f"data{number}", passes, kv_tokens=kept, one_way_s=options.delay_ms / 2e3
+            model,
+            folder / f"data{number}",
+            passes,
+            kv_tokens=kept,
+            one_way_s=options.delay_ms / 2e3,
+            url=options.url,
         )
         servers.append(stack.enter_context(server))
         if any(WORKLOADS[name].plan.searches() for name in options.only):
@@ -178,6 +184,7 @@ def _model(options: argparse.Namespace) -> str:
     parts += ["forced lengths"] if options.forced else []
     parts += [f"passages of {options.length}"] if options.length > 1 else []
     parts += ["the papers' sizes"] if options.papers else []
+    parts += [f"run by {options.url}"] if options.url else []
     parts += [f"clients {options.delay_ms:g} ms away, there and back"] if options.delay_ms else []
     return ", ".join(parts)
 
@@ -238,6 +245,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", type=Path, metavar="FOLDER", help="keep what --shape draws there, or take it from there"
     )
+    parser.add_argument(
+        "--url",
+        default="",
+        help="of a server that runs the model, as http://HOST:PORT/v1; weft stands in front of it",
+    )
     parser.add_argument("--seed", type=int, default=11, help="of the world that is asked about (11)")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the results there, and a page beside it"
@@ -246,6 +258,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.shape and options.model != REFERENCE_MODEL:
         parser.error("--shape draws a model of its own: leave out --model")
+    if options.url and (options.shape or options.delay_ms):
+        parser.error(
+            "--url names a server that has its own model and place: leave out --shape and --delay-ms"
+        )
     if options.length < 1:
         parser.error(f"--length must be at least 1, not {options.length}")
     if options.papers and options.length > 1:

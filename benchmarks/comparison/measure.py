@@ -131,7 +131,7 @@ class Bench:
             client = self._client(system)
             return weft_programs.runner(workload.plan, client, INDEX, salt, forced=self._forced)
         salt = "" if system == "unshared" else salt
-        door = Door(self._server.http, self._server.model, salt, self._indexes, INDEX, forced=self._forced)
+        door = Door(self._server.url, self._server.model, salt, self._indexes, INDEX, forced=self._forced)
         self._doors.append(door)
         return runner(system, workload.plan, door)
 

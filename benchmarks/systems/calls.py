@@ -1,4 +1,4 @@
-"""What the baselines call: the model through weft's HTTP door, by OpenAI's client, and an index.
+"""What the baselines call: the model through an HTTP door, by OpenAI's client, and an index.
 
 The index is searched in this process, which costs a baseline no message at all. It is the server's own, so
 what is found is what weft finds.
@@ -61,16 +61,14 @@ class Door:
     """A model behind an HTTP door, and an index. Close it after use."""
 
     def __init__(
-        self, http: str, model: str, salt: str, indexes: Path, index: str, *, forced: bool = False
+        self, url: str, model: str, salt: str, indexes: Path, index: str, *, forced: bool = False
     ) -> None:
         """`salt`: calls with another one share nothing that the model has read.
 
         Without one, no call shares anything. `forced`: texts have the length that their steps allow.
         """
-        self._client = openai.AsyncOpenAI(
-            base_url=f"http://{http}/v1", api_key="none", max_retries=0, timeout=_SECONDS
-        )
-        self.http = http
+        self._client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=_SECONDS)
+        self.url = url
         self.salt = salt
         self.forced = forced
         self._model = model

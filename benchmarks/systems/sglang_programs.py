@@ -136,7 +136,7 @@ class Endpoint(_RuntimeEndpoint):
     """SGLang's client for its own server, with the salt of a `Door`."""
 
     def __init__(self, door: Door) -> None:
-        super().__init__(f"http://{door.http}")
+        super().__init__(door.url.removesuffix("/v1"))
         self._salt = door.salt
 
     def _add_images(self, s: Any, data: dict[str, Any]) -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
+
 from weft import Client
 from weft.runtime.config import REFERENCE_MODEL, ModelSettings, Settings
 from weft.runtime.layout import ServerLayout
@@ -21,13 +23,13 @@ __all__ = ["HttpServer", "http_server", "server"]
 
 
 class HttpServer(NamedTuple):
-    """A server with both doors."""
+    """A server, and where others call its model as one of OpenAI's."""
 
     client: Client
-    http: str
-    """Where it speaks HTTP, as HOST:PORT."""
+    url: str
+    """Of its HTTP door, or of the server that it stands in front of: `http://HOST:PORT/v1`."""
     model: str
-    """The name of its model."""
+    """What the model is called there."""
 
 
 @contextmanager
@@ -60,20 +62,31 @@ def http_server(
     *,
     kv_tokens: int | None = None,
     one_way_s: float = 0.0,
+    url: str = "",
 ) -> Iterator[HttpServer]:
     """As `server`, at ports of this machine, with a checkpoint's folder as its model.
 
     `kv_tokens`: what it keeps, all on the device, so that several share one; by default as much as there is
-    memory. `one_way_s`: how far clients of either door are from it.
+    memory. `one_way_s`: how far clients of either door are from it. `url`: of a server that has loaded the
+    model, which is called by others, and which this one stands in front of.
     """
     own = {"http": "127.0.0.1:0", "passes_off": list(passes_off)}
     settings = _settings(model, folder).model_copy(update=own)
+    if url:
+        served = ModelSettings(name=_served(url), path=str(model), url=url)
+        settings = settings.model_copy(update={"models": [served]})
     if kv_tokens is not None:
         kept = {"kv_tokens": kv_tokens, "host_kv_tokens": 0}
         settings = settings.model_copy(update={"models": [settings.models[0].model_copy(update=kept)]})
     running = _running(ServerLayout(settings, "127.0.0.1:0"), one_way_s)
     with running as (address, http), _client(address) as client:
-        yield HttpServer(client, http, settings.models[0].name)
+        yield HttpServer(client, url or f"http://{http}/v1", settings.models[0].name)
+
+
+def _served(url: str) -> str:
+    """The first model of a server. Raises httpx.HTTPError if that cannot be told."""
+    answer = httpx.get(f"{url}/models").raise_for_status()
+    return str(answer.json()["data"][0]["id"])
 
 
 def _settings(

@@ -12,6 +12,9 @@ from comparison.measure import Bench
 from plans import parrot
 from plans.workload import Workload
 from systems import PLAIN
+from workloads.servers import http_server
+
+from weft.runtime.config import REFERENCE_MODEL
 
 ROW: dict[str, Any] = {
     "paper": "Helium",
@@ -51,6 +54,20 @@ def test_arrivals_come_at_the_rates_and_to_the_workloads_that_were_named(tmp_pat
         (system, pytest.approx(rate * alone_per_s)) for rate in (2, 4) for system in ("weft", "asyncio")
     ]
     assert all(point["done per s"] > 0 for point in row["load"])
+
+
+def test_weft_stands_in_front_of_the_server_that_others_call(tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    only = ["--only", "LLM judge", "--systems", "weft", "asyncio", "--no-load", "--repeats", "1"]
+    with http_server(REFERENCE_MODEL, tmp_path / "theirs") as theirs:
+        assert suite.main([*only, "--url", theirs.url, "--out", str(out)]) == 0
+        asked = len(theirs.client.runs(limit=200))
+    report = json.loads(out.read_text())
+    (row,) = report["rows"]
+    assert report["model"] == f"reference, run by {theirs.url}"
+    assert row["differs"] == {}
+    assert row["engine"]["weft"]["runs"] == 1
+    assert asked > 2 * row["calls"]
 
 
 @pytest.mark.parametrize("usual", [[], ["--quick"]])
