@@ -123,15 +123,19 @@ async def test_a_text_comes_in_pieces_with_what_it_took(server: FakeServer, engi
 
 
 async def test_only_what_is_wanted_is_passed_on(server: FakeServer, engine: UpstreamEngine) -> None:
-    server.answer = lambda body: events('["a', '", "b', '"]')
+    pieces = ('["a', '", "b', '"]')
+    server.answer = lambda body: events(*pieces) if body.get("stream") else completion("".join(pieces))
     for stream, deltas in (
         (Stream.NONE, [""]),
         (Stream.PARTS, ["", '["a", "b', '"]']),
         (Stream.TEXT, ["", '["a', '", "b', '"]']),
     ):
         run = Run(engine)
-        await run.of(Decode("reference"), stream)
+        outcome = await run.of(Decode("reference"), stream)
+        assert text_of(outcome.results[1]).text == "".join(pieces)
         assert run.deltas == deltas
+        assert server.bodies[-1].get("stream", False) is (stream is not Stream.NONE)
+        assert (outcome.timing.prefill > 0) is (stream is not Stream.NONE)  # else nothing tells where it ends
 
 
 async def test_ids_of_a_text_are_kept_and_ends_are_not(server: FakeServer, engine: UpstreamEngine) -> None:

@@ -46,7 +46,7 @@ class Usage:
 
 
 class Answer:
-    """Collects the events of one streamed completion, and passes on what is wanted of its text."""
+    """Collects one completion, whole or by its events, and passes on what is wanted of its text."""
 
     def __init__(self, prompt: int, stop: tuple[str, ...], stream: Stream, emit: Emit) -> None:
         """`prompt`: how many tokens it has. `emit` gets "" when it has been read, and then text."""

@@ -70,7 +70,8 @@ class Client:
 
         Raises TaskError, also if the stream ends before its end.
         """
-        async with self._sent("POST", "completions", body) as response:
+        streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        async with self._sent("POST", "completions", streamed) as response:
             async for line in _lines(response):
                 name, _, value = line.partition(b":")
                 if name == b"data":

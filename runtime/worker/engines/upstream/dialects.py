@@ -47,13 +47,11 @@ class Dialect:
     def generation(
         self, sampling: Sampling, constraint: Constraint | None, logprobs: int | None, namespace: str
     ) -> Body:
-        """The fields of a streamed generation, besides model, prompt and length.
+        """The fields of a generation, besides model, prompt and length.
 
         Raises TaskError for what such a server does not do.
         """
         body: Body = {
-            "stream": True,
-            "stream_options": {"include_usage": True},
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             **self.always,

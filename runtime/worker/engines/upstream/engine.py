@@ -19,7 +19,7 @@ from weft.runtime.llm.context import Context
 from weft.runtime.llm.requests import Likeliest, Scored
 
 from ...faults import TaskError
-from ..base import Emit, Gauges, HeldKv, Operands, Outcome, Task, Timing
+from ..base import Emit, Gauges, HeldKv, Operands, Outcome, Stream, Task, Timing
 from ..contexts import context_of, read, tokenize, write
 from ..judging import rate, score
 from ..rating import all_of
@@ -99,15 +99,18 @@ class UpstreamEngine:
         async with self._client.turn():
             sent = time.monotonic()
             body = self._body(ids, {**fields, "max_tokens": most})
-            async with aclosing(self._client.stream(body)) as events:
-                async for event in events:
-                    answer.take(event)
+            if task.stream is Stream.NONE:
+                answer.take(await self._client.complete(body))  # no event for each token
+            else:
+                async with aclosing(self._client.stream(body)) as events:
+                    async for event in events:
+                        answer.take(event)
         finish = answer.finish()
         ended = time.monotonic()
         if op.constraint is not None:
             expect_form(answer.text, op.constraint, finish)
         text = answer.written(served.tokenizer)
-        begun = answer.first_at or ended
+        begun = answer.first_at if answer.first_at and task.stream is not Stream.NONE else sent
         timing = Timing(
             queued=sent - asked,
             prefill=begun - sent,
