@@ -55,11 +55,14 @@ class Renamed(BaseModel):
     written: str = Field(serialization_alias="writtenAs")
 
 
+WRONG: Any = "none"  # a default that is not of its type, as no type checker would let pass
+
+
 class Loose(BaseModel):
     note: str | None = None
     tags: list[str] = Field(default_factory=lambda: ["new"])
     needed: str
-    wrong: int = Field(default="none")  # type: ignore[assignment]  # a mistake of the user's
+    wrong: int = Field(default=WRONG)
 
 
 @dataclass

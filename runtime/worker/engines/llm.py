@@ -37,7 +37,7 @@ from .base import Emit, Gauges, HeldKv, Operands, Outcome, Stream, Task, Timing
 from .contexts import context_of, read, tokenize, write
 from .deltas import Sift
 from .entrance import Entrance
-from .judging import rate, score
+from .judging import expect_room, rate, score, start_of
 from .kv_exchange import Borrowed, KvExchange
 from .llm_loading import LoadedModel, describe, load
 from .scoring import Aligned, align
@@ -246,10 +246,8 @@ class LlmEngine:
         return Outcome(results, timing)
 
     async def _probe(self, task: Task, op: Weigh, ids: tuple[int, ...]) -> Outcome:
-        if op.start is not None and op.start > len(ids):
-            raise TaskError("invalid", f"start is {op.start}, but the prompt has only {len(ids)} tokens")
         started = time.monotonic()
-        start = len(ids) if op.start is None else op.start
+        start = start_of(op, len(ids))
         first = max(start, 1)  # nothing comes before token 0 that could foretell it
         done: Event
         if first < len(ids):
@@ -300,15 +298,8 @@ class LlmEngine:
 
     def _check_room(self, prompt: int, least: int, most: int) -> None:
         """Refuse no prompt, and one with which `least` tokens exceed the context, or `most` the KV pool."""
-        if not prompt:
-            raise TaskError("invalid", "the prompt is empty: a model continues at least one token")
         info = self._model.engine.info
-        if prompt + least > info.context_length:
-            raise TaskError(
-                "too_large",
-                f"the prompt has {prompt} tokens and at least {least} follow, but the context of model "
-                f"{self.model!r} holds {info.context_length}; shorten the prompt",
-            )
+        expect_room(self.model, prompt, least, info.context_length)
         if prompt + max(most - 1, 0) > info.total_slots:  # the last token needs no slot
             raise TaskError(
                 "too_large",

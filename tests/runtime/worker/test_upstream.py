@@ -414,13 +414,13 @@ async def test_no_server_is_one_clear_line() -> None:
 async def test_another_path_is_one_clear_line(server: FakeServer) -> None:
     server.url = server.url.removesuffix("/v1")
     server.models = []
-    server._reply = lambda path, body: refusal(404)  # type: ignore[method-assign]  # this server has nothing
+    server.refuses = refusal(404)
     with pytest.raises(StartError, match=r"there is no http://127.0.0.1:\d+/models; .* ends with /v1"):
         await engine_of(server).start()
 
 
 async def test_a_refused_key_is_one_clear_line(server: FakeServer) -> None:
-    server._reply = lambda path, body: refusal(401, "wrong key")  # type: ignore[method-assign]  # whatever is asked
+    server.refuses = refusal(401, "wrong key")
     with pytest.raises(StartError, match="answers 401: wrong key; set 'key'") as caught:
         await engine_of(server, key="sk-secret").start()
     assert "secret" not in str(caught.value)
@@ -453,8 +453,7 @@ async def test_the_model_is_found_by_name_or_as_the_only_one(server: FakeServer)
     ],
 )
 async def test_the_tokenizer_of_another_model_is_found_out(server: FakeServer, reply: Reply) -> None:
-    models = server._reply
-    server._reply = lambda path, body: models(path, body) if "models" in path else reply  # type: ignore[method-assign]  # all else is the same
+    server.trial = reply
     with pytest.raises(StartError, match="must be the tokenizer of its model 'reference'"):
         await engine_of(server).start()
 

@@ -61,6 +61,10 @@ class FakeServer:
         default_factory=lambda: [{"id": "reference", "owned_by": "vllm", "max_model_len": 4096}]
     )
     answer: Callable[[Any], Reply] = lambda body: events("")
+    trial: Reply = field(default_factory=lambda: completion("The quick brown fox jumps over 13 lazy dogs. "))
+    """The answer to what a start asks for."""
+    refuses: Reply | None = None
+    """The answer to everything, if there is one."""
     asked: list[Asked] = field(default_factory=list)
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     bodies: list[Any] = field(default_factory=list)
@@ -82,6 +86,8 @@ class FakeServer:
             writer.close()
 
     def _reply(self, path: str, body: Any) -> Reply:
+        if self.refuses is not None:
+            return self.refuses
         if path.endswith("/models"):
             self._on_trial = True
             return Reply([json.dumps({"object": "list", "data": self.models})])
@@ -89,7 +95,7 @@ class FakeServer:
             return refusal(404)
         if self._on_trial:
             self._on_trial = False
-            return completion("The quick brown fox jumps over 13 lazy dogs. ")
+            return self.trial
         self.bodies.append(body)
         return self.answer(body)
 

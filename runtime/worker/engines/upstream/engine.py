@@ -21,7 +21,7 @@ from weft.runtime.llm.requests import Likeliest, Scored
 from ...faults import TaskError
 from ..base import Emit, Gauges, HeldKv, Operands, Outcome, Stream, Task, Timing
 from ..contexts import context_of, read, tokenize, write
-from ..judging import rate, score
+from ..judging import expect_room, rate, score, start_of
 from ..rating import all_of
 from ..scoring import Aligned, align
 from ..weighing import as_data, weighed_prompt
@@ -134,10 +134,8 @@ class UpstreamEngine:
         return Outcome(results, _reading(started, [scored], len(context)))
 
     async def _probe(self, task: Task, op: Weigh, ids: tuple[int, ...]) -> Outcome:
-        if op.start is not None and op.start > len(ids):
-            raise TaskError("invalid", f"start is {op.start}, but the prompt has only {len(ids)} tokens")
         started = time.monotonic()
-        start = len(ids) if op.start is None else op.start
+        start = start_of(op, len(ids))
         first = max(start, 1)  # nothing comes before token 0 that could foretell it
         self._check_room(len(ids))
         scored = Scored((), 0, 0)
@@ -194,14 +192,7 @@ class UpstreamEngine:
 
     def _check_room(self, prompt: int) -> None:
         """Refuse no prompt, and one after which nothing has room."""
-        if not prompt:
-            raise TaskError("invalid", "the prompt is empty: a model continues at least one token")
-        if prompt + 1 > self._served.context_length:
-            raise TaskError(
-                "too_large",
-                f"the prompt has {prompt} tokens and at least 1 follows, but the context of model "
-                f"{self.model!r} holds {self._served.context_length}; shorten the prompt",
-            )
+        expect_room(self.model, prompt, 1, self._served.context_length)
 
 
 def _reading(started: float, read: list[Scored], prompt: int) -> Timing:
