@@ -15,6 +15,7 @@ from typing import Any
 import xgrammar
 
 from .errors import RequestError
+from .json_formats import PATTERNS
 
 __all__ = ["GrammarError", "json_grammar", "regex_grammar"]
 
@@ -45,7 +46,7 @@ def json_grammar(schema: str) -> xgrammar.Grammar:
         _check_keyword(keyword, value)
     try:
         grammar = xgrammar.Grammar.from_json_schema(
-            json.dumps(_without_one_of(parsed)), any_whitespace=False, separators=(", ", ": ")
+            json.dumps(_as_enforced(parsed)), any_whitespace=False, separators=(", ", ": ")
         )
     except RuntimeError as error:
         raise GrammarError(f"the schema cannot be enforced: {_reason(error)}") from error
@@ -79,19 +80,24 @@ def _keywords(schema: object) -> Iterator[tuple[str, Any]]:
                 yield from _keywords(value)
 
 
-def _without_one_of(schema: Any) -> Any:
-    """A schema with `anyOf` for each `oneOf`: xgrammar enforces no more, but warns on standard error."""
+def _as_enforced(schema: Any) -> Any:
+    """A schema with `anyOf` for each `oneOf`, and a pattern for each format that xgrammar is too lax with.
+
+    Of `oneOf` it enforces no more, but warns on standard error.
+    """
     if isinstance(schema, list):
-        return [_without_one_of(part) for part in schema]
+        return [_as_enforced(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     parts: dict[str, Any] = {}
     for keyword, value in schema.items():
         name = "anyOf" if keyword == "oneOf" and "anyOf" not in schema else keyword
-        if keyword in _NAMED and isinstance(value, dict):
-            parts[name] = {key: _without_one_of(part) for key, part in value.items()}
+        if keyword == "format" and "pattern" not in schema and isinstance(value, str) and value in PATTERNS:
+            parts["pattern"] = PATTERNS[value]
+        elif keyword in _NAMED and isinstance(value, dict):
+            parts[name] = {key: _as_enforced(part) for key, part in value.items()}
         else:
-            parts[name] = value if keyword in _DATA else _without_one_of(value)
+            parts[name] = value if keyword in _DATA else _as_enforced(value)
     return parts
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date, datetime, time
+from ipaddress import IPv4Address
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -227,6 +229,24 @@ def test_unions_with_a_discriminator_are_written_without_a_warning(
     for text in texts(tokenizers["reference"], grammar, 20):
         TypeAdapter[Any](kind).validate_json(text)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", [date, datetime, time, IPv4Address])
+def test_formats_are_of_what_there_is(
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], kind: type
+) -> None:
+    grammar = compilers["reference"].compile(schema(kind), 64)
+    for text in texts(tokenizers["reference"], grammar, 200):
+        TypeAdapter[Any](kind).validate_json(text)
+
+
+@pytest.mark.parametrize("day", [date(1, 1, 1), date(1600, 2, 29), date(2024, 2, 29), date(9999, 12, 31)])
+def test_every_day_can_be_written(
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], day: date
+) -> None:
+    matcher = compilers["reference"].compile(schema(date), 64).matcher()
+    follow(tokenizers["reference"], matcher, json.dumps(day.isoformat()))
+    assert matcher.finished
 
 
 def test_names_of_properties_are_no_keywords(compilers: dict[str, GrammarCompiler]) -> None:

@@ -1,0 +1,34 @@
+"""Formats of JSON Schema as regexes, for those of which xgrammar writes what does not exist.
+
+It writes 31 days in each month, the year 0, leap seconds, and numbers with leading zeros in IPv4 addresses,
+which nothing takes that reads the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+__all__ = ["PATTERNS"]
+
+_YEAR: Final = r"(?:\d{3}[1-9]|\d{2}[1-9]\d|\d[1-9]\d{2}|[1-9]\d{3})"
+_LEAP_YEAR: Final = (
+    r"(?:\d{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"  # every fourth century
+)
+_DAY: Final = (
+    r"(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])"
+    r"|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)"
+    r"|02-(?:0[1-9]|1\d|2[0-8]))"
+)
+_DATE: Final = rf"(?:{_YEAR}-{_DAY}|{_LEAP_YEAR}-02-29)"
+_HOUR: Final = r"(?:[01]\d|2[0-3])"
+_TIME: Final = rf"{_HOUR}:[0-5]\d:[0-5]\d(?:\.\d+)?(?:Z|[+-]{_HOUR}:[0-5]\d)"
+_BYTE: Final = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+
+PATTERNS: Final[Mapping[str, str]] = {
+    "date": f"^{_DATE}$",
+    "time": f"^{_TIME}$",
+    "date-time": f"^{_DATE}T{_TIME}$",
+    "ipv4": rf"^{_BYTE}(?:\.{_BYTE}){{3}}$",
+}
+"""By the format's name."""
