@@ -72,10 +72,12 @@ def parse(text: str) -> Schema:
     """The schema that a JSON text says. Raises ValueError with the path of the first malformed keyword."""
     try:
         schema = loads(text)
-        canonical(schema).encode()
+        deep = _depth(schema) > _MAX_DEPTH
+        if not deep:
+            canonical(schema).encode()
     except ValueError as problem:
         raise ValueError(f"not the JSON text of a schema: {problem}") from None
-    if _depth(schema) > _MAX_DEPTH:
+    if deep:
         raise ValueError(f"the schema is nested more than {_MAX_DEPTH} levels deep")
     return _checked(schema, "the schema")
 

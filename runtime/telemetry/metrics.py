@@ -134,30 +134,14 @@ class Metrics:
             ["model"],
             {model: w.per_token for model, w in models.items()},
         )
-        yield _counter(
-            "weft_prompt_tokens",
-            "Tokens of prompts that models have written on or weighed.",
-            ["model"],
-            {model: w.prompt_tokens for model, w in models.items()},
-        )
-        yield _counter(
-            "weft_computed_tokens",
-            "Tokens of prompts that were computed; the others were found in a cache.",
-            ["model"],
-            {model: w.computed_tokens for model, w in models.items()},
-        )
-        yield _counter(
-            "weft_fetched_tokens",
-            "Tokens of prompts whose KV came from another worker.",
-            ["model"],
-            {model: w.fetched_tokens for model, w in models.items()},
-        )
-        yield _counter(
-            "weft_generated_tokens",
-            "Tokens that models have written.",
-            ["model"],
-            {model: w.generated_tokens for model, w in models.items()},
-        )
+        for what, text in (
+            ("prompt", "Tokens of prompts that models have written on or weighed."),
+            ("computed", "Tokens of prompts that were computed; the others were found in a cache."),
+            ("fetched", "Tokens of prompts whose KV came from another worker."),
+            ("generated", "Tokens that models have written."),
+        ):
+            counts = {model: getattr(w, f"{what}_tokens") for model, w in models.items()}
+            yield _counter(f"weft_{what}_tokens", text, ["model"], counts)
 
     def _of_queues(self) -> Iterator[Metric]:
         queued, held = Counter[Labels](), Counter[Labels]()

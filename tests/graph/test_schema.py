@@ -188,6 +188,7 @@ def test_values_nested_without_end_are_refused() -> None:
         ('{"a": NaN}', "not the JSON text of a schema: NaN is not JSON"),
         ('{"a": "\\ud800"}', "not the JSON text of a schema: .*surrogates"),
         ('{"a":' * 101 + "0" + "}" * 101, "the schema is nested more than 100 levels deep"),
+        ('{"a":' * 950 + "0" + "}" * 950, "the schema is nested more than 100 levels deep"),
         ("true", "the schema must be a JSON object, not boolean True"),
         ('{"type": 3}', "the schema.type must be string or array, not integer 3"),
         ('{"type": ["string", 3]}', "the schema.type must hold strings, not integer 3"),
