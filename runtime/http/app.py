@@ -20,7 +20,7 @@ from .chat import chat_completions
 from .completions import completions
 from .embeddings import embeddings
 from .errors import ApiError
-from .gate import Gate
+from .gate import CLIENT_CLOSED, Gate
 from .incoming import orchestrator_of
 from .responses import Gone, error_response
 from .sglang import flush_cache, generate, model_info
@@ -28,7 +28,6 @@ from .targets import model_cards, unknown_model
 
 __all__ = ["build_app", "metrics_app"]
 
-_CLIENT_CLOSED: Final = 499  # for the log; nobody receives it
 _MODELS: Final = "/v1/models/"
 _A_MODEL: Final = f"{_MODELS}{{name:path}}"
 _OTHER: Final = "other"
@@ -58,7 +57,7 @@ def build_app(
         ],
         exception_handlers={
             ApiError: _api_error,
-            Gone: lambda request, problem: Response(status_code=_CLIENT_CLOSED),
+            Gone: lambda request, problem: Response(status_code=CLIENT_CLOSED),
             HTTPException: _http_error,
             Exception: _unexpected,
         },

@@ -16,12 +16,14 @@ from weft.runtime.orchestrator.caller import CALLER, caller_of
 from .errors import ApiError
 from .responses import error_response
 
-__all__ = ["Gate"]
+__all__ = ["CLIENT_CLOSED", "Gate"]
 
 _log = logging.getLogger(__name__)
 
 _OPEN: Final = frozenset({"/health", "/metrics", "/ready"})
-_CLIENT_CLOSED: Final = 499  # as nginx counts what has got no answer
+
+CLIENT_CLOSED: Final = 499
+"""What stands for the status where no answer was begun, as in nginx's log; nobody receives it."""
 
 Note = Callable[[str, int, float], None]
 """Takes the path of a request, the status of its answer, and how many seconds it took."""
@@ -49,7 +51,7 @@ class Gate:
                 refusal = error_response(ApiError(401, message, code="invalid_api_key"))
                 await refusal(scope, receive, outcome.send)
         finally:
-            self._note(scope["path"], outcome.status or _CLIENT_CLOSED, outcome.seconds)
+            self._note(scope["path"], outcome.status or CLIENT_CLOSED, outcome.seconds)
             outcome.log()
 
     def _admits(self, scope: Scope) -> bool:
