@@ -8,10 +8,11 @@ that rate, whichever is more: the roofline.
 tokens a second while all requests write, through the engine's door, all sampled greedily; the roofline, and
 the fraction reached; the same without CUDA graphs if `--graphs-off`; a trace of the device at the largest
 batch; then the speed of reading, and what starting takes. `shared-prefix`, `long-prompt`, `tight-pool`: see
-`gpus/loads.py`. `start`: a new process on a checkpoint, up to its first token. `codes`: the same checkpoint
-by weft's code and by that of transformers (`gpus/codes.py`). `copying`: with and without drafts from the
-context (`gpus/copying.py`); no other load has them. `same-texts` and `tensor-parallel`: one GPU
-against `--tensor-parallel` of them, see `gpus/parallel.py`.
+`gpus/loads.py`. `turns`: the first token of short prompts, with graphs and without (`gpus/turns.py`).
+`start`: a new process on a checkpoint, up to its first token. `codes`: the same checkpoint by weft's code and
+by that of transformers (`gpus/codes.py`). `copying`: with and without drafts from the context
+(`gpus/copying.py`); no other load has them. `same-texts` and `tensor-parallel`: one GPU against
+`--tensor-parallel` of them, see `gpus/parallel.py`.
 
 `--vllm PYTHON` runs vLLM first, under the same prompts on the same device (`gpus/peer.py`): `decode` with its
 prefix cache off, `shared-prefix` with it on, with and without its kernel for common prefixes. PYTHON is the

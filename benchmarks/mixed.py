@@ -1,4 +1,4 @@
-"""Schedulers that know programs beside such as do not, really: several workers of the reference model here.
+"""Schedulers that know programs beside such as do not, really: several workers of one model on one machine.
 
 Arms, each with a server of its own that begins with empty caches, in turn, several rounds:
 
@@ -9,8 +9,12 @@ Arms, each with a server of its own that begins with empty caches, in turn, seve
   the mean load, programs first come first served.
 
 Programs arrive as a Poisson process, the same at the same times in every arm, and write texts of forced
-lengths, which must be equal in all arms. All workers share this machine's cores: so what is saved is reading
-and waiting, and no worker is idle because another is busy. Run: ``weft bench mixed``.
+lengths. The reference model's must be equal in all arms. By default all workers share this machine's cores:
+so what is saved is reading and waiting, and no worker is idle because another is busy. For a machine with
+several GPUs, `--shape` serves random weights of a known shape in bfloat16, a worker on each, and `--scale`
+makes texts as long as people's; as steps of other sizes round otherwise there, it is told how many differed.
+
+Run: ``weft bench mixed``.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ import asyncio
 import json
 import os
 import platform
+import shlex
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -27,12 +33,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import torch
+from comparison import shapes
+from engines.models import SHAPES
 from workloads.arms import NO_KNOWLEDGE, SESSIONS
 from workloads.loads import quantiles
 from workloads.mixtures import SCENARIOS, Arrival, arrivals, starts
 from workloads.servers import server
 
 from weft import Client
+from weft.runtime.config import REFERENCE_MODEL
 from weft.runtime.scheduler.policies import Policies
 
 
@@ -65,34 +75,68 @@ async def run(client: Client, arm: Arm, programs: Sequence[Arrival]) -> tuple[li
     return [text for text, _ in done], [seconds for _, seconds in done]
 
 
+class Load(NamedTuple):
+    """What the arms are asked."""
+
+    scenarios: Sequence[str]
+    seconds: float  # of arrivals
+    scale: int = 1  # of lengths
+    rate: float = 1.0  # a multiple of programs a second
+
+
+class Place(NamedTuple):
+    """Where the arms run."""
+
+    model: Path = REFERENCE_MODEL
+    workers: int = 4
+    kv_tokens: int | None = None  # of each; as many as there is memory for
+
+
 Times = dict[str, dict[str, list[float]]]
 """Seconds, by scenario and program, and by arm."""
 
 
-def measure(scenarios: Sequence[str], rounds: int, seconds: float, workers: int) -> tuple[Times, list[float]]:
-    """All arms in turn, so many rounds; and the load averages."""
-    times: Times = defaultdict(lambda: defaultdict(list))
+class Measured(NamedTuple):
+    """What was found."""
+
+    times: Times
+    differed: dict[str, int]  # runs of each arm whose texts were not those of the first
+    loads: list[float]  # averages of the machine
+
+
+def measure(load: Load, place: Place, rounds: int) -> Measured:
+    """All arms in turn, so many rounds. Raises AssertionError if the reference model's texts differ."""
+    found = Measured(defaultdict(lambda: defaultdict(list)), dict.fromkeys(ARMS, 0), [])
     expected: dict[str, list[Any]] = {}
-    loads = []
     for number in range(rounds):
         for name in (*list(ARMS)[number % len(ARMS) :], *list(ARMS)[: number % len(ARMS)]):
             arm = ARMS[name]
             with (
                 tempfile.TemporaryDirectory(prefix="weft-bench-", ignore_cleanup_errors=True) as folder,
-                server(Path(folder), workers=workers, policies=arm.policies, prompt_lookup=False) as client,
+                server(
+                    Path(folder),
+                    model=place.model,
+                    workers=place.workers,
+                    kv_tokens=place.kv_tokens,
+                    policies=arm.policies,
+                    prompt_lookup=False,
+                ) as client,
             ):
-                for scenario in scenarios:
-                    programs = arrivals(scenario, seconds)
+                for scenario in load.scenarios:
+                    programs = arrivals(scenario, load.seconds, load.scale, load.rate)
+                    print(f"round {number + 1}, {name}: {len(programs)} × {scenario}", file=sys.stderr)
                     texts, taken = asyncio.run(run(client, arm, programs))
-                    assert texts == expected.setdefault(scenario, texts), f"{name} gives other texts"
-                    loads.append(os.getloadavg()[0])
+                    pairs = zip(texts, expected.setdefault(scenario, texts), strict=True)
+                    differed = sum(text != first for text, first in pairs)
+                    assert not differed or place.model != REFERENCE_MODEL, f"{name} gives other texts"
+                    found.differed[name] += differed
+                    found.loads.append(os.getloadavg()[0])
                     for arrival, each in zip(programs, taken, strict=True):
-                        times[f"{scenario}: {arrival.kind}"][name].append(each)
-    return times, loads
+                        found.times[f"{scenario}: {arrival.kind}"][name].append(each)
+    return found
 
 
-def main() -> None:
-    """Run the arms, print the table, and write it."""
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -100,27 +144,58 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of all arms (3)")
     parser.add_argument("--seconds", type=float, default=25.0, help="of arrivals in each scenario (25)")
     parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="this; may be repeated")
+    parser.add_argument("--scale", type=int, default=1, help="lengths of all texts, as a multiple (1)")
+    parser.add_argument("--rate", type=float, default=1.0, help="programs a second, as a multiple (1)")
+    parser.add_argument("--kv-tokens", type=int, help="of each worker (as many as there is memory for)")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape, in bfloat16")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FOLDER", help="keep what --shape draws there, or take it from there"
+    )
     parser.add_argument("--json", type=Path, help="write the results there, too")
-    options = parser.parse_args()
-    times, loads = measure(options.only or list(SCENARIOS), options.rounds, options.seconds, options.workers)
-    print("load average", " ".join(f"{load:.1f}" for load in loads))
+    return parser.parse_args()
+
+
+def _measured(options: argparse.Namespace) -> Measured:
+    load = Load(options.only or list(SCENARIOS), options.seconds, options.scale, options.rate)
+    with tempfile.TemporaryDirectory(prefix="weft-bench-") as folder:
+        model = REFERENCE_MODEL
+        if options.shape:
+            model = shapes.written(options.shape, options.weights or Path(folder))
+        return measure(load, Place(model, options.workers, options.kv_tokens), options.rounds)
+
+
+def _machine() -> str:
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return machine
+
+
+def main() -> None:
+    """Run the arms, print the table, and write it."""
+    options = _options()
+    found = _measured(options)
+    print("load average", " ".join(f"{load:.1f}" for load in found.loads))
+    print("runs with other texts than the first had:", found.differed)
     table: dict[str, Any] = {}
-    for row, arms in times.items():
-        table[row] = found = {name: {"runs": len(arms[name])} | quantiles(arms[name]) for name in ARMS}
-        mine = found["weft"]
+    for row, arms in found.times.items():
+        table[row] = of = {name: {"runs": len(arms[name])} | quantiles(arms[name]) for name in ARMS}
+        mine = of["weft"]
         line = f"{row:32}{mine['runs']:5.0f} runs  weft mean {mine['mean']:.2f} s, P95 {mine['p95']:.2f} s"
         for name in ("a", "b"):
             line += f"  {name}/weft: " + " ".join(
-                f"{quantile} {found[name][quantile] / mine[quantile]:.2f}"
+                f"{quantile} {of[name][quantile] / mine[quantile]:.2f}"
                 for quantile in ("mean", "p50", "p95", "p99")
             )
         print(line)
     if options.json:
         report = {
-            "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+            "command": shlex.join(["weft", "bench", "mixed", *sys.argv[1:]]),
+            "machine": _machine(),
             "date": time.strftime("%Y-%m-%d"),
             "workers": options.workers,
-            "load average": loads,
+            "load average": found.loads,
+            "differed": found.differed,
             "seconds": table,
         }
         options.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Loads beside that of many requests which share nothing: shared prefixes, a long prompt, a tight pool."""
+"""Loads beside that of many requests which share nothing: shared prefixes, other prompts, a tight pool."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from weft.runtime.llm.options import EngineOptions
 from .clocks import serve, submit, wait
 from .prompts import PREFIX_OUTPUT, PREFIX_REQUESTS, PREFIX_TREES, prompt_of, tree
 from .timing import decode_speed, whole_seconds
+from .turns import turns
 
 __all__ = ["LOADS"]
 
@@ -167,5 +168,6 @@ LOADS: Final[dict[str, Callable[[GpuModel], dict[str, Any]]]] = {
     "shared-prefix": shared_prefix,
     "long-prompt": long_prompt,
     "tight-pool": tight_pool,
+    "turns": turns,
 }
 """Every one of them, by name."""

@@ -1,17 +1,19 @@
 """Programs that share workers, each as a graph and call by call, and when they arrive.
 
 Both forms send the same prompts: what is known of a program before it runs is all that differs. Texts have
-forced lengths.
+forced lengths. `scale` multiplies all lengths: 1 is for a model that runs on a CPU, 8 has programs as long as
+people's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from weft import Client, Context, gen, program
+from weft import Client, Context, Static, gen, program
 
 from .nonsense import nonsense
 
@@ -24,7 +26,10 @@ FAMILIES: Final = 4
 WEIGHTS: Final = (8, 4, 2, 1)  # of families
 FILES: Final = 8
 
-_ROLE: Final = {role: nonsense(random.Random(role), 120) for role in ("architect", "coder", "reviewer")}
+
+@functools.cache
+def _role(role: str, scale: int) -> str:
+    return nonsense(random.Random(role), 120 * scale)
 
 
 def _gen(prompt: str, tokens: int) -> Any:
@@ -39,100 +44,104 @@ async def _awaited(text: Awaitable[str]) -> str:
 
 
 @program
-async def chat(question: str, more: list[str]) -> str:
+async def chat(question: str, more: list[str], scale: Static[int] = 1) -> str:
     """Turns of a conversation with somebody who thinks between them: it is never known before."""
     context = Context().user(question)
-    said = str(await context.gen(max_tokens=24, ignore_eos=True))
+    said = str(await context.gen(max_tokens=24 * scale, ignore_eos=True))
     for follow_up in more:
         await asyncio.sleep(THINKS_S)
         context.user(follow_up)
-        said = str(await context.gen(max_tokens=24, ignore_eos=True))
+        said = str(await context.gen(max_tokens=24 * scale, ignore_eos=True))
     return said
 
 
 # ---- map-reduce
 
 
-def _part(chunk: str) -> Any:
-    return _gen(f"Summarize: {chunk}\nSummary:", 16)
+def _part(chunk: str, scale: int) -> Any:
+    return _gen(f"Summarize: {chunk}\nSummary:", 16 * scale)
 
 
-def _whole(parts: Sequence[Any]) -> Any:
+def _whole(parts: Sequence[Any], scale: int) -> Any:
     text = parts[0]
     for part in parts[1:]:
         text = f"{text}\n{part}"
-    return _gen(f"Summaries:\n{text}\nTogether:", 24)
+    return _gen(f"Summaries:\n{text}\nTogether:", 24 * scale)
 
 
 @program
-def map_reduce(chunks: list[str]) -> str:
+def map_reduce(chunks: list[str], scale: Static[int] = 1) -> str:
     """Summaries of parts, and one of these."""
-    whole: str = _whole([_part(chunks[number]) for number in range(PARTS)])
+    whole: str = _whole([_part(chunks[number], scale) for number in range(PARTS)], scale)
     return whole
 
 
 @program
-async def map_reduce_calls(chunks: list[str]) -> str:
+async def map_reduce_calls(chunks: list[str], scale: Static[int] = 1) -> str:
     """The same, call by call."""
-    return str(await _whole(await asyncio.gather(*(_awaited(_part(chunk)) for chunk in chunks))))
+    parts = await asyncio.gather(*(_awaited(_part(chunk, scale)) for chunk in chunks))
+    return str(await _whole(parts, scale))
 
 
 # ---- chains
 
 
-def _longer(so_far: Any, chunk: str) -> Any:
-    return _gen(f"Summarize what was before and what follows.\nBefore: {so_far}\n{chunk}\nSummary:", 16)
+def _longer(so_far: Any, chunk: str, scale: int) -> Any:
+    prompt = f"Summarize what was before and what follows.\nBefore: {so_far}\n{chunk}\nSummary:"
+    return _gen(prompt, 16 * scale)
 
 
 @program
-def chain(chunks: list[str]) -> str:
+def chain(chunks: list[str], scale: Static[int] = 1) -> str:
     """Each part is summarized with the summary of those before it (Parrot, OSDI'24, section 8.2)."""
     so_far = ""
     for number in range(PARTS):
-        so_far = _longer(so_far, chunks[number])
+        so_far = _longer(so_far, chunks[number], scale)
     return so_far
 
 
 @program
-async def chain_calls(chunks: list[str]) -> str:
+async def chain_calls(chunks: list[str], scale: Static[int] = 1) -> str:
     """The same, call by call."""
     so_far = ""
     for chunk in chunks:
-        so_far = str(await _longer(so_far, chunk))
+        so_far = str(await _longer(so_far, chunk, scale))
     return so_far
 
 
 # ---- a team that writes a program
 
 
-def _design(task: str) -> Any:
-    return _gen(f"{_ROLE['architect']}\nTask: {task}\nInterfaces:", 96)
+def _design(task: str, scale: int) -> Any:
+    return _gen(f"{_role('architect', scale)}\nTask: {task}\nInterfaces:", 96 * scale)
 
 
-def _code(task: str, api: Any, number: int) -> Any:
-    return _gen(f"{_ROLE['coder']}\nTask: {task}\nInterfaces: {api}\nFile {number}:", 48)
+def _code(task: str, api: Any, number: int, scale: int) -> Any:
+    prompt = f"{_role('coder', scale)}\nTask: {task}\nInterfaces: {api}\nFile {number}:"
+    return _gen(prompt, 48 * scale)
 
 
-def _review(task: str, api: Any, number: int, code: Any) -> Any:
-    return _gen(
-        f"{_ROLE['reviewer']}\nTask: {task}\nInterfaces: {api}\nFile {number}: {code}\nWhat is wrong:", 16
-    )
+def _review(task: str, api: Any, number: int, code: Any, scale: int) -> Any:
+    seen = f"{_role('reviewer', scale)}\nTask: {task}\nInterfaces: {api}\nFile {number}: {code}"
+    return _gen(f"{seen}\nWhat is wrong:", 16 * scale)
 
 
 @program
-def coding(task: str) -> list[str]:
+def coding(task: str, scale: Static[int] = 1) -> list[str]:
     """An architect, eight coders of its interfaces, a reviewer of each (MetaGPT, as in Parrot)."""
-    api = _design(task)
-    return [_review(task, api, number, _code(task, api, number)) for number in range(FILES)]
+    api = _design(task, scale)
+    files = range(FILES)
+    return [_review(task, api, number, _code(task, api, number, scale), scale) for number in files]
 
 
 @program
-async def coding_calls(task: str) -> list[str]:
+async def coding_calls(task: str, scale: Static[int] = 1) -> list[str]:
     """The same, call by call."""
-    api = str(await _design(task))
+    api = str(await _design(task, scale))
 
     async def one(number: int) -> str:
-        return str(await _review(task, api, number, str(await _code(task, api, number))))
+        code = str(await _code(task, api, number, scale))
+        return str(await _review(task, api, number, code, scale))
 
     return await asyncio.gather(*map(one, range(FILES)))
 
@@ -141,9 +150,9 @@ async def coding_calls(task: str) -> list[str]:
 
 
 @program
-def family(prompt: str, question: str) -> str:
+def family(prompt: str, question: str, scale: Static[int] = 1) -> str:
     """A call of an application with a long prompt: nothing more could be known of it."""
-    text: str = _gen(f"{prompt}\n\nQuestion: {question}\nAnswer:", 16)
+    text: str = _gen(f"{prompt}\n\nQuestion: {question}\nAnswer:", 16 * scale)
     return text
 
 
@@ -179,29 +188,34 @@ def starts(client: Client, *, graph: bool) -> Mapping[str, Callable[..., Awaitab
     }
 
 
-def arrivals(scenario: str, seconds: float) -> list[Arrival]:
-    """The programs of a scenario, by their times: the same whenever it is asked for."""
+def arrivals(scenario: str, seconds: float, scale: int = 1, rate: float = 1.0) -> list[Arrival]:
+    """The programs of a scenario, by their times: the same whenever it is asked for.
+
+    `rate` multiplies how many there are in a second.
+    """
     rng = random.Random(scenario)
-    prompts = [nonsense(rng, 700) for _ in range(FAMILIES)]
+    prompts = [nonsense(rng, 700 * scale) for _ in range(FAMILIES)]
     rates = SCENARIOS[scenario]
     second, made = 0.0, list[Arrival]()
-    while (second := second + rng.expovariate(sum(rates.values()))) < seconds:
+
+    def words(least: int, most: int) -> str:
+        return nonsense(rng, scale * rng.randint(least, most))
+
+    while (second := second + rng.expovariate(rate * sum(rates.values()))) < seconds:
         kind = rng.choices(list(rates), list(rates.values()))[0]
+        arguments: tuple[Any, ...]
         match kind:
             case "chat":
-                more = [nonsense(rng, rng.randint(5, 30)) for _ in range(TURNS - 1)]
-                made.append(Arrival(kind, second, (nonsense(rng, 40), more), THINKS_S * (TURNS - 1)))
+                more = [words(5, 30) for _ in range(TURNS - 1)]
+                arguments = (words(40, 40), more)
             case "map_reduce":
-                made.append(Arrival(kind, second, (_chunks(rng, 30, 70),)))
+                arguments = ([words(30, 70) for _ in range(PARTS)],)
             case "chain":
-                made.append(Arrival(kind, second, (_chunks(rng, 80, 160),)))
+                arguments = ([words(80, 160) for _ in range(PARTS)],)
             case "coding":
-                made.append(Arrival(kind, second, (nonsense(rng, rng.randint(40, 80)),)))
+                arguments = (words(40, 80),)
             case _:
-                prompt = rng.choices(prompts, WEIGHTS)[0]
-                made.append(Arrival(kind, second, (prompt, nonsense(rng, rng.randint(10, 40)))))
+                arguments = (rng.choices(prompts, WEIGHTS)[0], words(10, 40))
+        thinking_s = THINKS_S * (TURNS - 1) if kind == "chat" else 0.0
+        made.append(Arrival(kind, second, (*arguments, scale), thinking_s))
     return made
-
-
-def _chunks(rng: random.Random, least: int, most: int) -> list[str]:
-    return [nonsense(rng, rng.randint(least, most)) for _ in range(PARTS)]

@@ -37,6 +37,7 @@ def server(
     folder: Path,
     passes_off: Sequence[str] = (),
     *,
+    model: Path = REFERENCE_MODEL,
     workers: int = 1,
     policies: Policies | None = None,
     kv_tokens: int | None = None,
@@ -44,12 +45,12 @@ def server(
 ) -> Iterator[Client]:
     """A server of its own on this machine, which keeps no results, so that no answer is looked up.
 
-    The reference model on `workers` workers, each with a KV pool of `kv_tokens` tokens, or as it chooses; KV
-    caches are on, as they always are. Texts of forced lengths want `prompt_lookup` off: behind their ends
-    they go round in loops, of which drafts from the context are always right.
+    The model of a checkpoint's folder on `workers` workers, each with a KV pool of `kv_tokens` tokens, or as
+    it chooses; KV caches are on, as they always are. Texts of forced lengths want `prompt_lookup` off: behind
+    their ends they go round in loops, of which drafts from the context are always right.
     """
     own = {"passes_off": list(passes_off), "scheduler": policies or Policies()}
-    settings = _settings(REFERENCE_MODEL, folder, workers, kv_tokens, prompt_lookup).model_copy(update=own)
+    settings = _settings(model, folder, workers, kv_tokens, prompt_lookup).model_copy(update=own)
     with _running(ServerLayout(settings)) as (address, _), _client(address) as client:
         yield client
 

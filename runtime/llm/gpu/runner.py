@@ -27,7 +27,11 @@ from .table import PageTable
 __all__ = ["GpuRunner"]
 
 _SPARE_ROWS: Final = 64  # of the table, for the options that are weighed beside the requests that run
-_SHORT: Final = 1 + MOST_DRAFTED  # tokens of a sequence that are computed like so many decodes
+_DRAFTED: Final = 1 + MOST_DRAFTED  # tokens of a sequence that decodes
+_FEW: Final = (
+    128  # tokens of prompts in a step: kernels that are started one by one take longer than their work
+)
+_PAIRS: Final = 1 << 20  # of such tokens and the keys before them: beyond, reading these takes longer
 
 _NONE: Final[Ints] = np.empty(0, dtype=np.int64)
 
@@ -94,11 +98,11 @@ class GpuRunner:
 
     def run(self, work: Seq[Work], logit_rows: Seq[int]) -> torch.Tensor:
         """See `Runner.run`."""
-        counts = [count for _, count in work]
-        if max(counts) <= _SHORT and self._size(sum(counts)):
+        if self._is_small(work):
             logits = self._decode([_Span.of(*one) for one in work])
             wanted = list(logit_rows)
             return logits if wanted == list(range(len(logits))) else logits[wanted]
+        counts = [count for _, count in work]
         order = sorted(range(len(work)), key=lambda index: counts[index] > 1)  # single tokens first
         return self._compute([_Span.of(*work[index]) for index in order], _moved(logit_rows, counts, order))
 
@@ -114,6 +118,20 @@ class GpuRunner:
     def close(self) -> None:
         """See `Runner.close`."""
         self._executor.close()
+
+    def _is_small(self, work: Seq[Work]) -> bool:
+        """Whether a step is computed as one of single tokens, by a graph."""
+        if self._size(sum(count for _, count in work)) is None:
+            return False
+        several = [(sequence, count) for sequence, count in work if count > 1]
+        if all(count <= _DRAFTED for _, count in several):
+            return True
+        # Without sharing, each token would read all keys before it for itself.
+        return (
+            self._sharing is not None
+            and sum(count for _, count in several) <= _FEW
+            and sum(count * sequence.computed for sequence, count in several) <= _PAIRS
+        )
 
     def _size(self, tokens: int) -> int | None:
         """Of the smallest graph that computes so many tokens; None: there is none."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from weft.runtime.llm.config import read_config
@@ -33,11 +34,11 @@ def logits(runner: Runner) -> torch.Tensor:
         sequence = Sequence(np.arange(3 + index, 3 + index + length), length)
         sequence.extend(slots[index * 70 : index * 70 + length])
         work.append((sequence, new))
-    found = [runner.run(work, [39, 70])]
+    found = [runner.run(work, [39, 70]).clone()]
     for sequence, new in work:
         sequence.computed = new
     rest = [(sequence, sequence.remaining) for sequence, _ in work if sequence.remaining]
-    found.append(runner.run(rest, list(range(sum(count for _, count in rest)))))
+    found.append(runner.run(rest, list(range(sum(count for _, count in rest)))).clone())
     for sequence, _ in work:
         sequence.computed = sequence.length - 1
     found.append(runner.run([(sequence, 1) for sequence, _ in work], list(range(len(work)))))
@@ -55,8 +56,12 @@ def test_the_cpu_model_computes_what_the_kernels_do(
     torch.testing.assert_close(gpu, fused, atol=2e-4, rtol=1e-4)
 
 
-def test_a_table_on_the_device_changes_nothing(family: str, make_checkpoint: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize("max_running", [2, 256])
+def test_a_table_on_the_device_changes_nothing(
+    family: str, max_running: int, make_checkpoint: Callable[[str], Any]
+) -> None:
+    """On a GPU, with room for many, few tokens of prompts are computed like decodes."""
     model = build(GpuModel, make_checkpoint(family))
     assert isinstance(model, GpuModel)
-    plain, tabled = logits(ModelRunner(model, 400)), logits(GpuRunner(model, 400, max_running=2))
+    plain, tabled = logits(ModelRunner(model, 400)), logits(GpuRunner(model, 400, max_running=max_running))
     torch.testing.assert_close(tabled, plain, atol=2e-4, rtol=1e-4)
