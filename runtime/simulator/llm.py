@@ -37,6 +37,8 @@ class Job:
     written_path: Path = ()  # of the prompt with what is written
     options: float = 0.0  # tokens of choices to weigh, which nobody continues
     priority: float = 0.0
+    begun: Callable[[Job], None] = lambda job: None
+    """Its prompt has been read, and it begins to write."""
     cached: float = 0.0  # tokens found at the first admission
     computed: float = 0.0  # tokens read now
     arrived: float = 0.0
@@ -168,9 +170,10 @@ class LlmModel:
             return
         self._publish(job, job.path, job.owned - job.options - job.kept)
         if job.writes:
+            job.written = job.kept + 1
             if job.first_token < 0:
                 job.first_token = self._clock.now
-            job.written = job.kept + 1
+                job.begun(job)
 
     def _begin_span(self, *, after_prompt: bool) -> None:
         """Plan the next steps and let them begin, if there is anything to do."""

@@ -235,8 +235,11 @@ class Simulation:
             self._outcome.primitives += len(added)
             self._send(ev.NodesAdded(live.id, added))
 
-    def _reported(self, task: Task, stat: Stat | Fault, usage: ev.Usage | None) -> None:
+    def _reported(self, task: Task, stat: Stat | Fault | None, usage: ev.Usage | None) -> None:
         run, node, attempt = task.program, task.number, task.attempt
+        if stat is None:
+            self.clock.after(self._delays.hop_s, partial(self._begun, run, node, attempt))
+            return
         if isinstance(stat, Fault):
             self.clock.after(self._delays.hop_s, partial(self._failed, run, node, attempt, stat))
             return
@@ -250,6 +253,10 @@ class Simulation:
             if self._keep_calls:
                 outcome.calls.append(stat)
         self.clock.after(self._delays.hop_s, partial(self._done, run, node, attempt, usage))
+
+    def _begun(self, live: LiveProgram, node: int, attempt: int) -> None:
+        if self._is_current(live, node, attempt):
+            self._send(ev.PromptRead(live.id, node, attempt))
 
     def _done(self, live: LiveProgram, node: int, attempt: int, usage: ev.Usage | None) -> None:
         if not self._is_current(live, node, attempt):

@@ -71,7 +71,7 @@ class Task:
 
 NO_SOURCES: Final[Mapping[int, KvSource]] = MappingProxyType({})
 
-Report = Callable[["Task", Stat | Fault, Usage | None], None]
+Report = Callable[["Task", Stat | Fault | None, Usage | None], None]
 
 
 class SimWorker:
@@ -246,6 +246,7 @@ class SimWorker:
         job = task.work = Job(
             path=path,
             done=partial(self._job_done, task),
+            begun=lambda job: self._report(task, None, None),
             writes=truth.writes,
             expected=primitive.forecast.writes,
             written_path=program.path(primitive, written=True) if truth.writes else (),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
@@ -63,6 +64,17 @@ def test_a_graph_forks_what_calls_read_again_and_again() -> None:
 
     assert prompts("graph") == ([0, 1, 1, 1], 3)
     assert prompts("calls") == ([0, 0, 0], 3)
+
+
+def test_prompts_that_have_been_read_keep_no_others_from_being_read() -> None:
+    """A worker says when it begins to write: a fifth of a second's reading is all that it is given ahead."""
+    arriving = []
+    for number in range(40):
+        p = builder()
+        p.write([Text(f"question {number}", 100)], 500)
+        arriving.append(Arrival(number / 50, p.build()))
+    calls = world(llm=replace(LLM, kv_slots=100_000, max_running=64), keep_calls=True).run(arriving).calls
+    assert max(call.first_token for call in calls) < min(call.finished for call in calls)
 
 
 def test_increments_begin_when_their_trigger_is_known() -> None:
