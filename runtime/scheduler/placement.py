@@ -101,7 +101,7 @@ class Affinity(RoundRobin):
     def choose(self, live: LiveNode, pool: Pool) -> EngineState | None:
         """The cheapest. An engine that holds something of the prompt need not have room.
 
-        If no engine has, a primitive waits rather than queue where others are expected to be done earlier. Where
+        If no engine has, a primitive waits rather than queue where others are expected to be done earlier. If
         there is but one engine, a prompt always waits: there, nobody more urgent could go before it.
         """
         spare = pool.least_loaded()
