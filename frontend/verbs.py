@@ -294,9 +294,12 @@ class Program(ABC, Generic[P, R]):
             async with free:
                 return await self._run(job)
 
+        def has_ended(number: int, _: asyncio.Task[Any]) -> None:
+            ended.put_nowait(number)
+
         tasks = {number: asyncio.ensure_future(one(job)) for number, job in enumerate(jobs)}
         for number, task in tasks.items():
-            task.add_done_callback(lambda _, number=number: ended.put_nowait(number))
+            task.add_done_callback(functools.partial(has_ended, number))
         try:
             while tasks:
                 task = tasks.pop(number := await ended.get())
