@@ -12,6 +12,7 @@ from typing import Final
 __all__ = ["function_location", "located", "raised_at", "user_location"]
 
 _COMMAND: Final = "weft.frontend.cli."
+_LIBRARIES: Final = sys.stdlib_module_names | {"pydantic"}
 
 
 def user_location() -> str:
@@ -36,11 +37,11 @@ def function_location(fn: Callable[..., object]) -> str:
 
 
 def raised_at(error: BaseException) -> str:
-    """`file.py:14`: the innermost line of an error's traceback outside weft and pydantic."""
+    """`file.py:14`: the innermost line of an error's traceback outside weft, pydantic and the library."""
     where = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         module = _module_of(frame)
-        if not _is_own(module) and module.partition(".")[0] != "pydantic":
+        if not _is_own(module) and module.partition(".")[0] not in _LIBRARIES:
             where = f"{_short(frame.f_code.co_filename)}:{line}"
     return where
 

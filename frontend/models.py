@@ -1,9 +1,11 @@
-"""Pydantic models that a program makes of `Var`s: pydantic would check them before there are values."""
+"""Code that needs values, given `Var`s: pydantic's, which checks models, and that of libraries."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -13,10 +15,13 @@ from .location import raised_at
 
 __all__ = ["values_explained"]
 
+_BLAMED: Final = re.compile(r"\bVar\b")
+"""As in "sequence item 0: expected str instance, Var found"."""
+
 
 @contextmanager
 def values_explained() -> Iterator[None]:
-    """Raises TraceError in place of pydantic's error about a field that was given a `Var`."""
+    """Raises TraceError in place of errors of pydantic, and of Python, about what was given a `Var`."""
     try:
         yield
     except ValidationError as problem:
@@ -25,4 +30,12 @@ def values_explained() -> Iterator[None]:
         raise TraceError(
             f"{raised_at(problem)}: {problem.title}(...) checks its fields at once, which needs values that "
             f"only the run will know; write {problem.title}.model_construct(...): the result is checked later"
+        ) from problem
+    except TypeError as problem:
+        if type(problem) is not TypeError or not _BLAMED.search(str(problem)):
+            raise
+        raise TraceError(
+            f"{raised_at(problem)}: {problem}: a Var stands for what only the run will know; write it into "
+            'an f-string, as in "\\n".join(f"{x}" for x in xs), let a tool do the work, or await it in an '
+            "async program"
         ) from problem

@@ -16,6 +16,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
 
@@ -157,6 +158,31 @@ class Program(ABC, Generic[P, R]):
         """As `batch`, for event loops."""
         return await self._batch(self._jobs(calls), concurrency, return_exceptions)
 
+    def batch_as_completed(
+        self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool = False
+    ) -> Generator[tuple[int, Any]]:
+        """As `batch`, but the number of each call with its result, as soon as there is one.
+
+        Closing it cancels the rest.
+        """
+        done = self._as_completed(self._jobs(calls), concurrency, return_exceptions)
+        try:
+            while (one := wait(_next(done))) is not _END:
+                yield one
+        finally:
+            wait(done.aclose())
+
+    async def abatch_as_completed(
+        self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool = False
+    ) -> AsyncGenerator[tuple[int, Any]]:
+        """As `batch_as_completed`, for event loops."""
+        done = self._as_completed(self._jobs(calls), concurrency, return_exceptions)
+        try:
+            async for one in done:
+                yield one
+        finally:
+            await done.aclose()
+
     def submit(self, *args: Any, detached: bool = False, stream: bool = False, **kwargs: Any) -> Run[R]:
         """Start a run and return at once.
 
@@ -250,21 +276,44 @@ class Program(ABC, Generic[P, R]):
             await asyncio.wait({result})
 
     async def _batch(self, jobs: list[Job], concurrency: int | None, return_exceptions: bool) -> list[Any]:
+        results: list[Any] = [None] * len(jobs)
+        async with aclosing(self._as_completed(jobs, concurrency, return_exceptions)) as done:
+            async for number, result in done:
+                results[number] = result
+        return results
+
+    async def _as_completed(
+        self, jobs: list[Job], concurrency: int | None, return_exceptions: bool
+    ) -> AsyncGenerator[tuple[int, Any]]:
         if concurrency is not None and concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         free = asyncio.Semaphore(concurrency or max(1, len(jobs)))
+        ended: asyncio.Queue[int] = asyncio.Queue()
 
         async def one(job: Job) -> Any:
             async with free:
                 return await self._run(job)
 
-        tasks = [asyncio.ensure_future(one(job)) for job in jobs]
+        def has_ended(number: int, _: asyncio.Task[Any]) -> None:
+            ended.put_nowait(number)
+
+        tasks = {number: asyncio.ensure_future(one(job)) for number, job in enumerate(jobs)}
+        for number, task in tasks.items():
+            task.add_done_callback(functools.partial(has_ended, number))
         try:
-            return list(await asyncio.gather(*tasks, return_exceptions=return_exceptions))
+            while tasks:
+                task = tasks.pop(number := await ended.get())
+                problem = None if task.cancelled() else task.exception()
+                if isinstance(problem, Exception):
+                    problem.add_note(f"in call {number} of the batch")
+                if return_exceptions and isinstance(problem, Exception):
+                    yield number, problem
+                else:
+                    yield number, task.result()
         finally:
-            for task in tasks:
+            for task in tasks.values():
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
 _END: Final = object()

@@ -40,6 +40,16 @@ Without, that thread waits for the sockets itself: a message wakes half as many 
 """
 
 
+_QUEUE: Final[Options] = (
+    ("grpc.server.max_pending_requests", 2**31 - 1),
+    ("grpc.server.max_pending_requests_hard_limit", 2**31 - 1),
+)
+"""Calls that have arrived and that Python has not looked at yet wait, however many they are.
+
+gRPC's servers refuse some of more than a thousand, by chance, and all beyond three thousand, as "cancelled".
+"""
+
+
 def prepare_process() -> None:
     """Set what gRPC reads when it is imported, where the environment says nothing else."""
     for name, value in _ENVIRONMENT.items():
@@ -59,6 +69,7 @@ def server_options(max_bytes: int = -1) -> Options:
         ("grpc.http2.min_ping_interval_without_data_ms", 0),
         ("grpc.http2.max_ping_strikes", 0),  # never end a connection for its pings
         *_KEEPALIVE,
+        *_QUEUE,
     )
 
 

@@ -101,11 +101,14 @@ class Affinity(RoundRobin):
     def choose(self, live: LiveNode, pool: Pool) -> EngineState | None:
         """The cheapest. An engine that holds something of the prompt need not have room.
 
-        If no engine has, a primitive waits rather than queue where others are expected to be done earlier.
+        If no engine has, a primitive waits rather than queue where others are expected to be done earlier. If
+        there is but one engine, a prompt always waits: there, nobody more urgent could go before it.
         """
         spare = pool.least_loaded()
         if live.primitive.key.kind != "llm" or (len(pool) == 1 and spare is not None):
             return spare
+        if spare is None and len(pool) == 1 and live.primitive.context is None:
+            return None
         demand = self._residency.demand(live)
         best, least = None, float("inf")
         for engine in dict.fromkeys((demand.home, spare, *demand.found.holders)):

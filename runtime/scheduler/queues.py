@@ -20,7 +20,8 @@ _SMALL: Final = 64  # entries that are not worth tidying
 class ReadyQueue:
     """A queue of primitives. Those that leave it early are skipped when their turn comes.
 
-    What has waited for `bound_s` goes before everything else, so that no policy can starve anybody.
+    What has waited for `bound_s` has every other turn, so that no policy can starve anybody, and nobody who
+    has much waiting holds up the others.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class ReadyQueue:
         self._tickets = 0
         self._oldest: deque[tuple[float, int, LiveNode]] = deque()
         self._tidy_at = _SMALL
+        self._jumped = False  # whether the last turn was that of who had waited too long
 
     def __bool__(self) -> bool:
         """Whether anything may wait."""
@@ -60,9 +62,11 @@ class ReadyQueue:
 
     def peek(self, now: float) -> LiveNode | None:
         """The primitive whose turn it is."""
-        overdue = self._overdue(now)
-        if overdue is not None:
-            return overdue
+        overdue = None if self._jumped else self._overdue(now)
+        return self._due() if overdue is None else overdue
+
+    def _due(self) -> LiveNode | None:
+        """The primitive whose turn it is by the policies."""
         turns = self._turns
         while turns:
             due, ticket, tenant = turns[0]
@@ -81,7 +85,8 @@ class ReadyQueue:
         order = self._order_of(first)
         taken: list[LiveNode] = []
         live: LiveNode | None = first
-        if size == 1 or order.peek() is not first:
+        self._jumped = first is not self._due()
+        if size == 1 or self._jumped:
             first.phase = WAITING
             self._serve(first)
             taken.append(first)

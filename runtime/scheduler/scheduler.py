@@ -308,6 +308,7 @@ class Scheduler:
                 self._cancel(follower.engine.worker.id, follower)
                 follower.leave(WAITING)
                 self._residency.drop(follower)
+                self._residency.end_turn(follower, self._now)
                 self._call_back(follower)
 
     def _cancel(self, worker: str, live: LiveNode) -> None:
@@ -336,6 +337,7 @@ class Scheduler:
             if live.phase is RUNNING:
                 live.leave(WAITING)
                 self._residency.drop(live)
+                self._residency.end_turn(live, self._now)
         self._start_ready(tasks)
 
     def _count_loss(self, live: LiveNode, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, cast
@@ -173,6 +174,26 @@ def test_a_result_that_is_known_by_now_is_checked_by_now() -> None:
         gen(text)
 
     nothing.graph()
+
+
+@pytest.mark.parametrize(
+    "use", [lambda text: "\n".join([gen(text), gen(text)]), lambda text: json.dumps({"text": text})]
+)
+def test_libraries_that_take_no_values_of_the_run_are_explained(use: Callable[[str], str]) -> None:
+    def wrong(text: str) -> str:
+        return use(text)
+
+    with pytest.raises(TraceError, match=rf"{HERE}.*\bVar\b.*f-string.*let a tool do the work"):
+        program(wrong).graph()
+
+
+def test_type_errors_of_other_origin_stay_what_they_are() -> None:
+    def wrong(text: str) -> str:
+        raise TypeError("5 is no text")
+
+    with pytest.raises(TypeError, match=r"^5 is no text$") as caught:
+        program(wrong).graph()
+    assert not isinstance(caught.value, TraceError)
 
 
 def test_models_are_made_of_values_without_a_check() -> None:

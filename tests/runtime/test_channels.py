@@ -73,6 +73,16 @@ async def test_a_peer_that_stands_still_is_lost(tmp_path: Path) -> None:
                 peer.kill()
 
 
+async def test_calls_that_come_all_at_once_wait_and_none_is_refused() -> None:
+    async with orchestrator() as address:
+        with grpc.insecure_channel(address) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check
+            request = health_pb2.HealthCheckRequest()
+            calls = [check.future(request) for _ in range(4000)]  # while the server's loop stands still
+            codes = await asyncio.to_thread(lambda: {call.code() for call in calls})
+    assert codes == {grpc.StatusCode.OK}
+
+
 def test_every_server_allows_pings() -> None:
     assert dict(server_options())["grpc.http2.max_ping_strikes"] == 0
     assert dict(server_options(7))["grpc.max_receive_message_length"] == 7

@@ -263,6 +263,27 @@ def test_batch_can_return_failures(server: MiniServer) -> None:
     assert isinstance(bad, weft.ProgramError)
 
 
+def test_a_batch_can_be_taken_as_its_calls_end(server: MiniServer) -> None:
+    calls = [("HANG",), ("FAIL",), ("a",)]
+    results = echo.batch_as_completed(calls, return_exceptions=True)
+    ended = dict([next(results), next(results)])
+    results.close()
+    assert ended.keys() == {1, 2}
+    assert ended[2] == echo("a")
+    assert ended[1].__notes__ == ["in call 1 of the batch"]
+    hanging = next(run for run in server.runs.values() if "HANG" in str(run.start))
+    assert hanging.cancelled.wait(5)
+
+
+async def test_abatch_as_completed(server: MiniServer) -> None:
+    expected = await echo.ainvoke("a")
+    results = echo.abatch_as_completed([("a",), ("a",)], concurrency=1)
+    assert [one async for one in results] == [(0, expected), (1, expected)]
+    with pytest.raises(ProgramError) as caught:
+        [one async for one in echo.abatch_as_completed([("HANG",), ("FAIL",)])]
+    assert caught.value.__notes__ == ["in call 1 of the batch"]
+
+
 def test_batch_refuses_no_concurrency(server: MiniServer) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         echo.batch([("a",)], concurrency=0)

@@ -138,6 +138,23 @@ def test_whoever_has_waited_longest_goes_first_after_the_bound() -> None:
     assert len(before) == 12
 
 
+@pytest.mark.parametrize("namespace", ["bulk", "chats"])
+def test_many_who_have_waited_too_long_leave_every_other_turn_to_who_is_more_urgent(namespace: str) -> None:
+    driver = Driver(("e", replace(BATCHES, batch=1, item_ms=400.0)), longest_wait_s=10.0)
+    each = {0: Forecast(400.0, 400.0)}
+    for number in range(20):
+        driver.run(node(0, EMBED), run=f"bulk{number}", priority=-100, namespace="bulk", forecasts=each)
+    driver.now += 60.0
+    for number in range(3):
+        driver.run(node(0, EMBED), run=f"chat{number}", namespace=namespace, forecasts=each)
+    served = ["bulk0"]
+    for _ in range(7):
+        ((_, run, _),) = placed(driver.done(0, run=served[-1]))
+        served.append(run)
+    assert [run for run in served if "chat" in run] == ["chat0", "chat1", "chat2"]
+    assert [run for run in served if "bulk" in run] == ["bulk0", "bulk1", "bulk2", "bulk3", "bulk4"]
+
+
 def test_what_is_expected_of_nodes_that_wait_can_change() -> None:
     driver = Driver(("w", BATCHES), batching="topology")
     ahead = [node(n, Format(())) for n in (0, 1, 2)]

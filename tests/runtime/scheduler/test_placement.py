@@ -110,6 +110,20 @@ def test_prompts_that_are_read_hold_back_nobody_while_their_answers_are_written(
     assert not placed(driver.send(ev.PromptRead("a", 1, 1)))
 
 
+def test_what_begins_alike_does_not_fill_the_queue_of_the_only_worker_before_who_is_more_urgent() -> None:
+    driver = Driver(WORKERS[0], placement="affinity")
+
+    def begun(run: str, text: str, priority: int = 0) -> int:
+        nodes, forecasts = call(text, f"tail of {run}")
+        return len(placed(driver.run(*nodes, run=run, forecasts=forecasts, priority=priority)))
+
+    assert [begun(f"bulk {number}", FAMILIES[0]) for number in range(4)] == [2, 0, 0, 0]
+    assert not begun("chat", "question", priority=1)
+    driver.done(0, run="bulk 0")
+    moved = placed(driver.send(ev.PromptRead("bulk 0", 1, 1)))
+    assert [run for _, run, _ in moved][:4] == ["chat", "chat", "bulk 1", "bulk 1"]
+
+
 def test_wrong_entries_are_mended() -> None:
     driver = Driver(*WORKERS[:2], placement="affinity")
     home = place(driver, "first", FAMILIES[0])
