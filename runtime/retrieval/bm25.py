@@ -54,6 +54,11 @@ class Bm25:
     weights: NDArray[np.float64]  # [postings]
     size: int  # texts
 
+    @property
+    def terms(self) -> int:
+        """How many terms of the vocabulary the texts have; the others are of texts of earlier versions."""
+        return int(np.count_nonzero(np.diff(self.starts)))
+
     @classmethod
     def build(cls, texts: Sequence[str], analyzed: TermIds) -> Bm25:
         """The index of `texts`, whose terms `analyzed` holds; row i is `texts[i]`."""

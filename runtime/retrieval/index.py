@@ -3,6 +3,10 @@
 Every change is one atomic commit of LanceDB, so an interrupted one leaves the state before it. Writers of one
 index take turns by a lock file: LanceDB's merge does not notice two writers that insert the same new ids.
 Readers take no lock: they look up the newest version (about a millisecond) and load it if it is new to them.
+
+Every change adds files, and LanceDB keeps those of the versions before. So whoever writes tidies up now and
+then, which merges the files of an index and removes what only older versions hold. A reader that is loading
+one of these takes the newest instead.
 """
 
 from __future__ import annotations
@@ -10,13 +14,13 @@ from __future__ import annotations
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -40,20 +44,23 @@ from .tables import (
     drop_and_ingest,
     header,
     load,
+    merge,
     quiet,
-    quoted,
     rows,
     schema,
     stored_chunks,
 )
 from .vectors import checked, normalized
+from .version import IndexVersion
 
-__all__ = ["IndexInfo", "IndexStore", "IndexVersion", "IngestReport"]
+__all__ = ["IndexInfo", "IndexStore", "IngestReport"]
 
 _LOCK_SECONDS = 120.0  # a writer waits this long for the one before it
-_MAX_FRAGMENTS = 32  # files of one index; beyond, they are merged into one
+_TIDY_EVERY = 32  # versions; each has a file of rows, of which a load opens all
+_KEEP_OLD_FILES = timedelta(seconds=10)  # longer than they are read for, so that what begins anew ends
 _LINE_OF_CODE = re.compile(r", /\S+\.rs:[\d:]+$")
-_KEEP_OLD_FILES = timedelta(hours=1)  # a reader that has just opened an older version still finds its files
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class IndexInfo:
     """The `name` of the embedder whose vectors it holds: queries must be embedded by the same one."""
     dimension: int
     version: int
-    """Grows with every change."""
+    """Grows with every change, and when the index is tidied up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,19 @@ class IngestReport:
     version: int
     """The version of the index after it."""
 
+    @property
+    def untidy(self) -> bool:
+        """Whether so many changes have come that it is time for `IndexStore.tidy`."""
+        return self.version % _TIDY_EVERY == 0
+
+
+class _Loaded(NamedTuple):
+    """What is in memory of an index."""
+
+    snapshot: Snapshot
+    version: int
+    """LanceDB's, with the rows of the snapshot: a later one than its own where tidying has made it."""
+
 
 class IndexStore:
     """The indexes in one folder. Safe for many threads, and for many processes that open the same folder.
@@ -90,7 +110,7 @@ class IndexStore:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self._snapshots: dict[str, Snapshot] = {}
+        self._loaded: dict[str, _Loaded] = {}
         self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by index
 
     def names(self) -> list[str]:
@@ -107,11 +127,11 @@ class IndexStore:
 
     def describe(self, name: str) -> IndexInfo:
         """The size, embedder and version of index `name`."""
-        table = self._open(name)
-        found = header(name, table)
-        with self._expect_readable(name):
-            passages = table.count_rows()
-        return IndexInfo(name, passages, found.embedder, found.dimension, table.version)
+
+        def described(table: Any, found: Header) -> IndexInfo:
+            return IndexInfo(name, table.count_rows(), found.embedder, found.dimension, table.version)
+
+        return self._read(name, described)
 
     def upsert(
         self,
@@ -146,10 +166,25 @@ class IndexStore:
             _check_match(name, existing, embedder, unit.shape[1])
             data = rows(chunks, unit, existing)
             with self._expect_room(name):
-                merged = _merge(table, chunks, data, partial or {})
-                _compact(table)
+                merged = merge(table, chunks, data, partial or {})
         replaced = merged.num_updated_rows + merged.num_deleted_rows
         return IngestReport(merged.num_inserted_rows, replaced, table.version)
+
+    def tidy(self, name: str) -> None:
+        """Merge the files of index `name`, and remove those that only versions older than ten seconds hold.
+
+        No search finds anything else, and interrupting it does no harm. Raises `IndexBusyError`, and
+        `UnwritableError` if the merged files cannot be written: then all stays as it was.
+        """
+        with self._writing(name), quiet():
+            table = self._open(name)
+            before = table.version
+            with self._expect_room(name):
+                table.optimize(cleanup_older_than=_KEEP_OLD_FILES)
+            with self._loading[name]:
+                known = self._loaded.get(name)
+                if known is not None and known.version == before:
+                    self._loaded[name] = known._replace(version=table.version)
 
     def search(
         self,
@@ -176,8 +211,8 @@ class IndexStore:
 
     def newest(self, name: str) -> IndexVersion:
         """Index `name` as it is now."""
-        table = self._open(name)
-        return IndexVersion(self, name, table, header(name, table))
+        found, snapshot = self._read(name, lambda table, found: (found, self._snapshot(name, table, found)))
+        return IndexVersion(name, found, snapshot)
 
     def neighbours(
         self, name: str, passages: Sequence[Passage], preceding: int, following: int
@@ -186,8 +221,8 @@ class IndexStore:
 
         Raises `ValueError` for a passage of another index.
         """
-        table = self._open(name)
-        return self._snapshot(name, table, header(name, table)).neighbours(passages, preceding, following)
+        snapshot = self._read(name, lambda table, found: self._snapshot(name, table, found))
+        return snapshot.neighbours(passages, preceding, following)
 
     def changed(self, name: str, chunks: Sequence[Chunk], embedder: str) -> list[Chunk]:
         """The chunks of those documents that index `name` does not hold exactly as they are.
@@ -199,14 +234,15 @@ class IndexStore:
         _check_chunks(chunks)
         if not self._committed(name):
             return list(chunks)
-        table = self._open(name)
-        existing = header(name, table)
-        _check_match(name, existing, embedder, existing.dimension)
         documents: dict[str, set[Chunk]] = {}
         for chunk in chunks:
             documents.setdefault(chunk.document, set()).add(chunk)
-        with self._expect_readable(name):
-            stored = stored_chunks(table, documents)
+
+        def parts(table: Any, existing: Header) -> dict[str, set[Chunk]]:
+            _check_match(name, existing, embedder, existing.dimension)
+            return stored_chunks(table, documents)
+
+        stored = self._read(name, parts)
         same = {document for document, parts in documents.items() if parts == stored.get(document)}
         return [chunk for chunk in chunks if chunk.document not in same]
 
@@ -217,7 +253,7 @@ class IndexStore:
             if not self._committed(name):
                 raise UnknownIndexError(name, self.names())
             self._database.drop_table(name)
-            self._snapshots.pop(name, None)
+            self._loaded.pop(name, None)
 
     @cached_property
     def _database(self) -> Any:
@@ -237,17 +273,35 @@ class IndexStore:
         with self._expect_readable(name):
             return self._database.open_table(name)
 
+    def _read(self, name: str, read: Callable[[Any, Header], Read]) -> Read:
+        """What `read` makes of the table of index `name` and its header.
+
+        Where the files go while they are read, because newer versions have come and the index was tidied up,
+        it is made of the newest.
+        """
+        version = -1
+        while True:
+            try:
+                table = self._open(name)
+                version = table.version
+                with self._expect_readable(name):
+                    return read(table, header(name, table))
+            except CorruptIndexError:
+                if self._open(name).version == version:
+                    raise
+
     def _snapshot(self, name: str, table: Any, found: Header) -> Snapshot:
-        key = (found.identity, int(table.version))
+        version = int(table.version)
         with self._loading[name]:
-            known = self._snapshots.get(name)
-            if known is not None and known.key == key:
-                return known
-            same = known is not None and known.key[0] == found.identity
-            with self._expect_readable(name):
-                fresh = load(key, table, found.dimension, known.terms if known and same else None)
-            if not (known and same and known.key[1] > key[1]):  # another thread may have seen a newer one
-                self._snapshots[name] = fresh
+            known = self._loaded.get(name)
+            if known is not None and known.snapshot.key[0] != found.identity:
+                known = None  # of an index of this name before
+            if known is not None and known.version == version:
+                return known.snapshot
+            terms = None if known is None else known.snapshot.lasting_terms
+            fresh = load((found.identity, version), table, found.dimension, terms)
+            if known is None or known.version < version:  # another thread may have seen a newer one
+                self._loaded[name] = _Loaded(fresh, version)
             return fresh
 
     @contextmanager
@@ -291,57 +345,6 @@ class IndexStore:
             lock.release()
 
 
-@dataclass(frozen=True, slots=True)
-class IndexVersion:
-    """An index at one version: what it gives for a search never changes."""
-
-    _store: IndexStore
-    _name: str
-    _table: Any
-    _header: Header
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """The identity of the index, and its version: equal keys, equal passages."""
-        return self._header.identity, int(self._table.version)
-
-    def search(
-        self,
-        queries: Sequence[str],
-        vectors: NDArray[np.float32] | None,
-        ks: Sequence[int],
-        mode: Mode,
-        where: Where = (),
-    ) -> list[list[Passage]]:
-        """As `IndexStore.search`."""
-        name, found = self._name, self._header
-        unit = None if mode == "lexical" else _query_vectors(name, found, vectors, len(queries), mode)
-        if not queries:
-            return []
-        return self._store._snapshot(name, self._table, found).search(queries, unit, ks, mode, where)
-
-
-def _merge(table: Any, chunks: Sequence[Chunk], data: Any, partial: Mapping[str, int]) -> Any:
-    """One commit: `data` in place of every row of its documents that no other upsert stores."""
-    documents = {chunk.document for chunk in chunks}
-    whole = ", ".join(map(quoted, sorted(documents - partial.keys())))
-    stale = [f"document IN ({whole})"] if whole else []
-    stale += [
-        f"(document = {quoted(name)} AND position > {size})"
-        for name, size in sorted(partial.items())
-        if name in documents
-    ]
-    merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-    return merge.when_not_matched_by_source_delete(" OR ".join(stale)).execute(data)
-
-
-def _compact(table: Any) -> None:
-    """Merge the files of `table` if they are many: each upsert adds one."""
-    if table.stats()["fragment_stats"]["num_fragments"] > _MAX_FRAGMENTS:
-        table.optimize(cleanup_older_than=_KEEP_OLD_FILES)
-        table.checkout_latest()
-
-
 def _reason(error: Exception) -> str:
     """What LanceDB says, without the line of its code that says it."""
     return _LINE_OF_CODE.sub("", str(error))
@@ -364,21 +367,6 @@ def _check_match(name: str, existing: Header, embedder: str, dimension: int) -> 
             f"not of {embedder!r} (dimension {dimension}); "
             f"ingest into another index, or {drop_and_ingest(name)}"
         )
-
-
-def _query_vectors(
-    name: str, index: Header, vectors: NDArray[np.float32] | None, count: int, mode: Mode
-) -> NDArray[np.float32]:
-    """`vectors` with length 1, checked against the index."""
-    if vectors is None:
-        raise ValueError(f"{mode} search needs the vectors of the queries")
-    unit = normalized(checked(vectors, count))
-    if count and unit.shape[1] != index.dimension:
-        raise IndexMismatchError(
-            f"the query vectors have dimension {unit.shape[1]}, those of index {name!r} {index.dimension}; "
-            f"embed queries by its embedder {index.embedder!r}"
-        )
-    return unit
 
 
 def _check_search(queries: Sequence[str], ks: Sequence[int], mode: Mode) -> None:

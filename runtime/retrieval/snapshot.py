@@ -44,6 +44,11 @@ class Snapshot:
     """The row of each passage id."""
     metadata: MetadataRows
 
+    @property
+    def lasting_terms(self) -> TermIds | None:
+        """What spares the next version the analysis of texts; None once most of it is of texts long gone."""
+        return self.terms if 2 * self.bm25.terms >= len(self.terms.vocabulary) else None
+
     def neighbours(self, found: Sequence[Passage], preceding: int, following: int) -> list[Passage]:
         """Each of `found` between those that stand around it in its document.
 

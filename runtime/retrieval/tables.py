@@ -6,7 +6,7 @@ import importlib
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,8 @@ __all__ = [
     "drop_and_ingest",
     "header",
     "load",
+    "merge",
     "quiet",
-    "quoted",
     "rows",
     "schema",
     "stored_chunks",
@@ -39,6 +39,7 @@ __all__ = [
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _FORMAT = "1"
+_CACHE = 2 << 20  # bytes; LanceDB's own limits, which what it keeps of every version comes to, are GiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ def connect(path: Path) -> Any:
     """The LanceDB connection to `path`; imports the library, which takes a second or two the first time."""
     with quiet():
         lancedb: Any = importlib.import_module("lancedb")
-        return lancedb.connect(path)
+        session = lancedb.Session(index_cache_size_bytes=_CACHE, metadata_cache_size_bytes=_CACHE)
+        return lancedb.connect(path, session=session)
 
 
 @contextmanager
@@ -139,6 +141,20 @@ def rows(chunks: Sequence[Chunk], vectors: NDArray[np.float32], of: Header) -> A
 def quoted(text: str) -> str:
     """A text as a literal of LanceDB's filters."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def merge(table: Any, chunks: Sequence[Chunk], data: Any, partial: Mapping[str, int]) -> Any:
+    """One commit: `data` in place of every row of its documents that no other upsert stores."""
+    documents = {chunk.document for chunk in chunks}
+    whole = ", ".join(map(quoted, sorted(documents - partial.keys())))
+    stale = [f"document IN ({whole})"] if whole else []
+    stale += [
+        f"(document = {quoted(name)} AND position > {size})"
+        for name, size in sorted(partial.items())
+        if name in documents
+    ]
+    change = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+    return change.when_not_matched_by_source_delete(" OR ".join(stale)).execute(data)
 
 
 def stored_chunks(table: Any, documents: Iterable[str]) -> dict[str, set[Chunk]]:

@@ -22,10 +22,11 @@ from weft.proto import worker_pb2
 from weft.runtime.results import ResultCache
 from weft.runtime.retrieval.chunking import chunk
 from weft.runtime.retrieval.documents import Passage
-from weft.runtime.retrieval.errors import CorruptIndexError
+from weft.runtime.retrieval.errors import CorruptIndexError, RetrievalError
 from weft.runtime.retrieval.filters import Where
-from weft.runtime.retrieval.index import IndexStore, IndexVersion, IngestReport
+from weft.runtime.retrieval.index import IndexStore, IngestReport
 from weft.runtime.retrieval.rerank import merge_queries
+from weft.runtime.retrieval.version import IndexVersion
 
 from ..batcher import Batcher
 from ..faults import TaskError, invalid_arguments
@@ -78,8 +79,9 @@ class _Query(NamedTuple):
 class IndexEngine:
     """The indexes in one folder.
 
-    Searches that are queued together are one call for each index; writers take turns. A search that equals
-    an earlier one takes its results, unless the index has changed since.
+    Searches that are queued together are one call for each index; writers take turns, and so does tidying up
+    after them, for which nobody waits. A search that equals an earlier one takes its results, unless the
+    index has changed since.
     """
 
     kind: EngineKind = "index"
@@ -94,6 +96,8 @@ class IndexEngine:
         self._store = IndexStore(folder)
         self._embedder = embedder
         self._indexes: tuple[worker_pb2.IndexInfo, ...] = ()
+        self._untidy: set[str] = set()  # indexes
+        self._tidying: set[asyncio.Task[None]] = set()
         self._searches: Batcher[_Query, _Found] = Batcher(self._search, limit=_BATCH, name="search")
         self._lookups: Batcher[Callable[[], Results], Results] = Batcher(_call, limit=1, name="neighbours")
         self._writes: Batcher[Callable[[], Results], Results] = Batcher(_call, limit=1, name="ingest")
@@ -130,6 +134,7 @@ class IndexEngine:
                 batched = await self._lookups.submit(lambda: self._neighbours(around, operands))
             case Upsert() as upsert:
                 batched = await self._writes.submit(lambda: self._upsert(upsert, operands))
+                self._tidy_soon()
             case Search() as op:
                 (results, reused), timing = await self._searches.submit(_query(op, task.namespace, operands))
                 return Outcome(results, timing._replace(reused=reused))
@@ -184,7 +189,26 @@ class IndexEngine:
             partial = {part.document: part.passages for part in op.partial}
             report = self._store.upsert(op.index, chunks, vectors, self._embedder, partial)
         self._indexes = self._describe()
+        if report.untidy:
+            self._untidy.add(op.index)
         return Json(asdict(report)), EFFECT
+
+    def _tidy_soon(self) -> None:
+        """Queue the tidying of indexes that are due, behind the writes that wait already."""
+        while self._untidy:
+            task = asyncio.create_task(self._tidy(self._untidy.pop()))
+            self._tidying.add(task)
+            task.add_done_callback(self._tidying.discard)
+
+    async def _tidy(self, name: str) -> None:
+        def tidied() -> Results:
+            self._store.tidy(name)
+            return ()
+
+        try:
+            await self._writes.submit(tidied)
+        except RetrievalError as problem:
+            _log.warning("index %r was not tidied up: %s", name, problem)
 
     def _describe(self) -> tuple[worker_pb2.IndexInfo, ...]:
         found: list[worker_pb2.IndexInfo] = []

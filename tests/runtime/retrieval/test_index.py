@@ -138,13 +138,6 @@ def test_a_new_edition_of_a_document_replaces_all_of_the_old(store: IndexStore) 
     assert store.describe("demo").passages == 2
 
 
-def test_many_small_upserts_are_compacted_and_stay_searchable(store: IndexStore) -> None:
-    for number in range(40):
-        put(store, "demo", chunks_of(f"n{number:02}.md", f"word{number}"))
-    assert find(store, "word39", mode="lexical") == ["n39.md#1"]
-    assert store.describe("demo").passages == 43
-
-
 def test_equal_texts_are_ordered_by_id_whatever_the_order_of_ingest_and_the_batch(store: IndexStore) -> None:
     for id in ("z", "c", "b", "m"):
         put(store, "demo", chunks_of(id, "Coal and iron."))

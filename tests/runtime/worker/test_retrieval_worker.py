@@ -14,7 +14,9 @@ from weft.graph.ops.common import Embed, Neighbours, Search, SearchMode
 from weft.graph.ops.primitive import Chunk, Upsert
 from weft.graph.ops.user import Chunking, Rerank
 from weft.graph.values import EFFECT, Datum, Json, TextValue, VectorsValue
+from weft.runtime.retrieval.errors import IndexBusyError
 from weft.runtime.retrieval.hashing import HashEmbedder
+from weft.runtime.retrieval.index import IndexStore
 from weft.runtime.worker.engines.base import StartError
 from weft.runtime.worker.engines.embed import EmbedEngine
 from weft.runtime.worker.engines.index import IndexEngine
@@ -200,6 +202,46 @@ async def test_an_index_outlives_its_worker(start_worker: StartWorker, tmp_path:
     await again.start()
     assert [index.name for index in again.info().indexes] == ["facts"]
     await again.stop()
+
+
+async def wait_for_tidying(worker: Link) -> None:
+    """It has had its turn: what is cut after it is."""
+    await worker.run(ingest()[0], run="after", values={"%0": Json(["text"])})
+    await worker.results(1, "after")
+
+
+async def test_indexes_are_tidied_up_after_writes(
+    start_worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.runtime.retrieval.index._TIDY_EVERY", 3)
+    worker = await start_worker(EmbedEngine(None), IndexEngine(tmp_path, HashEmbedder.name))
+    for number in range(3):
+        await fill(worker, [{"id": f"{number}.md", "text": f"Wool {number}."}], run=f"fill {number}")
+    await wait_for_tidying(worker)
+    versions = list(tmp_path.glob("facts.lance/_versions/*.manifest"))
+    assert len(versions) > 3  # the old ones are too new to go, that of the merged files is there
+    values: dict[str, Datum] = {"%0": TextValue("wool"), "%9": Json(9)}
+    await worker.run(*search(Value(0), Value(9)), values=values)
+    assert await ids(worker) == ["0.md#1", "1.md#1", "2.md#1"]
+
+
+async def test_tidying_that_fails_is_logged_and_no_fault_of_the_ingest(
+    start_worker: StartWorker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def busy(_: IndexStore, name: str) -> None:
+        raise IndexBusyError(f"{name} is busy")
+
+    monkeypatch.setattr("weft.runtime.retrieval.index._TIDY_EVERY", 1)
+    monkeypatch.setattr(IndexStore, "tidy", busy)
+    worker = await start_worker(EmbedEngine(None), IndexEngine(tmp_path, HashEmbedder.name))
+    report, _ = await fill(worker)
+    assert isinstance(report, Json)
+    assert report.value["passages_added"] == 3
+    await wait_for_tidying(worker)
+    assert "index 'facts' was not tidied up: facts is busy" in caplog.messages
 
 
 async def test_one_vector_per_text(worker: Link) -> None:
