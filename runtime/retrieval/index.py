@@ -52,6 +52,7 @@ __all__ = ["IndexInfo", "IndexStore", "IndexVersion", "IngestReport"]
 
 _LOCK_SECONDS = 120.0  # a writer waits this long for the one before it
 _MAX_FRAGMENTS = 32  # files of one index; beyond, they are merged into one
+_VERSIONS = 64  # of one index, after so many the files of old ones are removed
 _LINE_OF_CODE = re.compile(r", /\S+\.rs:[\d:]+$")
 _KEEP_OLD_FILES = timedelta(hours=1)  # a reader that has just opened an older version still finds its files
 
@@ -336,8 +337,12 @@ def _merge(table: Any, chunks: Sequence[Chunk], data: Any, partial: Mapping[str,
 
 
 def _compact(table: Any) -> None:
-    """Merge the files of `table` if they are many: each upsert adds one."""
-    if table.stats()["fragment_stats"]["num_fragments"] > _MAX_FRAGMENTS:
+    """Merge the files of `table` if they are many, and remove those of old versions: each upsert adds one.
+
+    Upserts that replace all that is there leave one file, however many they are, and versions without end.
+    """
+    fragments = table.stats()["fragment_stats"]["num_fragments"]
+    if fragments > _MAX_FRAGMENTS or table.version % _VERSIONS == 0:
         table.optimize(cleanup_older_than=_KEEP_OLD_FILES)
         table.checkout_latest()
 

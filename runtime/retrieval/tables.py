@@ -39,6 +39,7 @@ __all__ = [
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _FORMAT = "1"
+_CACHE_BYTES = 32 * 2**20  # of the library, each
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,9 @@ def connect(path: Path) -> Any:
     """The LanceDB connection to `path`; imports the library, which takes a second or two the first time."""
     with quiet():
         lancedb: Any = importlib.import_module("lancedb")
-        return lancedb.connect(path)
+        # By default it keeps up to 7 GB, most of it of versions that nobody reads any more.
+        session = lancedb.Session(index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES)
+        return lancedb.connect(path, session=session)
 
 
 @contextmanager

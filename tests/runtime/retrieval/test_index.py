@@ -3,9 +3,11 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -143,6 +145,37 @@ def test_many_small_upserts_are_compacted_and_stay_searchable(store: IndexStore)
         put(store, "demo", chunks_of(f"n{number:02}.md", f"word{number}"))
     assert find(store, "word39", mode="lexical") == ["n39.md#1"]
     assert store.describe("demo").passages == 43
+
+
+def test_upserts_that_replace_what_is_there_leave_no_files_of_long_ago(
+    store: IndexStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.runtime.retrieval.index._KEEP_OLD_FILES", timedelta(milliseconds=1))
+    for number in range(200):
+        put(store, "demo", chunks_of("a.md", f"word{number}"))
+    files = [file for file in (tmp_path / "indexes" / "demo.lance").rglob("*") if file.is_file()]
+    assert len(files) < 3 * 70  # of each version its own, its transaction, and data
+    assert find(store, "word199", mode="lexical") == ["a.md#1"]
+
+
+def test_what_the_library_keeps_of_old_versions_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most, sessions = 2**17, []
+
+    def opened(**sizes: int) -> lancedb.Session:
+        sessions.append(lancedb_session(**sizes))
+        return sessions[-1]
+
+    lancedb_session = lancedb.Session
+    monkeypatch.setattr(lancedb, "Session", opened)
+    monkeypatch.setattr("weft.runtime.retrieval.tables._CACHE_BYTES", most)
+    store = IndexStore(tmp_path)
+    for number in range(60):
+        put(store, "demo", chunks_of("a.md", f"word{number}"))
+        assert find(store, f"word{number}", mode="lexical") == ["a.md#1"]
+    (session,) = sessions
+    assert 0 < session.size_bytes < 3 * most  # 1.1 MB without
 
 
 def test_equal_texts_are_ordered_by_id_whatever_the_order_of_ingest_and_the_batch(store: IndexStore) -> None:
