@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from weft.graph.ir import Graph
 
@@ -26,6 +27,8 @@ from .verbs import Program
 
 __all__ = ["AsyncProgram", "StaticProgram", "program"]
 
+_TRACED: Final = 256  # graphs of one program, as many as a server keeps plans
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -38,7 +41,7 @@ class StaticProgram(Program[P, R]):
 
     def __init__(self, fn: Callable[P, R]) -> None:
         super().__init__(fn)
-        self._traced: dict[tuple[Any, ...], Traced] = {}
+        self._traced: OrderedDict[tuple[Any, ...], Traced] = OrderedDict()  # by static arguments
         self._tracing = threading.RLock()
 
     def graph(self, **static: Any) -> Graph:
@@ -67,14 +70,19 @@ class StaticProgram(Program[P, R]):
             raise TraceError(located(f"{signature.owner} lacks the static argument {missing[0]!r}"))
         static = {name: signature.python(name, full[name]) for name in sorted(signature.static)}
         with self._tracing:
+            key = tuple(static.values())
             try:
-                known = self._traced.get(tuple(static.values()))
+                known = self._traced.get(key)
             except TypeError as problem:
                 raise TraceError(
                     located(f"{signature.owner}: static arguments must be hashable: {problem}")
                 ) from None
             if known is None:
-                known = self._traced[tuple(static.values())] = trace_program(self._fn, signature, static)
+                known = self._traced[key] = trace_program(self._fn, signature, static)
+                if len(self._traced) > _TRACED:
+                    self._traced.popitem(last=False)
+            else:
+                self._traced.move_to_end(key)
             return known
 
     def _inline(self, trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -31,7 +31,7 @@ VERSION: Final = 1
 """The version of the format that this code writes and reads."""
 
 _MAX_DEPTH: Final = 16  # bodies inside bodies
-_REMEMBERED: Final = 8192  # encoded nodes
+_REMEMBERED: Final = 2048  # encoded nodes
 _SMALL: Final = 4096  # bytes of a node; larger ones are rare
 
 _MODULES: Final = (common, user, control, primitive, optimized)

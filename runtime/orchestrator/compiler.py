@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from weft.graph.deployment import Deployment, every_node
 from weft.graph.errors import GraphError
@@ -25,6 +25,13 @@ from .foresight import of_plan
 __all__ = ["Compiled", "Compiler", "filled_indexes"]
 
 Source = pb.SubmitRequest | pb.ExplainRequest
+
+
+class _Key(NamedTuple):
+    """The whole source, so that equal keys mean equal programs."""
+
+    program: str  # its name, if it is registered
+    source: bytes | str
 
 
 @dataclass(eq=False)
@@ -74,7 +81,7 @@ class Compiler:
         key = self._key(request)
         known = self._programs.get(key, self._fleet.profile, self.observed.epoch)
         if known is None:
-            return self._programs.add(key, self.compile(request, client_tools))
+            return self._programs.add(key, self.compile(request, client_tools), len(key.source))
         checked = (self._fleet.deployment, client_tools)
         if known.checked[0] is not checked[0] or known.checked[1] != client_tools:
             self._check(known.plan.source, client_tools)
@@ -98,15 +105,14 @@ class Compiler:
             client_tools = frozenset(n.op.tool for n in every_node(graph) if isinstance(n.op, Tool))
         check_names(graph, self._fleet, client_tools, ())
 
-    def _key(self, request: Source) -> Hashable:
-        """The whole source, so that equal keys mean equal programs."""
+    def _key(self, request: Source) -> _Key:
         match request.WhichOneof("source"):
             case "graph":
-                return request.graph.SerializeToString(deterministic=True)
+                return _Key("", request.graph.SerializeToString(deterministic=True))
             case "program":
-                return request.program, program_text(request.program, self._settings.programs)
+                return _Key(request.program, program_text(request.program, self._settings.programs))
             case _:
-                return request.graph_json
+                return _Key("", request.graph_json)
 
 
 def filled_indexes(graph: Graph) -> frozenset[str]:

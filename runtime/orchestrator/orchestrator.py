@@ -139,6 +139,8 @@ class Orchestrator:
                 CALLER.get({}),
                 lasting=lasting,
             )
+            if grows or once:
+                record.read_bytes = request.graph.ByteSize()
             durable = self.keeping.durable(record.id) if lasting else None
             run = self._run_of(record, begun, request, durable, grows=grows, tools=tools)
             try:
@@ -237,6 +239,7 @@ class Orchestrator:
         """Let a run grow. Raises DoorError or GraphError; the run cannot go on then."""
         if not run.grows or run.finishing is not None:
             raise invalid("only a run that was started with grows=true and has not finished can grow")
+        run.record.read_bytes += request.increment.ByteSize()
         graph = decode_graph(request.increment)
         inputs = read_inputs(graph, {})
         check_names(graph, self.fleet, run.client_tools, run.indexes)

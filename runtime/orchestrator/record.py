@@ -41,6 +41,7 @@ OBSERVED: Final = frozenset({"llm", "embed", "index", "rerank", "tool"})
 """Kinds of nodes whose phases clients and monitoring hear of; the rest takes microseconds."""
 
 _KEPT_EVENTS: Final = 10_000  # of a finished run
+_NODE_BYTES: Final = 1024  # of what is remembered of a primitive, about
 
 
 def label(node: Node) -> str:
@@ -179,6 +180,11 @@ class EventLog:
         self._wake()
         self._events = _condensed(self._events)
 
+    @property
+    def size(self) -> int:
+        """The bytes of the events that are messages."""
+        return sum(event.ByteSize() for event in self._events if isinstance(event, pb.RunEvent))
+
     async def follow(self, *, quiet: bool = False) -> AsyncIterator[pb.RunEvents]:
         """Every event, past and to come, until the log is closed; as many at once as there are.
 
@@ -250,6 +256,7 @@ class RunRecord:
     log: EventLog = field(default_factory=EventLog)
     lasting: bool = False  # whether it belongs to no client's stream
     told: tuple[pb.NodeStat, ...] = ()  # of primitives, by an earlier server
+    read_bytes: int = 0  # of graphs that no other run has
 
     @classmethod
     def of(cls, result: pb.RunResult, now: float) -> RunRecord:
@@ -267,6 +274,12 @@ class RunRecord:
     def ended_s(self) -> float:
         """When a run that is over has ended."""
         return self.started_s + self.seconds
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes, about, once it is over."""
+        messages = sum(message.ByteSize() for message in (*self.outputs, *self.told))
+        return self.read_bytes + messages + self.log.size + _NODE_BYTES * len(self.times)
 
     def emit(self, event: pb.RunEvent, now: float) -> None:
         """Tell the followers."""

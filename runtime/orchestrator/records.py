@@ -14,6 +14,7 @@ from .record import RunRecord
 __all__ = ["Records"]
 
 _KEPT_RUNS: Final = 1000  # of those of streams, and of those of none
+_KEPT_BYTES: Final = 64 * 2**20  # of each
 _DAY_S: Final = 24 * 3600.0
 _KEPT_S: Final = {False: _DAY_S, True: 7 * _DAY_S}  # by whether a run is `lasting`
 
@@ -23,8 +24,9 @@ class Records(dict[str, RunRecord]):
 
     def __init__(self) -> None:
         super().__init__()
-        # by whether they are `lasting`, in the order of their ends
-        self._over: dict[bool, deque[RunRecord]] = {False: deque(), True: deque()}
+        # by whether they are `lasting`, in the order of their ends, each with its size
+        self._over: dict[bool, deque[tuple[RunRecord, int]]] = {False: deque(), True: deque()}
+        self._bytes = {False: 0, True: 0}
 
     def add(self, record: RunRecord) -> None:
         """Speak of a run."""
@@ -41,16 +43,24 @@ class Records(dict[str, RunRecord]):
         if run_id not in self:
             raise DoorError.not_found(
                 f"unknown run {run_id!r}; the server keeps the last {_KEPT_RUNS} finished runs of a day, "
-                f"and the last {_KEPT_RUNS} detached ones of a week"
+                f"and the last {_KEPT_RUNS} detached ones of a week, fewer if they are large"
             )
         return self[run_id]
 
     def ended(self, record: RunRecord) -> None:
         """A run is over; it may be forgotten when many others are, too."""
-        self._over[record.lasting].append(record)
+        size = record.size
+        self._over[record.lasting].append((record, size))
+        self._bytes[record.lasting] += size
 
     def forget_old(self, now: float) -> Iterator[RunRecord]:
-        """Forget runs of long ago; which."""
+        """Forget runs of long ago, and those that take too much besides the last; which."""
         for lasting, over in self._over.items():
-            while over and (len(over) > _KEPT_RUNS or now - over[0].ended_s > _KEPT_S[lasting]):
-                yield self.pop(over.popleft().id)
+            while over and (
+                len(over) > _KEPT_RUNS
+                or now - over[0][0].ended_s > _KEPT_S[lasting]
+                or (len(over) > 1 and self._bytes[lasting] > _KEPT_BYTES)
+            ):
+                record, size = over.popleft()
+                self._bytes[lasting] -= size
+                yield self.pop(record.id)

@@ -23,6 +23,7 @@ __all__ = ["HashEmbedder"]
 _DIMENSION = 1024
 _NGRAMS = (3, 4, 5)
 _BLOCK = 256  # texts that are summed at once
+_LONGEST = 24  # characters of a word that is remembered: longer ones, digests and such, seldom come again
 _FUNCTION_WORD = 0.1  # the importance of a word that says nothing of the subject
 _FUNCTION_WORDS = frozenset(
     terms(
@@ -59,7 +60,7 @@ def _embed_block(texts: Sequence[str]) -> NDArray[np.float32]:
     values: list[NDArray[np.float64]] = []
     for row, text in enumerate(texts):
         for word, count in Counter(terms(text)).items():
-            columns, weights = _word_features(word)
+            columns, weights = (_remembered if len(word) <= _LONGEST else _word_features)(word)
             positions.append(columns + row * _DIMENSION)
             values.append(weights * (1.0 + math.log(count)))
     if not positions:
@@ -68,7 +69,6 @@ def _embed_block(texts: Sequence[str]) -> NDArray[np.float32]:
     return normalized(sums.reshape(len(texts), _DIMENSION))
 
 
-@lru_cache(maxsize=65536)
 def _word_features(word: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The columns int64 `[f]` of `word` and their weights float64 `[f]`, signed."""
     grams = _ngrams(word)
@@ -77,6 +77,9 @@ def _word_features(word: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     columns = np.array([code % _DIMENSION for code in hashes], np.int64)
     signs = np.array([1.0 if code >> 63 else -1.0 for code in hashes])
     return columns, signs * np.array(weights) * _importance(word)
+
+
+_remembered = lru_cache(maxsize=65536)(_word_features)
 
 
 def _ngrams(word: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from statistics import median
 from typing import Final, Protocol
 
 __all__ = ["FAIRNESS", "Fairness", "NoFairness", "Tenant", "VirtualTime"]
@@ -11,13 +12,15 @@ __all__ = ["FAIRNESS", "Fairness", "NoFairness", "Tenant", "VirtualTime"]
 class Tenant:
     """Whoever runs programs in one namespace."""
 
-    __slots__ = ("name", "virtual_ms", "weight")
+    __slots__ = ("name", "virtual_ms", "waits", "weight")
 
     def __init__(self, name: str, weight: float) -> None:
         self.name = name
         self.weight = weight
         self.virtual_ms = 0.0
         """The time of engines that it has had, by its weight. The tenant with the least is served next."""
+        self.waits = False
+        """Whether it waits for anything."""
 
 
 class Fairness(Protocol):
@@ -29,6 +32,10 @@ class Fairness(Protocol):
 
     def wants(self, tenant: Tenant) -> None:
         """A tenant that waited for nothing waits for something."""
+        ...
+
+    def rests(self, tenant: Tenant) -> None:
+        """It waits for nothing any more."""
         ...
 
     def serve(self, tenant: Tenant, ms: float) -> None:
@@ -49,6 +56,9 @@ class NoFairness:
     def wants(self, tenant: Tenant) -> None:
         """Nothing follows."""
 
+    def rests(self, tenant: Tenant) -> None:
+        """Nothing follows."""
+
     def serve(self, tenant: Tenant, ms: float) -> None:
         """Nothing follows."""
 
@@ -63,29 +73,44 @@ class VirtualTime:
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._weights = weights
         self._tenants: dict[str, Tenant] = {}
+        self._tidy_at = _TENANTS
         self._now_ms = 0.0  # virtual time: that of the tenant served last
+
+    def __len__(self) -> int:
+        """How many tenants are remembered."""
+        return len(self._tenants)
 
     def tenant(self, namespace: str) -> Tenant:
         """The tenant of that name."""
         found = self._tenants.get(namespace)
         if found is None:
-            self._forget_idle()
+            if len(self._tenants) >= self._tidy_at:
+                self._forget()
             found = self._tenants[namespace] = Tenant(namespace, self._weights.get(namespace, 1.0))
         return found
 
     def wants(self, tenant: Tenant) -> None:
         """It starts from the present."""
+        tenant.waits = True
         tenant.virtual_ms = max(tenant.virtual_ms, self._now_ms)
+
+    def rests(self, tenant: Tenant) -> None:
+        """It can be forgotten once the present has caught up with it."""
+        tenant.waits = False
 
     def serve(self, tenant: Tenant, ms: float) -> None:
         """Its virtual time passes, the slower the larger its weight."""
         self._now_ms = max(self._now_ms, tenant.virtual_ms)
         tenant.virtual_ms += ms / tenant.weight
 
-    def _forget_idle(self) -> None:
-        """Those behind the present start from it anyway."""
-        if len(self._tenants) >= _TENANTS:
-            self._tenants = {n: t for n, t in self._tenants.items() if t.virtual_ms > self._now_ms}
+    def _forget(self) -> None:
+        """Forget those behind the present, who start from it anyway, unless they wait.
+
+        Where each has been served once it stands still: then it moves on to where half of them are.
+        """
+        self._now_ms = max(self._now_ms, median(t.virtual_ms for t in self._tenants.values()))
+        self._tenants = {n: t for n, t in self._tenants.items() if t.waits or t.virtual_ms > self._now_ms}
+        self._tidy_at = max(_TENANTS, 2 * len(self._tenants))
 
 
 _TENANTS: Final = 1024  # remembered before those without a claim are forgotten

@@ -109,7 +109,9 @@ def _role(op: Op) -> Role:
 def _adds(node: Node) -> tuple[Content | Value, ...]:
     match node.op:
         case Prefill(pieces=pieces):
-            return tuple(_fixed(p.text) if isinstance(p, Fixed) else node.args[p.name] for p in pieces)
+            return tuple(
+                FixedContent(blocks_of(p.text)) if isinstance(p, Fixed) else node.args[p.name] for p in pieces
+            )
         case Decode():
             return (Value(node.id, 1),)
         case _:
@@ -123,8 +125,3 @@ def beginning(adds: Sequence[Content | Value]) -> int:
     """
     values = (place for place, part in enumerate(adds) if isinstance(part, Value))
     return hash(tuple(adds[: next(values, len(adds)) + 1]))
-
-
-@lru_cache(4096)
-def _fixed(text: str) -> Content:
-    return FixedContent(blocks_of(text))

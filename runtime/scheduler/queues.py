@@ -78,6 +78,7 @@ class ReadyQueue:
                 return first
             heapq.heappop(turns)
             del self._orders[tenant]
+            self._fairness.rests(tenant)
         return None
 
     def batch(self, first: LiveNode, size: int, now: float) -> list[LiveNode]:

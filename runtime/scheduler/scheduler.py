@@ -54,7 +54,7 @@ class Scheduler:
         policies = policies or Policies()
         self.grace_s = policies.grace_s
         self._runs: dict[str, LiveRun] = {}
-        self._timers: Timers[Timer] = Timers()
+        self._timers: Timers[Timer] = Timers(_matters)
         self._dispatcher = Dispatcher(policies, self._timers)
         self._residency = self._dispatcher.residency
         self._advice = self._dispatcher.advice
@@ -268,12 +268,12 @@ class Scheduler:
             if isinstance(timer, EngineKey):
                 self._give_up(timer)
                 continue
-            live, attempt = timer
-            if live.attempt != attempt:
+            live, _ = timer
+            if not _matters(timer):
                 continue
             if live.phase is RUNNING:
                 self._time_out(live)
-            elif live.phase is RETRYING:
+            else:
                 live.phase = WAITING
                 self._start_ready([live])
 
@@ -358,3 +358,11 @@ class Scheduler:
 def _may_have_run(live: LiveNode) -> bool:
     """Whether a task on a lost worker may have begun: even one whose operands are not known here yet."""
     return live.counted or not repeatable(live.node)
+
+
+def _matters(timer: Timer) -> bool:
+    """Whether what comes due is still waited for."""
+    if isinstance(timer, EngineKey):
+        return True
+    live, attempt = timer
+    return live.attempt == attempt and live.phase in (RUNNING, RETRYING)

@@ -240,8 +240,12 @@ class LiveRun:
         return primitive.begins is not None and self._beginnings.get(primitive.begins, 0) > 0
 
     def let_go(self) -> None:
-        """Forget the nodes: they and the run name each other, and would wait for the garbage collector."""
+        """Forget the nodes, which would wait for the garbage collector, as they and the run name each other.
+
+        And the texts: what still speaks of the run, a timer or a place in a queue, must not keep them.
+        """
         self.nodes.clear()
+        self.contents.clear()
         self.latest = None
 
 

@@ -367,6 +367,23 @@ def test_static_parameters_give_graphs_of_their_own() -> None:
     assert calls == [2, 3]
 
 
+def test_graphs_are_kept_for_the_static_arguments_used_last() -> None:
+    calls: list[int] = []
+
+    @program
+    def echo(text: str, number: Static[int]) -> str:
+        calls.append(number)
+        return gen(f"{number} {text}")
+
+    for number in range(300):
+        echo.graph(number=number)
+        echo.graph(number=0)
+    assert calls == list(range(300))
+    echo.graph(number=299)
+    echo.graph(number=1)
+    assert calls[300:] == [1]
+
+
 def test_parameters_of_every_kind() -> None:
     def typed(
         text: str,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from weft.graph.codec import (
     from_json,
     to_json,
 )
-from weft.graph.codec.graphs import OPERATIONS
+from weft.graph.codec.graphs import OPERATIONS, node_bytes
 from weft.graph.errors import GraphError, OperandError
 from weft.graph.ir import Graph, Node, Policy, Value
 from weft.graph.ops.common import Const, Input, Search
@@ -405,3 +406,11 @@ def test_long_texts_are_refused_unread() -> None:
         from_json(text, max_characters=1000)
     with pytest.raises(GraphError, match="at most 16777216 are read"):
         from_json("{" + " " * 2**24)
+
+
+def test_of_nodes_that_come_once_only_the_last_are_remembered() -> None:
+    gc.collect()
+    before = sum(type(found) is Node for found in gc.get_objects())
+    for number in range(5000):
+        node_bytes(Node(number, Const("1", INTEGER)))
+    assert sum(type(found) is Node for found in gc.get_objects()) - before <= 2048

@@ -38,15 +38,31 @@ def test_a_plan_is_found_again_until_what_it_was_made_for_changes() -> None:
     plans: Plans[Plan] = Plans(capacity=2)
     compiled = plan()
     assert plans.get("a", DEPLOYMENT, 0) is None
-    plans.add("a", compiled)
+    plans.add("a", compiled, 1)
     assert plans.get("a", DEPLOYMENT, 0) is compiled
-    plans.add("b", compiled)
+    plans.add("b", compiled, 1)
     plans.get("a", DEPLOYMENT, 0)
-    plans.add("c", compiled)
+    plans.add("c", compiled, 1)
     assert plans.get("b", DEPLOYMENT, 0) is None  # used least recently
     assert plans.get("a", DEPLOYMENT, 1) is None  # predictions have moved
-    plans.add("a", compiled)
+    plans.add("a", compiled, 1)
     assert plans.get("a", Deployment({}, ""), 1) is None  # other workers
+
+
+def test_plans_of_large_programs_make_room_for_each_other() -> None:
+    plans: Plans[Plan] = Plans(most_bytes=100)
+    compiled = plan()
+    assert plans.get("a", DEPLOYMENT, 0) is None
+    for name, size in (("a", 40), ("b", 40), ("c", 40)):
+        plans.add(name, compiled, size)
+    assert [name for name in "abc" if plans.get(name, DEPLOYMENT, 0)] == ["b", "c"]
+    plans.add("larger than all may be", compiled, 1000)
+    assert plans.get("larger than all may be", DEPLOYMENT, 0) is compiled
+    assert len(plans) == 1
+    plans.get("a", DEPLOYMENT, 1)
+    for name in "abc":
+        plans.add(name, compiled, 30)
+    assert len(plans) == 3
 
 
 def test_a_bounded_map_begins_further_bodies_as_others_end() -> None:

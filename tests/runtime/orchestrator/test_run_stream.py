@@ -137,6 +137,24 @@ async def test_a_mistake_of_the_orchestrators_own_ends_a_growing_run(
     assert (fault.code, fault.message) == ("internal", "AssertionError: as in a bug")
 
 
+async def test_what_a_growing_run_was_sent_counts_as_kept(stage: Any, talk: Conversation) -> None:
+    await talk.say(start(None))
+    for number, text in enumerate(("x" * 10_000, "y" * 20_000)):
+        await talk.say(extend(Graph((Node(number, Const(json.dumps(text), TEXT)),), ())))
+    await talk.say(finish("z" * 5000))
+    run = (await talk.finished()).info.run
+    assert 35_000 < stage.server.orchestrator.records.find(run).size < 40_000
+
+
+async def test_the_graph_of_a_plan_is_not_counted_for_each_of_its_runs(stage: Any) -> None:
+    graph = Graph((Node(0, Const(json.dumps("x" * 10_000), TEXT)), Node(1, Input("q"))), (Value(1),))
+    submit = pb.SubmitRequest(graph=encode_graph(graph), inputs={"q": '"1"'})
+    run = (await stage.stub.Invoke(submit)).info.run
+    assert stage.server.orchestrator.records.find(run).size < 5000
+    once = stage.server.orchestrator.start(submit, once=True)
+    assert once.record.size > 10_000
+
+
 async def test_tool_of_the_client(talk: Conversation) -> None:
     nodes = (Node(0, Input("q")), Node(1, Tool("add", TEXT), {"a": Value(0)}), ask(2, 1))
     await talk.say(start(Graph(nodes, (Value(2),)), tools=["add"], q="x"))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weft.runtime.retrieval import hashing
 from weft.runtime.retrieval.embedder import HashEmbedder, SentenceTransformerEmbedder, load_embedder
 from weft.runtime.retrieval.errors import ModelError
 from weft.runtime.retrieval.rerank import CrossEncoderReranker
@@ -40,6 +41,15 @@ def test_hashed_vectors_are_the_same_in_another_process() -> None:
         [sys.executable, "-P", "-X", "utf8", "-c", code], check=True, capture_output=True, text=True
     )
     assert other.stdout == HashEmbedder().embed(["Größe, 東京 and 🙂"]).tobytes().hex()
+
+
+def test_long_words_are_embedded_alike_each_time_and_not_remembered() -> None:
+    word = "0123456789abcdef" * 4
+    before = hashing._remembered.cache_info().currsize
+    first, second, other = HashEmbedder().embed([word, word, f"{word}0"])
+    assert np.array_equal(first, second)
+    assert 0.5 < first @ other < 0.999
+    assert hashing._remembered.cache_info().currsize == before
 
 
 def test_spelling_brings_texts_together() -> None:
