@@ -7,12 +7,14 @@ import contextvars
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from weft.frontend.errors import Unavailable, WeftError
 from weft.graph.values import Datum, plain
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings, load_settings
+from weft.runtime.elsewhere import InThreads
+from weft.runtime.threads import Threads
 
 from .connection import Connection
 from .portal import NETWORK, PROGRAMS
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Client", "connect", "default_client"]
 
 T = TypeVar("T")
+
+_STARTING: Final = Threads("weft-starting")  # an executor takes no work once the main thread has ended
 
 
 class Client:
@@ -113,7 +117,7 @@ class Client:
 
     async def _connect(self) -> Connection:
         if self._connection is None or self._connection[0] != os.getpid():
-            address = await asyncio.to_thread(lambda: self.server)
+            address = await InThreads(_STARTING).call(lambda: self.server)
             if self._connection is None or self._connection[0] != os.getpid():
                 self._connection = (os.getpid(), Connection(address))
         return self._connection[1]
