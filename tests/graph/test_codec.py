@@ -22,7 +22,6 @@ from weft.graph.codec.graphs import OPERATIONS
 from weft.graph.errors import GraphError, OperandError
 from weft.graph.ir import Graph, Node, Policy, Value
 from weft.graph.ops.common import Const, Input, Search
-from weft.graph.ops.control import Map
 from weft.graph.ops.primitive import Rate
 from weft.graph.ops.user import Chunking, Generate, Ingest
 from weft.graph.prompt import Message, Slot
@@ -111,7 +110,12 @@ def test_json_names_node_zero_and_keeps_field_names(operation: str, fields: dict
         }
         for field, names in fields.items()
     }
-    operands = {"map": ["items"], "fold": ["items", "state"], "loop": ["state"], "cond": ["predicate", "chosen"]}
+    operands = {
+        "map": ["items"],
+        "fold": ["items", "state"],
+        "loop": ["state"],
+        "cond": ["predicate", "chosen"],
+    }
     control = {operation: bodies, "args": {name: {"node": 0} for name in operands[operation]}}
     text = graph_json({"const": {"value": []}}, control, outputs=[{"node": 0}])
     written = json.loads(to_json(from_json(text)))
