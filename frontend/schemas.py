@@ -17,7 +17,7 @@ _REST: Final = r"[A-Za-z0-9._~!$&'()*+,;=:@%/?-]"
 
 
 class Schemas(GenerateJsonSchema):
-    """As pydantic, but a URL has a pattern: the format "uri" says neither its schemes nor that it has a host."""
+    """As pydantic, but with patterns of URLs: the format "uri" says nothing of schemes."""
 
     def url_schema(self, schema: core_schema.UrlSchema) -> JsonSchemaValue:
         """The schema of a URL."""

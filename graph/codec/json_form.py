@@ -42,6 +42,7 @@ _ARGS: Final = pb.Node.DESCRIPTOR.fields_by_name["args"].message_type
 _BODIES: Final = {
     op.name: [field.name for field in op.message_type.fields if field.message_type is pb.Graph.DESCRIPTOR]
     for op in pb.Node.DESCRIPTOR.oneofs_by_name["op"].fields
+    if op.message_type is not None
 }
 """The fields of each operation that hold graphs."""
 

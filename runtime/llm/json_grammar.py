@@ -84,8 +84,8 @@ def _keywords(schema: object) -> Iterator[tuple[str, Any]]:
 def _as_enforced(schema: Any) -> Any:
     """A schema with `anyOf` for each `oneOf`, and a pattern for each format that xgrammar is too lax with.
 
-    Of `oneOf` it enforces no more, but warns on standard error. Beside a format it ignores a pattern, and lengths
-    with a warning: the pattern stands alone here, and of formats the lengths are left out.
+    Of `oneOf` it enforces no more, but warns on standard error. Beside a format it ignores a pattern, and
+    lengths with a warning: here the pattern stands alone, and lengths are left out.
     """
     if isinstance(schema, list):
         return [_as_enforced(part) for part in schema]
