@@ -33,6 +33,26 @@ def test_serve_ends_cleanly(command: Command) -> None:
     assert errors == ""
 
 
+def test_a_second_signal_leaves_no_process_behind(command: Command) -> None:
+    Path("weft.toml").write_text("models = []\n")
+    with command("serve", "--listen", "127.0.0.1:0") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        names = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+        orchestrator = next(int(pid) for pid, name in names.items() if b"runtime.orchestrator" in name)
+        os.kill(orchestrator, signal.SIGSTOP)  # so that it does not end by itself
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.3)
+        _, errors = process.communicate()
+    assert process.returncode == 0
+    assert errors == ""
+    with pytest.raises(ProcessLookupError):
+        os.kill(orchestrator, 0)
+
+
 def test_a_port_in_use_is_one_line_and_status_2(command: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
