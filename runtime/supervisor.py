@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 _STOP_WITHIN_S: Final = 2.5
 _HEAD_START_S: Final = 1.0  # of an orchestrator that stops, before its workers do
 _POLL_S: Final = 0.1
-_THREADS: Final = Threads("weft-supervisor")  # an executor takes no work once the main thread has ended
 _LONGEST_FOLDER: Final = 80  # characters; the path of a Unix socket in it may have 107
 
 
@@ -154,7 +153,7 @@ class Supervisor:
             self._progress(f"starting {spec.name}")
         workers = [await self._start_child(spec) for spec in specs]
         waiting = {child.pid: child for child in workers}
-        asking = InThreads(_THREADS)
+        asking = InThreads(Threads("weft-supervisor"))  # an executor may be over with the main thread
         while waiting:
             for pid in await asking.call(partial(_joined, self.address)) & waiting.keys():
                 self._progress(f"{waiting.pop(pid).spec.name} has joined")

@@ -7,7 +7,7 @@ import contextvars
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from weft.frontend.errors import Unavailable, WeftError
 from weft.graph.values import Datum, plain
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Client", "connect", "default_client"]
 
 T = TypeVar("T")
-
-_STARTING: Final = Threads("weft-starting")  # an executor takes no work once the main thread has ended
 
 
 class Client:
@@ -117,7 +115,9 @@ class Client:
 
     async def _connect(self) -> Connection:
         if self._connection is None or self._connection[0] != os.getpid():
-            address = await InThreads(_STARTING).call(lambda: self.server)
+            # An executor takes no work once the main thread has ended; a forked child lacks idle threads.
+            starting = InThreads(Threads("weft-starting"))
+            address = await starting.call(lambda: self.server)
             if self._connection is None or self._connection[0] != os.getpid():
                 self._connection = (os.getpid(), Connection(address))
         return self._connection[1]
