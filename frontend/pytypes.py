@@ -28,6 +28,8 @@ from pydantic.fields import FieldInfo
 from weft.graph import schema as json_schema
 from weft.graph.types import TEXT, Data, Type
 
+from .schemas import Schemas
+
 __all__ = ["ANYTHING", "PyField", "PyType", "problem_of", "py_type", "text_options"]
 
 SchemaMode = Literal["validation", "serialization"]
@@ -57,7 +59,7 @@ class PyType:
         Raises TypeError for a type that JSON cannot carry.
         """
         try:
-            return json_schema.canonical(self._adapter.json_schema(mode=mode))
+            return json_schema.canonical(self._adapter.json_schema(mode=mode, schema_generator=Schemas))
         except PydanticUserError as problem:
             raise self._unfit(problem) from None
 

@@ -301,7 +301,7 @@ class WorkerConfig(BaseModel):
     """What it joins."""
     listen: Address = "127.0.0.1:0"
     """Where its gRPC server listens; port 0 takes any free one."""
-    advertise: str = ""
+    advertise: Address | None = None
     """The address by which the orchestrator reaches it, if not the one where it listens."""
     worker_id: str = ""
     """Empty: made up at the start."""
@@ -324,10 +324,16 @@ class WorkerConfig(BaseModel):
 
     @classmethod
     def of(cls, settings: Settings, kinds: tuple[EngineKind, ...], **own: Any) -> Self:
-        """The part of `settings` that a worker with these engines needs, and its `own` fields."""
+        """The part of `settings` that a worker with these engines needs, and its `own` fields.
+
+        Raises ConfigError.
+        """
         shared = ("embedder", "reranker", "tools", "profile_s", "result_cache_mb", "log_level")
         values = {key: getattr(settings, key) for key in shared}
-        return cls(kinds=kinds, data=settings.data.absolute(), **values, **own)
+        try:
+            return cls(kinds=kinds, data=settings.data.absolute(), **values, **own)
+        except ValidationError as problem:
+            raise ConfigError(_explain(problem, {"arguments": own})) from None
 
 
 def load_settings(path: Path | None = None, **overrides: Any) -> Settings:

@@ -91,6 +91,11 @@ class Child:
         """Whether the process has not ended."""
         return self._process.returncode is None
 
+    @property
+    def status(self) -> int | None:
+        """The exit status of a process that has ended; negative: the signal that killed it."""
+        return self._process.returncode
+
     async def wait(self) -> str:
         """Wait for the end; how it ended, for people."""
         status = await self._process.wait()

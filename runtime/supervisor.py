@@ -12,6 +12,7 @@ from asyncio.subprocess import Process
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -19,7 +20,9 @@ import grpc
 
 from weft.proto import orchestrator_pb2, orchestrator_pb2_grpc
 
+from .elsewhere import InThreads
 from .processes import Child, LifeLine, ProcessSpec, start_janitor
+from .threads import Threads
 
 __all__ = ["Layout", "RestartBudget", "StartupError", "Supervisor"]
 
@@ -150,8 +153,9 @@ class Supervisor:
             self._progress(f"starting {spec.name}")
         workers = [await self._start_child(spec) for spec in specs]
         waiting = {child.pid: child for child in workers}
+        asking = InThreads(Threads("weft-supervisor"))  # an executor may be over with the main thread
         while waiting:
-            for pid in await asyncio.to_thread(_joined, self.address) & waiting.keys():
+            for pid in await asking.call(partial(_joined, self.address)) & waiting.keys():
                 self._progress(f"{waiting.pop(pid).spec.name} has joined")
             for child in waiting.values():
                 if not child.running:

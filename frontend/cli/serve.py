@@ -93,11 +93,19 @@ def model_settings(given: list[str] | None) -> list[dict[str, Any]] | None:
 
 
 async def until_signal(work: Callable[[], Any]) -> None:
-    """Await the work's end, or SIGINT or SIGTERM, which cancel it."""
+    """Await the work's end, or SIGINT or SIGTERM, the first of which cancels it.
+
+    What it then does to end its processes takes seconds at most, and is not cut short by a second one.
+    """
     task = asyncio.ensure_future(work())
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if not task.cancelling():
+            task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, end)
     with suppress(asyncio.CancelledError):
         await task
 

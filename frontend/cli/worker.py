@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from weft.frontend.errors import WeftError
 from weft.runtime.config import WorkerConfig, load_settings
 from weft.runtime.layout import worker_spec
 from weft.runtime.processes import Child, LifeLine, ProcessSpec
 from weft.runtime.retrieval.folder import INDEXES, expect_writable
 
 from .output import ERRORS
-from .problems import UsageProblem
+from .problems import USAGE, UsageProblem
 from .serve import ModelOption, model_settings, until_signal
 from .server import ConfigOption
 
@@ -43,7 +44,11 @@ def command(
     ] = "",
     config: ConfigOption = None,
 ) -> None:
-    """Start a worker that joins a server. Ctrl-C ends it."""
+    """Start a worker that joins a server. Ctrl-C ends it.
+
+    On another machine: weft worker --kind llm --model /models/Qwen3-8B --connect SERVER:7420 --listen
+    0.0.0.0:7430 --advertise THIS-MACHINE:7430
+    """
     settings = load_settings(config, models=model_settings(model))
     llm = Kind.LLM in kind
     if llm and len(settings.models) != 1:
@@ -54,7 +59,7 @@ def command(
         settings,
         tuple(dict.fromkeys(engine.value for engine in kind)),
         listen=listen,
-        advertise=advertise,
+        advertise=advertise or None,
         orchestrator=connect,
         model=settings.models[0] if llm else None,
     )
@@ -75,4 +80,6 @@ async def _keep(spec: ProcessSpec) -> None:
     finally:
         await child.stop(_STOP_WITHIN_S)
         life_line.close()
-    raise UsageProblem(f"the worker {how}")
+    if child.status == USAGE:
+        raise UsageProblem(f"the worker {how}")
+    raise WeftError(f"the worker {how}; start it again")

@@ -13,6 +13,8 @@ from weft.frontend.errors import Unavailable, WeftError
 from weft.graph.values import Datum, plain
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings, load_settings
+from weft.runtime.elsewhere import InThreads
+from weft.runtime.threads import Threads
 
 from .connection import Connection
 from .portal import NETWORK, PROGRAMS
@@ -113,7 +115,9 @@ class Client:
 
     async def _connect(self) -> Connection:
         if self._connection is None or self._connection[0] != os.getpid():
-            address = await asyncio.to_thread(lambda: self.server)
+            # An executor takes no work once the main thread has ended; a forked child lacks idle threads.
+            starting = InThreads(Threads("weft-starting"))
+            address = await starting.call(lambda: self.server)
             if self._connection is None or self._connection[0] != os.getpid():
                 self._connection = (os.getpid(), Connection(address))
         return self._connection[1]

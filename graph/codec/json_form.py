@@ -39,8 +39,12 @@ _JSON_TEXT: Final = frozenset(
 
 _ARGS: Final = pb.Node.DESCRIPTOR.fields_by_name["args"].message_type
 
-_BODIES: Final = {"map": ("body",), "loop": ("body",), "cond": ("then", "otherwise")}
-"""The fields of operations that hold graphs."""
+_BODIES: Final = {
+    op.name: [field.name for field in op.message_type.fields if field.message_type is pb.Graph.DESCRIPTOR]
+    for op in pb.Node.DESCRIPTOR.oneofs_by_name["op"].fields
+    if op.message_type is not None
+}
+"""The fields of each operation that hold graphs."""
 
 _SCALARS: Final = {
     FieldDescriptor.CPPTYPE_STRING: "a string",

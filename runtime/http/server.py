@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 from collections.abc import Iterator
 from typing import Final
 
@@ -19,7 +18,6 @@ _BACKLOG: Final = 4096  # connections that wait to be accepted
 _AT_ONCE: Final = 16  # of them are accepted before the event loop sees to everything else
 _KEEP_ALIVE_S: Final = 75
 _GRACE_S: Final = 0.5  # for answers that are under way when the server stops
-_FILES: Final = 65_536  # a connection takes one
 
 
 class HttpServer:
@@ -44,7 +42,6 @@ class HttpServer:
     async def start(self) -> str:
         """Listen and serve; the address, with the port that was taken. Raises AddressError."""
         listener = bind(self._address, self._option)
-        _allow_many_files()
         self._serving = asyncio.create_task(self._server.serve([listener]), name="http")
         while not self._server.started and not self._serving.done():
             await asyncio.sleep(0)
@@ -68,11 +65,3 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the process."""
         yield
-
-
-def _allow_many_files() -> None:
-    """Raise the number of connections that the process may hold, as far as the system lets it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["PATTERNS"]
+__all__ = ["ENFORCED", "PATTERNS"]
 
 _YEAR: Final = r"(?:\d{3}[1-9]|\d{2}[1-9]\d|\d[1-9]\d{2}|[1-9]\d{3})"
 _LEAP_YEAR: Final = (
@@ -32,3 +32,9 @@ PATTERNS: Final[Mapping[str, str]] = {
     "ipv4": rf"^{_BYTE}(?:\.{_BYTE}){{3}}$",
 }
 """By the format's name."""
+
+ENFORCED: Final = PATTERNS.keys() | {
+    *("duration", "hostname", "ipv6", "json-pointer", "relative-json-pointer"),
+    *("uri", "uri-reference", "uri-template", "uuid"),
+}
+"""The formats that a model is held to; all others are any string."""

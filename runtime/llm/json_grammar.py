@@ -15,13 +15,14 @@ from typing import Any
 import xgrammar
 
 from .errors import RequestError
-from .json_formats import PATTERNS
+from .json_formats import ENFORCED, PATTERNS
 
 __all__ = ["GrammarError", "json_grammar", "regex_grammar"]
 
 _UNENFORCED = {"multipleOf", "uniqueItems", "contains", "not", "if", "dependentRequired", "dependentSchemas"}
 _NAMED = {"properties", "$defs", "definitions", "patternProperties"}  # keywords whose keys are names
 _DATA = {"enum", "const", "default", "examples"}  # keywords that hold values, no schemas
+_LENGTHS = {"minLength", "maxLength"}
 
 Ranges = list[tuple[int, int]]
 _UNESCAPED: Ranges = [(0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]  # what a JSON string cannot hold as it is
@@ -83,16 +84,20 @@ def _keywords(schema: object) -> Iterator[tuple[str, Any]]:
 def _as_enforced(schema: Any) -> Any:
     """A schema with `anyOf` for each `oneOf`, and a pattern for each format that xgrammar is too lax with.
 
-    Of `oneOf` it enforces no more, but warns on standard error.
+    Of `oneOf` it enforces no more, but warns on standard error. Beside a format it ignores a pattern, and
+    lengths with a warning: here the pattern stands alone, and lengths are left out.
     """
     if isinstance(schema, list):
         return [_as_enforced(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
+    formatted = str(schema.get("format")) in ENFORCED
     parts: dict[str, Any] = {}
     for keyword, value in schema.items():
+        if formatted and (keyword in _LENGTHS or (keyword == "format" and "pattern" in schema)):
+            continue
         name = "anyOf" if keyword == "oneOf" and "anyOf" not in schema else keyword
-        if keyword == "format" and "pattern" not in schema and isinstance(value, str) and value in PATTERNS:
+        if keyword == "format" and formatted and value in PATTERNS:
             parts["pattern"] = PATTERNS[value]
         elif keyword in _NAMED and isinstance(value, dict):
             parts[name] = {key: _as_enforced(part) for key, part in value.items()}

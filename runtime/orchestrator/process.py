@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from weft.runtime.config import Settings
+from weft.runtime.files import allow_many_files, watch_files
 from weft.runtime.process import end_of_process, run_process, stop
 from weft.runtime.telemetry.collector import open_traces
 
@@ -33,6 +35,8 @@ async def run(settings: Settings) -> None:
     Raises AddressError, JournalError, and ValueError for settings that do not fit.
     """
     end = end_of_process()
+    allow_many_files()
+    watching = asyncio.create_task(watch_files())
     server = Server(settings)
     traces = open_traces(settings)
     if traces is not None:
@@ -41,6 +45,7 @@ async def run(settings: Settings) -> None:
     where = {name: await door.start() for name, door in doors.items()}
     print(json.dumps({"listening": await server.start(), **where}), flush=True)
     await end.wait()
+    watching.cancel()
     await stop(server.stop(), *(door.stop() for door in doors.values()))
     if traces is not None:
         await stop(traces.stop())

@@ -39,7 +39,7 @@ async def run(config: WorkerConfig) -> None:
         catalog,
         listen=config.listen,
         orchestrator=config.orchestrator,
-        advertise=config.advertise,
+        advertise=config.advertise or "",
         worker_id=config.worker_id,
     )
     starting = asyncio.ensure_future(host.start())

@@ -23,7 +23,6 @@ from weft.graph.codec.graphs import OPERATIONS, node_bytes
 from weft.graph.errors import GraphError, OperandError
 from weft.graph.ir import Graph, Node, Policy, Value
 from weft.graph.ops.common import Const, Input, Search
-from weft.graph.ops.control import Map
 from weft.graph.ops.primitive import Rate
 from weft.graph.ops.user import Chunking, Generate, Ingest
 from weft.graph.prompt import Message, Slot
@@ -92,14 +91,43 @@ def test_what_is_written_is_read_again(name: str) -> None:
     assert from_json(to_json(graph)) == graph
 
 
-def test_json_names_node_zero_and_keeps_field_names() -> None:
-    inner = Graph((Node(0, Input("item")),), (Value(0),))
-    nodes = (Node(0, Const("[]")), Node(1, Map(inner), {"items": Value(0)}))
-    written = json.loads(to_json(Graph(nodes, (Value(0),))))
+@pytest.mark.parametrize(
+    ("operation", "fields"),
+    [
+        ("map", {"body": ["item"]}),
+        ("fold", {"body": ["item", "state"]}),
+        ("loop", {"body": ["state"]}),
+        ("cond", {"then": ["chosen"], "otherwise": ["chosen"]}),
+    ],
+)
+def test_json_names_node_zero_and_keeps_field_names(operation: str, fields: dict[str, list[str]]) -> None:
+    bodies = {
+        field: {
+            "nodes": [
+                *({"id": index, "input": {"name": name}} for index, name in enumerate(names)),
+                {"id": 2, "equals": {}, "args": {"a": {"node": 0}, "b": {"node": 0}}},
+            ],
+            "outputs": [{"node": 0}, {"node": 2}] if operation == "loop" else [{"node": 0}],
+        }
+        for field, names in fields.items()
+    }
+    operands = {
+        "map": ["items"],
+        "fold": ["items", "state"],
+        "loop": ["state"],
+        "cond": ["predicate", "chosen"],
+    }
+    control = {operation: bodies, "args": {name: {"node": 0} for name in operands[operation]}}
+    text = graph_json({"const": {"value": []}}, control, outputs=[{"node": 0}])
+    written = json.loads(to_json(from_json(text)))
     assert [node["id"] for node in written["nodes"]] == [0, 1]
     assert written["outputs"] == [{"node": 0}]
-    assert written["nodes"][1]["args"] == {"items": {"node": 0}}
-    assert written["nodes"][1]["map"]["body"]["outputs"] == [{"node": 0}]
+    assert written["nodes"][1]["args"] == control["args"]
+    for field, body in bodies.items():
+        found = written["nodes"][1][operation][field]
+        assert found["nodes"][0]["id"] == 0
+        assert found["nodes"][-1]["args"] == {"a": {"node": 0}, "b": {"node": 0}}
+        assert found["outputs"] == body["outputs"]
 
 
 def test_field_names_may_stand_as_written_or_in_camel_case() -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import pytest
 
-from .conftest import Weft
+from weft.proto import orchestrator_pb2 as pb
+from weft.proto.orchestrator_pb2_grpc import OrchestratorStub
+
+from .conftest import COMMAND, Weft
 
 Command = Callable[..., "subprocess.Popen[str]"]
 
@@ -25,6 +31,26 @@ def test_serve_ends_cleanly(command: Command) -> None:
         _, errors = process.communicate()
     assert process.returncode == 0
     assert errors == ""
+
+
+def test_a_second_signal_leaves_no_process_behind(command: Command) -> None:
+    Path("weft.toml").write_text("models = []\n")
+    with command("serve", "--listen", "127.0.0.1:0") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        names = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+        orchestrator = next(int(pid) for pid, name in names.items() if b"runtime.orchestrator" in name)
+        os.kill(orchestrator, signal.SIGSTOP)  # so that it does not end by itself
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.3)
+        _, errors = process.communicate()
+    assert process.returncode == 0
+    assert errors == ""
+    with pytest.raises(ProcessLookupError):
+        os.kill(orchestrator, 0)
 
 
 def test_a_port_in_use_is_one_line_and_status_2(command: Command) -> None:
@@ -61,6 +87,59 @@ def test_a_data_folder_that_cannot_be_written_is_refused(
     assert said.startswith(
         "error: data: indexes cannot be kept in 'taken/indexes': Not a directory; set `data`"
     )
+
+
+def workers(address: str) -> dict[str, int]:
+    """The process ids of a server's workers."""
+    with grpc.insecure_channel(address) as channel:
+        info = OrchestratorStub(channel).Describe(pb.DescribeServerRequest(), timeout=10, wait_for_ready=True)
+    return {worker.worker_id: worker.pid for worker in info.workers}
+
+
+def test_a_worker_that_was_killed_is_no_wrong_usage(command: Command, server: str) -> None:
+    before = workers(server)
+    with command("worker", "--kind", "embed", "--connect", server) as process:
+        while not (new := workers(server).items() - before.items()):
+            assert process.poll() is None
+        ((_, pid),) = new
+        os.kill(pid, signal.SIGKILL)
+        _, errors = process.communicate()
+    assert process.returncode == 1
+    assert errors.endswith("error: the worker was killed by SIGKILL; start it again\n")
+    while workers(server) != before:
+        pass
+
+
+@pytest.mark.parametrize("option", ["--listen", "--connect", "--advertise"])
+def test_an_address_that_is_none_is_one_line_and_status_2(weft: Weft, option: str) -> None:
+    result = weft("worker", "--kind", "embed", "--connect", "127.0.0.1:1", option, "127.0.0.1:x")
+    assert result.exit_code == 2
+    assert "an address is 'HOST:PORT' or 'unix:PATH', not '127.0.0.1:x'" in " ".join(result.stderr.split())
+    assert "pydantic" not in result.stderr
+
+
+def test_a_server_without_room_for_connections_says_so() -> None:
+    Path("weft.toml").write_text("models = []\n")
+    limit = 80
+    script = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))"
+    *python, start = COMMAND
+    with subprocess.Popen(
+        [*python, f"{script}; {start}", "serve", "--listen", "127.0.0.1:0", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        host, port = json.loads(process.stdout.readline())["listening"].split(":")
+        with ExitStack() as connections:
+            for _ in range(limit):
+                connections.enter_context(socket.create_connection((host, int(port))))
+            said = process.stderr.readline()
+        process.terminate()
+        process.communicate()
+    assert f"nearly all of the {limit} files and connections that this process may hold are open" in said
+    assert process.returncode == 0
 
 
 def test_a_worker_joins_and_leaves(weft: Weft, command: Command, server: str) -> None:

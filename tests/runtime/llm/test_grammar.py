@@ -12,8 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, FileUrl, HttpUrl, RedisDsn, TypeAdapter
 
+from weft.frontend.pytypes import py_type
 from weft.graph.sampling import Choices, Constraint, JsonSchema, Regex
 from weft.runtime.llm.closing_grammar import Vocabulary, utf8_ranges
 from weft.runtime.llm.grammar import CompiledGrammar, GrammarCompiler, GrammarError, Matcher, apply_mask
@@ -238,6 +239,57 @@ def test_formats_are_of_what_there_is(
     grammar = compilers["reference"].compile(schema(kind), 64)
     for text in texts(tokenizers["reference"], grammar, 200):
         TypeAdapter[Any](kind).validate_json(text)
+
+
+def test_lengths_beside_a_format_of_any_string_are_held_to(
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler]
+) -> None:
+    constraint = JsonSchema('{"type": "string", "format": "password", "minLength": 2, "maxLength": 4}')
+    for text in texts(tokenizers["reference"], compilers["reference"].compile(constraint, 64), 20):
+        assert 2 <= len(json.loads(text)) <= 4
+
+
+URL = TypeAdapter(HttpUrl).json_schema()  # with lengths
+
+
+@pytest.mark.parametrize("constraint", [URL, {"format": "date", "type": "string", "maxLength": 10}])
+def test_a_format_with_lengths_is_held_to_without_a_warning(
+    tokenizers: dict[str, Tokenizer],
+    compilers: dict[str, GrammarCompiler],
+    capfd: pytest.CaptureFixture[str],
+    constraint: dict[str, Any],
+) -> None:
+    grammar = compilers["reference"].compile(JsonSchema(json.dumps(constraint)), 64)
+    for text in texts(tokenizers["reference"], grammar, 20):
+        assert re.search("[:-]", json.loads(text))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", [HttpUrl | None, FileUrl, RedisDsn])
+@pytest.mark.parametrize("limit", [24, 80])
+def test_urls_are_those_that_the_type_takes(
+    tokenizers: dict[str, Tokenizer],
+    compilers: dict[str, GrammarCompiler],
+    capfd: pytest.CaptureFixture[str],
+    kind: Any,
+    limit: int,
+) -> None:
+    grammar = compilers["reference"].compile(JsonSchema(py_type(kind).schema("validation")), limit)
+    for text in texts(tokenizers["reference"], grammar, 30):
+        TypeAdapter[Any](kind).validate_json(text)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "url", ["https://docs.example.org/a/b?c=d%20e#f", "http://localhost:8000/", "http://a.b"]
+)
+def test_urls_as_people_write_them_can_be_written(
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], url: str
+) -> None:
+    constraint = JsonSchema(py_type(HttpUrl).schema("validation"))
+    matcher = compilers["reference"].compile(constraint, 128).matcher()
+    follow(tokenizers["reference"], matcher, json.dumps(url))
+    assert matcher.finished
 
 
 @pytest.mark.parametrize("day", [date(1, 1, 1), date(1600, 2, 29), date(2024, 2, 29), date(9999, 12, 31)])
