@@ -510,11 +510,14 @@ class Fragment(google.protobuf.message.Message):
     VALUES_FIELD_NUMBER: builtins.int
     NAMESPACE_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
+    HEAD_START_S_FIELD_NUMBER: builtins.int
     run: builtins.str
     namespace: builtins.str
     """runs of different namespaces never share KV"""
     priority: builtins.int
     """higher first"""
+    head_start_s: builtins.float
+    """what its calls of models count as having waited before they came; may be negative"""
     @property
     def tasks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Task]: ...
     @property
@@ -529,8 +532,9 @@ class Fragment(google.protobuf.message.Message):
         values: collections.abc.Mapping[builtins.str, weft.proto.value_pb2.Datum] | None = ...,
         namespace: builtins.str = ...,
         priority: builtins.int = ...,
+        head_start_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["namespace", b"namespace", "priority", b"priority", "run", b"run", "tasks", b"tasks", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["head_start_s", b"head_start_s", "namespace", b"namespace", "priority", b"priority", "run", b"run", "tasks", b"tasks", "values", b"values"]) -> None: ...
 
 Global___Fragment: typing_extensions.TypeAlias = Fragment
 

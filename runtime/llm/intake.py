@@ -108,6 +108,7 @@ class Intake:
             id=handle,
             namespace=request.namespace,
             priority=request.priority,
+            head_start=request.head_start,
             arrival=now,
             trunk=Sequence(ids, len(ids) + max_new),
             prompt=len(ids),

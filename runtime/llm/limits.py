@@ -45,7 +45,10 @@ class Room:
 
     def for_chunk(self, job: Job, cached: int) -> int:
         """How many tokens behind `cached` ones `job` may compute."""
-        waited = (self._now - job.rank) / self._aging  # counted in priorities: its own, which waiting raises
+        come = (
+            job.rank + job.head_start
+        )  # which decides whose turn it is, not how long others may wait for it
+        waited = (self._now - come) / self._aging  # counted in priorities: its own, which waiting raises
         most_ms = self._most_ms * 0.5 ** max(self._urgency - waited, 0.0)
         count = self._cost.most(cached, most_ms - self._used_ms) if most_ms < math.inf else self._tokens
         if not self._used_ms:

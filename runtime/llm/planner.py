@@ -15,8 +15,9 @@ others compute; if nobody else does, the device waits. What is expected to be us
 nobody waits to be admitted.
 
 One order decides on admission, chunks and retraction: the *rank*, the time of arrival less what the priority
-is worth. The first in that order always advances, and nobody who comes later by more than that overtakes; so
-nobody starves, however well the cache suits others.
+is worth, and less the head start that whoever knows the program gives the request. The first in that order
+always advances, and nobody who comes later by more than that overtakes; so nobody starves, however well the
+cache suits others.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ class Planner:
     def submit(self, job: Job) -> None:
         """Queue a job; raises `RequestError` if it could never run."""
         self.validate(job)
-        job.rank = job.arrival - (job.priority - job.ahead) * self.limits.aging_seconds
+        worth = (job.priority - job.ahead) * self.limits.aging_seconds
+        job.rank = job.arrival - job.head_start - worth
         bisect.insort(self.waiting, job, key=_rank)
 
     def plan(self, now: float) -> StepPlan:
@@ -259,7 +261,7 @@ class Planner:
             if room.for_chunk(job, len(match.slots)) <= 0:
                 return
             if (other := self._computing_prefix(job, len(match.slots))) is not None:
-                self._hurry(other, job.rank)
+                self._hurry(other, job)
                 deferred += 1
                 continue
             self.cache.lock(match.node)
@@ -280,11 +282,11 @@ class Planner:
         self.waiting.remove(job)
         bisect.insort(self.running, job, key=_rank)
 
-    def _hurry(self, job: Job, rank: float) -> None:
+    def _hurry(self, job: Job, waiting: Job) -> None:
         """Let a running job be as urgent as one that waits for it."""
         job.ahead = False
-        if rank < job.rank:
-            job.rank = rank
+        if waiting.rank < job.rank:
+            job.rank, job.head_start = waiting.rank, waiting.head_start
             self.running.sort(key=_rank)
 
     def is_computing(self, namespace: str, tokens: Tokens, matched: int) -> bool:

@@ -37,6 +37,8 @@ class PrefillRequest:
     """Higher goes first."""
     ahead: bool = False
     """Whether nobody can go on from it yet: then it yields to what somebody waits for."""
+    head_start: float = 0.0
+    """Seconds that it counts as having waited before it came; may be negative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class GenerateRequest:
     constraint: Constraint | None = None
     logprobs: int | None = None
     """Weigh each sampled token, and so many of the likeliest there; None: do not."""
+    head_start: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class ScoreRequest:
     priority: int = 0
     top: int = 0
     """So many of the likeliest tokens at the place of each."""
+    head_start: float = 0.0
 
 
 Request = PrefillRequest | GenerateRequest | ScoreRequest

@@ -116,6 +116,7 @@ class Job:
     max_new: int = 0  # tokens that may be sampled
     needs_logits: bool = True  # whether at least the trunk's last token must be computed
     ahead: bool = False  # whether nobody can go on from it yet
+    head_start: float = 0.0  # seconds that it counts as having waited before it came
     rank: float = 0.0  # the planner's order, smallest first
     tails: tuple[Tokens, ...] = ()  # tokens to compute after the trunk, one array a branch
     branches: list[Sequence] = field(default_factory=list)

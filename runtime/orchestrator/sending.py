@@ -42,11 +42,14 @@ class Sender:
 
     A command for a worker that is gone is dropped: the event that it was lost is on its way. Tasks whose
     operands cannot be written, or do not fit into a message of `max_bytes`, which would break the connection,
-    are `refused`.
+    are `refused`. `head_start` says how many seconds a node of a run counts as having waited.
     """
 
-    def __init__(self, fleet: Fleet, refused: Refused, *, max_bytes: int) -> None:
+    def __init__(
+        self, fleet: Fleet, refused: Refused, head_start: Callable[[str, int], float], *, max_bytes: int
+    ) -> None:
         self._fleet = fleet
+        self._head_start = head_start
         self._refused = refused
         self._max_bytes = max_bytes
         self._parts: dict[str, dict[str, _Part]] = {}  # by worker and run
@@ -161,6 +164,7 @@ class Sender:
         nodes = [run.node(number) for number, _ in tasks]
         internal = run.internal(nodes) if len(tasks) > 1 else ()
         message.run, message.namespace, message.priority = run.id, run.namespace, run.priority
+        message.head_start_s = self._head_start(run.id, tasks[0][0])
         blamed = tasks[0]
         try:
             for node, task in zip(nodes, tasks, strict=True):

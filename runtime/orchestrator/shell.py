@@ -67,7 +67,7 @@ class Shell:
         self._fleet = fleet
         self._owner = owner
         self.scheduler = scheduler
-        self._sender = Sender(fleet, self._refused, max_bytes=max_bytes)
+        self._sender = Sender(fleet, self._refused, scheduler.head_start, max_bytes=max_bytes)
         self._most = _MESSAGES * max_bytes
         self._events: list[ev.Event] = []
         self._busy = False

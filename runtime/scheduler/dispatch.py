@@ -144,6 +144,10 @@ class Dispatcher:
         if timeout_s is not None:
             self._timers.set(now + timeout_s, (live, live.attempt))
 
+    def head_start(self, live: LiveNode, now: float) -> float:
+        """The seconds that a primitive counts as having waited when an engine is given it now."""
+        return self._tools.head_start(live, now)
+
     def answered(self, live: LiveNode, now: float) -> None:
         """A tool has given its result."""
         self.residency.patience.note(live.primitive.key.model, now - live.since)

@@ -13,9 +13,10 @@ from .engines import Pool
 from .fairness import FAIRNESS
 from .placement import PLACEMENT
 from .primitive import EngineKey
-from .priority import PRIORITY
+from .priority import PRIORITY, STEP_S
 from .queues import ReadyQueue
 from .residency import Residency
+from .state import LiveNode
 from .transfer import TRANSFER
 
 __all__ = ["Policies", "Toolbox"]
@@ -79,6 +80,15 @@ class Toolbox:
         policies = self._policies
         fairness = FAIRNESS[policies.fairness](policies.weights)
         return ReadyQueue(BATCHING[policies.batching], self._priority, fairness, policies.longest_wait_s)
+
+    def head_start(self, live: LiveNode, now: float) -> float:
+        """The seconds that a primitive, when it goes to an engine, counts as having waited: see `Priority`.
+
+        Its run's priority left out, as engines reckon with that themselves. Who has waited for
+        `longest_wait_s` there is overtaken by nobody who comes now.
+        """
+        rank = self._priority.rank(live) + STEP_S * live.run.priority
+        return max(now - rank, -self._policies.longest_wait_s)
 
     def pool(self, key: EngineKey, stirred: dict[Pool, None]) -> Pool:
         """A pool of engines for it."""

@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 from .state import LiveNode
 
-__all__ = ["PRIORITY", "Arrival", "Attained", "Priority", "Remaining"]
+__all__ = ["PRIORITY", "STEP_S", "Arrival", "Attained", "Priority", "Remaining"]
 
-_STEP_S: Final = 5.0  # that one step of a run's priority is worth
+STEP_S: Final = 5.0
+"""That one step of a run's priority is worth."""
 _WEIGHT: Final = 1.0  # seconds of waiting that outweigh a second of work
 
 
@@ -30,7 +31,7 @@ class Arrival:
 
     def rank(self, live: LiveNode) -> float:
         """When the run began, less what its priority is worth."""
-        return live.run.started - _STEP_S * live.run.priority
+        return live.run.started - STEP_S * live.run.priority
 
 
 class Remaining(Arrival):

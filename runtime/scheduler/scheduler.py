@@ -93,6 +93,15 @@ class Scheduler:
 
     # ---- for those who look on
 
+    def head_start(self, run: str, node: int) -> float:
+        """The seconds that a primitive, handed out now, counts as having waited when it comes to its engine.
+
+        So that engines serve what has come to them in the order of the priority policy; negative for what is
+        to be overtaken by what comes a bit later. 0 for runs that are over.
+        """
+        live = self._runs.get(run)
+        return 0.0 if live is None else self._dispatcher.head_start(live.nodes[node], self._now)
+
     def backlogs(self) -> list[Backlog]:
         """What is ready and has not been handed out."""
         return self._dispatcher.backlogs()

@@ -37,6 +37,7 @@ class Job:
     written_path: Path = ()  # of the prompt with what is written
     options: float = 0.0  # tokens of choices to weigh, which nobody continues
     priority: float = 0.0
+    head_start: float = 0.0  # seconds that it counts as having waited before it came
     begun: Callable[[Job], None] = lambda job: None
     """Its prompt has been read, and it begins to write."""
     cached: float = 0.0  # tokens found at the first admission
@@ -65,7 +66,7 @@ class Job:
     @property
     def rank(self) -> float:
         """The order of jobs."""
-        return self.arrived - self.priority * _AGING_S
+        return self.arrived - self.head_start - self.priority * _AGING_S
 
 
 @dataclass

@@ -186,7 +186,8 @@ class Simulation:
             for source in sources
             if source.run == live.id
         }
-        self._to(worker, lambda w: w.take(live, primitives, known, found))
+        head_start = self._scheduler.head_start(live.id, tasks[0][0])
+        self._to(worker, lambda w: w.take(live, primitives, known, found, head_start))
 
     def _release(
         self, worker: str, live: LiveProgram, values: Sequence[Value], dead: Sequence[Value]

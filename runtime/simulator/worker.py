@@ -59,6 +59,7 @@ class Task:
     attempt: int
     missing: set[int] = field(default_factory=set)  # nodes whose results are still to come
     source: KvSource | None = None
+    since: float = 0.0  # from when on it counts as waiting
     began: float = 0.0
     borrowed: Borrowed = NOTHING
     work: Loan | Job | Call | None = None
@@ -128,14 +129,19 @@ class SimWorker:
         tasks: Sequence[tuple[Primitive, int]],
         known: set[int],
         sources: Mapping[int, KvSource] = NO_SOURCES,
+        head_start: float = 0.0,
     ) -> None:
-        """Take a fragment. `known`: nodes of the run whose results came with it; `sources`: of some nodes."""
+        """Take a fragment. `known`: nodes of the run whose results came with it; `sources`: of some nodes.
+
+        `head_start`: seconds that it counts as having waited.
+        """
+        since = self._clock.now - head_start
         here = program.made_at(self.name)
         mine = self._tasks.setdefault(program.id, {})
         for primitive, attempt in tasks:
             missing = {node for node in primitive.producers if node not in known and node not in here}
             task = mine[primitive.node.id] = Task(
-                program, primitive, attempt, missing, sources.get(primitive.node.id)
+                program, primitive, attempt, missing, sources.get(primitive.node.id), since
             )
             self._waiting.setdefault(program.id, []).append(task)
         self._start_ready(program)
@@ -252,6 +258,7 @@ class SimWorker:
             written_path=program.path(primitive, written=True) if truth.writes else (),
             options=truth.options,
             priority=program.program.priority,
+            head_start=self._clock.now - task.since,
         )
         self.llms[primitive.key.model].submit(job)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
@@ -26,6 +27,7 @@ _STREAMS: Final[Mapping[int, Stream]] = {stream.value: stream for stream in Stre
 def decode_tasks(fragment: worker_pb2.Fragment) -> list[Task]:
     """The tasks of a fragment. Raises GraphError for a malformed one."""
     run, namespace, priority = fragment.run, fragment.namespace, fragment.priority
+    since = time.monotonic() - fragment.head_start_s
     return [
         Task(
             run=run,
@@ -36,6 +38,7 @@ def decode_tasks(fragment: worker_pb2.Fragment) -> list[Task]:
             timeout_s=task.timeout_s or None,
             namespace=namespace,
             priority=priority,
+            since=since,
             source=KvSource(task.source.address, task.source.wait_s) if task.HasField("source") else None,
         )
         for task in fragment.tasks

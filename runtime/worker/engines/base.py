@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -85,6 +86,8 @@ class Task:
     timeout_s: float | None = None
     namespace: str = ""
     priority: int = 0
+    since: float = field(default_factory=time.monotonic)
+    """Monotonic seconds from which what it asks of a model counts as waiting."""
     source: KvSource | None = None
     fused: bool = False
     """Of a prefill: what continues it starts at once, and computes these tokens too."""
@@ -93,6 +96,11 @@ class Task:
     def key(self) -> tuple[str, int]:
         """The run and the node's id."""
         return self.run, self.node.id
+
+    @property
+    def waited(self) -> float:
+        """The seconds that what it asks of a model now counts as having waited; may be negative."""
+        return time.monotonic() - self.since
 
 
 class Timing(NamedTuple):

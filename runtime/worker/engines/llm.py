@@ -161,7 +161,7 @@ class LlmEngine:
             return Outcome((held,))
         self._check_room(len(longer), 0, 0)
         borrowed = await self._borrow(task, settled)
-        request = PrefillRequest(settled, task.namespace, task.priority, ahead=True)
+        request = PrefillRequest(settled, task.namespace, task.priority, True, task.waited)
         started = time.monotonic()
         done = await self._read_ahead(task, request)
         if done is None:
@@ -206,7 +206,9 @@ class LlmEngine:
         room = self._model.engine.info.context_length - len(context)
         self._check_room(len(context), 1, min(op.sampling.max_tokens, room))
         borrowed = await self._borrow(task, ids)
-        request = GenerateRequest(ids, task.namespace, task.priority, op.sampling, op.constraint, op.logprobs)
+        request = GenerateRequest(
+            ids, task.namespace, task.priority, op.sampling, op.constraint, op.logprobs, task.waited
+        )
         done, generated = await self._request(request, emit, task.stream)
         assert isinstance(done, Finished)
         fingerprint = self._model.tokenizer.fingerprint
@@ -254,7 +256,9 @@ class LlmEngine:
             done = await self._weigh(task, Aligned(ids[:first], (ids[first:],)), op.top)
         else:
             self._check_room(len(ids), 0, 0)
-            done, _ = await self._request(PrefillRequest(ids, task.namespace, task.priority))
+            done, _ = await self._request(
+                PrefillRequest(ids, task.namespace, task.priority, False, task.waited)
+            )
         assert isinstance(done, Scored | PromptDone)
         tokens = weighed_prompt(ids[start:], done)
         timing = Timing(
@@ -280,7 +284,9 @@ class LlmEngine:
     async def _weigh(self, task: Task, options: Aligned, top: int = 0) -> Scored:
         sizes = list(map(len, options.options))
         self._check_room(len(options.prefix), max(sizes), sum(sizes))
-        request = ScoreRequest(options.prefix, options.options, task.namespace, task.priority, top)
+        request = ScoreRequest(
+            options.prefix, options.options, task.namespace, task.priority, top, task.waited
+        )
         done, _ = await self._request(request)
         assert isinstance(done, Scored)
         return done

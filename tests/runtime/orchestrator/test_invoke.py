@@ -58,6 +58,15 @@ async def test_result_of_a_graph(stage: Any) -> None:
     assert not result.HasField("fault")
 
 
+async def test_engines_are_told_how_soon_it_is_the_turn_of_a_run(stage: Any) -> None:
+    """That with little to do counts as having waited longer than that with much."""
+    short = await stage.stub.Invoke(request(chain(1), q="a"))
+    long = await stage.stub.Invoke(request(chain(50), q="a"))
+    fragments = [fragment for worker in stage.workers.values() for fragment in worker.fragments()]
+    first = {fragment.run: fragment.head_start_s for fragment in reversed(fragments)}
+    assert first[long.info.run] < first[short.info.run]
+
+
 async def test_json_graph_and_registered_program(stage: Any) -> None:
     path = stage.server.orchestrator.settings.programs["registered"]
     inputs = {"q": '"hi"'}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from weft.graph.analyses.forecast import Forecast
 from weft.graph.ops.common import Format, Tool
 from weft.runtime.scheduler import events as ev
@@ -21,7 +23,7 @@ def order_of(driver: Driver, first: str = "first") -> list[str]:
     return served[1:]
 
 
-def busy(**policies: str | dict[str, float]) -> Driver:
+def busy(**policies: Any) -> Driver:
     driver = Driver(("e", ONE_BY_ONE), **policies)
     driver.run(node(0, EMBED), run="first")
     return driver
@@ -40,6 +42,16 @@ def test_the_least_work_goes_first_but_waiting_counts_as_much_as_work() -> None:
     driver.now += 1.0
     one(driver, "late", 100.0)
     assert order_of(driver) == ["short", "shortest", "long", "late"]
+
+
+def test_engines_are_told_how_long_it_counts_as_having_waited() -> None:
+    driver = busy(priority="remaining", longest_wait_s=20.0)
+    one(driver, "short", 1_000.0, priority=3)
+    one(driver, "long", 60_000.0)
+    driver.now += 10.0
+    one(driver, "late", 2_000.0)
+    starts = {run: driver.scheduler.head_start(run, 0) for run in ("short", "long", "late", "over")}
+    assert starts == pytest.approx({"short": 9.0, "long": -20.0, "late": -2.0, "over": 0.0})
 
 
 def test_the_work_of_all_branches_counts_and_no_time_of_tools() -> None:

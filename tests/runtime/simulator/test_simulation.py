@@ -77,6 +77,21 @@ def test_prompts_that_have_been_read_keep_no_others_from_being_read() -> None:
     assert max(call.first_token for call in calls) < min(call.finished for call in calls)
 
 
+def test_what_has_come_to_an_engine_is_served_in_the_order_of_runs() -> None:
+    """A second call of a run that began before goes before the first one of a run that came meanwhile."""
+    p = builder("old")
+    first = p.write([Text("old", 100)], 100)
+    p.write([Text("next", 100), first], 100)
+    arriving = [Arrival(0.0, p.build())]
+    for number in range(3):
+        q = builder(f"new {number}")
+        q.write([Text(f"new {number}", 100)], 300)
+        arriving.append(Arrival(0.1 * (number + 1), q.build()))
+    outcome = world(llm=small(500)).run(arriving)  # which holds one of the new ones at a time
+    ended = sorted(outcome.runs, key=lambda run: run.finished)
+    assert [run.name for run in ended][:2] == ["new 0", "old"]
+
+
 def test_increments_begin_when_their_trigger_is_known() -> None:
     p = builder()
     said = p.write([Text("q", 10)], 2)

@@ -25,6 +25,7 @@ def make_job(
     arrival: float = 0.0,
     tails: tuple[list[int], ...] = (),
     ahead: bool = False,
+    head_start: float = 0.0,
 ) -> Job:
     ids = np.array(list(tokens), dtype=np.int64)
     return Job(
@@ -37,6 +38,7 @@ def make_job(
         max_new=max_new,
         needs_logits=bool(max_new or tails),
         ahead=ahead,
+        head_start=head_start,
         tails=tuple(np.array(tail, dtype=np.int64) for tail in tails),
     )
 

@@ -98,6 +98,16 @@ def test_who_computes_a_prefix_for_somebody_urgent_becomes_urgent() -> None:
     assert counts(harness.step())[98] == 256
 
 
+def test_a_head_start_decides_whose_turn_it_is_and_not_how_long_others_wait() -> None:
+    harness = decoding(4, priority=1, token_budget=132, aging_seconds=1e9)
+    late = make_job(98, distinct(98, 300), 1, arrival=harness.now, head_start=-30.0)
+    harness.planner.submit(late)
+    harness.planner.submit(make_job(99, distinct(99, 300), 1, arrival=harness.now, head_start=500.0))
+    plan = counts(harness.step())
+    assert plan[99] == 66, "half of the time, as one that has not waited at all"
+    assert 98 not in plan
+
+
 def test_an_over_committed_pool_admits_more_than_reservation_would() -> None:
     """Texts that may have 4,096 tokens and have 200: reserving all would let 2 run at once."""
     harness = make(total=2 * 4196, context_length=8192, token_budget=512, max_running=256)
