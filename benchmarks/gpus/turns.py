@@ -6,6 +6,7 @@ import random
 import time
 from statistics import median
 from typing import Any, Final
+from unittest.mock import patch
 
 from weft.graph.sampling import Sampling
 from weft.runtime.llm.engine import LLMEngine
@@ -30,15 +31,11 @@ def turns(model: GpuModel) -> dict[str, Any]:
 
     `one by one`: without graphs for prompts, all of whose kernels are then started one by one.
     """
-    few = runner._FEW
     rows: dict[str, Any] = {}
     for writers in _WRITERS:
-        for name, most in (("graphs", few), ("one by one", 0)):
-            runner._FEW = most  # type: ignore[misc]  # nobody else would want it otherwise
-            try:
+        for name, most in (("graphs", runner._FEW), ("one by one", 0)):
+            with patch.object(runner, "_FEW", most):
                 found = _measure(model, writers)
-            finally:
-                runner._FEW = few  # type: ignore[misc]
             for new, ms in found.items():
                 rows.setdefault(f"{writers} writers", {}).setdefault(new, {})[name] = ms
         print(writers, rows[f"{writers} writers"], flush=True)
