@@ -44,7 +44,7 @@ async def watch_files() -> NoReturn:
 def _next() -> float:
     """The lowest number that no open file has, which the next one would get."""
     try:
-        number = os.dup(0)
+        number = os.open(os.devnull, os.O_RDONLY)
     except OSError:
         return float("inf")
     os.close(number)
