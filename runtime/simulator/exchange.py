@@ -101,10 +101,10 @@ class ExchangeModel:
             self._came(loan)
 
     def _begin(self, loan: Loan) -> None:
-        if self._is_coming(loan.path):
+        held = self._model.cache.match(loan.path, self._clock.now)
+        if self._is_coming(loan.path, held):
             self._held_up.append(loan)
             return
-        held = self._model.cache.match(loan.path, self._clock.now)
         if loan.lender is None or loan.path[-1].tokens - held < _LEAST:
             self._end(loan, NOTHING)
             return
@@ -112,11 +112,13 @@ class ExchangeModel:
         self._coming.append(loan)
         self._clock.after(self._model.profile.link_ms / 1e3, partial(loan.lender._ask, loan))
 
-    def _is_coming(self, path: Path) -> bool:
-        """Whether something is under way of which a prompt can use most."""
-        return any(
-            shared_tokens(loan.path, path) >= max(_LEAST, loan.path[-1].tokens / 2) for loan in self._coming
-        )
+    def _is_coming(self, path: Path, held: float) -> bool:
+        """Whether something is under way of which a prompt, `held` tokens of it there, can use most."""
+        for loan in self._coming:
+            use = shared_tokens(loan.path, path) - max(loan.first, held)
+            if use >= max(_LEAST, (loan.path[-1].tokens - loan.first) / 2):
+                return True
+        return False
 
     def _arrive(self, loan: Loan, size: float) -> None:
         """So many bytes have come, and nothing more will."""
@@ -184,7 +186,8 @@ class ExchangeModel:
         now = self._clock.now
         held = self._model.cache.match(loan.path, now)
         waited = now - loan.asked + 1e-9
-        if waited < loan.wait_s and (self._is_coming(loan.path) or self._model.is_reading(loan.path, held)):
+        more = self._is_coming(loan.path, held) or self._model.is_reading(loan.path, held)
+        if more and waited < loan.wait_s:
             return
         tokens = held - loan.first
         if tokens < _LEAST_SENT:

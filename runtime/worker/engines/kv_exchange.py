@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -92,7 +92,7 @@ class KvExchange:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(deadline - time.monotonic()):
-                    await self._others(request.namespace, ids)
+                    await self._settle(_Fetch(request.namespace, ids), self._fetches)
             asked = time.monotonic()
             wish = self._engine.take_kv(request.namespace, ids, request.first, deadline - asked)
             span = await asyncio.wrap_future(wish)
@@ -112,46 +112,40 @@ class KvExchange:
         if source is None and not self._fetches:
             return NOTHING
         asked = time.monotonic()
-        tokens = np.asarray(ids, dtype=np.int64)
-        await self._others(namespace, tokens)
-        waited = time.monotonic() - asked
+        fetch, others = _Fetch(namespace, np.asarray(ids, dtype=np.int64)), list(self._fetches)
         if source is None:
-            return Borrowed(0, waited, 0.0)
-        fetch = _Fetch(namespace, tokens)
+            await self._settle(fetch, others)
+            return Borrowed(0, time.monotonic() - asked, 0.0)
         self._fetches.append(fetch)
         try:
+            await self._settle(fetch, others)
+            waited = time.monotonic() - asked
+            if len(fetch.tokens) - fetch.first < _LEAST:
+                return Borrowed(0, waited, 0.0)
             borrowed = await self._fetch(source, fetch)
         finally:
             self._fetches.remove(fetch)
             fetch.ended.set()
         return borrowed._replace(waited=waited + borrowed.waited)
 
-    async def _others(self, namespace: str, tokens: Tokens) -> None:
-        """Wait for fetches of which a prompt can use most."""
-        while (other := self._shared(namespace, tokens)) is not None:
+    async def _settle(self, fetch: _Fetch, others: Sequence[_Fetch]) -> None:
+        """Find out what of a prompt the cache holds, once none of the others brings most of the rest."""
+        while True:
+            fetch.first = await asyncio.wrap_future(self._engine.held(fetch.namespace, fetch.tokens))
+            other = next((other for other in others if other.serves(fetch)), None)
+            if other is None:
+                return
             await other.ended.wait()
-
-    def _shared(self, namespace: str, tokens: Tokens) -> _Fetch | None:
-        """A fetch under way of which a prompt can use most."""
-        for fetch in self._fetches:
-            least = max(_LEAST, len(fetch.tokens) // 2)
-            head = fetch.tokens[: len(tokens)]
-            if fetch.namespace == namespace and common_prefix(head, tokens) >= least:
-                return fetch
-        return None
 
     async def _fetch(self, source: KvSource, fetch: _Fetch) -> Borrowed:
         namespace, tokens = fetch.namespace, fetch.tokens
         asked = time.monotonic()
-        held = await asyncio.wrap_future(self._engine.held(namespace, tokens))
-        if len(tokens) - held < _LEAST:
-            return NOTHING
         request = worker_pb2.FetchKvRequest(
             model=self._model,
             layout=self._layout,
             namespace=namespace,
             ids=tokens.tolist(),
-            first=held,
+            first=fetch.first,
             wait_s=source.wait_s,
         )
         borrowed, waited = 0, None
@@ -195,12 +189,21 @@ class KvExchange:
 
 
 class _Fetch:
-    """KV of a prompt that is being got."""
+    """The KV of a prompt, from token `first` on, that is to come from another worker."""
 
     def __init__(self, namespace: str, tokens: Tokens) -> None:
         self.namespace = namespace
         self.tokens = tokens
+        self.first = 0
         self.ended = asyncio.Event()
+
+    def serves(self, other: _Fetch) -> bool:
+        """Whether another one can use most of what this brings."""
+        if self.ended.is_set() or self.namespace != other.namespace:
+            return False
+        shared = common_prefix(self.tokens[: len(other.tokens)], other.tokens)
+        least = max(_LEAST, (len(self.tokens) - self.first) // 2)
+        return shared - max(self.first, other.first) >= least
 
 
 def _as_bytes(tensor: torch.Tensor) -> bytes:

@@ -105,6 +105,26 @@ def test_two_that_want_the_same_fetch_it_once() -> None:
     assert [c.computed for c in outcome.calls if c.worker == "w1"] == [10, 10]
 
 
+def test_who_needs_little_of_what_is_coming_does_not_wait_for_it() -> None:
+    """A prompt of which the beginning is there waits for no other prompt that only begins like it."""
+    slow = replace(LINK, link_bytes_per_ms=100.0)  # ten seconds for a thousand tokens
+    more = Text("more", 800)
+    calls = [
+        (0.0, call("a", HEAD, more)),
+        (10.0, call("b", HEAD)),
+        (20.0, call("c", HEAD)),
+        (30.0, call("d", HEAD, more)),  # gets the rest
+        (30.1, call("e", HEAD)),
+        (30.2, call("f", HEAD)),
+    ]
+    outcome = serve(calls, replace(TOLD, link_mb_s=1e3), slow)
+    by_name = {run.name: run.seconds for run in outcome.runs}
+    fetched = {c.program: c.fetched for c in outcome.calls}
+    assert (fetched["b"], fetched["d"]) == (1000, 800)
+    assert by_name["d"] > 5
+    assert by_name["f"] < 0.1
+
+
 def test_who_is_still_reading_is_waited_for() -> None:
     outcome = serve([(0.0, call("a")), (0.2, call("b"))])
     late = outcome.runs[1]

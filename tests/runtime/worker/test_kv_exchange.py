@@ -153,7 +153,7 @@ async def lender(folder: Path, lend: Lend) -> AsyncIterator[str]:
         response_serializer=worker_pb2.KvPart.SerializeToString,
     )
     service = worker_pb2.DESCRIPTOR.services_by_name["Worker"].full_name
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=[("grpc.http2.max_ping_strikes", 0)])  # it may be silent for long
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"FetchKv": fetch}),))
     address = f"unix:{folder}/lender.sock"
     server.add_insecure_port(address)
@@ -204,6 +204,26 @@ async def test_nonsense_is_left(writer: Link, tmp_path: Path, parts: list[worker
         await writer.run(READ, ASKED, WRITE, run="alone", namespace="alone")
         assert await text_of(writer) == await text_of(writer, "alone")
     assert sum(timing.fetched_tokens for timing in await timings(writer)) == 0
+
+
+async def test_who_needs_little_of_what_is_coming_does_not_wait_for_it(writer: Link, tmp_path: Path) -> None:
+    """All that these prompts have in common is there already."""
+    await writer.run(READ, run="before")
+    await writer.done(1, "before")
+    asked = asyncio.Event()
+
+    async def silent(request: worker_pb2.FetchKvRequest, context: Any) -> AsyncIterator[worker_pb2.KvPart]:
+        asked.set()
+        await asyncio.Event().wait()
+        yield worker_pb2.KvPart()
+
+    more = Node(2, Prefill("reference", (Fixed("Whoever. " * 60), QUESTION)), {"kv": Value(1)})
+    async with lender(tmp_path, silent) as address:
+        nobody = worker_pb2.KvSource(address=address, wait_s=600.0)
+        await writer.run(READ, more, WRITE, run="waits", source=nobody)
+        await asked.wait()
+        await writer.run(READ, ASKED, WRITE)
+        assert await text_of(writer)
 
 
 async def test_cancelling_ends_a_fetch(writer: Link, tmp_path: Path) -> None:
