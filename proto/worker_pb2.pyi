@@ -216,6 +216,7 @@ class LlmInfo(google.protobuf.message.Message):
     CONTROL_TOKENS_FIELD_NUMBER: builtins.int
     KV_LAYOUT_FIELD_NUMBER: builtins.int
     KV_TOKEN_BYTES_FIELD_NUMBER: builtins.int
+    SHARES_PREFIXES_FIELD_NUMBER: builtins.int
     context_length: builtins.int
     tokenizer: builtins.str
     """fingerprint; equal ones exchange token ids"""
@@ -226,6 +227,8 @@ class LlmInfo(google.protobuf.message.Message):
     """equal ones can exchange KV: same weights, type and order; empty: none can"""
     kv_token_bytes: builtins.int
     """of the KV of one token"""
+    shares_prefixes: builtins.bool
+    """whether a step reads KV that several texts have in common once"""
     @property
     def profile(self) -> Global___Profile: ...
     @property
@@ -243,9 +246,10 @@ class LlmInfo(google.protobuf.message.Message):
         control_tokens: collections.abc.Iterable[builtins.str] | None = ...,
         kv_layout: builtins.str = ...,
         kv_token_bytes: builtins.int = ...,
+        shares_prefixes: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["profile", b"profile"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chat_template", b"chat_template", "context_length", b"context_length", "control_tokens", b"control_tokens", "kv_layout", b"kv_layout", "kv_slots", b"kv_slots", "kv_token_bytes", b"kv_token_bytes", "profile", b"profile", "tokenizer", b"tokenizer"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chat_template", b"chat_template", "context_length", b"context_length", "control_tokens", b"control_tokens", "kv_layout", b"kv_layout", "kv_slots", b"kv_slots", "kv_token_bytes", b"kv_token_bytes", "profile", b"profile", "shares_prefixes", b"shares_prefixes", "tokenizer", b"tokenizer"]) -> None: ...
 
 Global___LlmInfo: typing_extensions.TypeAlias = LlmInfo
 

@@ -91,7 +91,9 @@ class LLMEngine:
         self._planner = Planner(KVCache(slots, self._tier), self._limits)
         self._handover = Handover(self._planner, self._runner.pool if model.ranks == 1 else None)
         self._intake = Intake(self._text, model.config, self._planner)
-        self.info = EngineInfo.of(model, self._limits, slots, host_slots)
+        self.info = EngineInfo.of(
+            model, self._limits, slots, host_slots, shares_prefixes=self._runner.shares_prefixes
+        )
         self._tasks: dict[int, Task] = {}
         self._launcher = Launcher(self._planner, self._runner, self._tasks, overlap=options.overlap)
         self._handles = itertools.count(1)

@@ -82,9 +82,12 @@ class EngineInfo:
     total_slots: int
     host_slots: int
     max_running: int
+    shares_prefixes: bool  # whether a step reads keys that several texts share once
 
     @classmethod
-    def of(cls, model: Model, limits: Limits, total_slots: int, host_slots: int) -> EngineInfo:
+    def of(
+        cls, model: Model, limits: Limits, total_slots: int, host_slots: int, *, shares_prefixes: bool
+    ) -> EngineInfo:
         """Describe `model` as an engine runs it."""
         return cls(
             name=model.name,
@@ -99,6 +102,7 @@ class EngineInfo:
             total_slots=total_slots,
             host_slots=host_slots,
             max_running=limits.max_running,
+            shares_prefixes=shares_prefixes,
         )
 
 

@@ -31,6 +31,10 @@ class Runner(Protocol):
     def pool(self) -> KVPool:
         """Its pool."""
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether a step reads keys that several decodes share once, where that pays."""
+
     def run(self, work: Seq[Work], logit_rows: Seq[int]) -> torch.Tensor:
         """Compute all of `work` in one forward pass, storing its KV.
 
@@ -44,6 +48,8 @@ class Runner(Protocol):
 
 class ModelRunner:
     """A model and its KV pool."""
+
+    shares_prefixes = False
 
     def __init__(self, model: Model, slots: int) -> None:
         self.model = model

@@ -47,6 +47,7 @@ def _spec(engine: worker_pb2.EngineInfo, name: str) -> EngineSpec:
         costs_of(engine.llm.profile),
         engine.llm.kv_layout,
         engine.llm.kv_token_bytes,
+        engine.llm.shares_prefixes,
     )
 
 

@@ -108,7 +108,7 @@ class Liveness(Silence):
     def called(self, tool: LiveNode, now: float) -> None:
         """Keep the contexts whose texts have led to the call; of programs that do not say, the latest."""
         run, makers = tool.run, list(_makers(tool))
-        if not makers and run.grows and run.latest is not None and run.latest.kv:
+        if not makers and run.grows and run.latest is not None and run.latest.claim:
             makers = [run.latest]
         if makers:
             expires = now + self._patience.seconds(tool.primitive.key.model)
@@ -184,7 +184,7 @@ def _makers(live: LiveNode) -> Iterator[LiveNode]:
     for number in live.primitive.producers:
         maker = live.run.nodes[number]
         if maker.primitive.makes_context:
-            if maker.kv and maker.phase is DONE:
+            if maker.claim and maker.phase is DONE:
                 yield maker
         elif maker.primitive.role is Role.HOST:
             yield from _makers(maker)

@@ -94,7 +94,7 @@ class Directory:
                 some = self._sample(key, holder)
                 if some:
                     return Found(tokens, some, key)
-            elif holder is not None and holder[0].keeps(holder[1]):
+            elif holder is not None and holder[0].keeps(key, holder[1]):
                 return Found(tokens, [holder[0]], key)
         return NOWHERE
 
@@ -102,7 +102,7 @@ class Directory:
         """How many tokens of a prompt an engine holds."""
         for key, tokens in reversed(prefixes):
             used = self._used_by(engine, key)
-            if used is not None and engine.keeps(used):
+            if used is not None and engine.keeps(key, used):
                 return tokens
         return 0.0
 
@@ -119,7 +119,7 @@ class Directory:
         looked = 0
         while looked < len(engines) and len(found) < _SAMPLE:
             engine = engines[(holders.turn + looked) % len(engines)]
-            if engine.keeps(used[engine]):
+            if engine.keeps(key, used[engine]):
                 found.append(engine)
                 looked += 1
             else:

@@ -8,7 +8,8 @@ from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from .actions import Dispatch, Fragment, Source
-from .engines import Charge, EngineState, Pool, WorkerState
+from .charges import Charge
+from .engines import EngineState, Pool, WorkerState
 from .events import EngineSpec, WorkerJoined
 from .fragments import begins_context, fragment
 from .policies import Policies, Toolbox

@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from weft.graph.costs import DEFAULT_COSTS
 
+from .charges import Charge, Claim
 from .events import EngineSpec
 from .primitive import EngineKey
 
 if TYPE_CHECKING:
     from .state import LiveNode, LiveRun
-    from .transfer import Move
 
-__all__ = ["Charge", "EngineState", "Pool", "WorkerState"]
+__all__ = ["EngineState", "Pool", "WorkerState"]
 
 _AHEAD_MS: Final = 25.0  # work handed out beyond the batch that is being computed, so that the next is there
 _BACKLOG_MS: Final = 200.0  # of prompts to read, beyond which a model is given only what is bound to it
 _SMALL: Final = 64  # entries that are not worth tidying
 _USABLE: Final = 0.9  # of the slots of a cache, for what is not being computed with
-
-
-@dataclass(slots=True)
-class Charge:
-    """What an engine reckons with on account of a task."""
-
-    load_ms: float  # of its time; of a language model, what the task adds to what it does anyway
-    prefill_ms: float = 0.0  # of that, reading
-    writes: float = 0.0  # tokens to write
-    context: float = 0.0  # tokens in the context of what is written
-    urgent: bool = False  # whether somebody waits for what is written
-    underway: Sequence[int] = ()  # the prefixes that it makes the engine hold, until they are read
-    move: Move | None = None  # of KV that comes before they are read
 
 
 @dataclass(eq=False, slots=True)
@@ -55,7 +42,7 @@ class EngineState:
     context_tokens: float = 0.0
     kv: int = 0  # tokens that the runs it works for hold or are going to
     written: float = 0.0  # tokens whose KV it has computed since it joined
-    in_use: dict[int, int] = field(default_factory=dict)  # runs by prefix
+    in_use: dict[int, list[int]] = field(default_factory=dict)  # by prefix: claims, tokens beyond the last
     underway: dict[int, int] = field(default_factory=dict)  # tasks by a prefix that they are to read
     idle: dict[LiveRun, float] = field(default_factory=dict)  # that hold contexts here, and since when
     pools: tuple[Pool, ...] = ()
@@ -73,6 +60,12 @@ class EngineState:
         """The milliseconds of reading `new` tokens behind `cached` ones."""
         a, b, c = self.reading
         return a + b * new + c * new * (cached + new / 2) if new > 0 else 0.0
+
+    @property
+    def step_tokens(self) -> float:
+        """The tokens of contexts that each of its steps reads."""
+        shared = self.spec.shares_prefixes and self.kv < self.context_tokens
+        return self.kv if shared else self.context_tokens
 
     def charge(self, live: LiveNode, charge: Charge) -> None:
         """Reckon with a task."""
@@ -148,8 +141,13 @@ class EngineState:
             self._add_load(ms)
             self.prefill_ms += ms
 
-    def keeps(self, used: float) -> bool:
-        """Whether its cache still has what it used when it had written `used` tokens, as far as is known."""
+    def keeps(self, key: int, used: float) -> bool:
+        """Whether its cache still has a prefix, used when it had written `used` tokens, as far as is known.
+
+        What runs hold it is reckoned to have, or to have soon.
+        """
+        if key in self.in_use:
+            return self.worker.alive
         # The one sum has shared tokens once for each that shares them, the other what may be evicted.
         locked = self.context_tokens if self.context_tokens < self.kv else self.kv
         return self.written - used <= self.room - locked
@@ -161,6 +159,38 @@ class EngineState:
             pool.kv += tokens
         if tokens < 0:
             self.changed()
+
+    def claim(self, claim: Claim) -> float:
+        """Hold what a claim adds, prefixes once for all that begin with them.
+
+        Returns the tokens of the longest prefix that is held already.
+        """
+        in_use = self.in_use
+        shared, new, before = 0.0, claim.own, claim.begin
+        for key, tokens in claim.prefixes:
+            use = in_use.get(key)
+            if use is None:
+                size = int(tokens) - int(before)
+                in_use[key] = [1, size]
+                new += size
+            else:
+                use[0] += 1
+                shared = tokens
+            before = tokens
+        self.hold(new)
+        return shared
+
+    def disclaim(self, claim: Claim) -> None:
+        """Hold it no longer, but for what others begin with."""
+        in_use = self.in_use
+        gone = claim.own
+        for key, _ in claim.prefixes:
+            use = in_use[key]
+            use[0] -= 1
+            if not use[0]:
+                gone += use[1]
+                del in_use[key]
+        self.hold(-gone)
 
     def activate(self, count: int) -> None:
         """Work on so many tasks more."""

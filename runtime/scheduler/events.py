@@ -44,6 +44,7 @@ class EngineSpec:
     costs: ModelCosts | None = None  # of a language model, as measured
     kv_layout: str = ""  # engines of equal ones can have KV from each other; empty: none can
     kv_token_bytes: int = 0  # of the KV of one token
+    shares_prefixes: bool = False  # whether a step reads KV that several texts have in common once
 
 
 @dataclass(frozen=True, slots=True)

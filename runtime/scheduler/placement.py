@@ -13,7 +13,7 @@ __all__ = ["PLACEMENT", "Affinity", "LeastLoaded", "Placement", "RoundRobin", "S
 
 _OVERLOAD: Final = 2.0  # times the mean load: more than that at home drives work away
 _SLACK_MS: Final = 200.0  # of load beyond that, which is not worth a change of place
-_OTHERS: Final = 0.5  # a second of somebody else's, in one's own
+_OTHERS: Final = 0.3  # a second of somebody else's, in one's own
 _URGENT: Final = 1.0  # the same where somebody waits for the other's tokens, and nobody for one's own
 
 
@@ -140,9 +140,10 @@ class Affinity(RoundRobin):
         reading = engine.prefill_cost(cached, demand.context + demand.reads - cached)
         a, each, per_token = engine.writing
         tokens = demand.context + demand.reads + demand.writes
-        step = a + each * (engine.writers + 1) + per_token * (engine.context_tokens + tokens)
+        own = tokens - self._residency.shared(demand, engine)
+        step = a + each * (engine.writers + 1) + per_token * (engine.step_tokens + own)
         mine = engine.prefill_ms + arriving + reading + demand.writes * step
-        delay = reading + demand.writes * (each + per_token * tokens)
+        delay = reading + demand.writes * (each + per_token * own)
         others = _OTHERS * engine.writers
         if not demand.urgent:
             others += (_URGENT - _OTHERS) * engine.urgent

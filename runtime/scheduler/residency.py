@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from weft.graph.ir import Value
 
+from .charges import Charge, Claim
 from .directory import NOWHERE, Directory, Found
-from .engines import Charge, EngineState, Pool
+from .engines import EngineState, Pool
 from .events import Usage
 from .idle import IdleRuns
 from .patience import Patience
@@ -28,6 +29,7 @@ class Demand(NamedTuple):
     writes: float
     urgent: bool  # whether somebody waits for what is written
     home: EngineState | None  # that holds the context that it continues
+    shared: float  # tokens of that context which others there begin with, too
     prefixes: Sequence[Boundary]  # of all that it reads, shortest first
     found: Found
 
@@ -48,14 +50,14 @@ class Residency:
         home = maker.engine if maker is not None and maker.engine and maker.engine.worker.alive else None
         reads, writes = _reads(live, live.chain), live.primitive.forecast.writes
         urgent = _is_urgent(live)
-        for follower in live.consumers:
-            if follower.primitive.context == live.number:
-                reads += follower.primitive.forecast.reads
-                writes += follower.primitive.forecast.writes
-                urgent = urgent or _is_urgent(follower)
+        for follower in _continuing(live):
+            reads += follower.primitive.forecast.reads
+            writes += follower.primitive.forecast.writes
+            urgent = urgent or _is_urgent(follower)
         whole = (base, *prefixes) if base.tokens else prefixes
         found = live.found = self.directory.longest(whole) if whole else NOWHERE
-        return Demand(base.tokens, reads, writes, urgent, home, whole, found)
+        shared = 0.0 if maker is None else _shared(maker, base.tokens)
+        return Demand(base.tokens, reads, writes, urgent, home, shared, whole, found)
 
     def cached(self, demand: Demand, engine: EngineState) -> float:
         """The tokens of a prompt that an engine holds, as far as is known."""
@@ -63,6 +65,15 @@ class Residency:
             return demand.found.tokens
         held = self.directory.held(engine, demand.prefixes) if demand.prefixes else 0.0
         return max(held, demand.context) if engine is demand.home else held
+
+    def shared(self, demand: Demand, engine: EngineState) -> float:
+        """The tokens of a context that a step of an engine reads for others as well, as far as is known."""
+        if not engine.spec.shares_prefixes:
+            return 0.0
+        if engine is demand.home:
+            return demand.shared
+        in_use = engine.in_use
+        return next((tokens for key, tokens in reversed(demand.prefixes) if key in in_use), 0.0)
 
     def need(self, live: LiveNode) -> int:
         """The tokens of KV that a run is known to need on a kind of engine, from a ready primitive on.
@@ -118,7 +129,7 @@ class Residency:
         holding = _holding(run, engine)
         holding.expired = True
         engine.idle.pop(run, None)
-        engine.hold(-holding.tokens)
+        _let_go(holding, engine)
         for pool in engine.pools:
             self.leave(run, pool)
 
@@ -135,7 +146,8 @@ class Residency:
         chain = _chain(live)
         base, prefixes = chain
         maker = _maker(live)
-        held = known = base.tokens if maker is not None and maker.engine is engine and maker.kv else 0.0
+        before = maker.claim if maker is not None and maker.engine is engine else None
+        held = known = base.tokens if before is not None else 0.0
         whole = (base, *prefixes) if base.tokens else prefixes
         if prefixes:
             known = max(held, self.directory.held(engine, whole))
@@ -146,10 +158,15 @@ class Residency:
         underway: Sequence[int] = ()
         if prefixes and engine.spec.kv_layout:
             underway = [key for key, tokens in whole if tokens > known]
+        claimed = () if not prefixes else prefixes if before is not None else whole
+        own = live.tokens - (claimed[-1].tokens if claimed else held)
+        live.claim = Claim(held, claimed, max(int(own), 1), before)
+        live.shared = self._hold(live.run, engine, live.claim)
+        if maker is not None and maker.engine is engine:
+            live.shared = max(_shared(maker, base.tokens), live.shared)
+            maker.continued = True
         new = base.tokens + reads - live.cached
-        engine.charge(live, _charge(engine, live.tokens, new, writes, _is_urgent(live), underway, move))
-        shared = held if maker is not None else self._share(live.run, engine, prefixes)
-        self._hold(live, engine, live.tokens - shared)
+        engine.charge(live, _charge(engine, live, new, writes, underway))
         if prefixes:
             self.directory.note(engine, whole)
 
@@ -182,13 +199,19 @@ class Residency:
 
     def drop(self, live: LiveNode) -> None:
         """Nobody will take the context of a task any more, or the task was not done."""
-        if live.kv and live.engine is not None:
-            holding = live.run.holdings.get(live.engine)
+        claim, live.claim = live.claim, None
+        if claim is None or live.engine is None:
+            return
+        holding = live.run.holdings.get(live.engine)
+        while claim is not None:
+            claim.users -= 1
+            if claim.users:
+                return
             if holding is not None:
-                holding.tokens -= live.kv
+                del holding.claims[claim]
                 if not holding.expired:
-                    live.engine.hold(-live.kv)
-            live.kv = 0
+                    live.engine.disclaim(claim)
+            claim = claim.continues
 
     def forget(self, run: LiveRun) -> None:
         """A run is over."""
@@ -199,12 +222,7 @@ class Residency:
                 continue
             engine.idle.pop(run, None)
             if not holding.expired:
-                engine.hold(-holding.tokens)
-            in_use = engine.in_use
-            for key in holding.shared:
-                in_use[key] -= 1
-                if not in_use[key]:
-                    del in_use[key]
+                _let_go(holding, engine)
         run.holdings.clear()
 
     def _move(
@@ -232,34 +250,26 @@ class Residency:
                 follower.move = live.move
                 return
 
-    def _hold(self, live: LiveNode, engine: EngineState, tokens: float) -> None:
-        live.kv = max(int(tokens), 1)
-        run = live.run
+    def _hold(self, run: LiveRun, engine: EngineState, claim: Claim) -> float:
+        """Count a claim of a run; the tokens of its beginning that others hold there."""
         holding = _holding(run, engine)
         if holding.expired:
             holding.expired = False
-            engine.hold(holding.tokens)
-        holding.tokens += live.kv
-        engine.hold(live.kv)
+            for other in holding.claims:
+                engine.claim(other)
+        before = engine.kv
+        shared = engine.claim(claim)
+        holding.claims[claim] = None
+        if claim.continues is not None:
+            claim.continues.users += 1
         for pool, reserved in run.places.items():
             if pool in engine.pools and reserved:
-                taken = min(reserved, live.kv)
+                taken = min(reserved, engine.kv - before)
                 run.places[pool] = reserved - taken
                 pool.kv -= taken
         slots = engine.spec.kv_slots
         while slots and engine.kv > slots and engine.idle:
             self.expire(next(iter(engine.idle)), engine)
-
-    def _share(self, run: LiveRun, engine: EngineState, prefixes: Sequence[Boundary]) -> float:
-        """Count a prompt that begins here as a user of its prefixes; the tokens that others use already."""
-        shared = 0.0
-        in_use, noted = engine.in_use, _holding(run, engine).shared
-        for key, tokens in prefixes:
-            users = in_use.get(key, 0)
-            if users:
-                shared = tokens
-            in_use[key] = users + 1
-            noted.append(key)
         return shared
 
 
@@ -270,8 +280,22 @@ def _holding(run: LiveRun, engine: EngineState) -> Holding:
     return holding
 
 
+def _let_go(holding: Holding, engine: EngineState) -> None:
+    """An engine holds nothing for a run any more."""
+    for claim in holding.claims:
+        engine.disclaim(claim)
+
+
 def _is_urgent(live: LiveNode) -> bool:
     return live.primitive.forecast.objective.kind == "latency"
+
+
+def _continuing(live: LiveNode) -> Iterator[LiveNode]:
+    """What continues the context that a task makes and waits for nothing else, and what continues that."""
+    for follower in live.consumers:
+        if follower.primitive.context == live.number and follower.waiting == 1:
+            yield follower
+            yield from _continuing(follower)
 
 
 def _maker(live: LiveNode) -> LiveNode | None:
@@ -323,19 +347,21 @@ def _reads(live: LiveNode, chain: Chain | None) -> float:
     return live.primitive.forecast.reads
 
 
+def _shared(maker: LiveNode, tokens: float) -> float:
+    """How much of a context of so many tokens others begin with: all, once one of them continues it."""
+    return tokens if maker.continued else maker.shared
+
+
 def _charge(
-    engine: EngineState,
-    context: float,
-    new: float,
-    writes: float,
-    urgent: bool,
-    underway: Sequence[int],
-    move: Move | None,
+    engine: EngineState, live: LiveNode, new: float, writes: float, underway: Sequence[int]
 ) -> Charge:
-    load_ms = prefill_ms = engine.prefill_cost(context - new - writes, new)
+    load_ms = prefill_ms = engine.prefill_cost(live.tokens - new - writes, new)
+    context = 0.0
     if writes:
         _, each, per_token = engine.writing
-        load_ms += writes * (each + per_token * context)
-    if not (prefill_ms or move):
+        context = live.tokens
+        own = context - live.shared if engine.spec.shares_prefixes else context
+        load_ms += writes * (each + per_token * own)
+    if not (prefill_ms or live.move):
         underway = ()
-    return Charge(load_ms, prefill_ms, writes, context if writes else 0.0, urgent, underway, move)
+    return Charge(load_ms, prefill_ms, writes, context, _is_urgent(live), underway, live.move)

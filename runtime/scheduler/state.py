@@ -10,8 +10,9 @@ from typing import NamedTuple
 from weft.graph.analyses.forecast import Forecast
 from weft.graph.ir import Node
 
+from .charges import Charge, Claim
 from .directory import Found
-from .engines import Charge, EngineState, Pool
+from .engines import EngineState, Pool
 from .prefixes import Boundary, Content
 from .primitive import EngineKey, Primitive
 from .transfer import Move
@@ -55,10 +56,9 @@ class Chain(NamedTuple):
 class Holding:
     """What an engine is reckoned to hold for a run."""
 
-    tokens: int = 0
+    claims: dict[Claim, None] = field(default_factory=dict)
     expired: bool = False  # whether the engine no longer counts them: others may have taken their place
     used: bool = False  # in the present turn
-    shared: list[int] = field(default_factory=list)  # prefixes that it counts the run as a user of
 
 
 @dataclass(eq=False, slots=True)
@@ -86,7 +86,9 @@ class LiveNode:
     move: Move | None = None  # the KV that its engine gets for it
     cached: float = 0.0  # tokens that its engine was expected to find in its cache
     tokens: float = 0.0  # of the context that it makes, as expected or as found
-    kv: int = 0  # tokens of KV that its engine reckons to hold on its account
+    shared: float = 0.0  # tokens of that which others on its engine begin with, too
+    continued: bool = False  # whether somebody has continued it there
+    claim: Claim | None = None  # to KV on its engine, until nobody takes its context any more
     chain: Chain | None = None  # once all that it adds to its context is known
     prefix: Boundary | None = None  # the context that it has made
     advised: bool = False  # whether its worker was, or is to be, told to keep its context

@@ -1,8 +1,9 @@
 """Writing programs for the simulator: calls of a model, tools and retrieval.
 
-A program is written once. As a *graph*, prompts that begin alike within a program are one context that forks,
-and each part of a prompt is read as soon as all parts before it are known: what weft's passes do. As *calls*,
-each call reads its whole prompt once all of it is known: what a client does that sends one request a call.
+A program is written once. As a *graph*, prompts that begin with the same constants, or with a conversation,
+are one context that forks, and what stands before the result of a tool or a search is read while that is
+waited for: what weft's passes do. As *calls*, each call reads its whole prompt once all of it is known: what
+a client does that sends one request a call.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Text(NamedTuple):
 
     name: str
     tokens: int
+    constant: bool = True  # whether it stands in the program, or is an input of a run
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -95,6 +97,10 @@ class Builder:
         self._increments: dict[int | None, Increment] = {}
         self._trigger: int | None = None
         self._contexts: dict[tuple[Part, ...], int] = {}  # graph form: contexts by what has been read
+
+    def input(self, name: str, tokens: int) -> Text:
+        """A text that the run is given."""
+        return Text(f"{self.identity} {name}", tokens, constant=False)
 
     # ---- nodes
 
@@ -171,11 +177,22 @@ class Builder:
             return self._prefill(None, prompt)
         known = next(n for n in range(len(prompt), -1, -1) if not n or prompt[:n] in self._contexts)
         context = self._contexts[prompt[:known]] if known else None
+        begin = known
         for end in range(known + 1, len(prompt) + 1):
-            context = self._prefill(context, prompt[end - 1 : end])
-            self._contexts[prompt[:end]] = context
+            if end == len(prompt) or self._is_cut(prompt, end):
+                context = self._prefill(context, prompt[begin:end])
+                self._contexts[prompt[:end]] = context
+                begin = end
         assert context is not None, "a prompt must not be empty"
         return context
+
+    def _is_cut(self, prompt: tuple[Part, ...], end: int) -> bool:
+        """Whether the first `end` parts of a prompt are read on their own."""
+        part = prompt[end]
+        if isinstance(part, Value):  # while the model writes, reading ahead gains nothing
+            return not isinstance(self._all[part.node].node.op, Decode)
+        head = all(isinstance(before, Text) and before.constant for before in prompt[:end])
+        return head and not part.constant
 
     def _prefill(self, context: int | None, parts: tuple[Part, ...]) -> int:
         args = {f"x{n}": part for n, part in enumerate(parts) if isinstance(part, Value)}

@@ -223,6 +223,8 @@ class LlmModel:
         ms, growth = 0.0, 0.0
         if decodes:
             contexts = sum(job.prompt + job.written for job in decodes)
+            if self.profile.shares_prefixes:
+                contexts = min(sum(job.owned for job in decodes) + self.cache.locked, contexts)
             ms = self.profile.steps(len(decodes)) + self._per_token * contexts
             growth = self._per_token * len(decodes)
         if chunks:

@@ -30,6 +30,7 @@ class LlmProfile:
     prompt_ms: float = 0.0  # of each prompt beyond the first that a step reads
     after_prompt_ms: float = 0.0  # that the first step with texts takes longer after one that reads
     spread: Spread | None = None  # of what steps take, where that was measured
+    shares_prefixes: bool = False  # whether a step reads what several contexts have in common once
     kv_token_bytes: int = 0  # of a token's KV; 0: other workers cannot have it
     link_bytes_per_ms: float = (
         1e6  # between its worker and others, in either direction, for all transfers together
@@ -66,6 +67,7 @@ class LlmProfile:
             costs=self.costs,
             kv_layout=self.name if self.kv_token_bytes else "",
             kv_token_bytes=self.kv_token_bytes,
+            shares_prefixes=self.shares_prefixes,
         )
 
 
@@ -115,6 +117,7 @@ LLAMA_8B_H200: Final = LlmProfile(
     kv_slots=870_000,
     token_budget=2048,
     max_running=256,
+    shares_prefixes=True,
     kv_token_bytes=131_072,  # 2 · 32 layers · 8 heads · 128 · 2 bytes
     link_bytes_per_ms=25e6,
 )

@@ -86,7 +86,7 @@ def _agent(
 ) -> None:
     steps = min(max(round(rng.gammavariate(2, shape)), 1), most)
     head = Text(f"{builder.name} instructions", 1000)
-    task = Text(f"{builder.identity} task", rng.randint(*prompt) - 1000)
+    task = builder.input("task", rng.randint(*prompt) - 1000)
     turns: list[Text | Value] = [head, task]
     names, weights = zip(*tools, strict=True)
     for step in range(steps):
@@ -107,7 +107,7 @@ def _agent(
 def chat(builder: Builder, rng: Random) -> None:
     """A conversation: turns at human pace, each answer read along by somebody."""
     turns: list[Text | Value] = [Text(f"assistant {rng.randrange(4)}", 600)]
-    turns.append(Text(f"{builder.identity} question", rng.randint(20, 400)))
+    turns.append(builder.input("question", rng.randint(20, 400)))
     for _ in range(1 + min(int(rng.expovariate(1 / 3)), 12)):
         said = builder.write(turns, _length(rng, 200, 0.6, 800), 230)
         ms = 1e3 * math.exp(rng.gauss(math.log(8), 0.8))
@@ -121,7 +121,7 @@ def map_reduce(builder: Builder, rng: Random) -> None:
     size = rng.choice((512, 1024, 1024, 2048))
     instructions = Text("map instructions", 120)
     parts = [
-        builder.write([instructions, Text(f"{builder.identity} chunk {n}", size)], rng.randint(50, 100), 75)
+        builder.write([instructions, builder.input(f"chunk {n}", size)], rng.randint(50, 100), 75)
         for n in range(16)
     ]
     builder.write([Text("reduce instructions", 100), *parts], rng.randint(100, 200), 150)
@@ -132,13 +132,13 @@ def chain(builder: Builder, rng: Random) -> None:
     so_far: list[Text | Value] = []
     instructions = Text("chain instructions", 100)
     for number in range(20):
-        part = Text(f"{builder.identity} chunk {number}", 1024)
+        part = builder.input(f"chunk {number}", 1024)
         so_far = [builder.write([instructions, *so_far, part], rng.randint(50, 100), 75)]
 
 
 def debate(builder: Builder, rng: Random) -> None:
     """Three agents in two rounds, and a judge (Helium's Debate)."""
-    question = Text(f"{builder.identity} question", rng.randint(128, 1024))
+    question = builder.input("question", rng.randint(128, 1024))
     roles = [Text(f"debater {number}", 1024) for number in range(3)]
     turns: list[list[Text | Value]] = [[role, question] for role in roles]
     said: list[Value] = []
@@ -150,7 +150,7 @@ def debate(builder: Builder, rng: Random) -> None:
 
 def rag(builder: Builder, rng: Random) -> None:
     """Advanced RAG: queries from a question, searches, reranking, answers that refine one another (Teola)."""
-    question = Text(f"{builder.identity} question", rng.randint(20, 60))
+    question = builder.input("question", rng.randint(20, 60))
     queries = builder.write([Text("expansion instructions", 300), question], rng.randint(40, 80), 60)
     found = [builder.search([builder.embed(1, [queries])], tokens=1600) for _ in range(3)]
     best = builder.rerank(found, items=48, tokens=256)
@@ -166,7 +166,7 @@ def rag(builder: Builder, rng: Random) -> None:
 
 def coding(builder: Builder, rng: Random) -> None:
     """An architect, eight coders of its interfaces, a reviewer of each (MetaGPT, as in Parrot)."""
-    task = Text(f"{builder.identity} task", rng.randint(200, 600))
+    task = builder.input("task", rng.randint(200, 600))
     api = builder.write([Text("architect", 700), task], _length(rng, 1500, 0.2, 2500), 1530)
     for number in range(8):
         file = Text(f"file {number}", 60)
@@ -177,7 +177,7 @@ def coding(builder: Builder, rng: Random) -> None:
 def family(builder: Builder, rng: Random) -> None:
     """A call of one of four applications with long prompts, one of them most popular (GPTs, as in Parrot)."""
     number = rng.choices(range(4), (8, 4, 2, 1))[0]
-    prompt = [Text(f"application {number}", 6000), Text(f"{builder.identity} request", rng.randint(50, 400))]
+    prompt = [Text(f"application {number}", 6000), builder.input("request", rng.randint(50, 400))]
     builder.write(prompt, _length(rng, 250, 0.6, 800), 290)
 
 

@@ -92,6 +92,11 @@ class GpuRunner:
         return self._executor.pool
 
     @property
+    def shares_prefixes(self) -> bool:
+        """See `Runner.shares_prefixes`."""
+        return self._sharing is not None
+
+    @property
     def graphs(self) -> DecodeGraphs | None:
         """The captured steps of this device, if there are any."""
         return self._executor.graphs

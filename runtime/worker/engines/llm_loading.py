@@ -90,6 +90,7 @@ def describe(settings: ModelSettings, loaded: LoadedModel) -> worker_pb2.EngineI
             kv_slots=info.total_slots,
             kv_layout=loaded.kv_layout,
             kv_token_bytes=info.kv_bytes_per_token * info.ranks,
+            shares_prefixes=info.shares_prefixes,
             profile=_encode_profile(loaded.profile) if loaded.profile else None,
         ),
         capacity=info.max_running,

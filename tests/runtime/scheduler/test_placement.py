@@ -98,6 +98,20 @@ def test_bulk_work_keeps_away_from_those_for_whose_tokens_somebody_waits() -> No
         assert expected == 2 or elsewhere not in used
 
 
+@pytest.mark.parametrize("shares", [True, False])
+def test_who_begins_alike_writes_where_that_is_read_once_for_all(shares: bool) -> None:
+    """Elsewhere fewer tokens are in use, but here most of the own ones are read for somebody else already."""
+    steps = (DecodePoint(1, 1000, 6.0), DecodePoint(10, 1000, 15.0), DecodePoint(10, 4000, 45.0))
+    spec = replace(SPEC, costs=replace(COSTS, decode=steps), shares_prefixes=shares)
+    driver = Driver(("w0", spec), ("w1", spec), placement="affinity")
+    home = place(driver, "first", FAMILIES[0], writes=1000.0)
+    assert place(driver, "else", "of something else", writes=1000.0) != home
+    for run in ("first", "else"):
+        driver.done(0, run=run)
+        driver.send(ev.PromptRead(run, 1, 1))
+    assert (place(driver, "second", FAMILIES[0], writes=1000.0) == home) == shares
+
+
 def test_prompts_that_are_read_hold_back_nobody_while_their_answers_are_written() -> None:
     driver = Driver(WORKERS[0])
     begun, forecasts = call(FAMILIES[0], "a")

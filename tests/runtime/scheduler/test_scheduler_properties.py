@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -69,6 +70,7 @@ class Chaos:
         happens = self.choose.choices((self.finish, *steps), (10, *weights))[0]
         happens()
         self.check_capacity()
+        self.check_the_books_of_kv()
 
     # ---- what can happen
 
@@ -215,6 +217,17 @@ class Chaos:
                     free = [task for task in tasks if task not in self.world.bound]
                     nodes = [self.world.runs[run].nodes[node] for run, node in free]
                     assert sum(engine_of(n.op).kind == spec.kind for n in nodes) <= spec.capacity
+
+    def check_the_books_of_kv(self) -> None:
+        """Each engine holds the prefixes that its runs begin with once, and what they have beyond them."""
+        dispatcher = self.world.scheduler._dispatcher
+        for engine in (engine for worker in dispatcher.workers.values() for engine in worker.engines):
+            holdings = [run.holdings.get(engine) for run in self.world.scheduler._runs.values()]
+            claims = [claim for h in holdings if h is not None and not h.expired for claim in h.claims]
+            claimed = Counter(key for claim in claims for key, _ in claim.prefixes)
+            assert {key: users for key, (users, _) in engine.in_use.items()} == claimed
+            shared = sum(size for _, size in engine.in_use.values())
+            assert engine.kv == shared + sum(claim.own for claim in claims)
 
     def settle(self) -> None:
         """With a worker for everything, every run ends."""

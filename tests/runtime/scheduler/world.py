@@ -49,7 +49,9 @@ class ModelWorker:
 
 
 def engines(capacity: int, models: Iterable[str] = "ab", batch: int = 0) -> tuple[ev.EngineSpec, ...]:
-    llm = ev.EngineSpec("llm", "", capacity, kv_slots=3000, kv_layout="float32", kv_token_bytes=100)
+    llm = ev.EngineSpec(
+        "llm", "", capacity, kv_slots=3000, kv_layout="float32", kv_token_bytes=100, shares_prefixes=True
+    )
     llms = tuple(replace(llm, model=model) for model in models)
     rest = (("embed", "hash"), ("index", ""), ("tool", "t"))
     return llms + tuple(ev.EngineSpec(kind, model, capacity, batch, 40.0 * batch) for kind, model in rest)

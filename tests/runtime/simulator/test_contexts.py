@@ -50,7 +50,7 @@ def forked(name: str = "p") -> Program:
     """A context of 200 tokens and two children, of which a tool keeps the second waiting for five seconds."""
     p = builder(name)
     head = Text(f"{name} head", 200)
-    p.write([head, Text("first", 10)], 40)
+    p.write([head, p.input("first", 10)], 40)
     p.write([head, p.tool("t", 5000.0, tokens=20)], 40)
     return p.build()
 

@@ -68,6 +68,19 @@ def test_decodes_share_their_steps_and_prompts_are_read_beside_them() -> None:
     assert first.finished == pytest.approx(0.05 + 1.0 + 0.1, abs=0.02)
 
 
+def test_a_step_reads_what_contexts_have_in_common_once_where_the_engine_can() -> None:
+    steps = tuple(replace(point, ms=point.batch * point.context / 100) for point in LLM.costs.decode)
+    costs = replace(LLM.costs, decode=steps)
+    llm = replace(LLM, costs=costs, token_budget=10_000)
+    seconds = {}
+    for shares in (True, False):
+        jobs = [job(("head", 900), (f"{n}", 100), writes=11) for n in range(4)]
+        serve(job(("head", 900)), *jobs, llm=replace(llm, shares_prefixes=shares), at=(0.0, *[5.0] * 4))
+        seconds[shares] = jobs[0].finished - jobs[0].first_token
+    assert seconds[False] == pytest.approx(10 * 4 * 1006 / 1e5, rel=0.01)
+    assert seconds[True] == pytest.approx(10 * (900 + 4 * 106) / 1e5, rel=0.01)
+
+
 def test_the_step_after_a_prompt_takes_longer_for_all_that_is_written() -> None:
     llm = replace(LLM, after_prompt_ms=7.0)
     first, late, brief = job(("a", 50), writes=101), job(("b", 90), writes=11), job(("c", 50), writes=1)

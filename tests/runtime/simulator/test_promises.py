@@ -24,7 +24,7 @@ COSTS = LLAMA_8B_H200.costs
 
 def call(number: int, head: Text, own: int = 100, writes: int = 50) -> Program:
     builder = Builder("call", COSTS, "graph", f"call {number}")
-    builder.write([head, Text(f"own {number}", own)], writes)
+    builder.write([head, builder.input("own", own)], writes)
     return builder.build()
 
 
@@ -87,8 +87,8 @@ def test_families_in_too_little_memory_come_twice_as_often_if_each_has_its_place
     weights: tuple[int, ...],
 ) -> None:
     (alone,) = world(llm=LLAMA_8B_H200).run([Arrival(0.0, call(0, Text("family", 6000), writes=100))]).runs
-    found, skew = families(72.0, "affinity", weights)
-    without, _ = families(36.0, "least_loaded", weights)
+    found, skew = families(100.0, "affinity", weights)
+    without, _ = families(50.0, "least_loaded", weights)
     bearable = 3 * alone.seconds
     assert found.latency["all"].p95 <= bearable
     assert without.latency["all"].p95 > bearable
@@ -106,6 +106,35 @@ def test_what_an_architect_writes_is_read_by_coders_and_reviewers_where_it_is() 
     assert outcome.computed_tokens <= 700 + (500 + 1500) + 8 * 60 + (400 + 1500) + 8 * 600 + 20
 
 
+def team(number: int) -> Program:
+    """An architect, eight coders of what it has written, and a reviewer of each."""
+    builder = Builder("team", COSTS, "graph", f"team {number}")
+    task = builder.input("task", 1000 + 100 * (number % 10))
+    api = builder.write([Text("architect", 3000), task], 768)
+    for file in range(8):
+        name = Text(f"file {file}", 6)
+        code = builder.write([Text("coder", 3000), task, api, name], 384)
+        builder.write([Text("reviewer", 3000), task, api, name, code], 128)
+    return builder.build()
+
+
+def test_a_team_that_begins_alike_works_where_its_beginning_is_and_teams_are_spread() -> None:
+    """On workers with too little KV for all it is hardly worse than if each stayed on its worker."""
+
+    def served(policies: Policies) -> tuple[float, float]:
+        simulation = world(2, llm=replace(LLAMA_8B_H200, kv_slots=100_000), policies=policies)
+        rng, time, arriving = random.Random(3), 0.0, list[Arrival]()
+        while (time := time + rng.expovariate(3.8)) < 12.0:
+            arriving.append(Arrival(time, team(len(arriving))))
+        outcome = simulation.run(arriving)
+        return report(outcome).latency["all"].mean, outcome.computed_tokens
+
+    seconds, computed = served(Policies(transfer="never"))
+    sticky_seconds, sticky_computed = served(Policies(placement="sticky", transfer="never"))
+    assert seconds <= 1.03 * sticky_seconds
+    assert computed <= 1.02 * sticky_computed
+
+
 def test_chats_and_bulk_work_on_the_same_workers_hardly_hurt_each_other() -> None:
     chats, bulk = mixed({"chat": 4.0}), mixed({"map_reduce": 1.0})
     both = mixed({"chat": 4.0, "map_reduce": 1.0})
@@ -119,7 +148,7 @@ def test_bulk_work_that_makes_way_is_not_crowded_where_nobody_waits() -> None:
     def slowest(policies: Policies) -> float:
         llm = replace(LLAMA_8B_H200, kv_slots=100_000)
         outcomes = []
-        for seed in (1, 2, 3, 4):
+        for seed in range(1, 13):
             simulation = world(4, llm=llm, policies=policies)
             mix = Mix({"chat": 6.0, "map_reduce": 4.0})
             outcomes.append(simulation.run(arrivals(mix, 20.0, seed, COSTS, "graph")))

@@ -141,6 +141,7 @@ def test_texts_are_the_same(model: Model, monkeypatch: pytest.MonkeyPatch) -> No
             max_running=8,
         )
         with LLMEngine(model, None, options) as engine:
+            assert engine.info.shares_prefixes == sharing
             ended = [events[-1] for events in run_requests(engine, requests, timeout=120)]
         assert all(isinstance(event, Finished) for event in ended)
         texts.append([event.ids for event in ended if isinstance(event, Finished)])
