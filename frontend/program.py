@@ -11,7 +11,7 @@ import inspect
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 from weft.graph.ir import Graph
 
@@ -31,6 +31,11 @@ _TRACED: Final = 256  # graphs of one program, as many as a server keeps plans
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+if TYPE_CHECKING:
+
+    class Called(Coroutine[Any, Any, R], Any):  # type: ignore[misc]  # mypy forbids the base Any, which lets it stand for the result, too
+        """What a call of an async program gives: its result in plain code, what to await in async code."""
 
 
 class StaticProgram(Program[P, R]):
@@ -122,11 +127,13 @@ class AsyncProgram(Program[P, R]):
     or returned.
     """
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Called[R]:
         """Run the program and return its result; in async code, a coroutine to await."""
+        called: Any = super().__call__
         if tracing() is None and _in_async_code():
-            return self.ainvoke(*args, **kwargs)
-        return super().__call__(*args, **kwargs)
+            called = self.ainvoke
+        result: Called[R] = called(*args, **kwargs)
+        return result
 
     def graph(self, **static: Any) -> Graph:
         """Raises TraceError: the graph of an async program is known when it has run."""
