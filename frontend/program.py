@@ -11,10 +11,11 @@ import inspect
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
+from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from weft.graph.ir import Graph
 
+from .called import Called
 from .client import Run
 from .client.portal import PROGRAMS
 from .dynamic import LiveTrace
@@ -31,11 +32,6 @@ _TRACED: Final = 256  # graphs of one program, as many as a server keeps plans
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-if TYPE_CHECKING:
-
-    class Called(Coroutine[Any, Any, R], Any):  # type: ignore[misc]  # mypy forbids the base Any, which lets it stand for the result, too
-        """What a call of an async program gives: its result in plain code, what to await in async code."""
 
 
 class StaticProgram(Program[P, R]):
@@ -148,9 +144,7 @@ class AsyncProgram(Program[P, R]):
         arguments = {name: self._signature.python(name, value) for name, value in given.items()}
         return DynamicJob(self._fn, self._signature, arguments, self._options)
 
-    def _inline(
-        self, trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Coroutine[Any, Any, R]:
+    def _inline(self, trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Called[R]:
         if not isinstance(trace, LiveTrace):
             raise TraceError(
                 located(
@@ -160,8 +154,7 @@ class AsyncProgram(Program[P, R]):
             )
         given = self._signature.with_defaults(self._signature.bind(args, kwargs))
         arguments = {name: self._signature.python(name, value) for name, value in given.items()}
-        inner: Coroutine[Any, Any, R] = self._fn(**arguments)
-        return inner
+        return Called(self._fn(**arguments), self._signature.owner)
 
     def _detach(self, job: Job) -> Run[R]:
         raise TraceError(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
+from collections.abc import Awaitable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, overload
 
 from weft.graph import schema as json_schema
 from weft.graph.ir import Value
@@ -117,6 +117,12 @@ class Var(_Anything[T_co]):
     def __await__(self) -> Generator[Any, Any, T_co]:
         return self._trace.scope().awaited(self).__await__()
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
     # ---- what needs the value now
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -128,8 +134,9 @@ class Var(_Anything[T_co]):
     def __len__(self) -> NoReturn:
         raise self._unknown("len()")
 
-    def _iterate(self) -> NoReturn:
+    def _iterate(self) -> Iterator[Any]:
         raise self._unknown("iterating over it")
+        yield  # str.join and others hide what raises before the first item
 
     def __contains__(self, item: object) -> NoReturn:
         raise self._unknown("`in`")

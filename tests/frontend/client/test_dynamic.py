@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
@@ -281,6 +282,48 @@ async def forgetful() -> Any:
 def test_a_result_that_was_not_awaited_is_refused(server: MiniServer) -> None:
     with pytest.raises(TraceError, match="'forgetful' returned something to await; write `return await"):
         forgetful()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda given: gen(f"{given}"),
+        lambda given: gen("a" + given),
+        lambda given: gen(given[0]),
+        lambda given: "a" if given else "b",
+    ],
+)
+def test_a_program_that_was_not_awaited_goes_into_no_text(
+    server: MiniServer, use: Callable[[Any], Any]
+) -> None:
+    @program
+    async def hasty() -> Any:
+        return use(constant(1))
+
+    with pytest.raises(TraceError, match=r"test_dynamic\.py:\d+: the result of program 'constant' is used"):
+        hasty()
+
+
+def test_a_program_that_was_not_awaited_has_no_fields(server: MiniServer) -> None:
+    @program
+    async def hasty() -> Any:
+        called: Any = constant(1)
+        assert not hasattr(called, "strip")
+        with pytest.raises(TraceError, match="used without an `await`"):
+            called.strip()
+        return await called
+
+    assert hasty() == 2
+
+
+def test_a_program_can_be_a_task_of_another(server: MiniServer) -> None:
+    @program
+    async def together() -> Any:
+        async with asyncio.TaskGroup() as group:
+            first, second = group.create_task(constant(1)), group.create_task(constant(2))
+        return [first.result(), second.result(), *await asyncio.gather(constant(3), constant(4))]
+
+    assert together() == [2, 3, 4, 5]
 
 
 @program
