@@ -18,8 +18,8 @@ _LIBRARIES: Final = sys.stdlib_module_names | {"pydantic"}
 def user_location() -> str:
     """`file.py:14`: the innermost frame outside weft and Python's library (bundled apps count as user code).
 
-    Paths below the working directory are relative to it. Empty if there is no such frame, as when weft's own
-    command is what called.
+    Paths below the working directory are relative to it, those of installed packages to where these lie.
+    Empty if there is no such frame, as when weft's own command is what called.
     """
     frame: FrameType | None = sys._getframe(1)
     caller = ""
@@ -64,5 +64,8 @@ def _is_passed(module: str) -> bool:
 
 
 def _short(path: str) -> str:
+    _, installed, inside = path.rpartition(f"site-packages{os.sep}")
+    if installed:
+        return inside
     relative = os.path.relpath(path) if os.path.isabs(path) else path
     return path if relative.startswith(os.pardir) else relative
