@@ -41,6 +41,9 @@ def wanted(annotation: Any, regex: str | None, choices: Sequence[str] | None) ->
 
 
 def _typed(annotation: Any) -> Wanted:
+    if isinstance(annotation, dict):
+        remedy = "a JSON Schema as Annotated[dict[str, Any], pydantic.WithJsonSchema(schema)]"
+        raise TraceError(located(f"gen() takes a Python type, not a dict; write {remedy}"))
     pytype = py_type(annotation)
     options = text_options(annotation)
     if options is not None:

@@ -130,7 +130,8 @@ def test_a_tool_may_compute(use: Callable[[Any, Any], Any]) -> None:
         (lambda x, xs: random.choice(xs), r"len\(\) needs"),  # the line is not that of Python's library
         (lambda x, xs: {"a": 1}[x], "looking it up needs <%0 text.*; await it"),
         (lambda x, xs: gen([{"role": "user", "content": x}]), r"not a list; write .* Context\(system=…\)"),
-        (lambda x, xs: gen(x, type={"type": "object"}), "no JSON Schema: Unknown schema type"),
+        (lambda x, xs: gen(x, type={"type": "object"}), "write a JSON Schema as Annotated.*WithJsonSchema"),
+        (lambda x, xs: untyped.interrupt(x, type={"type": "a"}), "no JSON Schema: Unknown schema type"),
         (lambda x, xs: asyncio.run(awaits(x)), "only an async program can await a value; make it"),
         (lambda x, xs: map(awaits, xs), "cannot be async"),
         (lambda x, xs: map(lambda y: awaits(y), xs), "a coroutine cannot go into a graph: write `await`"),
