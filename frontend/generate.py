@@ -152,7 +152,7 @@ def select(
     timeout: Timeout = None,
     retry: RetryPolicy | None = None,
 ) -> Var[C]:
-    """The one of `choices` that the model finds likeliest after the prompt.
+    """The one of `choices`, texts or members of an enum of texts, that the model finds likeliest.
 
     `method` says how choices are compared: by the mean log-probability of their tokens (`mean`), token by
     token (`greedy`), or by how much likelier the prompt makes them (`unconditional`). `cache`: later runs may
@@ -166,7 +166,8 @@ def select(
     messages, args = messages_of(turns_of(prompt, system, raw), trace)
     op = Select(messages, options, method, model, cache=cache)
     value = trace.add(op, args, name=name, policy=_policy(timeout, retry))
-    return trace.var(value, py_type(Literal[options]))
+    kind, *others = set(map(type, choices))
+    return trace.var(value, py_type(Literal[options] if kind is str or others else kind))
 
 
 def _sampling(

@@ -6,12 +6,13 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 from pydantic import BaseModel
 
-from weft import Context, ProgramError, TraceError, gen, ingest, map, program, search, tool
+from weft import Context, ProgramError, TraceError, gen, ingest, map, program, search, select, tool
 from weft.frontend.errors import RunCancelled, RunTimeout
 from weft.graph.codec import decode_graph
 from weft.graph.ops.user import Generate
@@ -282,6 +283,21 @@ async def forgetful() -> Any:
 def test_a_result_that_was_not_awaited_is_refused(server: MiniServer) -> None:
     with pytest.raises(TraceError, match="'forgetful' returned something to await; write `return await"):
         forgetful()
+
+
+class Mood(StrEnum):
+    CALM = "calm"
+    CROSS = "cross"
+
+
+def test_members_of_an_enum_are_chosen_from(server: MiniServer) -> None:
+    @program
+    async def mood(text: str) -> list[bool]:
+        chosen, mixed = await asyncio.gather(select(text, list(Mood)), select(text, [Mood.CALM, "glad"]))
+        written = await gen(text, choices=list(Mood))
+        return [isinstance(value, Mood) for value in (chosen, mixed, written)]
+
+    assert mood("Hm.") == [True, False, False]
 
 
 @pytest.mark.parametrize(
