@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Literal
 
 from weft.graph.sampling import Choices, Constraint, JsonSchema, Regex
@@ -41,6 +42,9 @@ def wanted(annotation: Any, regex: str | None, choices: Sequence[str] | None) ->
 
 
 def _typed(annotation: Any) -> Wanted:
+    if isinstance(annotation, dict):
+        remedy = "a JSON Schema as Annotated[dict[str, Any], pydantic.WithJsonSchema(schema)]"
+        raise TraceError(located(f"gen() takes a Python type, not a dict; write {remedy}"))
     pytype = py_type(annotation)
     options = text_options(annotation)
     if options is not None:
@@ -74,12 +78,18 @@ def _choices(options: Sequence[str]) -> Wanted:
 
 def check_choices(options: Sequence[Any]) -> tuple[str, ...]:
     """The choices of `gen` or `select`: constant strings, not empty, each once. Raises TraceError."""
-    if isinstance(options, str) or not all(type(option) is str for option in options):
+    if isinstance(options, str) or not all(_is_choice(option) for option in options):
         raise TraceError(located(f"choices must be a list of strings, not {options!r}"))
+    texts = tuple(map(str.__str__, options))
     try:
-        Choices(tuple(options))
+        Choices(texts)
     except ValueError as problem:
         raise TraceError(located(str(problem))) from None
-    if "" in options:
+    if "" in texts:
         raise TraceError(located("a choice must not be empty"))
-    return tuple(options)
+    return texts
+
+
+def _is_choice(option: object) -> bool:
+    """Whether it is a string, or a member of an enum of strings."""
+    return type(option) is str or (isinstance(option, str) and isinstance(option, Enum))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 
 from weft.graph.ops.user import ScoreMethod
 from weft.graph.prompt import Role
@@ -14,8 +14,12 @@ from .location import located
 from .messages import Conversation
 from .var import Var
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
 __all__ = ["Context"]
 
+C = TypeVar("C", bound=str)
 T = TypeVar("T")
 
 
@@ -70,6 +74,8 @@ class Context(Conversation):
     @overload
     def gen(self, *, type: type[T], **options: Unpack[TurnOptions]) -> Var[T]: ...
     @overload
+    def gen(self, *, type: TypeForm[T], **options: Unpack[TurnOptions]) -> Var[T]: ...
+    @overload
     def gen(self, *, type: Any, **options: Unpack[TurnOptions]) -> Var[Any]: ...
 
     def gen(self, *, type: Any = str, **options: Unpack[TurnOptions]) -> Var[Any]:
@@ -84,13 +90,13 @@ class Context(Conversation):
 
     def select(
         self,
-        choices: Sequence[str],
+        choices: Sequence[C],
         *,
         method: ScoreMethod = "mean",
         model: str = "",
         cache: bool = False,
         name: str = "",
-    ) -> Var[str]:
+    ) -> Var[C]:
         """Let the assistant say the likeliest of `choices`; see `weft.select`."""
         self._expect_turn("select()", {})
         chosen = select(self, choices, method=method, model=model, cache=cache, name=name)

@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from weft.graph import schema as json_schema
 from weft.graph.ir import Graph, Value
@@ -24,7 +24,12 @@ from .var import Var
 __all__ = ["cond", "fold", "loop", "map"]
 
 
+R = TypeVar("R")
 S = TypeVar("S")
+Scalar = TypeVar("Scalar", bound=str | float | None)  # to type checkers a bool or an int is a float, too
+
+_One = Callable[[Any], Any]
+_Turn = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,24 @@ class _Body:
     def type(self) -> Type:
         """The type of the first result."""
         return self.graph.types[self.graph.outputs[0]]
+
+
+@overload
+def map(
+    fn: Callable[[Any], Var[R]],
+    xs: Sequence[Any] | Var[Any],
+    *,
+    concurrency: int | None = None,
+    name: str = "",
+) -> Var[list[R]]: ...
+@overload
+def map(
+    fn: Callable[[Any], R],
+    xs: Sequence[Any] | Var[Any],
+    *,
+    concurrency: int | None = None,
+    name: str = "",
+) -> Var[list[R]]: ...
 
 
 def map(
@@ -68,7 +91,15 @@ def map(
     return trace.var(value, leaf.list_of())
 
 
-def fold(fn: Callable[[S, Any], S], xs: Sequence[Any] | Var[Any], start: S, *, name: str = "") -> S:
+@overload
+def fold(fn: _Turn, xs: Sequence[Any] | Var[Any], start: Var[S], *, name: str = "") -> Var[S]: ...
+@overload
+def fold(fn: _Turn, xs: Sequence[Any] | Var[Any], start: Scalar, *, name: str = "") -> Var[Scalar]: ...
+@overload
+def fold(fn: _Turn, xs: Sequence[Any] | Var[Any], start: S, *, name: str = "") -> S: ...
+
+
+def fold(fn: _Turn, xs: Sequence[Any] | Var[Any], start: Any, *, name: str = "") -> Any:
     """Replace the state, at first `start`, by `fn(state, item)` for each item of a list; the last state.
 
     `fn` is called once, with `Var`s for the state and the item. The state may be a tuple, a dict or another
@@ -88,8 +119,19 @@ def fold(fn: Callable[[S, Any], S], xs: Sequence[Any] | Var[Any], start: S, *, n
 
     traced = _next_state("fold", trace, turn, first, trace.types[state], taken)
     value = trace.add(Fold(traced.graph), {"items": items, "state": state, **traced.captured}, name=name)
-    viewed: S = traced.shape.view(trace.var(value))
-    return viewed
+    return traced.shape.view(trace.var(value))
+
+
+@overload
+def cond(
+    pred: Var[Any] | bool,
+    then: Callable[[], Var[R]],
+    otherwise: Callable[[], Var[R]],
+    *,
+    name: str = "",
+) -> Var[R]: ...
+@overload
+def cond(pred: Var[Any] | bool, then: Any, otherwise: Any, *, name: str = "") -> Var[Any]: ...
 
 
 def cond(pred: Var[Any] | bool, then: Any, otherwise: Any, *, name: str = "") -> Var[Any]:
@@ -112,14 +154,19 @@ def cond(pred: Var[Any] | bool, then: Any, otherwise: Any, *, name: str = "") ->
     return viewed
 
 
+@overload
 def loop(
-    body: Callable[[S], S],
-    state: S,
-    *,
-    until: Callable[[S], Any] | None = None,
-    limit: int = 16,
-    name: str = "",
-) -> S:
+    body: _One, state: Var[S], *, until: _One | None = None, limit: int = 16, name: str = ""
+) -> Var[S]: ...
+@overload
+def loop(
+    body: _One, state: Scalar, *, until: _One | None = None, limit: int = 16, name: str = ""
+) -> Var[Scalar]: ...
+@overload
+def loop(body: _One, state: S, *, until: _One | None = None, limit: int = 16, name: str = "") -> S: ...
+
+
+def loop(body: _One, state: Any, *, until: _One | None = None, limit: int = 16, name: str = "") -> Any:
     """Replace `state` by `body(state)` until `until(state)` is true, or `limit` times; the last state.
 
     The body runs at least once. The state may be a tuple, a dict or another structure of values; the next
@@ -140,8 +187,7 @@ def loop(
     traced = _next_state("loop", trace, turn, first, trace.types[start], {})
     _expect_stop(traced)
     value = trace.add(Loop(traced.graph, limit), {"state": start, **traced.captured}, name=name)
-    viewed: Var[Any] = traced.shape.view(trace.var(value))
-    return viewed
+    return traced.shape.view(trace.var(value))
 
 
 def _next_state(

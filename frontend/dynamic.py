@@ -163,7 +163,7 @@ def _told(value: Any) -> str:
 async def _result(result: Any, signature: Signature, trace: LiveTrace, *, stream: bool) -> Any:
     """What the program returned, with the values of its `Var`s, as the declared type."""
     if inspect.isawaitable(result) and not isinstance(result, Var):
-        if inspect.iscoroutine(result):
+        if isinstance(result, Coroutine):
             result.close()
         raise TraceError(f"{signature.owner} returned something to await; write `return await …`")
     if holds_var(result):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
 
 from weft.graph.ir import Policy, Value
 from weft.graph.ops.user import Generate, ScoreMethod, Select
@@ -19,8 +19,12 @@ from .pytypes import py_type
 from .trace import current
 from .var import Var
 
-__all__ = ["GenOptions", "TurnOptions", "gen", "select", "text_of"]
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
+__all__ = ["TurnOptions", "gen", "select", "text_of"]
+
+C = TypeVar("C", bound=str)
 T = TypeVar("T")
 
 
@@ -43,20 +47,23 @@ class TurnOptions(TypedDict, total=False):
     retry: RetryPolicy | None
 
 
-class GenOptions(TurnOptions, total=False):
-    """The options of `gen`, which says what each means."""
-
+class _GenOptions(TurnOptions, total=False):
     system: str | None
     raw: bool
-    n: int
 
 
 @overload
-def gen(prompt: Prompt, **options: Unpack[GenOptions]) -> Var[str]: ...
+def gen(prompt: Prompt, *, n: None = None, **options: Unpack[_GenOptions]) -> Var[str]: ...
 @overload
-def gen(prompt: Prompt, *, type: type[T], **options: Unpack[GenOptions]) -> Var[T]: ...
+def gen(prompt: Prompt, *, n: int, **options: Unpack[_GenOptions]) -> Var[list[str]]: ...
 @overload
-def gen(prompt: Prompt, *, type: Any, **options: Unpack[GenOptions]) -> Var[Any]: ...
+def gen(prompt: Prompt, *, type: type[T], n: None = None, **options: Unpack[_GenOptions]) -> Var[T]: ...
+@overload
+def gen(prompt: Prompt, *, type: type[T], n: int, **options: Unpack[_GenOptions]) -> Var[list[T]]: ...
+@overload
+def gen(prompt: Prompt, *, type: TypeForm[T], n: None = None, **options: Unpack[_GenOptions]) -> Var[T]: ...
+@overload
+def gen(prompt: Prompt, *, type: Any, n: int | None = None, **options: Unpack[_GenOptions]) -> Var[Any]: ...
 
 
 def gen(
@@ -73,7 +80,7 @@ def gen(
     ignore_eos: bool = False,
     regex: str | None = None,
     choices: Sequence[str] | None = None,
-    n: int = 1,
+    n: int | None = None,
     seed: int | None = None,
     model: str = "",
     cache: bool = False,
@@ -97,7 +104,7 @@ def gen(
         ignore_eos: Write on where the model would end, up to `max_tokens`; for plain text only.
         regex: A regular expression that the whole text matches.
         choices: The texts to write one of; `select` compares their likelihoods instead.
-        n: So many samples, as a list.
+        n: So many samples, as a list; one sample, and no list, if it is not given.
         seed: Equal seeds draw equal texts. Without one, every run of a program draws a new seed.
         model: The name of a model of the server; its default model if empty.
         cache: Later runs may take the same text for the same prompt; only where the temperature is 0.
@@ -108,7 +115,8 @@ def gen(
     Raises TraceError for arguments that are wrong or contradict one another.
     """
     trace = current("gen()")
-    _expect("n", n, Integral)
+    if n is not None:
+        _expect("n", n, Integral)
     want = wanted(type, regex, choices)
     sampling = _sampling(max_tokens, temperature, top_p, top_k, seed, stop, ignore_eos)
     if ignore_eos and want.constraint is not None:
@@ -116,11 +124,14 @@ def gen(
             located("ignore_eos goes with plain text: a typed or constrained text ends with its form")
         )
     messages, args = messages_of(turns_of(prompt, system, raw), trace)
-    op = Generate(messages, want.kind, sampling, want.constraint, n, model, cache=cache)
+    op = Generate(messages, want.kind, sampling, want.constraint, 1 if n is None else n, model, cache=cache)
     if seed is None and temperature > 0:
         trace.unseeded.append(op)
     value = trace.add(op, args, name=name, policy=_policy(timeout, retry))
-    return trace.var(value, want.pytype if n == 1 else want.pytype.list_of())
+    if op.n == 1:
+        written = trace.var(value, want.pytype)
+        return written if n is None else trace.var(trace.lift([written]), want.pytype.list_of())
+    return trace.var(value, want.pytype.list_of())
 
 
 def text_of(written: Var[Any]) -> Var[str]:
@@ -130,7 +141,7 @@ def text_of(written: Var[Any]) -> Var[str]:
 
 def select(
     prompt: Prompt,
-    choices: Sequence[str],
+    choices: Sequence[C],
     *,
     method: ScoreMethod = "mean",
     system: str | None = None,
@@ -140,8 +151,8 @@ def select(
     name: str = "",
     timeout: Timeout = None,
     retry: RetryPolicy | None = None,
-) -> Var[str]:
-    """The one of `choices` that the model finds likeliest after the prompt.
+) -> Var[C]:
+    """The one of `choices`, texts or members of an enum of texts, that the model finds likeliest.
 
     `method` says how choices are compared: by the mean log-probability of their tokens (`mean`), token by
     token (`greedy`), or by how much likelier the prompt makes them (`unconditional`). `cache`: later runs may
@@ -155,7 +166,8 @@ def select(
     messages, args = messages_of(turns_of(prompt, system, raw), trace)
     op = Select(messages, options, method, model, cache=cache)
     value = trace.add(op, args, name=name, policy=_policy(timeout, retry))
-    return trace.var(value, py_type(Literal[options]))
+    kind, *others = set(map(type, choices))
+    return trace.var(value, py_type(Literal[options] if kind is str or others else kind))
 
 
 def _sampling(

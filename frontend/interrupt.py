@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from weft.graph.ops.common import Interrupt
 from weft.graph.types import TEXT, Data
@@ -15,6 +15,9 @@ from .pytypes import py_type
 from .trace import current
 from .var import Var
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
 __all__ = ["interrupt"]
 
 _TEXT_SCHEMA: Final = '{"type":"string"}'
@@ -26,6 +29,8 @@ T = TypeVar("T")
 def interrupt(value: Any, *, name: str = "", timeout: Timeout = None) -> Var[str]: ...
 @overload
 def interrupt(value: Any, *, type: type[T], name: str = "", timeout: Timeout = None) -> Var[T]: ...
+@overload
+def interrupt(value: Any, *, type: TypeForm[T], name: str = "", timeout: Timeout = None) -> Var[T]: ...
 @overload
 def interrupt(value: Any, *, type: Any, name: str = "", timeout: Timeout = None) -> Var[Any]: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -207,6 +207,9 @@ def _key(name: object) -> str:
 
 
 def _object(thing: object) -> Lifted:
+    if isinstance(thing, Coroutine):
+        thing.close()
+        raise TraceError(located("a coroutine cannot go into a graph: write `await` before what gives it"))
     pytype = py_type(type(thing))
     try:
         return Lifted(Leaf(pytype), pytype.dump(thing))

@@ -16,14 +16,14 @@ _LIBRARIES: Final = sys.stdlib_module_names | {"pydantic"}
 
 
 def user_location() -> str:
-    """`file.py:14`: the innermost frame outside weft itself (bundled apps count as user code).
+    """`file.py:14`: the innermost frame outside weft and Python's library (bundled apps count as user code).
 
-    Paths below the working directory are relative to it. Empty if there is no such frame, as when weft's own
-    command is what called.
+    Paths below the working directory are relative to it, those of installed packages to where these lie.
+    Empty if there is no such frame, as when weft's own command is what called.
     """
     frame: FrameType | None = sys._getframe(1)
     caller = ""
-    while frame is not None and _is_own(module := _module_of(frame)):
+    while frame is not None and _is_passed(module := _module_of(frame)):
         caller, frame = module, frame.f_back
     if frame is None or caller.startswith(_COMMAND):
         return ""
@@ -40,8 +40,7 @@ def raised_at(error: BaseException) -> str:
     """`file.py:14`: the innermost line of an error's traceback outside weft, pydantic and the library."""
     where = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
-        module = _module_of(frame)
-        if not _is_own(module) and module.partition(".")[0] not in _LIBRARIES:
+        if not _is_passed(_module_of(frame)):
             where = f"{_short(frame.f_code.co_filename)}:{line}"
     return where
 
@@ -60,6 +59,13 @@ def _is_own(module: str) -> bool:
     return module.startswith("weft.") and not module.startswith("weft.apps.")
 
 
+def _is_passed(module: str) -> bool:
+    return _is_own(module) or module.partition(".")[0] in _LIBRARIES
+
+
 def _short(path: str) -> str:
+    _, installed, inside = path.rpartition(f"site-packages{os.sep}")
+    if installed:
+        return inside
     relative = os.path.relpath(path) if os.path.isabs(path) else path
     return path if relative.startswith(os.pardir) else relative

@@ -1,8 +1,8 @@
 """The marks that formatting a `Var` leaves in a string, until the string is cut into segments.
 
-A mark is `OPEN nonce ":" number CLOSE`, where the delimiters are private-use characters and the nonce is
-drawn at random for every trace. So no data can forge one, and a mark that was damaged (by slicing or
-changing case) or that belongs to another trace is found out.
+A mark is `OPEN words nonce ":" number CLOSE`, where the delimiters are private-use characters and the nonce
+is drawn at random for every trace. So no data can forge one, and a mark that was damaged (by slicing or
+changing case) or that belongs to another trace is found out. The words are for people who print a `Var`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ __all__ = ["MarkerError", "has_marks", "mark", "new_nonce", "pieces", "repr_tag"
 
 _OPEN: Final = "\U0010f6f0"
 _CLOSE: Final = "\U0010f6f1"
-_MARK: Final = re.compile(f"{_OPEN}([0-9a-z]+):([0-9]+){_CLOSE}")
+_WORDS: Final = "a Var, whose value only the run will know, "
+_MARK: Final = re.compile(f"{_OPEN}{_WORDS}([0-9a-z]+):([0-9]+){_CLOSE}")
 _REPR: Final = "a value of trace "
 
 
@@ -31,7 +32,7 @@ def new_nonce() -> str:
 
 def mark(nonce: str, number: int) -> str:
     """The mark of value `number` of a trace."""
-    return f"{_OPEN}{nonce}:{number}{_CLOSE}"
+    return f"{_OPEN}{_WORDS}{nonce}:{number}{_CLOSE}"
 
 
 def repr_tag(nonce: str) -> str:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from .errors import TraceError
 from .lifting import holds_var
 from .location import raised_at
+from .var import Var
 
 __all__ = ["values_explained"]
 
@@ -30,6 +31,13 @@ def values_explained() -> Iterator[None]:
         raise TraceError(
             f"{raised_at(problem)}: {problem.title}(...) checks its fields at once, which needs values that "
             f"only the run will know; write {problem.title}.model_construct(...): the result is checked later"
+        ) from problem
+    except KeyError as problem:
+        if not (problem.args and isinstance(problem.args[0], Var)):
+            raise
+        raise TraceError(
+            f"{raised_at(problem)}: looking it up needs {problem.args[0]!r}, which only the run will know; "
+            "await it in an async program, use cond, or let a tool do the work"
         ) from problem
     except TypeError as problem:
         if type(problem) is not TypeError or not _BLAMED.search(str(problem)):

@@ -15,6 +15,7 @@ from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from weft.graph.ir import Graph
 
+from .called import Called
 from .client import Run
 from .client.portal import PROGRAMS
 from .dynamic import LiveTrace
@@ -122,11 +123,13 @@ class AsyncProgram(Program[P, R]):
     or returned.
     """
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Called[R]:
         """Run the program and return its result; in async code, a coroutine to await."""
+        called: Any = super().__call__
         if tracing() is None and _in_async_code():
-            return self.ainvoke(*args, **kwargs)
-        return super().__call__(*args, **kwargs)
+            called = self.ainvoke
+        result: Called[R] = called(*args, **kwargs)
+        return result
 
     def graph(self, **static: Any) -> Graph:
         """Raises TraceError: the graph of an async program is known when it has run."""
@@ -141,9 +144,7 @@ class AsyncProgram(Program[P, R]):
         arguments = {name: self._signature.python(name, value) for name, value in given.items()}
         return DynamicJob(self._fn, self._signature, arguments, self._options)
 
-    def _inline(
-        self, trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Coroutine[Any, Any, R]:
+    def _inline(self, trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Called[R]:
         if not isinstance(trace, LiveTrace):
             raise TraceError(
                 located(
@@ -153,8 +154,7 @@ class AsyncProgram(Program[P, R]):
             )
         given = self._signature.with_defaults(self._signature.bind(args, kwargs))
         arguments = {name: self._signature.python(name, value) for name, value in given.items()}
-        inner: Coroutine[Any, Any, R] = self._fn(**arguments)
-        return inner
+        return Called(self._fn(**arguments), self._signature.owner)
 
     def _detach(self, job: Job) -> Run[R]:
         raise TraceError(

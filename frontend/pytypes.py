@@ -24,6 +24,7 @@ from typing import (
 
 from pydantic import AliasChoices, BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import SchemaError
 
 from weft.graph import schema as json_schema
 from weft.graph.types import TEXT, Data, Type
@@ -45,7 +46,7 @@ class PyType:
     def _adapter(self) -> TypeAdapter[Any]:
         try:
             return TypeAdapter(self.annotation)
-        except PydanticUserError as problem:
+        except (PydanticUserError, SchemaError) as problem:
             raise self._unfit(problem) from None
 
     @property
@@ -130,7 +131,7 @@ class PyType:
         """The type of a list of such values."""
         return py_type(types.GenericAlias(list, (self.annotation,)))
 
-    def _unfit(self, problem: PydanticUserError) -> TypeError:
+    def _unfit(self, problem: PydanticUserError | SchemaError) -> TypeError:
         reason = str(problem).splitlines()[0].partition(". ")[0]  # the rest is about pydantic's settings
         return TypeError(f"{self.name} has no JSON Schema: {reason}")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -85,7 +84,7 @@ def trace_program(fn: Callable[..., Any], signature: Signature, static: Mapping[
 
 def _called(fn: Callable[..., Any], arguments: Mapping[str, Any], signature: Signature, where: str) -> Any:
     result = fn(**arguments)
-    if inspect.iscoroutine(result):
+    if isinstance(result, Coroutine):
         result.close()
         raise TraceError(
             f"{where}: {signature.owner} returns a coroutine: make it an `async def`, and await in it"

@@ -6,7 +6,18 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from weft.graph.ir import Policy, Value
 from weft.graph.ops import common
@@ -18,6 +29,9 @@ from .pytypes import PyType, py_type
 from .signature import Signature
 from .trace import Trace, tracing
 from .var import Var
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
 __all__ = ["ServerTool", "Tool", "server_tool", "tool"]
 
@@ -112,7 +126,7 @@ class Tool(Generic[P, R]):
         return trace.lift(self._signature.checked(name, value))
 
 
-class ServerTool:
+class ServerTool(Generic[R]):
     """A tool that the server's configuration names; it takes keyword arguments only."""
 
     def __init__(self, op: common.Tool, result: PyType, policy: Policy) -> None:
@@ -120,7 +134,7 @@ class ServerTool:
         self._result = result
         self._policy = policy
 
-    def __call__(self, *positional: Any, **arguments: Any) -> Any:
+    def __call__(self, *positional: Any, **arguments: Any) -> Var[R]:
         """Call the tool in a program. Raises TraceError elsewhere, and for arguments without names."""
         trace = tracing()
         if positional:
@@ -181,6 +195,21 @@ def tool(
     return decorate if fn is None else decorate(fn)
 
 
+class _ToolOptions(TypedDict, total=False):
+    idempotent: bool
+    pure: bool
+    timeout: Timeout
+    retry: RetryPolicy | None
+
+
+@overload
+def server_tool(name: str, *, result: type[R], **options: Unpack[_ToolOptions]) -> ServerTool[R]: ...
+@overload
+def server_tool(name: str, *, result: TypeForm[R], **options: Unpack[_ToolOptions]) -> ServerTool[R]: ...
+@overload
+def server_tool(name: str, *, result: Any = Any, **options: Unpack[_ToolOptions]) -> ServerTool[Any]: ...
+
+
 def server_tool(
     name: str,
     *,
@@ -189,7 +218,7 @@ def server_tool(
     pure: bool = False,
     timeout: Timeout = None,
     retry: RetryPolicy | None = None,
-) -> ServerTool:
+) -> ServerTool[Any]:
     """A tool that runs on the server, whose configuration has it by `name`; `result` is its Python type."""
     pytype = py_type(result)
     op = common.Tool(name, pytype.graph_type(), "server", idempotent=idempotent or pure, pure=pure)

@@ -169,7 +169,7 @@ class Trace:
 
     def awaited(self, var: Var[Any]) -> Awaitable[Any]:
         """The value of a `Var` as soon as it is known; only runs of async programs can wait."""
-        raise TraceError(located("only an async program can await a value"))
+        raise TraceError(located("only an async program can await a value; make it an `async def`"))
 
     # ---- effects and tools
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from collections.abc import Awaitable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, overload
 
 from weft.graph import schema as json_schema
 from weft.graph.ir import Value
@@ -15,20 +15,21 @@ from .location import located
 from .markers import mark, repr_tag
 from .pytypes import PyType
 
-if TYPE_CHECKING:
-    from .trace import Trace
-
-    class _Anything(Any):  # type: ignore[misc]  # mypy forbids the base Any, which alone lets a Var stand wherever its value may
-        pass
-else:
-
-    class _Anything:
-        pass
-
-
 __all__ = ["Var"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+if TYPE_CHECKING:
+    from .trace import Trace
+
+    class _Anything(Awaitable[T_co], Any):  # type: ignore[misc]  # mypy forbids the base Any, which alone lets a Var stand wherever its value may
+        pass
+else:
+
+    class _Anything(Generic[T_co]):
+        pass
+
 
 _TOOL = "let a tool do that, or "
 _REMEDY = (
@@ -41,8 +42,8 @@ class NoAttributeError(TraceError, AttributeError):
     """A value has no such field; an `AttributeError` too, so that `hasattr` answers."""
 
 
-class Var(_Anything, Generic[T]):
-    """A value that the run will make; `T` is its Python type.
+class Var(_Anything[T_co]):
+    """A value that the run will make; `T_co` is its Python type.
 
     It can be put into f-strings and handed to every operation; its fields and items are `Var`s too; in an
     async program `await` gives the value. Whatever needs the value before that raises TraceError.
@@ -82,6 +83,11 @@ class Var(_Anything, Generic[T]):
             raise NoAttributeError(located(f"{self._what()} has no field {name!r}; {hint}"))
         return self._project(key, field.pytype, field.default)
 
+    @overload
+    def __getitem__(self: Var[list[T]], key: int) -> Var[T]: ...
+    @overload
+    def __getitem__(self, key: str | int) -> Var[Any]: ...
+
     def __getitem__(self, key: str | int) -> Var[Any]:
         if isinstance(key, str):
             return self.__getattr__(key)
@@ -108,8 +114,14 @@ class Var(_Anything, Generic[T]):
     def __radd__(self, other: object) -> str:
         return f"{_addend(other)}{self._text()}"
 
-    def __await__(self) -> Generator[Any, Any, T]:
+    def __await__(self) -> Generator[Any, Any, T_co]:
         return self._trace.scope().awaited(self).__await__()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
     # ---- what needs the value now
 
@@ -122,8 +134,9 @@ class Var(_Anything, Generic[T]):
     def __len__(self) -> NoReturn:
         raise self._unknown("len()")
 
-    def __iter__(self) -> NoReturn:
+    def _iterate(self) -> Iterator[Any]:
         raise self._unknown("iterating over it")
+        yield  # str.join and others hide what raises before the first item
 
     def __contains__(self, item: object) -> NoReturn:
         raise self._unknown("`in`")
@@ -152,6 +165,7 @@ class Var(_Anything, Generic[T]):
     __lt__ = __le__ = __gt__ = __ge__ = _compare
     __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _compute
     __floordiv__ = __rfloordiv__ = __mod__ = __pow__ = __rpow__ = __neg__ = __abs__ = __round__ = _compute
+    __iter__: Any = _iterate  # mypy takes a Var with an __iter__ of any type for no Awaitable
     __hash__ = object.__hash__
 
     def _project(self, key: str | int, pytype: PyType, default: str | None = None) -> Var[Any]:

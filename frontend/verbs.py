@@ -18,7 +18,7 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Final, Generic, Literal, ParamSpec, Self, TypeVar, overload
 
 from weft.graph.codec import encode_graph
 from weft.graph.ir import Graph
@@ -121,7 +121,7 @@ class Program(ABC, Generic[P, R]):
         result: R = await self._run(self._job(args, kwargs))
         return result
 
-    def stream(self, *args: P.args, **kwargs: P.kwargs) -> Generator[Any]:
+    def stream(self, *args: P.args, **kwargs: P.kwargs) -> Generator[R | str]:
         """The pieces of the result as a model writes them, if it is such a text; otherwise the result.
 
         Closing it cancels the run.
@@ -133,7 +133,7 @@ class Program(ABC, Generic[P, R]):
         finally:
             wait(chunks.aclose())
 
-    async def astream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any]:
+    async def astream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R | str]:
         """As `stream`, for event loops."""
         chunks = self._chunks(self._job(args, kwargs))
         try:
@@ -141,6 +141,19 @@ class Program(ABC, Generic[P, R]):
                 yield chunk
         finally:
             await chunks.aclose()
+
+    @overload
+    def batch(
+        self,
+        calls: Iterable[Call],
+        *,
+        concurrency: int | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> list[R]: ...
+    @overload
+    def batch(
+        self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool
+    ) -> list[R | Exception]: ...
 
     def batch(
         self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool = False
@@ -152,11 +165,37 @@ class Program(ABC, Generic[P, R]):
         """
         return wait(self._batch(self._jobs(calls), concurrency, return_exceptions))
 
+    @overload
+    async def abatch(
+        self,
+        calls: Iterable[Call],
+        *,
+        concurrency: int | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> list[R]: ...
+    @overload
+    async def abatch(
+        self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool
+    ) -> list[R | Exception]: ...
+
     async def abatch(
         self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool = False
     ) -> list[Any]:
         """As `batch`, for event loops."""
         return await self._batch(self._jobs(calls), concurrency, return_exceptions)
+
+    @overload
+    def batch_as_completed(
+        self,
+        calls: Iterable[Call],
+        *,
+        concurrency: int | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> Generator[tuple[int, R]]: ...
+    @overload
+    def batch_as_completed(
+        self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool
+    ) -> Generator[tuple[int, R | Exception]]: ...
 
     def batch_as_completed(
         self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool = False
@@ -172,6 +211,19 @@ class Program(ABC, Generic[P, R]):
         finally:
             wait(done.aclose())
 
+    @overload
+    def abatch_as_completed(
+        self,
+        calls: Iterable[Call],
+        *,
+        concurrency: int | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> AsyncGenerator[tuple[int, R]]: ...
+    @overload
+    def abatch_as_completed(
+        self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool
+    ) -> AsyncGenerator[tuple[int, R | Exception]]: ...
+
     async def abatch_as_completed(
         self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool = False
     ) -> AsyncGenerator[tuple[int, Any]]:
@@ -183,7 +235,14 @@ class Program(ABC, Generic[P, R]):
         finally:
             await done.aclose()
 
-    def submit(self, *args: Any, detached: bool = False, stream: bool = False, **kwargs: Any) -> Run[R]:
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
+    @overload
+    def submit(self, *args: Any, detached: bool, stream: bool = False, **kwargs: Any) -> Run[R]: ...
+    @overload
+    def submit(self, *args: Any, stream: bool, detached: bool = False, **kwargs: Any) -> Run[R]: ...
+
+    def submit(self, *args: Any, detached: bool = False, stream: bool = False, **kwargs: Any) -> Run[R]:  # type: ignore[misc]  # as no program has parameters of these two names, it takes what each overload does
         """Start a run and return at once.
 
         Args:

@@ -15,7 +15,7 @@ MODES: Final[tuple[SearchMode, ...]] = ("lexical", "vector", "hybrid")
 @program
 def debate(question: str, rounds: Static[int] = 1, index: Static[str] = "handbook") -> str:
     """What the debaters agree on after `rounds` rounds in which each has heard the others."""
-    debaters = []
+    debaters: list[Context] = []
     for mode in MODES:
         passages = neighbours(index, search(index, question, k=3, mode=mode))
         debaters.append(Context(system=ANSWER).user(f"Passages:\n{passages}\n\nQuestion: {question}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,7 +37,6 @@ def choose(question: str, choices: list[str]) -> str:
     return context.user(_asked(question, [choices[place] for place in range(4)])).select(LETTERS)
 
 
-def _asked(question: str, choices: object) -> str:
-    assert isinstance(choices, (list, tuple))
+def _asked(question: str, choices: Sequence[str]) -> str:
     listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
     return f"Question: {question}\n{listed}"

@@ -15,9 +15,9 @@ class Found:
     """An answer, the passages that it cites, and what was searched for."""
 
     answer: str
-    sources: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list[str])
     """The ids of the passages, such as companies.md#3."""
-    queries: list[str] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list[str])
 
 
 @program

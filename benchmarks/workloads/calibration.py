@@ -107,7 +107,7 @@ class Runtime:
         self._client = client
         self._call = call.using(client)
         asked = [question.text for question in questions()]
-        linked, reduced, found = (each.using(client) for each in (chain, map_reduce, rag))
+        linked, reduced, found = chain.using(client), map_reduce.using(client), rag.using(client)
         self.programs: Mapping[str, Starts] = {
             "chain": lambda rng: linked.submit([nonsense(rng, rng.randint(20, 60)) for _ in range(5)]),
             "map-reduce": lambda rng: reduced.submit([nonsense(rng, rng.randint(20, 60)) for _ in range(6)]),

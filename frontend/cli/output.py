@@ -36,7 +36,14 @@ def print_value(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table whose cells are not markup."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        min_width=len(title),  # as titles are wrapped to the table
+    )
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

@@ -3,6 +3,7 @@
 from .client import Client, connect, default_client
 from .events import (
     Event,
+    Interrupted,
     NodeChanged,
     RunFinished,
     RunStarted,
@@ -16,6 +17,7 @@ from .run import Run
 __all__ = [
     "Client",
     "Event",
+    "Interrupted",
     "NodeChanged",
     "Run",
     "RunFinished",

@@ -65,11 +65,14 @@ class Connection:
                 await asyncio.wait_for(self._channel.channel_ready(), _PATIENCE_S)
             self.answered = True
         except TimeoutError:
-            raise Unavailable(
-                f"no weft server answers at {self.address!r}; start one there with `weft serve --listen "
-                f"{self.address}`, or name another with weft.connect(...) or WEFT_SERVER",
-                code="unavailable",
-            ) from None
+            remedy = f"start one there with `weft serve --listen {self.address}`, or"
+            if "://" in self.address:
+                remedy = "an address is HOST:PORT, where the server says that it listens, and no URL;"
+            message = (
+                f"no weft server answers at {self.address!r}; {remedy} name another with weft.connect(...) "
+                "or WEFT_SERVER"
+            )
+            raise Unavailable(message, code="unavailable") from None
 
     async def call(self, method: Callable[[OrchestratorAsyncStub], Awaitable[T]]) -> T:
         """The answer to one call. Raises the ProgramError that says why there is none."""

@@ -92,7 +92,7 @@ class Run(Generic[R]):
             position += len(events)
             yield from events
 
-    def pieces(self) -> Iterator[Any]:
+    def pieces(self) -> Iterator[R | str]:
         """The pieces of the result as a model writes them, if it is such a text and the run is streamed.
 
         Otherwise the result, when it is there. Raises ProgramError. Ctrl-C while it waits cancels the run.
@@ -144,7 +144,7 @@ class Run(Generic[R]):
         self._outcome.cancel()
 
 
-def rest_of(result: Any, streamed: str) -> Iterator[Any]:
+def rest_of(result: R, streamed: str) -> Iterator[R | str]:
     """What is left of a result when some text of it has been streamed: all of it if there was none."""
     if not streamed:
         yield result

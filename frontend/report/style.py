@@ -9,15 +9,15 @@ STYLE: Final = """
   color-scheme: light dark;
   --paper: #ffffff; --ink: #15181e; --soft: #545b68; --rule: #d5d9e0; --shade: #f4f5f8; --critical: #c00d2b;
   --on-phase: #ffffff;
-  --queue: #9aa3b2; --transfer: #5d6778; --fetch: #0d6a8c; --prefill: #2456b8; --decode: #a84d06;
-  --compute: #0b6e57; --tool: #6d3fd1; --orchestrator: #6b6100; --client: #a3134f;
+  --wait: #c4b3d6; --queue: #9aa3b2; --transfer: #5d6778; --fetch: #0d6a8c; --prefill: #2456b8;
+  --decode: #a84d06; --compute: #0b6e57; --tool: #6d3fd1; --orchestrator: #6b6100; --client: #a3134f;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #12151a; --ink: #e9ebef; --soft: #a5adba; --rule: #343a45; --shade: #1b1f27; --critical: #ff6b7d;
     --on-phase: #0d1014;
-    --queue: #6b7586; --transfer: #a5adba; --fetch: #6fcbe8; --prefill: #8ab4ff; --decode: #ffb35c;
-    --compute: #5fd3b4; --tool: #c4a7ff; --orchestrator: #d8cf6b; --client: #ff9cc2;
+    --wait: #6d5a85; --queue: #6b7586; --transfer: #a5adba; --fetch: #6fcbe8; --prefill: #8ab4ff;
+    --decode: #ffb35c; --compute: #5fd3b4; --tool: #c4a7ff; --orchestrator: #d8cf6b; --client: #ff9cc2;
   }
 }
 * { box-sizing: border-box; }
@@ -87,6 +87,7 @@ text.lane { font-weight: 700; font-size: 12px; }
 text.inside { fill: var(--on-phase); font-size: 11px; }
 text.beside { font-size: 11px; }
 .critical text.beside { fill: var(--critical); font-weight: 600; }
+.wait { fill: var(--wait); background: var(--wait); }
 .queue { fill: var(--queue); background: var(--queue); }
 .transfer { fill: var(--transfer); background: var(--transfer); }
 .fetch { fill: var(--fetch); background: var(--fetch); }

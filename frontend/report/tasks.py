@@ -14,11 +14,12 @@ from .units import brief_location
 __all__ = ["CLIENT", "ORCHESTRATOR", "PERSON", "PHASES", "WAITING", "Phase", "Slice", "Task"]
 
 Phase = Literal[
-    "queue", "transfer", "fetch", "prefill", "decode", "compute", "tool", "orchestrator", "client"
+    "wait", "queue", "transfer", "fetch", "prefill", "decode", "compute", "tool", "orchestrator", "client"
 ]
 
 PHASES: Final[dict[Phase, str]] = {
-    "queue": "waiting for a worker, or on the worker for its engine",
+    "wait": "in the orchestrator, for a worker with room",
+    "queue": "on the worker, for its engine",
     "transfer": "on the way to the worker and back",
     "fetch": "KV comes from another worker",
     "prefill": "a model reads",
@@ -30,7 +31,7 @@ PHASES: Final[dict[Phase, str]] = {
 }
 """What a moment of a run can be spent on, in words."""
 
-WAITING: Final[frozenset[Phase]] = frozenset({"queue", "transfer"})
+WAITING: Final[frozenset[Phase]] = frozenset({"wait", "queue", "transfer"})
 """The phases in which nothing is done for the primitive."""
 
 ORCHESTRATOR: Final = "orchestrator"
@@ -114,7 +115,7 @@ class Task:
 
     @property
     def wait_ms(self) -> float:
-        """How long it waited for a worker once it was ready, and for messages."""
+        """How long it waited for a worker, its engine and messages once it was ready."""
         return sum(part.ms for part in self.slices if part.phase in WAITING)
 
 
@@ -125,7 +126,7 @@ def _slices(stat: pb.NodeStat, ready_s: float, start_s: float) -> Iterator[Slice
     they end with the task; what is left before them went by on the way.
     """
     if start_s > ready_s:
-        yield Slice("orchestrator" if stat.worker == ORCHESTRATOR else "queue", ready_s, start_s)
+        yield Slice("orchestrator" if stat.worker == ORCHESTRATOR else "wait", ready_s, start_s)
     phases = _phases(stat)
     bounds = [stat.finished_s]
     for _, seconds in reversed(phases):

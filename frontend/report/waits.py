@@ -46,9 +46,11 @@ def _waits(step: Step, others: Sequence[Task]) -> Iterator[Wait]:
     before = [part for part in step.slices if part.end_s <= task.ready_s]
     after = [part for part in step.slices if part.start_s >= task.finished_s]
     yield from (Wait(part.phase, part.ms, _opening(step, part.phase)) for part in before)
-    queue = [part for part in step.slices if part.phase == "queue"]
-    if queue:
-        yield Wait("queue", _ms(queue), _behind(task, queue, others))
+    queues: dict[Phase, str] = {"wait": "orchestrator's queue for", "queue": "queue of"}
+    for phase, queue in queues.items():
+        parts = [part for part in step.slices if part.phase == phase]
+        if parts:
+            yield Wait(phase, _ms(parts), f"in the {queue} {_place(task)}, {_behind(task, parts, others)}")
     transfer = [part for part in step.slices if part.phase == "transfer"]
     if transfer:
         yield Wait("transfer", _ms(transfer), f"for messages to {_place(task)} and back")
@@ -69,14 +71,14 @@ def _closing(phase: Phase) -> str:
 
 
 def _behind(task: Task, queue: Sequence[Slice], others: Iterable[Task]) -> str:
-    """What the task's worker did for this run while the task was in its queue."""
+    """What the task's worker did for this run while the task was in the queue."""
     shares = [(_overlap(queue, other), other) for other in others if other.worker == task.worker]
     busy = sorted((share for share in shares if share[0] > 0), key=lambda share: (-share[0], share[1].node))
     if not busy:
-        return f"in the queue of {_place(task)}, behind nothing of this run"
+        return "behind nothing of this run"
     named = ", ".join(f"{other.name} ({milliseconds(ms)})" for ms, other in busy[:2])
     more = f" and {len(busy) - 2} more" if len(busy) > 2 else ""
-    return f"in the queue of {_place(task)}, behind {named}{more}"
+    return f"behind {named}{more}"
 
 
 def _place(task: Task) -> str:

@@ -43,8 +43,8 @@ def json_grammar(schema: str) -> xgrammar.Grammar:
         parsed = json.loads(schema)
     except ValueError as error:
         raise GrammarError(f"the schema is not valid JSON: {error}") from error
-    for keyword, value in _keywords(parsed):
-        _check_keyword(keyword, value)
+    for place, keyword, value in _keywords(parsed, ""):
+        _check_keyword(place, keyword, value)
     try:
         grammar = xgrammar.Grammar.from_json_schema(
             json.dumps(_as_enforced(parsed)), any_whitespace=False, separators=(", ", ": ")
@@ -67,18 +67,19 @@ def _reason(error: Exception) -> str:
     return str(error).strip().split(": ", 1)[-1]
 
 
-def _keywords(schema: object) -> Iterator[tuple[str, Any]]:
-    """Yield every keyword of a schema and its subschemas with its value."""
+def _keywords(schema: object, place: str) -> Iterator[tuple[str, str, Any]]:
+    """Yield every keyword of a schema and its subschemas with its value, and the field that it is said of."""
     if isinstance(schema, list):
         for item in schema:
-            yield from _keywords(item)
+            yield from _keywords(item, place)
     elif isinstance(schema, dict):
         for keyword, value in schema.items():
-            yield keyword, value
+            yield place, keyword, value
             if keyword in _NAMED and isinstance(value, dict):
-                yield from _keywords(list(value.values()))
+                for name, part in value.items():
+                    yield from _keywords(part, f"{place}.{name}" if place else name)
             elif keyword not in _DATA:
-                yield from _keywords(value)
+                yield from _keywords(value, place)
 
 
 def _as_enforced(schema: Any) -> Any:
@@ -106,18 +107,20 @@ def _as_enforced(schema: Any) -> Any:
     return parts
 
 
-def _check_keyword(keyword: str, value: object) -> None:
+def _check_keyword(place: str, keyword: str, value: object) -> None:
+    of = f" of {place!r}" if place else ""
     if keyword in _UNENFORCED and value is not False:
-        raise GrammarError(
-            f"the schema keyword {keyword!r} cannot be enforced; remove it and check the value"
-        )
+        remedy = "remove it and check the value"
+        if keyword == "uniqueItems":
+            remedy = "take a list instead of a set"
+        raise GrammarError(f"the schema keyword {keyword!r}{of} cannot be enforced; {remedy}")
     if keyword == "format" and value in ("email", "idn-email"):
         raise GrammarError(
-            f"the format {value!r} cannot be enforced, for it allows quoted names; use a pattern"
+            f"the format {value!r}{of} cannot be enforced, for it allows quoted names; use a pattern"
         )
     if keyword == "pattern" and ('"' in str(value) or "\\\\" in str(value)):
         raise GrammarError(
-            f"the pattern {value!r} asks for a quotation mark or backslash, which JSON escapes"
+            f"the pattern {value!r}{of} asks for a quotation mark or backslash, which JSON escapes"
         )
 
 

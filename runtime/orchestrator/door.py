@@ -141,13 +141,14 @@ def check_names(graph: Graph, fleet: Fleet, client_tools: Collection[str], index
                 f"{node.where()}: {node.op.label()} is made by the server; write it as generate, select, "
                 "ingest or search"
             )
-    kind = fleet.missing(graph)
-    if kind:
-        raise DoorError(
-            grpc.StatusCode.UNAVAILABLE,
-            f"no worker offers {kind!r}, which the graph needs; start one with `weft worker --kind {kind} "
-            "--connect ADDRESS`",
-        )
+    missing = fleet.missing(graph)
+    if missing:
+        node, kind = missing
+        remedy = f"start one with `weft worker --kind {kind} --connect ADDRESS`"
+        if kind == "tool":
+            remedy += ", which reads `tools` of its configuration, or let a @tool of the program do the work"
+        message = f"{node.where()}: no worker offers {kind!r}; {remedy}"
+        raise DoorError(grpc.StatusCode.UNAVAILABLE, message)
     for node in every_node(graph):
         if isinstance(node.op, Embed) and node.op.model and node.op.model not in fleet.embedders:
             known = ", ".join(map(repr, fleet.embedders))

@@ -10,7 +10,7 @@ from typing import Final
 
 from weft.graph.codec import decode_type
 from weft.graph.deployment import Deployment, ModelSpec, ToolSpec, every_node
-from weft.graph.ir import Graph
+from weft.graph.ir import Graph, Node
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Embed, Neighbours, Search, Tool
 from weft.graph.ops.user import Generate, Ingest, Probe, Rerank, Select
@@ -99,14 +99,14 @@ class Fleet:
         name = getattr(op, "model", "") or default
         return f"{name}@{self.joins[op.kind, name]}"
 
-    def missing(self, graph: Graph) -> str:
-        """A kind of engine that the graph needs and nobody offers; empty: none."""
+    def missing(self, graph: Graph) -> tuple[Node, str] | None:
+        """The first node of the graph that needs a kind of engine which nobody offers, and that kind."""
         offered = {engine.kind for engine in self._engines()}
         for node in every_node(graph):
             for kind in _kinds(node.op, self.deployment):
                 if kind not in offered:
-                    return kind
-        return ""
+                    return node, kind
+        return None
 
     @property
     def embedders(self) -> list[str]:

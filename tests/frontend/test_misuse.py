@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import inspect
+import random
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -23,6 +26,7 @@ from weft import (
     tool,
 )
 from weft.frontend.errors import ProgramError
+from weft.frontend.markers import mark
 
 untyped: Any = weft  # type checkers refuse most of what follows, as they should
 gen, select, search, rerank, embed, ingest = (
@@ -52,6 +56,10 @@ def ask(text: str, count: int = 1, size: Static[int] = 1) -> Any:
 @untyped_program
 async def wait_for(text: str) -> Any:
     return gen(text)
+
+
+async def awaits(value: Any) -> Any:
+    return await value
 
 
 @untyped_tool
@@ -116,7 +124,17 @@ def test_a_tool_may_compute(use: Callable[[Any, Any], Any]) -> None:
         (lambda x, xs: gen(f"a {[x]}"), r"write \{x\}, not \{x!r\}"),
         (lambda x, xs: gen(f"a {x}"[:-4]), "damaged by slicing"),
         (lambda x, xs: gen(f"a {x}".upper()), "damaged by slicing"),
-        (lambda x, xs: gen("\U0010f6f0w0:0\U0010f6f1"), "value of another trace"),
+        (lambda x, xs: gen(mark("w0", 0)), "value of another trace"),
+        (lambda x, xs: gen("\U0010f6f0w0:0\U0010f6f1"), "damaged by slicing"),
+        (lambda x, xs: "".join(xs), "iterating over it needs"),
+        (lambda x, xs: random.choice(xs), r"len\(\) needs"),  # the line is not that of Python's library
+        (lambda x, xs: {"a": 1}[x], "looking it up needs <%0 text.*; await it"),
+        (lambda x, xs: gen([{"role": "user", "content": x}]), r"not a list; write .* Context\(system=…\)"),
+        (lambda x, xs: gen(x, type={"type": "object"}), "write a JSON Schema as Annotated.*WithJsonSchema"),
+        (lambda x, xs: untyped.interrupt(x, type={"type": "a"}), "no JSON Schema: Unknown schema type"),
+        (lambda x, xs: asyncio.run(awaits(x)), "only an async program can await a value; make it"),
+        (lambda x, xs: map(awaits, xs), "cannot be async"),
+        (lambda x, xs: map(lambda y: awaits(y), xs), "a coroutine cannot go into a graph: write `await`"),
         (lambda x, xs: x + 1, "a Var and a int cannot be added"),
         (lambda x, xs: setattr(x, "name", 1), "cannot set 'name'.*immutable"),
         (lambda x, xs: gen(""), "the prompt is empty"),
@@ -475,6 +493,20 @@ def test_a_var_may_be_looked_at() -> None:
         return ""
 
     traced(look)
+
+
+def test_a_var_is_its_own_copy() -> None:
+    def copied(x: Any, xs: Any) -> str:
+        assert copy.deepcopy({"a": [x]})["a"][0] is copy.copy(x) is x
+        return ""
+
+    traced(copied)
+
+
+def test_who_prints_a_var_is_told_what_it_is() -> None:
+    printed: list[str] = []
+    traced(lambda x, xs: printed.append(f"{x}"))
+    assert "a Var, whose value only the run will know" in printed[0]
 
 
 def test_types_of_literals_are_read_as_texts() -> None:

@@ -175,9 +175,16 @@ def test_options_of_a_program_reach_the_server(server: MiniServer) -> None:
     assert echo.using(Client(server.address)).invoke("x") == echo("x")
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "unix:/nonexistent/socket"])
-def test_no_server_there(address: str) -> None:
-    with pytest.raises(Unavailable, match=f"no weft server answers at '{address}'.*weft serve"):
+@pytest.mark.parametrize(
+    ("address", "remedy"),
+    [
+        ("127.0.0.1:1", "weft serve"),
+        ("unix:/nonexistent/socket", "weft serve"),
+        ("http://127.0.0.1:1", "an address is HOST:PORT, .* and no URL"),
+    ],
+)
+def test_no_server_there(address: str, remedy: str) -> None:
+    with pytest.raises(Unavailable, match=f"no weft server answers at '{address}'.*{remedy}"):
         echo.using(Client(address)).invoke("x")
 
 

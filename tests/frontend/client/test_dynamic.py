@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections.abc import Callable
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 from pydantic import BaseModel
 
-from weft import Context, ProgramError, TraceError, gen, ingest, map, program, search, tool
+from weft import Context, ProgramError, TraceError, gen, ingest, map, program, search, select, tool
 from weft.frontend.errors import RunCancelled, RunTimeout
 from weft.graph.codec import decode_graph
 from weft.graph.ops.user import Generate
@@ -281,6 +283,63 @@ async def forgetful() -> Any:
 def test_a_result_that_was_not_awaited_is_refused(server: MiniServer) -> None:
     with pytest.raises(TraceError, match="'forgetful' returned something to await; write `return await"):
         forgetful()
+
+
+class Mood(StrEnum):
+    CALM = "calm"
+    CROSS = "cross"
+
+
+def test_members_of_an_enum_are_chosen_from(server: MiniServer) -> None:
+    @program
+    async def mood(text: str) -> list[bool]:
+        chosen, mixed = await asyncio.gather(select(text, list(Mood)), select(text, [Mood.CALM, "glad"]))
+        written = await gen(text, choices=list(Mood))
+        return [isinstance(value, Mood) for value in (chosen, mixed, written)]
+
+    assert mood("Hm.") == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda given: gen(f"{given}"),
+        lambda given: gen("a" + given),
+        lambda given: gen(given[0]),
+        lambda given: "a" if given else "b",
+    ],
+)
+def test_a_program_that_was_not_awaited_goes_into_no_text(
+    server: MiniServer, use: Callable[[Any], Any]
+) -> None:
+    @program
+    async def hasty() -> Any:
+        return use(constant(1))
+
+    with pytest.raises(TraceError, match=r"test_dynamic\.py:\d+: the result of program 'constant' is used"):
+        hasty()
+
+
+def test_a_program_that_was_not_awaited_has_no_fields(server: MiniServer) -> None:
+    @program
+    async def hasty() -> Any:
+        called: Any = constant(1)
+        assert not hasattr(called, "strip")
+        with pytest.raises(TraceError, match="used without an `await`"):
+            called.strip()
+        return await called
+
+    assert hasty() == 2
+
+
+def test_a_program_can_be_a_task_of_another(server: MiniServer) -> None:
+    @program
+    async def together() -> Any:
+        async with asyncio.TaskGroup() as group:
+            first, second = group.create_task(constant(1)), group.create_task(constant(2))
+        return [first.result(), second.result(), *await asyncio.gather(constant(3), constant(4))]
+
+    assert together() == [2, 3, 4, 5]
 
 
 @program

@@ -270,6 +270,7 @@ def test_a_batch_can_be_taken_as_its_calls_end(server: MiniServer) -> None:
     results.close()
     assert ended.keys() == {1, 2}
     assert ended[2] == echo("a")
+    assert isinstance(ended[1], weft.ProgramError)
     assert ended[1].__notes__ == ["in call 1 of the batch"]
     hanging = next(run for run in server.runs.values() if "HANG" in str(run.start))
     assert hanging.cancelled.wait(5)

@@ -50,7 +50,7 @@ def test_each_moment_is_spent_on_one_thing(
 
 def test_what_the_worker_does_not_account_for_went_by_on_the_way(stat: MakeStat) -> None:
     task = Task.of(stat(1, "decode", 1.0, 1.1, dispatched_s=1.01, queued=0.02, prefill=0.01, decode=0.05))
-    assert shown(task) == [("queue", 10), ("transfer", 10), ("queue", 20), ("prefill", 10), ("decode", 50)]
+    assert shown(task) == [("wait", 10), ("transfer", 10), ("queue", 20), ("prefill", 10), ("decode", 50)]
     assert (round(task.work_ms), round(task.wait_ms)) == (60, 40)
 
 

@@ -37,7 +37,19 @@ def test_the_queue_names_what_stood_before_it(stat: MakeStat) -> None:
 def test_a_free_worker_was_behind_nothing(stat: MakeStat) -> None:
     assert words(0.2, stat(1, "decode", 0.0, 0.2, dispatched_s=0.1, decode=0.1)) == [
         "ready when the run began",
-        "100 queue in the queue of worker 'w', behind nothing of this run",
+        "100 wait in the orchestrator's queue for worker 'w', behind nothing of this run",
+    ]
+
+
+def test_the_orchestrators_queue_is_told_from_that_of_the_worker(stat: MakeStat) -> None:
+    assert words(
+        0.5,
+        stat(1, "prefill", 0.0, 0.3, prefill=0.3),
+        stat(2, "decode", 0.0, 0.5, dispatched_s=0.2, queued=0.1, decode=0.2, operands=()),
+    ) == [
+        "ready when the run began",
+        "200 wait in the orchestrator's queue for worker 'w', behind %1 prefill (ann/app.py:7) (200 ms)",
+        "100 queue in the queue of worker 'w', behind %1 prefill (ann/app.py:7) (100 ms)",
     ]
 
 
@@ -72,5 +84,5 @@ def test_parts_of_a_text_are_named(stat: MakeStat) -> None:
         stat(2, "tool", 0.2, 0.5, worker="client", dispatched_s=0.25, kind="tool"),
     ) == [
         "ready when the part that it takes of what %1 decode (ann/app.py:7) was writing was there",
-        "50 queue in the queue of the program's process, behind nothing of this run",
+        "50 wait in the orchestrator's queue for the program's process, behind nothing of this run",
     ]

@@ -196,6 +196,10 @@ def test_too_small_a_budget_says_what_is_needed(compilers: dict[str, GrammarComp
         (JsonSchema("{"), "not valid JSON"),
         (JsonSchema('{"type": "number?"}'), "Unsupported type"),
         (JsonSchema('{"type": "array", "items": {"multipleOf": 2}}'), "'multipleOf' cannot be enforced"),
+        (
+            JsonSchema('{"properties": {"a": {"properties": {"b": {"uniqueItems": true}}}}}'),
+            r"'uniqueItems' of 'a\.b' cannot be enforced; take a list",
+        ),
         (JsonSchema('{"type": "string", "pattern": "a\\"b"}'), "quotation mark or backslash"),
         (JsonSchema('{"type": "string", "pattern": "^[\\\\t]$"}'), "asks for a control character"),
         (
