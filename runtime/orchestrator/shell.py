@@ -16,6 +16,7 @@ from weft.graph.errors import GraphError, TooLargeError
 from weft.graph.evaluate import evaluate
 from weft.graph.ir import Node, Value
 from weft.graph.live import Growth
+from weft.graph.ops.control import Map
 from weft.graph.ops.primitive import Upsert
 from weft.graph.values import Datum
 from weft.proto import worker_pb2
@@ -31,6 +32,7 @@ from .faults import decode_fault, fault_of
 from .fleet import Fleet
 from .run import Run
 from .sending import Sender
+from .shared_results import Asker
 from .timer import Timer, now
 from .trace import CLIENT, ORCHESTRATOR, PERSON
 from .workers import WorkerLink, engine_specs
@@ -281,7 +283,10 @@ class Shell:
 
     def pass_on(self, run: Run) -> None:
         """A run is over: what others waited for it to compute, they compute themselves."""
-        for asker in run.reuse.end():
+        self._ask_again(run.reuse.end())
+
+    def _ask_again(self, askers: Iterable[Asker]) -> None:
+        for asker in askers:
             other = self.runs.get(asker.run)
             if other is not None:
                 other.reuse.ask_again(asker.node)
@@ -356,6 +361,25 @@ class Shell:
         except Exception as problem:
             node = run.node(number)
             self._owner.run_failed(run, blame(fault_of(problem, node.where()), node))
+
+    # ---- what nobody needs
+
+    def review(self, run: Run) -> None:
+        """Wishes have changed: call back what nobody needs any more, and begin what somebody needs again."""
+        if run.id not in self.runs:
+            return
+        shelved, needed = run.review()
+        if shelved:
+            self.handle(ev.NodesShelved(run.id, tuple(shelved)))
+            run.call_back(shelved, now())
+            self._ask_again(run.reuse.give_up(shelved))
+        if needed:
+            run.reuse.take_up(needed)
+            self.handle(ev.ValuesKnown(run.id, self._found(run)), ev.NodesTakenUp(run.id, tuple(needed)))
+            maps = [number for number in needed if isinstance(run.node(number).op, Map)]
+            known, grown = run.graph.catch_up(run.node(number) for number in maps)
+            run.unblocked.update(dict.fromkeys(maps))
+            self._take_in(run, grown, known)
 
     # ---- the end of a run
 
