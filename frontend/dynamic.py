@@ -124,10 +124,11 @@ class LiveTrace(Trace):
         self._flush_soon()
 
     def _withdraw(self, value: Value) -> None:
-        """Nobody waits for a value any more; a program that is over has no wishes that count."""
+        """Nobody waits any more for a value, which was asked for before the loop woke who is cancelled.
+
+        The wishes of a program that is over do not count.
+        """
         self._values.pop(value).cancel()
-        if value in self._wanted:
-            self._wanted.remove(value)
         if not self.closed:
             self._withdrawn.append(value)
             self._flush_soon()
