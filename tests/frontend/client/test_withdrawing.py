@@ -41,7 +41,9 @@ class Wire:
         """As of a session; a wait that is given up leaves the value where it is."""
         waiting: Future[Datum] = Future()
         self.waits.append(waiting)
-        self.values[value].add_done_callback(lambda known: waiting.set_result(known.result()))
+        self.values[value].add_done_callback(
+            lambda known: None if waiting.cancelled() else waiting.set_result(known.result())
+        )
         return waiting
 
     def send(self, node: int, text: str) -> None:
