@@ -49,6 +49,7 @@ class Needs:
         withdrawn serves the program, which may come to wait for it; unless it only looks at another's result,
         or was to be taken by what is withdrawn. Effects are wanted for themselves.
         """
+        self._withdrawn &= self._pending
         given_up = self._closure(self._withdrawn, self._producers)
         if not given_up:
             return set()

@@ -214,12 +214,21 @@ class Run:
                 self._wanted[value] = left
             self._needs.withdraw(value.node)
 
-    def review(self) -> tuple[list[int], list[int]]:
-        """The nodes that nobody needs any more, and those that somebody needs again, by now."""
-        graph, before = self.graph, self.graph.shelved
+    def shelve(self) -> list[int]:
+        """The nodes that nobody needs any more."""
+        before = self.graph.shelved
+        self.graph.shelved = before | self._unneeded()
+        return sorted(self.graph.shelved - before)
+
+    def take_up(self) -> list[int]:
+        """The nodes that were shelved and that somebody needs by now."""
+        before = self.graph.shelved
+        self.graph.shelved = before & self._unneeded()
+        return sorted((before - self.graph.shelved) & self.pending)
+
+    def _unneeded(self) -> set[int]:
         begun = {n for n, attempt in self.attempts.items() if isinstance(attempt.node.op, (Tool, Upsert))}
-        graph.shelved = self._needs.unneeded(begun)
-        return sorted(graph.shelved - before), sorted((before - graph.shelved) & self.pending)
+        return self._needs.unneeded(begun)
 
     def call_back(self, numbers: Iterable[int], now: float) -> None:
         """What is under way of these nodes has been given up; of a map that has begun, only its bodies."""

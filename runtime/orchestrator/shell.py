@@ -327,6 +327,8 @@ class Shell:
             self.handle(ev.NodesAdded(run.id, primitives, self._found(run), revised))
         known, grown = run.graph.catch_up(growth.nodes)
         self._take_in(run, grown, known)
+        if run.graph.shelved:
+            self._take_up(run)
 
     def _take_in(self, run: Run, grown: Iterable[Growth], known: Mapping[Value, Datum]) -> None:
         """New nodes, and values that are known before what they are part of is complete."""
@@ -364,15 +366,17 @@ class Shell:
 
     # ---- what nobody needs
 
-    def review(self, run: Run) -> None:
-        """Wishes have changed: call back what nobody needs any more, and begin what somebody needs again."""
-        if run.id not in self.runs:
-            return
-        shelved, needed = run.review()
+    def shelve(self, run: Run) -> None:
+        """A client has withdrawn values: call back what nobody needs any more. Never amid other actions."""
+        shelved = run.shelve() if run.id in self.runs else ()
         if shelved:
-            self.handle(ev.NodesShelved(run.id, tuple(shelved)))
             run.call_back(shelved, now())
+            self.handle(ev.NodesShelved(run.id, tuple(shelved)))
             self._ask_again(run.reuse.give_up(shelved))
+
+    def _take_up(self, run: Run) -> None:
+        """A run has grown, or its client waits for more: begin again what somebody needs after all."""
+        needed = run.take_up()
         if needed:
             run.reuse.take_up(needed)
             self.handle(ev.ValuesKnown(run.id, self._found(run)), ev.NodesTakenUp(run.id, tuple(needed)))

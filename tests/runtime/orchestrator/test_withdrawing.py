@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from itertools import count
 from typing import Any
 
 import grpc
@@ -25,6 +26,7 @@ from weft.proto import worker_pb2
 from .test_run_stream import Conversation, ask, finish
 
 NOTE, SAY = Tool("note", TEXT), Generate((Message("raw", ("Q: ", Slot("q"))),))
+_MARKERS = count(100)
 LISTED = JsonSchema('{"type": "array", "items": {"type": "string"}}')
 
 
@@ -58,9 +60,18 @@ async def answer(talk: Conversation, call: pb.ToolCall) -> None:
     await talk.say(pb.RunRequest(tool=pb.ToolAnswer(node=call.node, attempt=call.attempt, json='"noted"')))
 
 
+async def withdraw(talk: Conversation, number: int) -> None:
+    """Wait for a value no longer; done when the orchestrator has seen that."""
+    marker = next(_MARKERS)
+    await talk.say(extend(Node(marker, Const("1")), wanted=[marker], withdrawn=[number]))
+    while (await talk.next("known")).value.node != marker:
+        pass
+
+
 def cancels(worker: Any) -> list[int]:
-    """The nodes that a worker was told to stop."""
-    return [node for command in worker.commands for node in command.cancel.nodes]
+    """The decodes that a worker was told to stop."""
+    written = set(decodes(worker))
+    return [node for command in worker.commands for node in command.cancel.nodes if node in written]
 
 
 def decodes(worker: Any) -> list[int]:
@@ -89,7 +100,7 @@ async def test_a_text_is_no_longer_written_and_the_run_goes_on(
 ) -> None:
     await talk.say(extend(ask(0), wanted=[0]))
     await until(lambda: decodes(worker))
-    await talk.say(extend(withdrawn=[0]))
+    await withdraw(talk, 0)
     await until(lambda: cancels(worker) == decodes(worker))
     worker.gate.set()
     await talk.say(extend(Node(1, Const('"why?"', TEXT)), ask(2, 1), wanted=[2]))
@@ -105,7 +116,7 @@ async def test_what_is_awaited_again_is_computed_after_all(
 ) -> None:
     await talk.say(extend(ask(0), wanted=[0]))
     await until(lambda: decodes(worker))
-    await talk.say(extend(withdrawn=[0]))
+    await withdraw(talk, 0)
     await until(lambda: cancels(worker))
     worker.gate.set()
     await talk.say(extend(wanted=[0]))
@@ -118,7 +129,8 @@ async def test_what_is_withdrawn_and_awaited_at_once_is_awaited(
 ) -> None:
     await talk.say(extend(ask(0), wanted=[0]))
     await until(lambda: decodes(worker))
-    await talk.say(extend(withdrawn=[0], wanted=[0]))
+    await talk.say(extend(Node(1, Const("1")), withdrawn=[0], wanted=[0, 1]))
+    assert (await talk.next("known")).value == encode_value(Value(1))
     worker.gate.set()
     assert (await talk.next("known")).datum.text.text == "<hello>"
     assert cancels(worker) == []
@@ -133,7 +145,7 @@ async def test_what_another_text_is_made_of_is_written(
     await until(lambda: decodes(worker))
     if not later:
         await talk.say(taker)
-    await talk.say(extend(withdrawn=[0]))
+    await withdraw(talk, 0)
     if later:
         await until(lambda: cancels(worker))
         await talk.say(taker)
@@ -147,7 +159,7 @@ async def test_equal_work_that_somebody_else_waits_for_goes_on(
 ) -> None:
     await talk.say(extend(ask(0), ask(1), wanted=[0, 1]))
     await until(lambda: decodes(worker))
-    await talk.say(extend(withdrawn=[0]))
+    await withdraw(talk, 0)
     worker.gate.set()
     assert (await talk.next("known")).value == encode_value(Value(1))
     assert (len(decodes(worker)), cancels(worker)) == (1, [])
@@ -158,7 +170,7 @@ async def test_a_tool_that_has_not_begun_neither_begins_nor_is_waited_for(
 ) -> None:
     await talk.say(extend(ask(0), noting(1, 0), wanted=[1]))
     await until(lambda: decodes(worker))
-    await talk.say(extend(withdrawn=[1]))
+    await withdraw(talk, 1)
     await until(lambda: cancels(worker))
     await talk.say(finish("done"))
     assert (await talk.finished()).info.state == "done"
@@ -168,11 +180,12 @@ async def test_a_tool_that_has_not_begun_neither_begins_nor_is_waited_for(
 async def test_a_tool_that_has_begun_runs_to_its_end(talk: Conversation) -> None:
     await talk.say(extend(noting(0), wanted=[0]))
     call = await talk.next("tool")
-    await talk.say(extend(withdrawn=[0]))
+    await withdraw(talk, 0)
     await talk.say(finish("done"))
     await answer(talk, call)
     assert (await talk.finished()).info.state == "done"
-    assert not any(event.HasField("known") for event in talk.seen)
+    known = [event.known.value for event in talk.seen if event.HasField("known")]
+    assert encode_value(Value(0)) not in known
 
 
 async def test_a_tool_that_is_called_for_its_effect_runs_whoever_takes_its_result(
@@ -180,7 +193,7 @@ async def test_a_tool_that_is_called_for_its_effect_runs_whoever_takes_its_resul
 ) -> None:
     worker.gate.set()
     await talk.say(extend(ask(0), noting(1, 0), ask(2, 1), wanted=[2]))
-    await talk.say(extend(withdrawn=[2]))
+    await withdraw(talk, 2)
     await answer(talk, await talk.next("tool"))
     await talk.say(finish("done"))
     assert (await talk.finished()).info.state == "done"
@@ -192,7 +205,7 @@ async def test_a_question_is_taken_back_and_asked_again(talk: Conversation, stag
     await talk.say(extend(Node(0, Const('"sure?"', TEXT)), question, wanted=[1]))
     asked = await talk.next("interrupted")
     (run,) = stage.server.orchestrator.shell.runs.values()
-    await talk.say(extend(withdrawn=[1]))
+    await withdraw(talk, 1)
     await until(lambda: not run.questions())
     resume = pb.ResumeRequest(run=run.id, value='"yes"')
     with pytest.raises(grpc.aio.AioRpcError, match="does not wait for anybody"):
@@ -207,7 +220,7 @@ async def test_a_map_begins_no_further_bodies_until_it_is_awaited_again(talk: Co
     words = Node(0, Const('["a", "b"]', STRINGS))
     await talk.say(extend(words, each(1, 0, NOTE, 1), wanted=[1]))
     first = await talk.next("tool")
-    await talk.say(extend(withdrawn=[1]))
+    await withdraw(talk, 1)
     await answer(talk, first)
     await talk.say(extend(noting(2), wanted=[2]))
     assert (await talk.next("tool")).arguments == "{}", "not the second item"
@@ -239,7 +252,7 @@ async def test_a_map_over_what_is_being_written_begins_no_further_bodies_either(
     await talk.say(extend(listing, each(1, 0, NOTE, 0), wanted=[0, 1]))
     calls = [await talk.next("tool")]
     (run,), (decode,) = stage.server.orchestrator.shell.runs.values(), decodes(worker)
-    await talk.say(extend(withdrawn=[1]))
+    await withdraw(talk, 1)
     await until(lambda: run.graph.shelved)
     further.set()
     await until(lambda: run.graph.streams.count(decode, ()) == 2)
@@ -264,11 +277,28 @@ async def test_the_bodies_of_a_map_are_called_back_with_it(
     mapped = Node(1, Map(Graph(inside, (Value(1),))), {"items": Value(0)})
     await talk.say(extend(Node(0, Const('["a", "b"]', STRINGS)), mapped, wanted=[1]))
     await until(lambda: len(decodes(worker)) == 2)
-    await talk.say(extend(withdrawn=[1]))
+    await withdraw(talk, 1)
     await until(lambda: sorted(cancels(worker)) == sorted(decodes(worker)))
     worker.gate.set()
     await talk.say(extend(wanted=[1]))
     assert json.loads((await talk.next("known")).datum.json) == ["<Q: a>", "<Q: b>"]
+
+
+async def test_what_a_body_is_merged_with_is_computed_after_all(
+    talk: Conversation, worker: Any, until: Any
+) -> None:
+    await talk.say(extend(ask(0), wanted=[0]))
+    await until(lambda: decodes(worker))
+    await withdraw(talk, 0)
+    await until(lambda: cancels(worker))
+    worker.gate.set()
+    inside = Graph((Node(0, Input("item", TEXT)), ask(1)), (Value(1),))
+    mapped = Node(2, Map(inside), {"items": Value(1)})
+    await talk.say(extend(Node(1, Tool("note", STRINGS)), mapped, wanted=[2]))
+    call = await talk.next("tool")
+    await talk.say(pb.RunRequest(tool=pb.ToolAnswer(node=call.node, attempt=1, json='["a", "b"]')))
+    assert json.loads((await talk.next("known")).datum.json) == ["<hello>", "<hello>"]
+    assert decodes(worker) == cancels(worker) * 2
 
 
 async def test_what_others_of_a_batch_wait_for_is_computed_by_one_of_them(
@@ -283,10 +313,8 @@ async def test_what_others_of_a_batch_wait_for_is_computed_by_one_of_them(
         await talk.next("started")
     first, second, third = runs
     await until(lambda: decodes(worker))
-    await second.say(extend(withdrawn=[0]))
-    await second.say(extend(Node(1, Const("1")), wanted=[1]))
-    await second.next("known")  # so it has withdrawn
-    await first.say(extend(withdrawn=[0]))
+    await withdraw(second, 0)
+    await withdraw(first, 0)
     await until(lambda: len(decodes(worker)) == 2)
     worker.gate.set()
     assert (await third.next("known")).datum.text.text == "<hello>"
