@@ -12,7 +12,7 @@ from weft.graph.errors import GraphError
 from weft.graph.ir import Node, Value
 from weft.graph.live import Growth, LiveGraph
 from weft.graph.ops.common import Input, Interrupt, Tool
-from weft.graph.ops.primitive import Decode, Upsert
+from weft.graph.ops.primitive import Decode
 from weft.graph.sampling import JsonSchema
 from weft.graph.types import Data
 from weft.graph.values import Datum, KvValue, TextValue, fits, plain
@@ -227,7 +227,7 @@ class Run:
         return sorted((before - self.graph.shelved) & self.pending)
 
     def _unneeded(self) -> set[int]:
-        begun = {n for n, attempt in self.attempts.items() if isinstance(attempt.node.op, (Tool, Upsert))}
+        begun = {n for n, attempt in self.attempts.items() if isinstance(attempt.node.op, Tool)}
         return self._needs.unneeded(begun)
 
     def call_back(self, numbers: Iterable[int], now: float) -> None:

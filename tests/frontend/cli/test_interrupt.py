@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from weft import Client, ProgramError, interrupt, program
 from weft.frontend.cli import answers
 from weft.frontend.cli.main import app
+from weft.frontend.cli.output import ERRORS
 from weft.frontend.client import connect
 from weft.frontend.client.events import Event, Interrupted
 from weft.frontend.errors import Rejected
@@ -129,7 +130,8 @@ def test_who_answers_what_is_no_longer_asked_is_not_asked_again(monkeypatch: pyt
     class Run:
         """It has given up the wait meanwhile."""
 
-        interrupts = staticmethod(list)
+        def interrupts(self) -> list[Interrupted]:
+            return []
 
         def resume(self, value: str, *, node: int) -> None:
             raise Rejected("it does not wait for anybody")
@@ -138,7 +140,7 @@ def test_who_answers_what_is_no_longer_asked_is_not_asked_again(monkeypatch: pyt
             return [asked]
 
     typed = iter(["late"])
-    monkeypatch.setattr(answers.ERRORS, "input", lambda *_, **__: next(typed))
+    monkeypatch.setattr(ERRORS, "input", lambda *_, **__: next(typed))
     assert list(answers.answered(cast(Any, Run()), alone=True)) == [asked]
 
 
