@@ -249,7 +249,8 @@ class Orchestrator:
         run.withdraw(decode_value(value) for value in request.withdrawn)
         run.want([decode_value(value) for value in request.wanted], now())
         self._launch(run, nodes, inputs)
-        self.shell.shelve(run)
+        if request.withdrawn:
+            self.shell.shelve(run)
 
     def finish(self, run: Run, request: pb.Finish) -> None:
         """The program of a growing run has returned or raised. Effects that are under way are waited for."""
