@@ -314,14 +314,17 @@ class LiveGraph:
         op = node.op
         assert isinstance(op, Map)
         opened = self._maps.open(node.id, op.concurrency)
-        expansion = self._expansion(node)
-        begun = len(opened.results)
-        bodies = [self._begin_body(node, op, index, expansion) for index in range(begun, begun + opened.due)]
-        nodes = self._absorb(node, expansion, [result for _, result in bodies])
-        for index, (item, made) in enumerate(bodies, begun):
-            result = follow(self._aliases, made)
-            self._maps.began(node.id, result, finished=result in self.known)
-            self._note_body(node, op, index, item, result)
+        nodes: tuple[Node, ...] = ()
+        while opened.due:  # again, as a body that has been merged with what is known makes room at once
+            expansion = self._expansion(node)
+            begun = len(opened.results)
+            due = range(begun, begun + opened.due)
+            bodies = [self._begin_body(node, op, index, expansion) for index in due]
+            nodes += self._absorb(node, expansion, [result for _, result in bodies])
+            for index, (item, made) in enumerate(bodies, begun):
+                result = follow(self._aliases, made)
+                self._maps.began(node.id, result, finished=result in self.known)
+                self._note_body(node, op, index, item, result)
         if not opened.all_begun:
             return Growth(nodes, control=node.id)
         self._maps.close(node.id)
