@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -37,7 +38,9 @@ class LiveTrace(Trace):
         self._loop = asyncio.get_running_loop()
         self._sent = 0  # nodes
         self._values: dict[Value, asyncio.Future[Datum]] = {}
+        self._waiting: Counter[Value] = Counter()  # who waits for them
         self._wanted: list[Value] = []
+        self._withdrawn: list[Value] = []
         self._streamed: list[Value] = []
         self._flushing: asyncio.Handle | None = None
 
@@ -50,11 +53,23 @@ class LiveTrace(Trace):
         return self._load(var, self.own(var))
 
     async def datum(self, value: Value) -> Datum:
-        """A value as it comes from the server; increments that hold it are sent first."""
+        """A value as it comes from the server; increments that hold it are sent first.
+
+        Cancelling all who wait for a value withdraws it; who waits for it afterwards asks for it anew.
+        """
         if value not in self._values:
             self._values[value] = self._loop.create_future()
             self._want(value)
-        return await asyncio.shield(self._values[value])
+        received = self._values[value]
+        self._waiting[value] += 1
+        try:
+            return await asyncio.shield(received)
+        except asyncio.CancelledError:
+            if self._waiting[value] == 1 and not received.done():
+                self._withdraw(value)
+            raise
+        finally:
+            self._waiting[value] -= 1
 
     def stream(self, value: Value) -> None:
         """Ask for the pieces of a text, unless its model may have begun to write it."""
@@ -63,7 +78,7 @@ class LiveTrace(Trace):
             self._streamed.append(value)
 
     def flush(self) -> None:
-        """Send what was traced and not sent yet, and ask for the values that are waited for.
+        """Send what was traced and not sent yet, and which values are waited for, and which no longer.
 
         What cannot be sent is a TraceError for those who wait, or raised if nobody does.
         """
@@ -72,11 +87,12 @@ class LiveTrace(Trace):
             self._flushing.cancel()
             self._flushing = None
         increment, wanted, streamed = self._increment(), self._wanted, self._streamed
-        self._wanted, self._streamed = [], []
-        if not increment.nodes and not wanted:
+        withdrawn = self._withdrawn
+        self._wanted, self._streamed, self._withdrawn = [], [], []
+        if not (increment.nodes or wanted or withdrawn):
             return
         try:
-            self._session.extend(increment, wanted, streamed)
+            self._session.extend(increment, wanted, streamed, withdrawn)
         except GraphError as problem:
             self._fail(wanted, TraceError(str(problem)))
             return
@@ -105,6 +121,19 @@ class LiveTrace(Trace):
     def _want(self, value: Value) -> None:
         """Ask for a value at the loop's next turn, so that what is awaited together is sent together."""
         self._wanted.append(value)
+        self._flush_soon()
+
+    def _withdraw(self, value: Value) -> None:
+        """Nobody waits any more for a value, which was asked for before the loop woke who is cancelled.
+
+        The wishes of a program that is over do not count.
+        """
+        self._values.pop(value).cancel()
+        if not self.closed:
+            self._withdrawn.append(value)
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if self._flushing is None:
             self._flushing = self._loop.call_soon(self.flush)
 
@@ -231,7 +260,7 @@ async def _finish(session: Session, result: str, problem: Exception | None) -> N
 
 
 def _forward(source: asyncio.Future[Datum], target: asyncio.Future[Datum]) -> None:
-    """Let `target` end as `source` does."""
+    """Let `target` end as `source` does, and nobody wait for `source` when `target` is cancelled."""
 
     def copy(done: asyncio.Future[Datum]) -> None:
         error = None if done.cancelled() else done.exception()
@@ -246,3 +275,4 @@ def _forward(source: asyncio.Future[Datum], target: asyncio.Future[Datum]) -> No
             target.set_result(done.result())
 
     source.add_done_callback(copy)
+    target.add_done_callback(lambda done: source.cancel() if done.cancelled() else None)

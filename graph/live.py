@@ -66,6 +66,7 @@ class LiveGraph:
         self.reports: list[PassReport] = []  # on the last increment
         self.streams = Streams()
         self.known: dict[Value, Datum] = {}
+        self.shelved: set[int] = set()  # nodes that nobody needs now: those of them that are maps do not grow
         self.types: dict[Value, Type] = {}
         self._next_id = 0
         self._client: dict[Value, Value] = {}  # values as the client calls them
@@ -196,7 +197,9 @@ class LiveGraph:
 
     def advance(self, node: int) -> Growth:
         """Begin further bodies of a map; none if all of them have been begun meanwhile."""
-        return self._advance(self.nodes[node]) if self._maps.is_open(node) else Growth(())
+        if node in self.shelved or not self._maps.is_open(node):
+            return Growth(())
+        return self._advance(self.nodes[node])
 
     def written(self, decode: int, text: str) -> tuple[dict[Value, Datum], list[Growth]]:
         """Take the next piece of what a decode writes: the values that close with it, and what they begin."""
@@ -208,7 +211,7 @@ class LiveGraph:
         return self._feed(dict.fromkeys(lists), known)
 
     def catch_up(self, nodes: Iterable[Node]) -> tuple[dict[Value, Datum], list[Growth]]:
-        """The same for new nodes that take what has closed already, or is known of a merged list."""
+        """The same for nodes, new or needed again, that take what has closed or is known of a merged list."""
         entered = [node for node in nodes if self.nodes.get(node.id) is node]
         lists = [node.id for node in entered if isinstance(node.op, Element)]
         lists += [node.args["items"].node for node in entered if isinstance(node.op, Map)]
@@ -263,6 +266,8 @@ class LiveGraph:
     def _may_open(self, control: Node) -> bool:
         """Whether a map need not wait: what its body takes only for the sake of order must have happened."""
         assert isinstance(control.op, Map)
+        if control.id in self.shelved:
+            return False
         body = control.op.body
         used = {value for node in body for value in node.args.values()} | set(body.outputs)
         idle = {n.op.name for n in body if isinstance(n.op, Input) and Value(n.id) not in used}
@@ -309,14 +314,17 @@ class LiveGraph:
         op = node.op
         assert isinstance(op, Map)
         opened = self._maps.open(node.id, op.concurrency)
-        expansion = self._expansion(node)
-        begun = len(opened.results)
-        bodies = [self._begin_body(node, op, index, expansion) for index in range(begun, begun + opened.due)]
-        nodes = self._absorb(node, expansion, [result for _, result in bodies])
-        for index, (item, made) in enumerate(bodies, begun):
-            result = follow(self._aliases, made)
-            self._maps.began(node.id, result, finished=result in self.known)
-            self._note_body(node, op, index, item, result)
+        nodes: tuple[Node, ...] = ()
+        while opened.due:  # again, as a body that has been merged with what is known makes room at once
+            expansion = self._expansion(node)
+            begun = len(opened.results)
+            due = range(begun, begun + opened.due)
+            bodies = [self._begin_body(node, op, index, expansion) for index in due]
+            nodes += self._absorb(node, expansion, [result for _, result in bodies])
+            for index, (item, made) in enumerate(bodies, begun):
+                result = follow(self._aliases, made)
+                self._maps.began(node.id, result, finished=result in self.known)
+                self._note_body(node, op, index, item, result)
         if not opened.all_begun:
             return Growth(nodes, control=node.id)
         self._maps.close(node.id)

@@ -189,6 +189,7 @@ class Extend(google.protobuf.message.Message):
     INCREMENT_FIELD_NUMBER: builtins.int
     WANTED_FIELD_NUMBER: builtins.int
     STREAM_FIELD_NUMBER: builtins.int
+    WITHDRAWN_FIELD_NUMBER: builtins.int
     @property
     def increment(self) -> weft.proto.graph_pb2.Graph: ...
     @property
@@ -197,15 +198,22 @@ class Extend(google.protobuf.message.Message):
 
     @property
     def stream(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[weft.proto.graph_pb2.Value]: ...
+    @property
+    def withdrawn(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[weft.proto.graph_pb2.Value]:
+        """Results that the client waits for no longer: what only they need is not computed until somebody wants it again.
+        They come before `wanted`.
+        """
+
     def __init__(
         self,
         *,
         increment: weft.proto.graph_pb2.Graph | None = ...,
         wanted: collections.abc.Iterable[weft.proto.graph_pb2.Value] | None = ...,
         stream: collections.abc.Iterable[weft.proto.graph_pb2.Value] | None = ...,
+        withdrawn: collections.abc.Iterable[weft.proto.graph_pb2.Value] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["increment", b"increment"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["increment", b"increment", "stream", b"stream", "wanted", b"wanted"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["increment", b"increment", "stream", b"stream", "wanted", b"wanted", "withdrawn", b"withdrawn"]) -> None: ...
 
 Global___Extend: typing_extensions.TypeAlias = Extend
 

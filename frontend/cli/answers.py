@@ -39,7 +39,7 @@ def answered(run: Run[Any], *, alone: bool) -> Iterator[Event]:
 
 
 def _ask(run: Run[Any], asked: Interrupted) -> bool:
-    """Read an answer that fits; false if the input has ended."""
+    """Read an answer that fits, unless none is waited for any more; false if the input has ended."""
     value = asked.value
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
     ERRORS.print(shown, markup=False)
@@ -52,6 +52,8 @@ def _ask(run: Run[Any], asked: Interrupted) -> bool:
             run.resume(_value(text, asked.type), node=asked.node)
         except Rejected as problem:
             ERRORS.print(problem.message, markup=False)
+            if asked not in run.interrupts():
+                return True
         else:
             return True
 

@@ -173,12 +173,19 @@ class Session(WatchSession):
         self._requests.put(start)
         self._answers: set[asyncio.Task[None]] = set()
 
-    def extend(self, increment: Graph, wanted: Sequence[Value], stream: Sequence[Value] = ()) -> None:
-        """Add to the graph of a growing run, and ask for values of it."""
+    def extend(
+        self,
+        increment: Graph,
+        wanted: Sequence[Value],
+        stream: Sequence[Value] = (),
+        withdrawn: Sequence[Value] = (),
+    ) -> None:
+        """Add to the graph of a growing run, ask for values of it, and say which nobody waits for now."""
         message = pb.Extend(
             increment=encode_graph(increment),
             wanted=[encode_value(value) for value in wanted],
             stream=[encode_value(value) for value in stream],
+            withdrawn=[encode_value(value) for value in withdrawn],
         )
         self._send(pb.RunRequest(extend=message))
 

@@ -246,8 +246,11 @@ class Orchestrator:
         nodes = run.graph.extend(graph, closed=False)
         run.indexes |= filled_indexes(graph)
         run.stream(decode_value(value) for value in request.stream)
+        run.withdraw(decode_value(value) for value in request.withdrawn)
         run.want([decode_value(value) for value in request.wanted], now())
         self._launch(run, nodes, inputs)
+        if request.withdrawn:
+            self.shell.shelve(run)
 
     def finish(self, run: Run, request: pb.Finish) -> None:
         """The program of a growing run has returned or raised. Effects that are under way are waited for."""

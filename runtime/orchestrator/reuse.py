@@ -65,6 +65,7 @@ class Reuse:
         self._given: dict[int, tuple[Datum, ...]] = {}  # results that other runs of the batch have handed on
         self._gates: dict[int, Value] = {}
         self._open: list[Value] = []  # gates that the scheduler has not heard of yet
+        self._put_off: set[int] = set()  # nodes that were to be looked up while nobody needed them
 
     # ---- nodes
 
@@ -133,6 +134,9 @@ class Reuse:
         if not (self._due or self._given):
             return found
         for number in self._due:
+            if number in self._graph.shelved:
+                self._put_off.add(number)
+                continue
             node = self._graph.nodes[number]
             kept = self._recalled(node)
             if kept is None and self._may_be_found(node):
@@ -186,6 +190,17 @@ class Reuse:
             return (), ()
         self._results.put(key, kept)
         return kept, self._results.landed(key)
+
+    def give_up(self, numbers: Iterable[int]) -> tuple[Asker, ...]:
+        """The run does not compute these nodes now: those who waited for it to do so."""
+        led = [self._keys.pop(number) for number in numbers if number in self._keys]
+        return tuple(asker for key in led for asker in self._results.abandon(key, self._run))
+
+    def take_up(self, numbers: Iterable[int]) -> None:
+        """The run computes these nodes after all, unless equal work has been done."""
+        again = self._put_off.intersection(numbers)
+        self._put_off -= again
+        self._due += sorted(again)
 
     def end(self) -> tuple[Asker, ...]:
         """The run is over: those who waited for what it has not computed."""

@@ -11,7 +11,7 @@ from weft.graph.codec import encode_datum, encode_value, write_datum
 from weft.graph.errors import GraphError
 from weft.graph.ir import Node, Value
 from weft.graph.live import Growth, LiveGraph
-from weft.graph.ops.common import Input, Interrupt
+from weft.graph.ops.common import Input, Interrupt, Tool
 from weft.graph.ops.primitive import Decode
 from weft.graph.sampling import JsonSchema
 from weft.graph.types import Data
@@ -22,6 +22,7 @@ from weft.runtime.scheduler.faults import Fault
 
 from .durable import Durable
 from .foresight import Foresight
+from .needs import Needs
 from .own_work import OwnWork
 from .recipe import context_key, recipe
 from .record import OBSERVED, Attempt, NodeChange, NodeTimes, Outcome, RunRecord, Unfinished, label
@@ -62,12 +63,14 @@ class Run:
     foresight: Foresight = field(init=False)
     reuse: Reuse = field(init=False)
     own: OwnWork = field(init=False)
+    _needs: Needs = field(init=False)
 
     def __post_init__(self) -> None:
         self.id = self.record.id
         self.values = self.graph.known
         self.foresight = Foresight(self.graph, self._wanted.keys())
         self.own = OwnWork(self.values)
+        self._needs = Needs(self.graph.nodes, self.pending, self._wanted.keys())
         self.reuse = Reuse(
             self.shared,
             self.id,
@@ -83,7 +86,7 @@ class Run:
     def complete(self) -> bool:
         """Whether nothing is left to do: all nodes, or of a program that has returned, all effects."""
         if self.grows:
-            return self.finishing is not None and not self.effects
+            return self.finishing is not None and self.effects <= self.graph.shelved
         return not self.pending
 
     def node(self, number: int) -> Node:
@@ -103,6 +106,8 @@ class Run:
             else:
                 self.effects.discard(node.id)
         self.record.nodes += len(self._added_s) - before
+        if self.grows:
+            self._needs.add(growth)
         self.reuse.add(growth)
         self.own.add(nodes)
 
@@ -199,6 +204,39 @@ class Run:
                 self._send_known(name, value, now)
             else:
                 self._wanted.setdefault(value, []).append(name)
+
+    def withdraw(self, names: Iterable[Value]) -> None:
+        """The client waits for these values of its no longer. Raises GraphError for an unknown one."""
+        for name in names:
+            value = self.graph.resolve(name)
+            left = [other for other in self._wanted.pop(value, ()) if other != name]
+            if left:
+                self._wanted[value] = left
+            self._needs.withdraw(value.node)
+
+    def shelve(self) -> list[int]:
+        """The nodes that nobody needs any more."""
+        before = self.graph.shelved
+        self.graph.shelved = before | self._unneeded()
+        return sorted(self.graph.shelved - before)
+
+    def take_up(self) -> list[int]:
+        """The nodes that were shelved and that somebody needs by now."""
+        before = self.graph.shelved
+        self.graph.shelved = before & self._unneeded()
+        return sorted((before - self.graph.shelved) & self.pending)
+
+    def _unneeded(self) -> set[int]:
+        begun = {n for n, attempt in self.attempts.items() if isinstance(attempt.node.op, Tool)}
+        return self._needs.unneeded(begun)
+
+    def call_back(self, numbers: Iterable[int], now: float) -> None:
+        """What is under way of these nodes has been given up; of a map that has begun, only its bodies."""
+        for number in numbers:
+            attempt = self.attempts.get(number)
+            if attempt is not None and attempt.node.op.kind != "control":
+                del self.attempts[number]
+                self.ended(attempt, "cancelled", now, worker=attempt.worker)
 
     def stream(self, names: Iterable[Value]) -> None:
         """Send the deltas of these texts of the client, if a model writes them."""

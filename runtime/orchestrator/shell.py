@@ -16,6 +16,7 @@ from weft.graph.errors import GraphError, TooLargeError
 from weft.graph.evaluate import evaluate
 from weft.graph.ir import Node, Value
 from weft.graph.live import Growth
+from weft.graph.ops.control import Map
 from weft.graph.ops.primitive import Upsert
 from weft.graph.values import Datum
 from weft.proto import worker_pb2
@@ -31,6 +32,7 @@ from .faults import decode_fault, fault_of
 from .fleet import Fleet
 from .run import Run
 from .sending import Sender
+from .shared_results import Asker
 from .timer import Timer, now
 from .trace import CLIENT, ORCHESTRATOR, PERSON
 from .workers import WorkerLink, engine_specs
@@ -281,7 +283,10 @@ class Shell:
 
     def pass_on(self, run: Run) -> None:
         """A run is over: what others waited for it to compute, they compute themselves."""
-        for asker in run.reuse.end():
+        self._ask_again(run.reuse.end())
+
+    def _ask_again(self, askers: Iterable[Asker]) -> None:
+        for asker in askers:
             other = self.runs.get(asker.run)
             if other is not None:
                 other.reuse.ask_again(asker.node)
@@ -322,6 +327,8 @@ class Shell:
             self.handle(ev.NodesAdded(run.id, primitives, self._found(run), revised))
         known, grown = run.graph.catch_up(growth.nodes)
         self._take_in(run, grown, known)
+        if run.graph.shelved:
+            self._take_up(run)
 
     def _take_in(self, run: Run, grown: Iterable[Growth], known: Mapping[Value, Datum]) -> None:
         """New nodes, and values that are known before what they are part of is complete."""
@@ -356,6 +363,27 @@ class Shell:
         except Exception as problem:
             node = run.node(number)
             self._owner.run_failed(run, blame(fault_of(problem, node.where()), node))
+
+    # ---- what nobody needs
+
+    def shelve(self, run: Run) -> None:
+        """A client has withdrawn values: call back what nobody needs any more. Never amid other actions."""
+        shelved = run.shelve() if run.id in self.runs else ()
+        if shelved:
+            run.call_back(shelved, now())
+            self.handle(ev.NodesShelved(run.id, tuple(shelved)))
+            self._ask_again(run.reuse.give_up(shelved))
+
+    def _take_up(self, run: Run) -> None:
+        """A run has grown, or its client waits for more: begin again what somebody needs after all."""
+        needed = run.take_up()
+        if needed:
+            run.reuse.take_up(needed)
+            self.handle(ev.ValuesKnown(run.id, self._found(run)), ev.NodesTakenUp(run.id, tuple(needed)))
+            maps = [number for number in needed if isinstance(run.node(number).op, Map)]
+            known, grown = run.graph.catch_up(run.node(number) for number in maps)
+            run.unblocked.update(dict.fromkeys(maps))
+            self._take_in(run, grown, known)
 
     # ---- the end of a run
 

@@ -18,6 +18,8 @@ __all__ = [
     "Event",
     "Expanded",
     "NodesAdded",
+    "NodesShelved",
+    "NodesTakenUp",
     "PromptRead",
     "RunEnded",
     "RunStarted",
@@ -86,6 +88,22 @@ class NodesAdded:
     known: Mapping[Value, Content | None] = field(default_factory=dict)
     revised: Mapping[int, Forecast] = field(default_factory=dict)
     """What is expected by now of nodes that were there before; those in a queue keep their place there."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodesShelved:
+    """Nobody needs these nodes now, nor will before `NodesTakenUp`, and nothing that is needed takes them."""
+
+    run: str
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodesTakenUp:
+    """Somebody needs these nodes again; those that are done by now stay so."""
+
+    run: str
+    nodes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +182,8 @@ Event = (
     | WorkerLost
     | RunStarted
     | NodesAdded
+    | NodesShelved
+    | NodesTakenUp
     | ValuesKnown
     | PromptRead
     | TaskDone

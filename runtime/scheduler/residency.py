@@ -15,7 +15,7 @@ from .events import Usage
 from .idle import IdleRuns
 from .patience import Patience
 from .prefixes import Block, Boundary, extend, start
-from .state import DONE, Chain, Holding, LiveNode, LiveRun
+from .state import DONE, SHELVED, Chain, Holding, LiveNode, LiveRun
 from .transfer import Move, Transfer
 
 __all__ = ["Demand", "Residency"]
@@ -84,7 +84,7 @@ class Residency:
         base, prefixes = _chain(live)
         holders = self.directory.longest(prefixes).holders if prefixes else ()
         shared = [tokens for key, tokens in prefixes if any(key in holder.in_use for holder in holders)]
-        known = (node.primitive for node in run.nodes.values() if node.phase is not DONE)
+        known = (node.primitive for node in run.nodes.values() if node.phase not in (DONE, SHELVED))
         needed = base.tokens + sum(p.forecast.reads + p.forecast.writes for p in known if p.key == key)
         return max(int(needed - max(shared, default=0.0)), 0)
 

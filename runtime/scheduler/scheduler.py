@@ -27,6 +27,8 @@ from .events import (
     Event,
     Expanded,
     NodesAdded,
+    NodesShelved,
+    NodesTakenUp,
     PromptRead,
     RunEnded,
     RunStarted,
@@ -41,7 +43,7 @@ from .faults import Fault, after_failure, after_loss, blame, nobody_offers, repe
 from .policies import Policies
 from .prefixes import Content
 from .primitive import EngineKey, Role
-from .state import DONE, RETRYING, RUNNING, WAITING, LiveNode, LiveRun
+from .state import DONE, RETRYING, RUNNING, SHELVED, WAITING, LiveNode, LiveRun
 from .timers import Timers
 
 __all__ = ["Scheduler"]
@@ -65,6 +67,8 @@ class Scheduler:
             WorkerLost: self._worker_lost,
             RunStarted: self._run_started,
             NodesAdded: self._nodes_added,
+            NodesShelved: self._nodes_shelved,
+            NodesTakenUp: self._nodes_taken_up,
             Expanded: self._expanded,
             ValuesKnown: self._values_known,
             PromptRead: self._prompt_read,
@@ -129,6 +133,31 @@ class Scheduler:
             added = run.add(event.nodes)
             self._learn(run, event.known)
             self._start_ready(added)
+
+    def _nodes_shelved(self, event: NodesShelved) -> None:
+        run = self._runs.get(event.run)
+        if run is None:
+            return
+        stopped: dict[str, list[int]] = {}
+        for live in map(run.nodes.__getitem__, event.nodes):
+            if live.phase is DONE or (live.phase is RUNNING and live.primitive.role is Role.CONTROL):
+                continue  # a map that has begun only waits for its bodies
+            if live.phase is RUNNING and live.engine is not None:
+                stopped.setdefault(live.engine.worker.id, []).append(live.number)
+            run.shelve(live)
+            self._residency.drop(live)
+            self._residency.end_turn(live, self._now)
+        if stopped:
+            self._actions += self._dispatcher.dispatches(self._now)  # what is stopped has been sent before
+        self._actions += (CancelTasks(worker, run.id, tuple(nodes)) for worker, nodes in stopped.items())
+
+    def _nodes_taken_up(self, event: NodesTakenUp) -> None:
+        run = self._runs.get(event.run)
+        if run is not None:
+            shelved = [live for number in event.nodes if (live := run.nodes[number]).phase is SHELVED]
+            for live in shelved:
+                run.take_up(live)
+            self._start_ready(shelved)
 
     def _run_ended(self, event: RunEnded) -> None:
         run = self._runs.get(event.run)

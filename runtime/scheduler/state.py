@@ -22,6 +22,7 @@ __all__ = [
     "QUEUED",
     "RETRYING",
     "RUNNING",
+    "SHELVED",
     "WAITING",
     "Chain",
     "Holding",
@@ -38,11 +39,12 @@ class Phase(Enum):
     QUEUED = auto()  # for a worker with room
     RUNNING = auto()  # handed out; in a fragment perhaps still without all its operands
     RETRYING = auto()  # for the end of a back-off
+    SHELVED = auto()  # for somebody who needs it
     DONE = auto()
 
 
 # By names of their own: looking up a member of an enum takes several times as long, twenty times a primitive.
-WAITING, QUEUED, RUNNING, RETRYING, DONE = Phase
+WAITING, QUEUED, RUNNING, RETRYING, SHELVED, DONE = Phase
 
 
 class Chain(NamedTuple):
@@ -203,8 +205,20 @@ class LiveRun:
             if live.phase is not DONE:
                 self.work_ms -= live.work_ms
                 live.primitive = replace(live.primitive, forecast=forecast)
-                live.work_ms = _work_ms(live.primitive)
+                live.work_ms = 0.0 if live.phase is SHELVED else _work_ms(live.primitive)
                 self.work_ms += live.work_ms
+
+    def shelve(self, live: LiveNode) -> None:
+        """Reckon with a node no longer."""
+        self.work_ms -= live.work_ms
+        live.work_ms = 0.0
+        live.leave(SHELVED)
+
+    def take_up(self, live: LiveNode) -> None:
+        """Reckon with a node again."""
+        live.work_ms = _work_ms(live.primitive)
+        self.work_ms += live.work_ms
+        live.phase = WAITING
 
     def complete(self, live: LiveNode) -> Iterable[LiveNode]:
         """Mark a node as done. Its consumers, each with one operand less to wait for."""

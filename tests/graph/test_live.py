@@ -93,6 +93,19 @@ def test_a_map_all_of_whose_bodies_have_begun_begins_no_further_ones() -> None:
     assert not none.nodes
 
 
+def test_bodies_whose_results_are_known_keep_no_others_waiting() -> None:
+    """They are merged with what has been computed before, and nothing will ever say that they are done."""
+    same = Graph((Node(0, Input("item")), Node(1, Generate((Message("raw", ("x",)),)))), (Value(1),))
+    live = live_with(Node(0, Generate((Message("raw", ("x",)),))))
+    live.learned({live.resolve(Value(0)): TextValue("y")})
+    items = Node(1, Const('["a", "b", "c"]', STRINGS))
+    mapped = Node(2, Map(same, concurrency=1), {"items": Value(1)})
+    *_, control = live.extend(Graph((items, mapped), (Value(2),)), closed=False)
+    growth = live.expand(control.id, {"items": Json(["a", "b", "c"])})
+    assert growth.replaces
+    assert growth.nodes[-1].args == dict.fromkeys("012", live.resolve(Value(0)))
+
+
 def test_the_body_of_a_map_gets_its_items_at_the_type_it_declares() -> None:
     live = live_with(
         Node(0, Input("xs", JSON)),

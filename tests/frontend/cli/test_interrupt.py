@@ -6,15 +6,18 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from weft import Client, ProgramError, interrupt, program
+from weft.frontend.cli import answers
 from weft.frontend.cli.main import app
+from weft.frontend.cli.output import ERRORS
 from weft.frontend.client import connect
-from weft.frontend.client.events import Interrupted
+from weft.frontend.client.events import Event, Interrupted
+from weft.frontend.errors import Rejected
 
 _CODE = """
 from weft import interrupt, program
@@ -119,6 +122,26 @@ def test_an_async_program_awaits_an_answer(server: str) -> None:
             run.resume(4 + asked.node, node=asked.node)
     first, second = run.result()
     assert 4 < first < second
+
+
+def test_who_answers_what_is_no_longer_asked_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Interrupted(0.0, 1, "%1 interrupt", "now?", '{"type": "string"}')
+
+    class Run:
+        """It has given up the wait meanwhile."""
+
+        def interrupts(self) -> list[Interrupted]:
+            return []
+
+        def resume(self, value: str, *, node: int) -> None:
+            raise Rejected("it does not wait for anybody")
+
+        def events(self) -> list[Event]:
+            return [asked]
+
+    typed = iter(["late"])
+    monkeypatch.setattr(ERRORS, "input", lambda *_, **__: next(typed))
+    assert list(answers.answered(cast(Any, Run()), alone=True)) == [asked]
 
 
 @pytest.mark.parametrize(

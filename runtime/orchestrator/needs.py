@@ -1,0 +1,88 @@
+"""What of a growing run anybody needs: what serves only withdrawn values nobody does. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+
+from weft.graph.ir import Node, Value
+from weft.graph.live import Growth
+from weft.graph.ops.base import Op
+from weft.graph.ops.common import Interrupt
+from weft.graph.ops.optimized import Stage
+from weft.graph.ops.primitive import Upsert
+
+__all__ = ["Needs"]
+
+
+class Needs:
+    """The nodes of one run that are not done, and who needs them.
+
+    `nodes` are those of the live graph, `pending` the numbers of those that are not done, and `wanted` the
+    values that the client waits for now.
+    """
+
+    def __init__(
+        self, nodes: Mapping[int, Node], pending: AbstractSet[int], wanted: Collection[Value]
+    ) -> None:
+        self._nodes = nodes
+        self._pending = pending
+        self._wanted = wanted
+        self._withdrawn: set[int] = set()
+        self._parts: dict[int, list[int]] = {}  # by control node: the nodes that it has become
+
+    def add(self, growth: Growth) -> None:
+        """Take note of new nodes."""
+        control = growth.nodes[-1].id if growth.replaces else growth.control
+        if control is not None:
+            parts = self._parts.setdefault(control, [])
+            parts += (node.id for node in growth.nodes if node.id != control)
+
+    def withdraw(self, number: int) -> None:
+        """The client waits for a result of this node no longer."""
+        self._withdrawn.add(number)
+
+    def unneeded(self, begun: Collection[int]) -> set[int]:
+        """What need not be computed now. `begun`: tools that run, which nobody calls back.
+
+        Of what is withdrawn, and what that takes, all that serves nobody else. A node that was never
+        withdrawn serves the program, which may come to wait for it; unless it only looks at another's result,
+        or was to be taken by what is withdrawn. Effects are wanted for themselves.
+        """
+        self._withdrawn &= self._pending
+        given_up = self._closure(self._withdrawn, self._producers)
+        if not given_up:
+            return set()
+        called_off = self._closure(self._withdrawn, self._parts_of)
+        needed = {value.node for value in self._wanted}.union(begun)
+        for number in self._pending:
+            op = self._nodes[number].op
+            if number in given_up:
+                if _lasts(op) and (number not in called_off or isinstance(op, (Upsert, Stage))):
+                    needed.add(number)
+            elif op.kind != "host":
+                needed.add(number)
+        return given_up - self._closure(needed, self._producers)
+
+    def _closure(self, numbers: Iterable[int], follow: Callable[[int], Iterable[int]]) -> set[int]:
+        """Those of the nodes that are not done, and all such that can be reached from them."""
+        found: set[int] = set()
+        left = list(numbers)
+        while left:
+            number = left.pop()
+            if number in self._pending and number not in found:
+                found.add(number)
+                left += follow(number)
+        return found
+
+    def _parts_of(self, number: int) -> Iterable[int]:
+        return self._parts.get(number, ())
+
+    def _producers(self, number: int) -> Iterable[int]:
+        yield from (value.node for value in self._nodes[number].args.values())
+        yield from self._parts_of(number)
+
+
+def _lasts(op: Op) -> bool:
+    """Whether a node is to run whoever takes its result; a question is asked for its answer alone."""
+    return op.effectful and not isinstance(op, Interrupt)
