@@ -215,3 +215,12 @@ def test_an_embedded_server_listens_in_its_private_folder(tmp_path: Path) -> Non
     assert json.loads(orchestrator.arguments[-1])["listen"] == f"unix:{tmp_path}/orchestrator"
     names = [spec.name for spec in ServerLayout(Settings()).workers(tmp_path, "unix:x")]
     assert names == ["worker 'reference'", "worker 'retrieval'"]
+
+
+def test_graphs_that_no_file_holds_stand_in_the_private_folder(tmp_path: Path) -> None:
+    settings = Settings(programs={"p": Path("app.py:p"), "q": Path("q.json")})
+    orchestrator = ServerLayout(settings, "127.0.0.1:0", {"p": "{}"}).orchestrator(tmp_path)
+    programs = json.loads(orchestrator.arguments[-1])["programs"]
+    assert programs["q"] == str(Path("q.json").absolute())
+    assert Path(programs["p"]).parent == tmp_path
+    assert Path(programs["p"]).read_text() == "{}"
