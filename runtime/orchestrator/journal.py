@@ -50,6 +50,7 @@ _END: Final = tuple(f"DELETE FROM {table} WHERE run = ?" for table in ("begun", 
 _CONCLUDE: Final = "INSERT OR REPLACE INTO outcomes VALUES (?, ?)"
 _FORGET: Final = "DELETE FROM outcomes WHERE run = ?"
 
+_MAKE_ROOM: Final = "make room on its disk, see that it can be written, or raise journal_mb in the settings"
 _SEE_TO_DISK: Final = "see to that disk; the server goes on by itself when it takes writes again"
 
 _log = logging.getLogger(__name__)
@@ -291,7 +292,7 @@ class Journal:
         except sqlite3.Error as problem:
             with suppress(sqlite3.Error):  # that there is no transaction any more
                 self._database.execute("ROLLBACK")
-            return self._unwritten(str(problem), "make room on its disk, or raise journal_mb in the settings")
+            return self._unwritten(str(problem), _MAKE_ROOM)
         self.bytes = _bytes(self._file)
         return None
 

@@ -127,6 +127,22 @@ async def test_a_process_that_ignores_sigterm_is_killed() -> None:
     assert not any(map(_exists, pids))
 
 
+async def test_a_process_that_the_system_cannot_end_is_named_and_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = Supervisor(FakeLayout(workers_by_name={"worker": "stubborn"}))
+    await supervisor.start()
+    worker = supervisor._children["worker"]
+    monkeypatch.setattr("weft.runtime.processes._KILLED_WITHIN_S", 0.0)
+    monkeypatch.setattr("asyncio.subprocess.Process.kill", lambda process: None)  # as while its disk hangs
+    await supervisor.stop()
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        f"worker (process {worker.pid}) has been killed and does not end"
+    ]
+    os.kill(worker.pid, signal.SIGKILL)
+    await worker.wait()
+
+
 async def test_ctrl_c_of_the_terminal_reaches_only_the_parent() -> None:
     async with running(Supervisor(FakeLayout())) as supervisor:
         groups = {os.getpgid(pid) for pid in supervisor.pids.values()}
