@@ -168,9 +168,14 @@ class Journal:
         self._writes: SimpleQueue[_Write | None] = SimpleQueue()
         self._put_bytes = 0
         self._written_bytes = 0  # by the thread
-        self._places = _places(file)
-        self.bytes = _bytes(file)
-        """What the files take on the disk, as of the last write."""
+        self._paths = (
+            str(file),
+            f"{file}-wal",
+        )  # and its log, which SQLite makes at once, removes at the end
+        found = self._stat()
+        self._places = _places(found)
+        self.bytes = _bytes(found)
+        """What the files took on the disk before the last write."""
         self._lost: dict[str, JournalError] = {}  # by run: why something of it could not be written
         self._thread = threading.Thread(target=self._serve, name="weft-journal", daemon=True)
         self._thread.start()
@@ -281,7 +286,9 @@ class Journal:
     def _commit(self, batch: list[_Write]) -> JournalError | None:
         if not any(write.statements for write in batch):
             return None
-        if _places(self._file) != self._places:
+        found = self._stat()
+        self.bytes = _bytes(found)
+        if _places(found) != self._places:
             return self._unwritten("it has been moved or removed", "put it back, or start the server again")
         try:
             self._database.execute("BEGIN")
@@ -293,8 +300,14 @@ class Journal:
             with suppress(sqlite3.Error):  # that there is no transaction any more
                 self._database.execute("ROLLBACK")
             return self._unwritten(str(problem), _MAKE_ROOM)
-        self.bytes = _bytes(self._file)
         return None
+
+    def _stat(self) -> list[os.stat_result]:
+        """Of the files; none if one has gone."""
+        try:
+            return list(map(os.stat, self._paths))
+        except OSError:
+            return []
 
     def _tell(self, write: _Write, problem: JournalError | None) -> None:
         if write.ends:
@@ -315,21 +328,13 @@ def _end(run: str) -> list[_Statement]:
     return [(statement, (run,)) for statement in _END]
 
 
-def _stat(file: Path) -> list[os.stat_result]:
-    """Of the file, and of its log, which SQLite makes at once and removes at the end; empty: one has gone."""
-    try:
-        return [each.stat() for each in (file, file.with_name(f"{file.name}-wal"))]
-    except OSError:
-        return []
+def _places(found: Sequence[os.stat_result]) -> list[tuple[int, int]]:
+    """Which files they are."""
+    return [(each.st_dev, each.st_ino) for each in found]
 
 
-def _places(file: Path) -> list[tuple[int, int]]:
-    """Which files they are that have these paths now."""
-    return [(found.st_dev, found.st_ino) for found in _stat(file)]
-
-
-def _bytes(file: Path) -> int:
-    return sum(found.st_size for found in _stat(file))
+def _bytes(found: Sequence[os.stat_result]) -> int:
+    return sum(each.st_size for each in found)
 
 
 def _settle(done: asyncio.Future[None], problem: JournalError | None) -> None:
