@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -25,17 +25,27 @@ class ServerLayout:
     settings: Settings
     listen: str | None = None
     """Where the orchestrator listens; None: at a Unix socket in the server's private folder."""
+    programs: Mapping[str, str] = field(default_factory=dict)
+    """The graphs, as JSON, of those programs that no file holds."""
 
     def orchestrator(self, folder: Path) -> ProcessSpec:
-        """The orchestrator."""
+        """The orchestrator, which reads the graphs of programs from files."""
         listen = self.listen or f"unix:{folder / 'orchestrator'}"
-        config = self.settings.absolute().model_copy(update={"listen": listen})
+        config = self.settings.absolute()
+        programs = config.programs | self._written(folder)
+        config = config.model_copy(update={"listen": listen, "programs": programs})
         if not self.listen:  # an embedded server is nobody else's, and nobody's runs outlive it
             config = config.model_copy(update={"http": None, "metrics": None, "journal_mb": 0})
         key = self.settings.api_key
         environment = {_KEY: key.get_secret_value()} if key else {}
         arguments = ("-m", _ORCHESTRATOR, "--config", config.model_dump_json(exclude={"api_key"}))
         return ProcessSpec("orchestrator", arguments, environment)
+
+    def _written(self, folder: Path) -> dict[str, Path]:
+        files = {name: folder / f"program-{number}.json" for number, name in enumerate(self.programs)}
+        for name, file in files.items():
+            file.write_text(self.programs[name], encoding="utf-8")
+        return files
 
     def workers(self, folder: Path, address: str) -> Sequence[ProcessSpec]:
         """The workers of each model, one for retrieval, and one for tools if there are any.

@@ -7,6 +7,7 @@ only the parent holds. When the parent ends, in whatever way, the life line clos
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -19,8 +20,11 @@ from typing import Self
 
 __all__ = ["Child", "LifeLine", "ProcessSpec", "start_janitor"]
 
+_log = logging.getLogger(__name__)
+
 _LINES_KEPT = 100
 _READ_SIZE = 1 << 16  # bytes
+_KILLED_WITHIN_S = 1.0
 _LAST_LINES_S = 0.5  # then a process that the child started holds its output open
 
 
@@ -120,17 +124,31 @@ class Child:
             self._write(self._lines.popleft())
 
     async def stop(self, within_s: float) -> None:
-        """Ask the process to end; after `within_s` seconds kill it. It has been waited for on return."""
+        """Ask the process to end; after `within_s` seconds kill it.
+
+        It has been waited for on return, unless the system cannot end it, as it waits for a device.
+        """
         if self.running:
             self._process.terminate()
         try:
             await asyncio.wait_for(self._process.wait(), within_s)
         except TimeoutError:
             self._process.kill()
-            await self._process.wait()
+            await self._wait_for_its_death()
         await asyncio.wait(self._pumps, timeout=_LAST_LINES_S)
         for pump in self._pumps:
             pump.cancel()
+
+    async def _wait_for_its_death(self) -> None:
+        try:
+            await asyncio.wait_for(self._process.wait(), _KILLED_WITHIN_S)
+        except TimeoutError:
+            _log.error(
+                "%s (process %d) has been killed and does not end: it waits for a disk or another device "
+                "that does not answer",
+                self.spec.name,
+                self.pid,
+            )
 
     async def _read_output(self, stream: asyncio.StreamReader) -> None:
         await _pump(stream, self._on_output)

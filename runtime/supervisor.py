@@ -42,7 +42,7 @@ class Layout(Protocol):
     """Which processes make up a server."""
 
     def orchestrator(self, folder: Path) -> ProcessSpec:
-        """The orchestrator; `folder` is for its socket. It announces ``{"listening": address}`` on stdout."""
+        """The orchestrator, which announces ``{"listening": address}`` on stdout; `folder`: for its files."""
 
     def workers(self, folder: Path, address: str) -> Sequence[ProcessSpec]:
         """The workers, which join the orchestrator at `address`; `folder` is for their sockets."""
@@ -107,7 +107,8 @@ class Supervisor:
 
     async def wait(self) -> None:
         """Wait until the orchestrator has died too often to be started again."""
-        await asyncio.shield(self._keepers[self._layout.orchestrator(self.folder).name])
+        orchestrator, *_ = self._keepers.values()  # in the order in which they were started
+        await asyncio.shield(orchestrator)
 
     async def stop(self) -> None:
         """End all processes within three seconds, and remove their sockets.

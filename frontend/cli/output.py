@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import Any, Final, TextIO
 
 from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["ERRORS", "OUTPUT", "print_json", "print_table", "print_value", "seconds"]
+__all__ = ["ERRORS", "OUTPUT", "only_json", "print_json", "print_table", "print_value", "seconds"]
 
 OUTPUT: Final = Console(highlight=False, soft_wrap=True)
 """Standard output."""
 ERRORS: Final = Console(stderr=True, highlight=False, soft_wrap=True)
 """Standard error: progress, errors, and what a program need not read."""
 
+_JSON: Final[ContextVar[TextIO | None]] = ContextVar("_JSON", default=None)  # None: to standard output
+
+
+@contextmanager
+def only_json() -> Iterator[None]:
+    """All but `print_json` writes to standard error, also what programs and tools print."""
+    token = _JSON.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _JSON.reset(token)
+
 
 def print_json(value: Any) -> None:
     """Write a value as one line of JSON; pydantic models and dataclasses as objects."""
-    OUTPUT.out(json.dumps(to_jsonable_python(value), ensure_ascii=False), highlight=False)
+    text = json.dumps(to_jsonable_python(value), ensure_ascii=False)
+    print(text, file=_JSON.get() or sys.stdout, flush=True)
 
 
 def print_value(value: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from weft.runtime.retrieval.errors import CorpusError, UnwritableError
 from weft.runtime.supervisor import StartupError
 
 from .entry import INTERRUPTED
-from .output import ERRORS, print_json
+from .output import ERRORS, only_json, print_json
 
 __all__ = ["FAILED", "USAGE", "CommandGroup", "UsageProblem", "description", "report"]
 
@@ -62,9 +63,10 @@ class CommandGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        as_json = "--json" in ctx.args
+        as_json = "--json" in ctx.args and ctx.parent is None  # once, if groups stand in groups
         try:
-            return super().invoke(ctx)
+            with only_json() if as_json else nullcontext():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except Exception as problem:

@@ -18,7 +18,7 @@ from .problems import UsageProblem
 from .submit import parse_graph, read_graph
 from .target import load_program
 
-__all__ = ["graph_files", "prepare_all", "program_settings"]
+__all__ = ["lowered", "prepare_all", "program_settings"]
 
 _GRAPH: Final = ".json"
 
@@ -38,22 +38,20 @@ def program_settings(given: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def graph_files(programs: Mapping[str, str], folder: Path, max_bytes: int) -> dict[str, Path]:
-    """The files with the programs' graphs; those of Python programs are written into `folder`.
+def lowered(programs: Mapping[str, str], max_bytes: int) -> dict[str, str]:
+    """The graphs of the Python programs among these, as JSON, by name.
 
     Raises UsageProblem, GraphError for a file that holds no graph, and TraceError for a program without one.
     """
-    files: dict[str, Path] = {}
-    for number, (name, source) in enumerate(programs.items()):
+    texts: dict[str, str] = {}
+    for name, source in programs.items():
         if _is_graph(source):
-            files[name] = Path(source)
-            graph = parse_graph(files[name], read_graph(files[name], max_bytes))
+            graph = parse_graph(Path(source), read_graph(Path(source), max_bytes))
         else:
-            files[name] = folder / f"{number}{_GRAPH}"
             graph = _lowered(name, source)
-            files[name].write_text(to_json(graph), encoding="utf-8")
+            texts[name] = to_json(graph)
         _check_tools(name, graph)
-    return files
+    return texts
 
 
 def prepare_all(programs: Mapping[str, str], address: str, *, quiet: bool) -> None:

@@ -55,9 +55,11 @@ def command(
     settings = load_settings(config, server=server)
     if detach:
         _expect_detachable(settings, stream or trace or explain)
+    talk = None if _MESSAGE in arguments else conversation_of(target)
+    if talk is not None and as_json:
+        raise UsageProblem(f"a conversation is no JSON: give one message, -i {_MESSAGE}=…")
     prepare(target, client_for(server, config, model_settings(model)), quiet=as_json)
-    talk = conversation_of(target)
-    if talk is not None and _MESSAGE not in arguments:
+    if talk is not None:
         talk(OUTPUT, **arguments)
         return
     run = program.submit(**arguments, stream=stream, detached=detach)

@@ -78,6 +78,8 @@ def command(
         return
     if value is not None:
         answer(client.run(run), _find(client, run), value, node)
+        if as_json:
+            print_json(_plain(_find(client, run)))
         return
     if explained:
         write_report(client.run(run).explain(), html=html, mermaid=mermaid, as_json=as_json)

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +18,7 @@ from weft.runtime.retrieval.folder import INDEXES, expect_writable
 from weft.runtime.supervisor import StartupError, Supervisor
 
 from .output import ERRORS, OUTPUT, print_json
-from .registration import graph_files, prepare_all, program_settings
+from .registration import lowered, prepare_all, program_settings
 from .server import ConfigOption, JsonOption
 
 __all__ = ["ModelOption", "command", "model_settings", "until_signal"]
@@ -75,10 +74,8 @@ def command(
     )
     expect_writable(settings.data / INDEXES)
     sources = {name: str(path) for name, path in settings.programs.items()}
-    with TemporaryDirectory(prefix="weft-programs-") as folder:
-        files = graph_files(sources, Path(folder), settings.max_message_mb * 2**20)
-        settings = settings.model_copy(update={"programs": files})
-        asyncio.run(until_signal(lambda: _serve(settings, sources, as_json)))
+    layout = ServerLayout(settings, settings.listen, lowered(sources, settings.max_message_mb * 2**20))
+    asyncio.run(until_signal(lambda: _serve(layout, sources, as_json)))
 
 
 def model_settings(given: list[str] | None) -> list[dict[str, Any]] | None:
@@ -110,15 +107,13 @@ async def until_signal(work: Callable[[], Any]) -> None:
         await task
 
 
-async def _serve(settings: Settings, programs: dict[str, str], as_json: bool) -> None:
+async def _serve(layout: ServerLayout, programs: dict[str, str], as_json: bool) -> None:
     with ERRORS.status("starting") as status:
-        supervisor = Supervisor(
-            ServerLayout(settings, settings.listen), lambda message: status.update(f"{message} …")
-        )
+        supervisor = Supervisor(layout, lambda message: status.update(f"{message} …"))
         address = await supervisor.start()
     try:
         await asyncio.to_thread(prepare_all, programs, address, quiet=as_json)
-        _announce(settings, supervisor, as_json)
+        _announce(layout.settings, supervisor, as_json)
         await supervisor.wait()
         raise StartupError("the orchestrator cannot be kept running; its messages stand above")
     finally:

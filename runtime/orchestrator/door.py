@@ -23,7 +23,17 @@ from weft.proto import orchestrator_pb2 as pb
 
 from .fleet import Fleet
 
-__all__ = ["DoorError", "check_names", "in_full", "invalid", "program_text", "read_graph", "read_inputs"]
+__all__ = [
+    "DoorError",
+    "check_names",
+    "in_full",
+    "invalid",
+    "not_begun",
+    "program_text",
+    "read_graph",
+    "read_inputs",
+    "unwritten",
+]
 
 
 class DoorError(Exception):
@@ -163,3 +173,13 @@ def check_names(graph: Graph, fleet: Fleet, client_tools: Collection[str], index
 def invalid(message: str) -> DoorError:
     """A request that cannot be served as it is."""
     return DoorError(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+def unwritten(message: str) -> DoorError:
+    """Something is not in the journal that should be."""
+    return DoorError(grpc.StatusCode.INTERNAL, message)
+
+
+def not_begun(problem: Exception) -> DoorError:
+    """A run cannot be kept over a restart, so that it is not accepted."""
+    return unwritten(f"the run was not begun: {problem}")

@@ -1,7 +1,8 @@
 """What outlives the server: the runs that belong to no client's stream, and how they ended, in a SQLite file.
 
 One thread writes. What is put while it writes becomes its next transaction, and nobody waits for the disk but
-who asks to. The file is this process's alone and takes no more than so many bytes, half of them for outcomes.
+who asks to. If too much waits, because the disk is slow or hangs, nothing more is taken. The file is this
+process's alone and takes no more than so many bytes, half of them for outcomes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ FILE: Final = "runs.sqlite"
 _PAGE_BYTES: Final = 4096
 _LOCK_WAIT_S: Final = 2.0  # a server that is stopping may hold the file for so long
 _LOG_BYTES: Final = 2**22  # the write-ahead log is cut to that when its pages are in the file
+_WAITING_BYTES: Final = 2**26  # of writes that wait for the disk
+_WRITE_BYTES: Final = 2**10  # that a write takes besides its values, about
+_DISK_S: Final = 10.0  # for which who asks waits for the disk
 
 _TABLES: Final = (  # that each version has brought
     (
@@ -45,6 +49,9 @@ _BEGIN: Final = "INSERT OR REPLACE INTO begun VALUES (?, ?)"
 _END: Final = tuple(f"DELETE FROM {table} WHERE run = ?" for table in ("begun", "results", "runs"))
 _CONCLUDE: Final = "INSERT OR REPLACE INTO outcomes VALUES (?, ?)"
 _FORGET: Final = "DELETE FROM outcomes WHERE run = ?"
+
+_MAKE_ROOM: Final = "make room on its disk, see that it can be written, or raise journal_mb in the settings"
+_SEE_TO_DISK: Final = "see to that disk; the server goes on by itself when it takes writes again"
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +85,13 @@ class _Write(NamedTuple):
     statements: Sequence[_Statement] = ()
     done: asyncio.Future[None] | None = None
     ends: bool = False
+    lost: JournalError | None = None  # why something that should be among the statements is not
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes while it waits, about."""
+        values = chain.from_iterable(values for _, values in self.statements)
+        return _WRITE_BYTES + sum(len(value) for value in values if isinstance(value, bytes))
 
 
 def open_journal(file: Path, max_bytes: int) -> tuple[Journal, Left]:
@@ -121,6 +135,8 @@ def _prepare(file: Path, database: sqlite3.Connection, max_bytes: int) -> None:
     database.execute("PRAGMA foreign_keys = ON")
     database.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     database.execute(f"PRAGMA max_page_count = {max_bytes // _PAGE_BYTES}")
+    if version == _VERSION:  # nothing is written: a server must start on a full disk, too
+        return
     database.execute("BEGIN IMMEDIATE")
     for statement in chain(*_TABLES[version:], [f"PRAGMA user_version = {_VERSION}"]):
         database.execute(statement)
@@ -129,7 +145,7 @@ def _prepare(file: Path, database: sqlite3.Connection, max_bytes: int) -> None:
 
 def _read(database: sqlite3.Connection) -> Left:
     runs = []
-    for run, started, request in database.execute("SELECT * FROM runs ORDER BY started").fetchall():
+    for run, started, request in database.execute("SELECT * FROM runs ORDER BY rowid").fetchall():
         results = database.execute("SELECT key, results FROM results WHERE run = ?", (run,)).fetchall()
         begun = database.execute("SELECT place FROM begun WHERE run = ?", (run,)).fetchall()
         places = frozenset(place for (place,) in begun)
@@ -150,6 +166,16 @@ class Journal:
         self._outcomes = OrderedDict((run, len(outcome)) for run, outcome in left.outcomes.items())
         self._database = database
         self._writes: SimpleQueue[_Write | None] = SimpleQueue()
+        self._put_bytes = 0
+        self._written_bytes = 0  # by the thread
+        self._paths = (
+            str(file),
+            f"{file}-wal",
+        )  # and its log, which SQLite makes at once, removes at the end
+        found = self._stat()
+        self._places = _places(found)
+        self.bytes = _bytes(found)
+        """What the files took on the disk before the last write."""
         self._lost: dict[str, JournalError] = {}  # by run: why something of it could not be written
         self._thread = threading.Thread(target=self._serve, name="weft-journal", daemon=True)
         self._thread.start()
@@ -160,12 +186,16 @@ class Journal:
         return self._writes.qsize()
 
     def submit(self, run: str, started_unix_s: float, request: bytes) -> None:
-        """Keep a run."""
-        self._writes.put(_Write(run, [(_SUBMIT, (run, started_unix_s, request))]))
+        """Keep a run. Raises JournalError if too much waits for the disk."""
+        write = _Write(run, [(_SUBMIT, (run, started_unix_s, request))])
+        if self._too_much(write):
+            raise self._behind()
+        self._put(write)
 
     def put(self, run: str, key: bytes, results: bytes) -> None:
         """Keep results of a run."""
-        self._writes.put(_Write(run, [(_PUT, (run, key, results))]))
+        write = _Write(run, [(_PUT, (run, key, results))])
+        self._put(_Write(run, lost=self._behind()) if self._too_much(write) else write)
 
     def begin(self, run: str, place: str) -> asyncio.Future[None]:
         """Keep that what stands at that place of a run may have run; done when that is on the disk.
@@ -177,25 +207,31 @@ class Journal:
     def end(self, run: str, outcome: bytes) -> None:
         """Keep of a run nothing but its outcome, if that is not larger than all outcomes may be."""
         statements = _end(run)
-        if len(outcome) <= self._outcome_bytes:
-            statements.append((_CONCLUDE, (run, outcome)))
+        conclude = (_CONCLUDE, (run, outcome))
+        lost = self._behind() if self._too_much(_Write(run, [conclude])) else None
+        if len(outcome) <= self._outcome_bytes and lost is None:
+            statements.append(conclude)
             self._outcomes[run] = len(outcome)
         while sum(self._outcomes.values()) > self._outcome_bytes:
             oldest, _ = self._outcomes.popitem(last=False)
             statements.append((_FORGET, (oldest,)))
-        self._writes.put(_Write(run, statements, ends=True))
+        self._put(_Write(run, statements, ends=True, lost=lost))
 
     def forget(self, run: str) -> None:
         """Keep the outcome of a run no longer."""
         if self._outcomes.pop(run, None) is not None:
-            self._writes.put(_Write(run, [(_FORGET, (run,))]))
+            self._put(_Write(run, [(_FORGET, (run,))]))
 
-    def written(self, run: str) -> asyncio.Future[None]:
-        """Done when all that was put of a run is on the disk.
+    async def written(self, run: str) -> None:
+        """Wait until all that was put of a run is on the disk.
 
-        Raises JournalError if, since this was asked last, something of the run could not be written.
+        Raises JournalError if the disk takes too long, or if something of the run could not be written since
+        this was asked last.
         """
-        return self._promise(run)
+        try:
+            await asyncio.wait_for(self._promise(run), _DISK_S)
+        except TimeoutError:
+            raise self._unwritten(f"its disk has not taken it for {_DISK_S:g} s", _SEE_TO_DISK) from None
 
     async def close(self) -> None:
         """Write what is left, and let go of the file."""
@@ -204,8 +240,23 @@ class Journal:
 
     def _promise(self, run: str, statements: Sequence[_Statement] = ()) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._writes.put(_Write(run, statements, done))
+        self._put(_Write(run, statements, done))
         return done
+
+    def _put(self, write: _Write) -> None:
+        self._put_bytes += write.size
+        self._writes.put(write)
+
+    def _too_much(self, write: _Write) -> bool:
+        """Whether a write is not to wait besides those that do; alone, each may."""
+        waiting = self._put_bytes - self._written_bytes
+        return waiting > 0 and waiting + write.size > _WAITING_BYTES
+
+    def _behind(self) -> JournalError:
+        return self._unwritten("too much waits for its disk", _SEE_TO_DISK)
+
+    def _unwritten(self, why: str, remedy: str) -> JournalError:
+        return JournalError(f"the journal {str(self._file)!r} cannot be written ({why}); {remedy}")
 
     # ---- in the thread
 
@@ -217,7 +268,9 @@ class Journal:
             while not self._writes.empty():
                 taken.append(self._writes.get())
             closing = None in taken
-            failed = self._write([*undeleted, *filter(None, taken)])
+            writes = [write for write in taken if write is not None]
+            failed = self._write([*undeleted, *writes])
+            self._written_bytes += sum(write.size for write in writes)
             undeleted = [_Write(write.run, _end(write.run), ends=True) for write in failed if write.ends]
         self._database.close()
 
@@ -227,12 +280,16 @@ class Journal:
         if problem is not None and len(batch) > 1:
             return [write for each in batch for write in self._write([each])]
         for write in batch:
-            self._tell(write, problem)
+            self._tell(write, problem or write.lost)
         return batch if problem is not None else []
 
     def _commit(self, batch: list[_Write]) -> JournalError | None:
         if not any(write.statements for write in batch):
             return None
+        found = self._stat()
+        self.bytes = _bytes(found)
+        if _places(found) != self._places:
+            return self._unwritten("it has been moved or removed", "put it back, or start the server again")
         try:
             self._database.execute("BEGIN")
             for write in batch:
@@ -242,16 +299,20 @@ class Journal:
         except sqlite3.Error as problem:
             with suppress(sqlite3.Error):  # that there is no transaction any more
                 self._database.execute("ROLLBACK")
-            return JournalError(
-                f"the journal {str(self._file)!r} cannot be written ({problem}); make room on its disk, or "
-                "raise journal_mb in the settings"
-            )
+            return self._unwritten(str(problem), _MAKE_ROOM)
         return None
+
+    def _stat(self) -> list[os.stat_result]:
+        """Of the files; none if one has gone."""
+        try:
+            return list(map(os.stat, self._paths))
+        except OSError:
+            return []
 
     def _tell(self, write: _Write, problem: JournalError | None) -> None:
         if write.ends:
             self._lost.pop(write.run, None)
-            if problem is not None and len(write.statements) > len(_END):
+            if problem is not None and (write.lost or len(write.statements) > len(_END)):
                 _log.error("run %s: %s; how it ended is not kept over a restart", write.run, problem)
         elif write.done is None:
             if problem is not None and self._lost.setdefault(write.run, problem) is problem:
@@ -265,6 +326,15 @@ class Journal:
 
 def _end(run: str) -> list[_Statement]:
     return [(statement, (run,)) for statement in _END]
+
+
+def _places(found: Sequence[os.stat_result]) -> list[tuple[int, int]]:
+    """Which files they are."""
+    return [(each.st_dev, each.st_ino) for each in found]
+
+
+def _bytes(found: Sequence[os.stat_result]) -> int:
+    return sum(each.st_size for each in found)
 
 
 def _settle(done: asyncio.Future[None], problem: JournalError | None) -> None:

@@ -9,8 +9,9 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
 from weft.runtime.scheduler.faults import Fault
 
+from .door import not_begun
 from .durable import Durable
-from .journal import FILE, Journal, LastingRun, Left, open_journal
+from .journal import FILE, Journal, JournalError, LastingRun, Left, open_journal
 from .record import RunRecord
 
 __all__ = ["Keeping"]
@@ -58,9 +59,7 @@ class Keeping:
         """What the journal takes, if there is one."""
         if self._journal is None:
             return None
-        file = self._settings.data / FILE
-        files = (file, file.with_name(f"{file.name}-wal"))
-        return Usage(sum(each.stat().st_size for each in files if each.exists()), self._journal.pending)
+        return Usage(self._journal.bytes, self._journal.pending)
 
     def durable(self, run_id: str, left: LastingRun | None = None) -> Durable | None:
         """The journal as a run sees it, if there is one."""
@@ -69,9 +68,13 @@ class Keeping:
         return Durable(self._journal, run_id, left, stir=self._stir, fail=self._fail)
 
     def submit(self, record: RunRecord, request: pb.SubmitRequest) -> None:
-        """Keep a run from now on."""
-        if self._journal is not None:
+        """Keep a run from now on. Raises DoorError if too much waits for the disk."""
+        if self._journal is None:
+            return
+        try:
             self._journal.submit(record.id, record.started_unix_s, request.SerializeToString())
+        except JournalError as problem:
+            raise not_begun(problem) from None
 
     def end(self, record: RunRecord) -> None:
         """Of a run, keep how it has ended."""

@@ -262,7 +262,7 @@ class RunRecord:
     def of(cls, result: pb.RunResult, now: float) -> RunRecord:
         """A detached run that was over when an earlier server ended."""
         info = result.info
-        started_s = now - (time.time() - info.started_unix_s)
+        started_s = now - max(0.0, time.time() - info.started_unix_s)  # unless the clock was set back
         record = cls(info.run, info.program, started_s, info.started_unix_s, lasting=True)
         record.nodes, record.nodes_done, record.told = info.nodes, info.nodes_done, tuple(info.stats)
         record.emit(pb.RunEvent(started=record.info(started_s)), started_s)

@@ -74,7 +74,7 @@ class Resumption:
         return [self._take_up(left) for left in runs]
 
     def _take_up(self, left: LastingRun) -> RunRecord:
-        before_s = time.time() - left.started_unix_s
+        before_s = max(0.0, time.time() - left.started_unix_s)  # unless the clock was set back
         record = RunRecord(left.run, "", now() - before_s, left.started_unix_s, lasting=True)
         try:
             request = pb.SubmitRequest.FromString(left.request)

@@ -17,7 +17,7 @@ from weft.runtime.results import CacheStats
 from weft.runtime.scheduler.faults import Fault
 
 from .caller import CALLER, caller_of
-from .door import DoorError, invalid
+from .door import DoorError, invalid, not_begun, unwritten
 from .explain import explained
 from .faults import fault_of
 from .journal import JournalError
@@ -58,13 +58,21 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         _note_caller(context)
         try:
             run = self._orchestrator.start(request, lasting=True)
-            await self._orchestrator.keeping.written(run.id)
+            await self._accepted(run)
         except DoorError as problem:
             await _refuse(context, problem)
+        return run.record.info(time.monotonic())
+
+    async def _accepted(self, run: LiveRun) -> None:
+        """Wait until a run is in the journal. Raises DoorError, and the run has ended then."""
+        try:
+            await self._orchestrator.keeping.written(run.id)
         except JournalError as problem:
             self._orchestrator.stop(run, str(problem))
-            await _refuse(context, _unwritten(f"the run was not begun: {problem}"))
-        return run.record.info(time.monotonic())
+            raise not_begun(problem) from None
+        except asyncio.CancelledError:
+            self._orchestrator.stop(run, "its client went away before the run was accepted")
+            raise
 
     async def Run(
         self, request_iterator: AsyncIterator[pb.RunRequests], context: Context
@@ -147,7 +155,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             await _refuse(context, problem)
         except JournalError as problem:
             taken = "the run goes on with the answer, but would ask again if the server were started again"
-            await _refuse(context, _unwritten(f"{taken}: {problem}"))
+            await _refuse(context, unwritten(f"{taken}: {problem}"))
         return info
 
     async def Cancel(self, request: pb.CancelRunRequest, context: Context) -> pb.RunInfo:
@@ -220,10 +228,6 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
 
 def _note_caller(context: Context) -> None:
     CALLER.set(caller_of(context.invocation_metadata() or ()))
-
-
-def _unwritten(message: str) -> DoorError:
-    return DoorError(grpc.StatusCode.INTERNAL, message)
 
 
 def _encode_stats(stats: CacheStats) -> pb.ResultCache:

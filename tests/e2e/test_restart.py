@@ -61,6 +61,17 @@ def lingering(topic: str) -> str:
     return gen(f"Passage: {linger(text=topic)}")
 
 
+@program
+def asked(topic: str) -> str:
+    """Asks."""
+    return interrupt(topic)
+
+
+def all_is_written(server: Server) -> None:
+    """Wait until the journal has on the disk what it has got: it takes one thing after the other."""
+    asked.using(server.client).submit("anything", detached=True)
+
+
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the tools of the servers note their calls."""
@@ -105,6 +116,7 @@ def test_a_run_goes_on_when_the_orchestrator_was_killed(tmp_path: Path, calls: P
         eventually(lambda: state_of(server, run) == "waiting")
         before = noted(calls)
         assert len(before) == 2
+        all_is_written(server)
         os.kill(orchestrator_of(server), signal.SIGKILL)
         eventually(lambda: state_of(server, run) == "waiting", within_s=60)
         answered = server.weft("runs", "resume", run, "--value", "go on")
@@ -119,6 +131,7 @@ def test_runs_outlive_a_server_that_was_killed(tmp_path: Path, calls: Path) -> N
         cut_off = lingering.using(server.client).submit("hills", detached=True).id
         eventually(lambda: state_of(server, waiting) == "waiting" and "linger" in noted(calls))
         before = noted(calls)
+        all_is_written(server)
         os.kill(server.process.pid, signal.SIGSTOP)  # so that it starts nothing again
         os.kill(orchestrator_of(server), signal.SIGKILL)
         server.process.kill()

@@ -127,6 +127,22 @@ async def test_a_process_that_ignores_sigterm_is_killed() -> None:
     assert not any(map(_exists, pids))
 
 
+async def test_a_process_that_the_system_cannot_end_is_named_and_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = Supervisor(FakeLayout(workers_by_name={"worker": "stubborn"}))
+    await supervisor.start()
+    worker = supervisor._children["worker"]
+    monkeypatch.setattr("weft.runtime.processes._KILLED_WITHIN_S", 0.0)
+    monkeypatch.setattr("asyncio.subprocess.Process.kill", lambda process: None)  # as while its disk hangs
+    await supervisor.stop()
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        f"worker (process {worker.pid}) has been killed and does not end"
+    ]
+    os.kill(worker.pid, signal.SIGKILL)
+    await worker.wait()
+
+
 async def test_ctrl_c_of_the_terminal_reaches_only_the_parent() -> None:
     async with running(Supervisor(FakeLayout())) as supervisor:
         groups = {os.getpgid(pid) for pid in supervisor.pids.values()}
@@ -215,3 +231,12 @@ def test_an_embedded_server_listens_in_its_private_folder(tmp_path: Path) -> Non
     assert json.loads(orchestrator.arguments[-1])["listen"] == f"unix:{tmp_path}/orchestrator"
     names = [spec.name for spec in ServerLayout(Settings()).workers(tmp_path, "unix:x")]
     assert names == ["worker 'reference'", "worker 'retrieval'"]
+
+
+def test_graphs_that_no_file_holds_stand_in_the_private_folder(tmp_path: Path) -> None:
+    settings = Settings(programs={"p": Path("app.py:p"), "q": Path("q.json")})
+    orchestrator = ServerLayout(settings, "127.0.0.1:0", {"p": "{}"}).orchestrator(tmp_path)
+    programs = json.loads(orchestrator.arguments[-1])["programs"]
+    assert programs["q"] == str(Path("q.json").absolute())
+    assert Path(programs["p"]).parent == tmp_path
+    assert Path(programs["p"]).read_text() == "{}"

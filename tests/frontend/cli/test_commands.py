@@ -316,6 +316,8 @@ def test_an_error_of_a_programs_code_names_its_line(weft: Weft, server: str) -> 
         (("run", "nope"), 2, {"code": "usage"}),
         (("run", "p.py:echo", "--nonsense"), 2, {"code": "usage", "message": "No such option: --nonsense"}),
         (("run",), 2, {"code": "usage", "message": "Missing argument 'TARGET'."}),
+        (("run", "chat"), 2, {"code": "usage"}),
+        (("model", "eval"), 2, {"code": "usage"}),
         (("run", "p.py:echo", "--config", "gone.toml"), 2, {"code": "configuration"}),
         (("run", "p.py:echo", "--server", "127.0.0.1:1"), 2, {"code": "unavailable"}),
         (("submit", "graph.json", "-i", "whom=x"), 2, {"code": "usage"}),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from weft.frontend.cli.problems import UsageProblem
-from weft.frontend.cli.registration import graph_files, program_settings
+from weft.frontend.cli.registration import lowered, program_settings
 from weft.frontend.errors import TraceError
 from weft.graph.codec import from_json
 from weft.graph.errors import GraphError
@@ -60,11 +60,10 @@ def test_programs_are_named_after_files_and_functions_unless_said_otherwise() ->
         program_settings(["one.json", "one=graph"])
 
 
-def test_python_programs_become_graphs(tmp_path: Path) -> None:
-    files = graph_files({"a": "one.json", "b": "served.py:tell", "c": "graph"}, tmp_path, _MOST)
-    assert (files["a"], files["c"]) == (Path("one.json"), Path("graph"))
-    assert files["b"].parent == tmp_path
-    graph = from_json(files["b"].read_text())
+def test_python_programs_become_graphs() -> None:
+    texts = lowered({"a": "one.json", "b": "served.py:tell", "c": "graph"}, _MOST)
+    assert texts.keys() == {"b"}
+    graph = from_json(texts["b"])
     assert [node.op.label() for node in graph] == ["input", "input", "generate"]
 
 
@@ -79,11 +78,9 @@ def test_python_programs_become_graphs(tmp_path: Path) -> None:
         ("nope", UsageProblem, "there is no bundled app 'nope'"),
     ],
 )
-def test_what_cannot_be_served_by_name(
-    source: str, error: type[Exception], said: str, tmp_path: Path
-) -> None:
+def test_what_cannot_be_served_by_name(source: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
-        graph_files({"p": source}, tmp_path, _MOST)
+        lowered({"p": source}, _MOST)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import grpc
 import pytest
@@ -51,6 +52,25 @@ def test_a_second_signal_leaves_no_process_behind(command: Command) -> None:
     assert errors == ""
     with pytest.raises(ProcessLookupError):
         os.kill(orchestrator, 0)
+
+
+def test_a_server_that_is_killed_leaves_no_file_behind(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("weft.toml").write_text("models = []\n")
+    Path("served.py").write_text(
+        "from weft import gen, program\n\n@program\ndef tell(topic: str) -> str:\n    return gen(topic)\n"
+    )
+    with TemporaryDirectory() as temporary:
+        monkeypatch.setenv("TMPDIR", temporary)
+        with command("serve", "--listen", "127.0.0.1:0", "--program", "served.py:tell") as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            there = os.listdir(temporary)
+            process.kill()
+        assert there
+        while os.listdir(temporary):
+            pass
 
 
 def test_a_port_in_use_is_one_line_and_status_2(command: Command) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from weft.graph.values import EFFECT, Datum, Json, KvValue, TextValue, VectorsVa
 from weft.proto import graph_pb2, orchestrator_pb2_grpc, value_pb2, worker_pb2, worker_pb2_grpc
 from weft.runtime.channels import server_options
 from weft.runtime.config import ModelSettings, Settings
-from weft.runtime.orchestrator.journal import FILE
+from weft.runtime.orchestrator.journal import FILE, Journal
 from weft.runtime.orchestrator.server import Server
 from weft.runtime.scheduler.policies import Policies
 from weft.runtime.scheduler.scheduler import Scheduler
@@ -320,6 +321,21 @@ class Servers:
             shutil.copy(file, copy / file.name)
         self.folder = copy
         await stage.server.stop()
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """While it is not set, the disk of a journal hangs."""
+    goes, commit = threading.Event(), Journal._commit
+    goes.set()
+
+    def when_it_goes(journal: Journal, batch: list[Any]) -> Any:
+        goes.wait()
+        return commit(journal, batch)
+
+    monkeypatch.setattr(Journal, "_commit", when_it_goes)
+    yield goes
+    goes.set()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from weft.graph.types import TEXT
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.orchestrator.journal import FILE, LastingRun
 from weft.runtime.orchestrator.record import RunRecord
+from weft.runtime.orchestrator.timer import now
 
 from ...disk import files_of_at_most
 from .conftest import Servers, llm
@@ -266,3 +268,71 @@ async def test_what_cannot_be_written_down_is_not_begun(servers: Servers) -> Non
     with files_of_at_most(1000), pytest.raises(grpc.aio.AioRpcError, match="would ask again"):
         await resume(stage, run, "yes")
     assert (await outcome(stage, run)).info.state == "done"
+
+
+async def test_on_a_disk_that_hangs_nothing_is_accepted_and_the_rest_goes_on(
+    servers: Servers, disk: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await servers.start()
+    await worker(stage)
+    waiting = await submit(stage, ASKING)
+    await waits(stage, waiting)
+    disk.clear()
+    monkeypatch.setattr("weft.runtime.orchestrator.journal._DISK_S", 0.1)
+    with pytest.raises(grpc.aio.AioRpcError, match=r"the run was not begun: .* has not taken it") as refused:
+        await submit(stage, ASKING)
+    assert refused.value.code() is grpc.StatusCode.INTERNAL
+    with pytest.raises(grpc.aio.AioRpcError, match="would ask again"):
+        await resume(stage, waiting, "yes")
+    assert (await outcome(stage, waiting)).info.state == "done"
+    monkeypatch.setattr("weft.runtime.orchestrator.journal._WAITING_BYTES", 0)
+    with pytest.raises(grpc.aio.AioRpcError, match=r"the run was not begun: .*too much waits for its disk"):
+        await submit(stage, ASKING)
+    assert stage.server.orchestrator.counts.refused == {"internal": 1}
+    disk.set()
+    monkeypatch.undo()
+    accepted = await submit(stage, ASKING)
+    await servers.crash(stage, accepted)
+    stage = await servers.start()
+    runs = (await stage.stub.ListRuns(pb.ListRunsRequest())).runs
+    assert sorted(info.state for info in runs) == ["cancelled", "done", "running"]
+    assert (await info_of(stage, accepted)).state == "running"
+
+
+async def test_a_run_that_was_not_accepted_ends_with_its_client(
+    servers: Servers, disk: threading.Event
+) -> None:
+    stage = await servers.start()
+    await worker(stage)
+    disk.clear()
+    submitting = asyncio.ensure_future(submit(stage, ASKING))
+    while not (runs := (await stage.stub.ListRuns(pb.ListRunsRequest())).runs):
+        await asyncio.sleep(0.005)
+    submitting.cancel()
+    fault = (await outcome(stage, runs[0].run)).fault
+    assert fault.message == "the run was cancelled: its client went away before the run was accepted"
+    disk.set()
+
+
+async def test_a_clock_that_was_set_back_makes_no_run_younger_than_it_is(servers: Servers) -> None:
+    stage = await servers.start()
+    await worker(stage)
+    over, late = await submit(stage, ASKING), await submit(stage, ASKING, deadline_s=60)
+    for run in (over, late):
+        await waits(stage, run)
+    await stage.stub.Cancel(pb.CancelRunRequest(run=over))
+    await servers.crash(stage, over)
+    with closing(sqlite3.connect(servers.folder / FILE, isolation_level=None)) as database:
+        database.execute("UPDATE runs SET started = started + 3600")
+        ((message,),) = database.execute("SELECT outcome FROM outcomes").fetchall()
+        result = pb.RunResult.FromString(message)
+        result.info.started_unix_s += 3600
+        database.execute("UPDATE outcomes SET outcome = ?", (result.SerializeToString(),))
+    stage = await servers.start()
+    records = stage.server.orchestrator.records
+    assert all(record.started_s <= now() for record in records.values())
+    await worker(stage)
+    await waits(stage, late)
+    deadline = stage.server.orchestrator.shell.runs[late].deadline
+    assert deadline is not None
+    assert deadline.when() <= asyncio.get_running_loop().time() + 60

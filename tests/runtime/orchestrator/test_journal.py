@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.runtime.orchestrator.journal import Journal, JournalError, LastingRun, Left, open_journal
+from weft.runtime.orchestrator.journal import FILE, Journal, JournalError, LastingRun, Left, open_journal
 
 from ...disk import files_of_at_most
 
@@ -53,15 +54,16 @@ class State(NamedTuple):
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "runs.sqlite"
+    return tmp_path / "data" / FILE
 
 
 def perform(journal: Journal, state: State, number: int, operation: tuple[object, ...]) -> State:
     """Do one thing; what the journal has then."""
     match operation:
         case ("submit", str(run), bytes(request)) if run not in state.runs:
-            journal.submit(run, float(number), request)
-            return state.having(LastingRun(run, float(number), request, {}, frozenset()))
+            started = float(-number)  # as by a clock that is set back again and again
+            journal.submit(run, started, request)
+            return state.having(LastingRun(run, started, request, {}, frozenset()))
         case ("put", str(run), bytes(key), bytes(results)):
             journal.put(run, key, results)
             if known := state.runs.get(run):
@@ -221,7 +223,7 @@ async def test_a_full_disk_is_told_to_those_who_ask_and_loses_nothing_else(
         journal.put("r-1", b"lost, too", b"")
         journal.end("r-2", b"done")
         for promise in (journal.written("r-1"), journal.begin("r-1", "x")):
-            with pytest.raises(JournalError, match=r"make room on its disk, or raise journal_mb"):
+            with pytest.raises(JournalError, match=r"make room on its disk, .* or raise journal_mb"):
                 await promise
         await journal.written("r-1")  # it has been told
     assert [record.message.partition(":")[0] for record in caplog.records] == ["run r-1", "run r-2"]
@@ -230,6 +232,74 @@ async def test_a_full_disk_is_told_to_those_who_ask_and_loses_nothing_else(
     await journal.close()
     journal, left = open_journal(file, MOST)
     assert left == Left([LastingRun("r-1", 1.0, b"", {b"kept": b"1"}, frozenset())], {})
+    await journal.close()
+
+
+async def test_a_disk_that_hangs_keeps_nobody_waiting_and_no_more_than_so_much(
+    file: Path, disk: threading.Event, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, _ = open_journal(file, MOST)
+    for run in ("r-0", "r-1"):
+        journal.submit(run, 1.0, b"")
+    await journal.written("r-1")
+    monkeypatch.setattr("weft.runtime.orchestrator.journal._WAITING_BYTES", 10_000)
+    disk.clear()
+    journal.put("r-1", b"large", bytes(20_000))  # alone, it may wait
+    journal.put("r-1", b"lost", bytes(20_000))
+    journal.end("r-0", bytes(20_000))
+    with pytest.raises(JournalError, match=r"too much waits for its disk.*goes on by itself"):
+        journal.submit("r-2", 1.0, b"")
+    with monkeypatch.context() as patched:
+        patched.setattr("weft.runtime.orchestrator.journal._DISK_S", 0.0)
+        with pytest.raises(JournalError, match="has not taken it for 0 s"):
+            await journal.written("r-0")
+    disk.set()
+    with pytest.raises(JournalError, match="too much waits for its disk"):
+        await journal.written("r-1")
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["run r-1", "run r-0"]
+    journal.submit("r-2", 1.0, b"")
+    await journal.written("r-2")
+    await journal.close()
+    journal, left = open_journal(file, MOST)
+    assert [(run.run, list(run.results)) for run in left.runs] == [("r-1", [b"large"]), ("r-2", [])]
+    assert not left.outcomes
+    await journal.close()
+
+
+@pytest.mark.parametrize("part", [".", FILE, f"{FILE}-wal"])
+async def test_files_that_have_gone_are_told_until_they_are_back(file: Path, part: str) -> None:
+    journal, _ = open_journal(file, MOST)
+    journal.submit("r-1", 1.0, b"")
+    await journal.written("r-1")
+    there, elsewhere = file.parent / part, file.parent.with_name("elsewhere")
+    there.rename(elsewhere)
+    journal.put("r-1", b"lost", b"")
+    with pytest.raises(JournalError, match=r"moved or removed.*; put it back, or start the server again"):
+        await journal.written("r-1")
+    if part == ".":
+        other, _ = open_journal(file, MOST)  # another server's, which the first one leaves alone
+        other.submit("r-2", 1.0, b"")
+        await journal.close()
+        await other.close()
+        return
+    elsewhere.rename(there)
+    journal.put("r-1", b"kept", b"")
+    await journal.written("r-1")
+    await journal.close()
+    journal, left = open_journal(file, MOST)
+    assert left.runs[0].results.keys() == {b"kept"}
+    await journal.close()
+
+
+async def test_on_a_full_disk_a_server_starts_and_has_all_that_was_kept(one_run: Path) -> None:
+    with files_of_at_most(1000):
+        journal, left = open_journal(one_run, MOST)
+        assert [run.run for run in left.runs] == ["r-1"]
+        journal.submit("r-2", 2.0, b"")
+        with pytest.raises(JournalError, match="make room on its disk"):
+            await journal.written("r-2")
+    journal.submit("r-2", 2.0, b"")
+    await journal.written("r-2")
     await journal.close()
 
 
