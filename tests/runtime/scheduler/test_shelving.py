@@ -143,7 +143,8 @@ class Wavering(Chaos):
             left = [live for live in run.nodes.values() if live.phase is not DONE]
             assert run.work_ms == pytest.approx(sum(live.work_ms for live in left), abs=1e-6)
             for live in left:
-                assert live.phase is not SHELVED or (live.work_ms, live.claim, live.turn) == (0.0, None, False)
+                books = (live.work_ms, live.claim, live.turn)
+                assert live.phase is not SHELVED or books == (0.0, None, False)
 
     def growing(self) -> list[str]:
         return [name for name, run in self.world.runs.items() if run.grows and not run.over]
