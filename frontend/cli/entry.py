@@ -33,6 +33,7 @@ def _go_on_in_a_child() -> None:
     The system gives it the children of processes that have died, and no signal without a handler of its own.
     """
     waited_for = {signal.SIGCHLD, *_PASSED_ON}
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one that is ignored is not waited for
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
     child = os.fork()
     if child:

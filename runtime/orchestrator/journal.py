@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ _PAGE_BYTES: Final = 4096
 _LOCK_WAIT_S: Final = 2.0  # a server that is stopping may hold the file for so long
 _LOG_BYTES: Final = 2**22  # the write-ahead log is cut to that when its pages are in the file
 _WAITING_BYTES: Final = 2**26  # of writes that wait for the disk
+_STALLED_S: Final = 1.0  # without a transaction that ends: what comes at once is no sign of a slow disk
 _WRITE_BYTES: Final = 2**10  # that a write takes besides its values, about
 _DISK_S: Final = 10.0  # for which who asks waits for the disk
 
@@ -168,6 +170,7 @@ class Journal:
         self._writes: SimpleQueue[_Write | None] = SimpleQueue()
         self._put_bytes = 0
         self._written_bytes = 0  # by the thread
+        self._stirred = 0.0  # when a transaction last ended, or what waits now began to
         self._paths = (
             str(file),
             f"{file}-wal",
@@ -244,13 +247,17 @@ class Journal:
         return done
 
     def _put(self, write: _Write) -> None:
+        if self._put_bytes == self._written_bytes:
+            self._stirred = time.monotonic()
         self._put_bytes += write.size
         self._writes.put(write)
 
     def _too_much(self, write: _Write) -> bool:
         """Whether a write is not to wait besides those that do; alone, each may."""
         waiting = self._put_bytes - self._written_bytes
-        return waiting > 0 and waiting + write.size > _WAITING_BYTES
+        if not waiting or waiting + write.size <= _WAITING_BYTES:
+            return False
+        return time.monotonic() - self._stirred >= _STALLED_S
 
     def _behind(self) -> JournalError:
         return self._unwritten("too much waits for its disk", _SEE_TO_DISK)
@@ -271,6 +278,7 @@ class Journal:
             writes = [write for write in taken if write is not None]
             failed = self._write([*undeleted, *writes])
             self._written_bytes += sum(write.size for write in writes)
+            self._stirred = time.monotonic()
             undeleted = [_Write(write.run, _end(write.run), ends=True) for write in failed if write.ends]
         self._database.close()
 

@@ -18,7 +18,7 @@ from weft.graph.types import Data
 from weft.graph.values import Datum, KvValue, TextValue, fits, plain
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2, worker_pb2
-from weft.runtime.scheduler.faults import Fault
+from weft.runtime.scheduler.faults import Fault, repeatable
 
 from .durable import Durable
 from .foresight import Foresight
@@ -227,7 +227,11 @@ class Run:
         return sorted((before - self.graph.shelved) & self.pending)
 
     def _unneeded(self) -> set[int]:
-        begun = {n for n, attempt in self.attempts.items() if isinstance(attempt.node.op, Tool)}
+        # A tool that waits for operands on its worker has not begun; one that must not run twice may have,
+        # with results that have not come here yet.
+        tools = [attempt.node for attempt in self.attempts.values() if isinstance(attempt.node.op, Tool)]
+        known = self.values.keys()
+        begun = {tool.id for tool in tools if not repeatable(tool) or known >= set(tool.args.values())}
         return self._needs.unneeded(begun)
 
     def call_back(self, numbers: Iterable[int], now: float) -> None:

@@ -144,9 +144,11 @@ class EngineState:
     def keeps(self, key: int, used: float) -> bool:
         """Whether its cache still has a prefix, used when it had written `used` tokens, as far as is known.
 
-        What runs hold it is reckoned to have, or to have soon.
+        What runs hold it is reckoned to have, or to have soon, unless that is more than fits: then only what
+        one of them has used lately.
         """
-        if key in self.in_use:
+        slots = self.spec.kv_slots
+        if key in self.in_use and (self.kv <= slots or self.written - used <= slots or not slots):
             return self.worker.alive
         # The one sum has shared tokens once for each that shares them, the other what may be evicted.
         locked = self.context_tokens if self.context_tokens < self.kv else self.kv

@@ -71,9 +71,11 @@ class Residency:
         if not engine.spec.shares_prefixes:
             return 0.0
         if engine is demand.home:
-            return demand.shared
-        in_use = engine.in_use
-        return next((tokens for key, tokens in reversed(demand.prefixes) if key in in_use), 0.0)
+            shared = demand.shared
+        else:
+            in_use = engine.in_use
+            shared = next((tokens for key, tokens in reversed(demand.prefixes) if key in in_use), 0.0)
+        return min(shared, engine.context_tokens)
 
     def need(self, live: LiveNode) -> int:
         """The tokens of KV that a run is known to need on a kind of engine, from a ready primitive on.
@@ -129,7 +131,9 @@ class Residency:
         holding = _holding(run, engine)
         holding.expired = True
         engine.idle.pop(run, None)
-        _let_go(holding, engine)
+        for claim in holding.claims:
+            engine.disclaim(claim)
+        holding.claims.clear()
         for pool in engine.pools:
             self.leave(run, pool)
 
@@ -160,11 +164,10 @@ class Residency:
             underway = [key for key, tokens in whole if tokens > known]
         claimed = () if not prefixes else prefixes if before is not None else whole
         own = live.tokens - (claimed[-1].tokens if claimed else held)
+        begun_alike = _shared(maker, base.tokens) if maker is not None and before is not None else 0.0
         live.claim = Claim(held, claimed, max(int(own), 1), before)
         live.shared = self._hold(live.run, engine, live.claim)
-        if maker is not None and maker.engine is engine:
-            live.shared = max(_shared(maker, base.tokens), live.shared)
-            maker.continued = True
+        live.shared = max(begun_alike, live.shared)
         new = base.tokens + reads - live.cached
         engine.charge(live, _charge(engine, live, new, writes, underway))
         if prefixes:
@@ -188,13 +191,13 @@ class Residency:
         if not live.primitive.makes_context:
             self.drop(live)
             return
-        live.prefix = Boundary(_last(live).key, live.tokens)
+        live.prefix = Boundary(_end(_chain(live)).key, live.tokens)
         live.chain = None  # who continues it needs to know no more
         self.directory.note(engine, (live.prefix,))
 
     def known(self, live: LiveNode) -> None:
         """A context is known although no engine has made it: it is the prompt that it would have read."""
-        live.prefix = _last(live)
+        live.prefix = _end(_chain(live))
         live.tokens = live.prefix.tokens
 
     def drop(self, live: LiveNode) -> None:
@@ -207,10 +210,9 @@ class Residency:
             claim.users -= 1
             if claim.users:
                 return
-            if holding is not None:
+            if holding is not None and claim in holding.claims:
                 del holding.claims[claim]
-                if not holding.expired:
-                    live.engine.disclaim(claim)
+                live.engine.disclaim(claim)
             claim = claim.continues
 
     def forget(self, run: LiveRun) -> None:
@@ -221,8 +223,8 @@ class Residency:
             if holding is None:
                 continue
             engine.idle.pop(run, None)
-            if not holding.expired:
-                _let_go(holding, engine)
+            for claim in holding.claims:
+                engine.disclaim(claim)
         run.holdings.clear()
 
     def _move(
@@ -253,15 +255,17 @@ class Residency:
     def _hold(self, run: LiveRun, engine: EngineState, claim: Claim) -> float:
         """Count a claim of a run; the tokens of its beginning that others hold there."""
         holding = _holding(run, engine)
-        if holding.expired:
-            holding.expired = False
-            for other in holding.claims:
-                engine.claim(other)
+        holding.expired = False
         before = engine.kv
-        shared = engine.claim(claim)
-        holding.claims[claim] = None
         if claim.continues is not None:
             claim.continues.users += 1
+        on = claim.continues
+        while on is not None and on not in holding.claims:  # what it continues had lost its place
+            engine.claim(on)
+            holding.claims[on] = None
+            on = on.continues
+        shared = engine.claim(claim)
+        holding.claims[claim] = None
         for pool, reserved in run.places.items():
             if pool in engine.pools and reserved:
                 taken = min(reserved, engine.kv - before)
@@ -280,22 +284,19 @@ def _holding(run: LiveRun, engine: EngineState) -> Holding:
     return holding
 
 
-def _let_go(holding: Holding, engine: EngineState) -> None:
-    """An engine holds nothing for a run any more."""
-    for claim in holding.claims:
-        engine.disclaim(claim)
-
-
 def _is_urgent(live: LiveNode) -> bool:
     return live.primitive.forecast.objective.kind == "latency"
 
 
 def _continuing(live: LiveNode) -> Iterator[LiveNode]:
     """What continues the context that a task makes and waits for nothing else, and what continues that."""
-    for follower in live.consumers:
-        if follower.primitive.context == live.number and follower.waiting == 1:
-            yield follower
-            yield from _continuing(follower)
+    makers = [live]
+    while makers:
+        maker = makers.pop()
+        for follower in maker.consumers:
+            if follower.primitive.context == maker.number and follower.waiting == 1:
+                yield follower
+                makers.append(follower)
 
 
 def _maker(live: LiveNode) -> LiveNode | None:
@@ -307,15 +308,27 @@ def _chain(live: LiveNode) -> Chain:
     """What a node adds to the context that it continues, as far as texts are known."""
     if live.chain is not None:
         return live.chain
+    unread = []
     maker = _maker(live)
-    run = live.run
+    while maker is not None and maker.chain is None and maker.prefix is None and _only_reads(maker):
+        unread.append(maker)
+        maker = _maker(maker)
+    for maker in reversed(unread):
+        _tie(maker)
+    return _tie(live)
+
+
+def _tie(live: LiveNode) -> Chain:
+    """The same, where that is known of what it continues, if it ever is before that has been made."""
+    maker, run = _maker(live), live.run
     if maker is None:
         base = start(live.primitive.key.model, run.namespace)
+    elif maker.prefix is not None:
+        base = maker.prefix
+    elif maker.chain is not None and _only_reads(maker):
+        base = _end(maker.chain)
     else:
-        ahead = maker.prefix or _ahead(maker)
-        if ahead is None:
-            return Chain(Boundary(0, maker.tokens), ())  # it is being written
-        base = ahead
+        return Chain(Boundary(0, maker.tokens), ())  # it is being written
     blocks: list[Block] = []
     for part in live.primitive.adds:
         content = run.contents.get(part) if isinstance(part, Value) else part
@@ -326,18 +339,12 @@ def _chain(live: LiveNode) -> Chain:
     return live.chain
 
 
-def _last(live: LiveNode) -> Boundary:
-    """The end of all that a node is known to add to the context that it continues."""
-    base, prefixes = _chain(live)
-    return prefixes[-1] if prefixes else base
+def _end(chain: Chain) -> Boundary:
+    return chain.prefixes[-1] if chain.prefixes else chain.base
 
 
-def _ahead(maker: LiveNode) -> Boundary | None:
-    """The context that a task is making which only reads, if all its texts are known."""
-    if maker.primitive.forecast.writes:
-        return None
-    last = _last(maker)
-    return None if maker.chain is None else last
+def _only_reads(maker: LiveNode) -> bool:
+    return not maker.primitive.forecast.writes
 
 
 def _reads(live: LiveNode, chain: Chain | None) -> float:
@@ -348,8 +355,8 @@ def _reads(live: LiveNode, chain: Chain | None) -> float:
 
 
 def _shared(maker: LiveNode, tokens: float) -> float:
-    """How much of a context of so many tokens others begin with: all, once one of them continues it."""
-    return tokens if maker.continued else maker.shared
+    """How much of a context of so many tokens others begin with: all, if one of them continues it."""
+    return tokens if maker.claim is not None and maker.claim.users > 1 else maker.shared
 
 
 def _charge(
@@ -360,7 +367,9 @@ def _charge(
     if writes:
         _, each, per_token = engine.writing
         context = live.tokens
-        own = context - live.shared if engine.spec.shares_prefixes else context
+        own = context
+        if engine.spec.shares_prefixes:
+            own -= min(live.shared, engine.context_tokens)
         load_ms += writes * (each + per_token * own)
     if not (prefill_ms or live.move):
         underway = ()

@@ -58,8 +58,8 @@ class Chain(NamedTuple):
 class Holding:
     """What an engine is reckoned to hold for a run."""
 
-    claims: dict[Claim, None] = field(default_factory=dict)
-    expired: bool = False  # whether the engine no longer counts them: others may have taken their place
+    claims: dict[Claim, None] = field(default_factory=dict)  # none of what it continues no more and has lost
+    expired: bool = False  # whether it has lost its place
     used: bool = False  # in the present turn
 
 
@@ -88,8 +88,7 @@ class LiveNode:
     move: Move | None = None  # the KV that its engine gets for it
     cached: float = 0.0  # tokens that its engine was expected to find in its cache
     tokens: float = 0.0  # of the context that it makes, as expected or as found
-    shared: float = 0.0  # tokens of that which others on its engine begin with, too
-    continued: bool = False  # whether somebody has continued it there
+    shared: float = 0.0  # tokens of that which others on its engine began with, too, when it came there
     claim: Claim | None = None  # to KV on its engine, until nobody takes its context any more
     chain: Chain | None = None  # once all that it adds to its context is known
     prefix: Boundary | None = None  # the context that it has made

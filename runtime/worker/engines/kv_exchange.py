@@ -90,9 +90,10 @@ class KvExchange:
         ids = np.asarray(request.ids, dtype=np.int64)
         began = time.monotonic()
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    await self._settle(_Fetch(request.namespace, ids), self._fetches)
+            if self._fetches:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        await self._settle(_Fetch(request.namespace, ids), self._fetches)
             asked = time.monotonic()
             wish = self._engine.take_kv(request.namespace, ids, request.first, deadline - asked)
             span = await asyncio.wrap_future(wish)

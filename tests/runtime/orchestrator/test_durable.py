@@ -286,6 +286,7 @@ async def test_on_a_disk_that_hangs_nothing_is_accepted_and_the_rest_goes_on(
         await resume(stage, waiting, "yes")
     assert (await outcome(stage, waiting)).info.state == "done"
     monkeypatch.setattr("weft.runtime.orchestrator.journal._WAITING_BYTES", 0)
+    monkeypatch.setattr("weft.runtime.orchestrator.journal._STALLED_S", 0.0)
     with pytest.raises(grpc.aio.AioRpcError, match=r"the run was not begun: .*too much waits for its disk"):
         await submit(stage, ASKING)
     assert stage.server.orchestrator.counts.refused == {"internal": 1}

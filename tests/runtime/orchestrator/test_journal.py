@@ -243,6 +243,10 @@ async def test_a_disk_that_hangs_keeps_nobody_waiting_and_no_more_than_so_much(
         journal.submit(run, 1.0, b"")
     await journal.written("r-1")
     monkeypatch.setattr("weft.runtime.orchestrator.journal._WAITING_BYTES", 10_000)
+    for number in range(3):
+        journal.put("r-1", b"at once %d" % number, bytes(20_000))
+    await journal.written("r-1")
+    monkeypatch.setattr("weft.runtime.orchestrator.journal._STALLED_S", 0.0)
     disk.clear()
     journal.put("r-1", b"large", bytes(20_000))  # alone, it may wait
     journal.put("r-1", b"lost", bytes(20_000))
@@ -261,7 +265,8 @@ async def test_a_disk_that_hangs_keeps_nobody_waiting_and_no_more_than_so_much(
     await journal.written("r-2")
     await journal.close()
     journal, left = open_journal(file, MOST)
-    assert [(run.run, list(run.results)) for run in left.runs] == [("r-1", [b"large"]), ("r-2", [])]
+    at_once = [b"at once 0", b"at once 1", b"at once 2"]
+    assert [(run.run, list(run.results)) for run in left.runs] == [("r-1", [*at_once, b"large"]), ("r-2", [])]
     assert not left.outcomes
     await journal.close()
 

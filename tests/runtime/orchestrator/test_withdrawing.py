@@ -177,6 +177,18 @@ async def test_a_tool_that_has_not_begun_neither_begins_nor_is_waited_for(
     assert not any(event.HasField("tool") for event in talk.seen)
 
 
+async def test_a_tool_that_waits_on_its_worker_has_not_begun(
+    talk: Conversation, worker: Any, until: Any
+) -> None:
+    look_up = Node(1, Tool("lookup", TEXT, "server", True), {"x": Value(0)}, "looking", "app.py:8")
+    await talk.say(extend(ask(0), look_up, wanted=[1]))
+    await until(lambda: any(isinstance(node.op, Tool) for node in worker.nodes()))
+    await withdraw(talk, 1)
+    await until(lambda: cancels(worker) == decodes(worker))
+    await talk.say(finish("done"))
+    assert (await talk.finished()).info.state == "done"
+
+
 async def test_a_tool_that_has_begun_runs_to_its_end(talk: Conversation) -> None:
     await talk.say(extend(noting(0), wanted=[0]))
     call = await talk.next("tool")

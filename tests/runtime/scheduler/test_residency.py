@@ -11,7 +11,7 @@ from weft.graph.prompt import Fixed, Slot
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.engines import EngineState
 
-from .conftest import DECODE, LLM, Driver, node, placed
+from .conftest import DECODE, LLM, PREFILL, Driver, node, placed
 
 SPEC = replace(LLM, kv_slots=10_000)
 HEAD = Prefill("m", (Fixed("h" * 8000),))  # 2,000 tokens
@@ -76,3 +76,58 @@ def test_a_beginning_asks_for_what_follows_on_it_at_once() -> None:
     driver.run(*nodes, forecasts=forecasts)
     demand = driver.scheduler._residency.demand(driver.scheduler._runs["r"].nodes[0])
     assert (demand.reads, demand.writes) == (2001.0, 50.0)
+
+
+def test_a_chain_may_be_long() -> None:
+    nodes = [node(0, HEAD), *(node(n, DECODE if n % 2 else PREFILL, kv=n - 1) for n in range(1, 3000))]
+    driver = Driver(("w0", SPEC), ("w1", SPEC))
+    assert placed(driver.run(*nodes))[0][1:] == ("r", 0)
+
+
+def test_who_was_given_up_and_is_wanted_again_shares_nothing_with_itself() -> None:
+    driver = Driver(("w0", replace(SPEC, shares_prefixes=True)))
+    begin(driver, "a")
+    live = driver.scheduler._runs["a"].nodes[2]
+    assert live.shared == 0
+    driver.send(ev.NodesShelved("a", (2,)))
+    driver.send(ev.NodesTakenUp("a", (2,)))
+    assert live.charge is not None
+    assert live.shared == 0
+
+
+def read(driver: Driver, run: str, number: int, text: str) -> None:
+    """A prompt of 1,000 tokens of a run that grows."""
+    prompt = Prefill("m", (Fixed((text * 4000)[:4000]),))
+    driver.add(node(number, prompt), run=run, forecasts={number: Forecast(100.0, 100.0, reads=1000.0)})
+    driver.done(number, run=run, usage=ev.Usage(0, 1000, 0))
+
+
+def held(driver: Driver, run: str, number: int) -> float:
+    prefix = driver.scheduler._runs[run].nodes[number].prefix
+    assert prefix is not None
+    return driver.scheduler._residency.directory.held(engine_of(driver), [prefix])
+
+
+def test_of_a_run_that_holds_more_than_fits_what_it_has_not_used_for_long_is_gone() -> None:
+    driver = Driver(("w0", SPEC))
+    driver.run(node(0, PREFILL), grows=True)
+    for number in range(1, 40):
+        read(driver, "r", number, f"{number} ")
+    assert held(driver, "r", 1) == 0
+    assert held(driver, "r", 39) == 1000
+
+
+def test_who_comes_back_holds_what_he_goes_on_from_and_not_all_he_ever_had() -> None:
+    driver = Driver(("w0", SPEC))
+    driver.run(grows=True)
+    for number in range(8):
+        read(driver, "r", number, f"{number} ")
+    driver.run(run="other", grows=True)
+    for number in range(60):
+        read(driver, "other", number, f"other {number} ")
+    holding = driver.scheduler._runs["r"].holdings[engine_of(driver)]
+    assert holding is not None
+    assert holding.expired
+    driver.add(node(100, PREFILL, kv=7), node(101, DECODE, kv=100))
+    assert len(holding.claims) == 3
+    assert held(driver, "r", 0) == 0

@@ -228,6 +228,18 @@ class Chaos:
             assert {key: users for key, (users, _) in engine.in_use.items()} == claimed
             shared = sum(size for _, size in engine.in_use.values())
             assert engine.kv == shared + sum(claim.own for claim in claims)
+        for run in self.world.scheduler._runs.values():
+            made = [live.claim for live in run.nodes.values() if live.claim is not None]
+            held = {*made}
+            for claim in made:
+                on = claim.continues
+                while on is not None:
+                    held.add(on)
+                    on = on.continues
+            users = Counter([*made, *(claim.continues for claim in held)])
+            assert all(claim.users == users[claim] for claim in held)
+            for holding in filter(None, run.holdings.values()):
+                assert holding.claims.keys() <= held, "what nobody uses is not held"
 
     def settle(self) -> None:
         """With a worker for everything, every run ends."""
