@@ -46,8 +46,9 @@ class Needs:
         """What need not be computed now. `begun`: tools that run, which nobody calls back.
 
         Of what is withdrawn, and what that takes, all that serves nobody else. A node that was never
-        withdrawn serves the program, which may come to wait for it; unless it only looks at another's result,
-        or was to be taken by what is withdrawn. Effects are wanted for themselves.
+        withdrawn, nor an equal one that is the same node now, serves the program, which may come to wait for
+        it; unless it only looks at another's result, or was to be taken by what is withdrawn. Effects are
+        wanted for themselves.
         """
         self._withdrawn &= self._pending
         given_up = self._closure(self._withdrawn, self._producers)
