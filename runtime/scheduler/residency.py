@@ -166,8 +166,7 @@ class Residency:
         own = live.tokens - (claimed[-1].tokens if claimed else held)
         begun_alike = _shared(maker, base.tokens) if maker is not None and before is not None else 0.0
         live.claim = Claim(held, claimed, max(int(own), 1), before)
-        live.shared = self._hold(live.run, engine, live.claim)
-        live.shared = max(begun_alike, live.shared)
+        live.shared = max(begun_alike, self._hold(live.run, engine, live.claim))
         new = base.tokens + reads - live.cached
         engine.charge(live, _charge(engine, live, new, writes, underway))
         if prefixes:

@@ -83,9 +83,9 @@ async def results_of_programs_in_async_code() -> None:
 
 
 def arguments_are_checked() -> None:
-    title(3)  # type: ignore[arg-type]
-    title.submit(3)  # type: ignore[call-overload]
-    title.stream(txt="a")  # type: ignore[call-arg]
+    title(3)  # type: ignore[arg-type]  # must be an error: mypy says so if it is none any more
+    title.submit(3)  # type: ignore[call-overload]  # as above
+    title.stream(txt="a")  # type: ignore[call-arg]  # as above
 
 
 def test_values_have_types() -> None:

@@ -79,6 +79,15 @@ def decodes(worker: Any) -> list[int]:
     return [node.id for node in worker.nodes() if isinstance(node.op, Decode)]
 
 
+async def give_up(talk: Conversation, worker: Any, until: Any) -> None:
+    """Ask for a text, 0, wait for it no longer while it is written, and let its worker write what follows."""
+    await talk.say(extend(ask(0), wanted=[0]))
+    await until(lambda: decodes(worker))
+    await withdraw(talk, 0)
+    await until(lambda: cancels(worker) == decodes(worker))
+    worker.gate.set()
+
+
 @pytest.fixture
 async def talk(stage: Any) -> Conversation:
     """A growing run that may call a tool here."""
@@ -98,11 +107,7 @@ def worker(stage: Any) -> Any:
 async def test_a_text_is_no_longer_written_and_the_run_goes_on(
     talk: Conversation, worker: Any, until: Any
 ) -> None:
-    await talk.say(extend(ask(0), wanted=[0]))
-    await until(lambda: decodes(worker))
-    await withdraw(talk, 0)
-    await until(lambda: cancels(worker) == decodes(worker))
-    worker.gate.set()
+    await give_up(talk, worker, until)
     await talk.say(extend(Node(1, Const('"why?"', TEXT)), ask(2, 1), wanted=[2]))
     assert (await talk.next("known")).datum.text.text == "<Q: why?>"
     await talk.say(finish("done"))
@@ -114,11 +119,7 @@ async def test_a_text_is_no_longer_written_and_the_run_goes_on(
 async def test_what_is_awaited_again_is_computed_after_all(
     talk: Conversation, worker: Any, until: Any
 ) -> None:
-    await talk.say(extend(ask(0), wanted=[0]))
-    await until(lambda: decodes(worker))
-    await withdraw(talk, 0)
-    await until(lambda: cancels(worker))
-    worker.gate.set()
+    await give_up(talk, worker, until)
     await talk.say(extend(wanted=[0]))
     assert (await talk.next("known")).datum.text.text == "<hello>"
     assert decodes(worker) == cancels(worker) * 2
@@ -299,11 +300,7 @@ async def test_the_bodies_of_a_map_are_called_back_with_it(
 async def test_what_a_body_is_merged_with_is_computed_after_all(
     talk: Conversation, worker: Any, until: Any
 ) -> None:
-    await talk.say(extend(ask(0), wanted=[0]))
-    await until(lambda: decodes(worker))
-    await withdraw(talk, 0)
-    await until(lambda: cancels(worker))
-    worker.gate.set()
+    await give_up(talk, worker, until)
     inside = Graph((Node(0, Input("item", TEXT)), ask(1)), (Value(1),))
     mapped = Node(2, Map(inside), {"items": Value(1)})
     await talk.say(extend(Node(1, Tool("note", STRINGS)), mapped, wanted=[2]))

@@ -53,6 +53,14 @@ class Chaos:
         for name in ("w1", "w2"):
             self.join(name, choose.randint(1, 2))
 
+    def play(self, steps: int) -> None:
+        """A whole history, at the end of which nothing may be left."""
+        for _ in range(steps):
+            self.step()
+        self.settle()
+        self.check_that_nothing_is_left()
+        self.check_that_it_can_be_repeated()
+
     def step(self) -> None:
         """Something happens."""
         steps = (
@@ -284,12 +292,7 @@ class Chaos:
 @given(st.integers(0, 2**32))
 @example(seed=173882)  # whoever is taken back from a lost worker has ended its turn there
 def test_any_history(seed: int) -> None:
-    chaos = Chaos(seed)
-    for _ in range(70):
-        chaos.step()
-    chaos.settle()
-    chaos.check_that_nothing_is_left()
-    chaos.check_that_it_can_be_repeated()
+    Chaos(seed).play(70)
 
 
 INSTANT = ModelCosts((PrefillPoint(1, 0, 1e-9),), (DecodePoint(1, 1, 1e-9),))
