@@ -99,3 +99,36 @@ def test_the_simulator_simulates(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = blocks("docs/scheduling.md", "python")
     exec(code, {})
     assert capsys.readouterr().out.startswith("Report(failed=0,")
+
+
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("apps/*/README.md"),
+    *ROOT.glob("benchmarks/**/*.md"),
+]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_result_of_a_benchmark_stands_on_a_page() -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"([\w.-]+)\.(?:json|html|txt|log)\b", pages))
+    results = {file.stem for file in (ROOT / "benchmarks/results").iterdir()}
+    assert results <= named
