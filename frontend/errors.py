@@ -10,6 +10,7 @@ WeftError
     ├── RunCancelled
     ├── TooLarge                 a prompt, a message or a graph exceeds a limit
     ├── WorkerLost
+    ├── Unauthenticated          the server wants a key that was not sent
     └── Unavailable              no server answers, or none that has what the graph needs
 """
 
@@ -24,6 +25,7 @@ __all__ = [
     "TooLarge",
     "ToolError",
     "TraceError",
+    "Unauthenticated",
     "Unavailable",
     "WeftError",
     "WorkerLost",
@@ -97,6 +99,10 @@ class TooLarge(ProgramError):
 
 class WorkerLost(ProgramError):
     """A worker died, and what it was doing could not be done elsewhere."""
+
+
+class Unauthenticated(ProgramError):
+    """The server wants a key, and was sent none or another."""
 
 
 class Unavailable(ProgramError):

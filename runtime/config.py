@@ -233,7 +233,7 @@ class Settings(BaseSettings):
     """The OpenTelemetry collector that gets a trace of each run, by OTLP over HTTP: `http://HOST:4318`; by
     default the one that OTEL_EXPORTER_OTLP_ENDPOINT names, if it is set."""
     api_key: SecretStr | None = Field(default=None, min_length=1)
-    """What HTTP clients must send as their key; without one everybody is served."""
+    """What clients and workers must send as their key; without one everybody is served."""
     models: list[ModelSettings] = Field(default_factory=_reference)
     """The language models; the first is the default."""
     embedder: str | None = None
@@ -261,6 +261,11 @@ class Settings(BaseSettings):
     log_level: LogLevel = "warning"
     """The least that the processes log."""
 
+    @property
+    def key(self) -> str | None:
+        """The `api_key`, to be shown to nobody."""
+        return None if self.api_key is None else self.api_key.get_secret_value()
+
     def absolute(self) -> Self:
         """The same settings for a process with another working folder."""
         paths = {
@@ -269,6 +274,14 @@ class Settings(BaseSettings):
             "programs": {name: path.absolute() for name, path in self.programs.items()},
         }
         return self.model_copy(update=paths)
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_key(cls, key: SecretStr | None) -> SecretStr | None:
+        text = "" if key is None else key.get_secret_value()
+        if not (text.isascii() and text.isprintable()) or " " in text:
+            raise ValueError("a key is made of printable ASCII characters without spaces")
+        return key
 
     @field_validator("scheduler", mode="before")
     @classmethod

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from .access import KEY
 from .config import MODEL_KEY, EngineKind, ModelSettings, Settings, WorkerConfig
 from .processes import ProcessSpec
 
 __all__ = ["ServerLayout", "expected_engines", "light_kinds", "worker_spec"]
 
 _ORCHESTRATOR: Final = "weft.runtime.orchestrator"
-_KEY: Final = "WEFT_API_KEY"  # not an argument, which everybody on the machine can read
 _WORKER: Final = "weft.runtime.worker"
 
 
@@ -28,6 +28,11 @@ class ServerLayout:
     programs: Mapping[str, str] = field(default_factory=dict)
     """The graphs, as JSON, of those programs that no file holds."""
 
+    @property
+    def key(self) -> str | None:
+        """What the orchestrator wants to be sent."""
+        return self.settings.key
+
     def orchestrator(self, folder: Path) -> ProcessSpec:
         """The orchestrator, which reads the graphs of programs from files."""
         listen = self.listen or f"unix:{folder / 'orchestrator'}"
@@ -36,10 +41,8 @@ class ServerLayout:
         config = config.model_copy(update={"listen": listen, "programs": programs})
         if not self.listen:  # an embedded server is nobody else's, and nobody's runs outlive it
             config = config.model_copy(update={"http": None, "metrics": None, "journal_mb": 0})
-        key = self.settings.api_key
-        environment = {_KEY: key.get_secret_value()} if key else {}
         arguments = ("-m", _ORCHESTRATOR, "--config", config.model_dump_json(exclude={"api_key"}))
-        return ProcessSpec("orchestrator", arguments, environment)
+        return ProcessSpec("orchestrator", arguments, _secrets(self.settings))
 
     def _written(self, folder: Path) -> dict[str, Path]:
         files = {name: folder / f"program-{number}.json" for number, name in enumerate(self.programs)}
@@ -104,8 +107,12 @@ def worker_spec(settings: Settings, config: WorkerConfig, *, name: str) -> Proce
     paths = [str(path.absolute()) for path in settings.import_paths]
     if "PYTHONPATH" in os.environ:
         paths.append(os.environ["PYTHONPATH"])
-    environment = {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
+    environment = _secrets(settings) | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
     if config.model is not None and config.model.key is not None:
         environment[MODEL_KEY] = config.model.key.get_secret_value()
     arguments = ("-m", _WORKER, "--config", config.model_dump_json())
     return ProcessSpec(name, arguments, environment)
+
+
+def _secrets(settings: Settings) -> dict[str, str]:
+    return {} if settings.key is None else {KEY: settings.key}

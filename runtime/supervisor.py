@@ -20,6 +20,7 @@ import grpc
 
 from weft.proto import orchestrator_pb2, orchestrator_pb2_grpc
 
+from .access import keyed
 from .elsewhere import InThreads
 from .processes import Child, LifeLine, ProcessSpec, start_janitor
 from .threads import Threads
@@ -40,6 +41,10 @@ class StartupError(RuntimeError):
 
 class Layout(Protocol):
     """Which processes make up a server."""
+
+    @property
+    def key(self) -> str | None:
+        """What the orchestrator wants to be sent."""
 
     def orchestrator(self, folder: Path) -> ProcessSpec:
         """The orchestrator, which announces ``{"listening": address}`` on stdout; `folder`: for its files."""
@@ -156,7 +161,7 @@ class Supervisor:
         waiting = {child.pid: child for child in workers}
         asking = InThreads(Threads("weft-supervisor"))  # an executor may be over with the main thread
         while waiting:
-            for pid in await asking.call(partial(_joined, self.address)) & waiting.keys():
+            for pid in await asking.call(partial(_joined, self.address, self._layout.key)) & waiting.keys():
                 self._progress(f"{waiting.pop(pid).spec.name} has joined")
             for child in waiting.values():
                 if not child.running:
@@ -203,10 +208,10 @@ def _reachable(listening: str) -> str:
     return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]", "::") else listening
 
 
-def _joined(address: str) -> set[int]:
+def _joined(address: str, key: str | None) -> set[int]:
     """The process ids of the workers that the orchestrator knows; none while it does not answer."""
     with suppress(grpc.RpcError), grpc.insecure_channel(address) as channel:
-        orchestrator = orchestrator_pb2_grpc.OrchestratorStub(channel)
+        orchestrator = orchestrator_pb2_grpc.OrchestratorStub(keyed(channel, key))
         info = orchestrator.Describe(orchestrator_pb2.DescribeServerRequest(), timeout=2.0)
         return {worker.pid for worker in info.workers}
     return set()

@@ -54,11 +54,11 @@ def lowered(programs: Mapping[str, str], max_bytes: int) -> dict[str, str]:
     return texts
 
 
-def prepare_all(programs: Mapping[str, str], address: str, *, quiet: bool) -> None:
+def prepare_all(programs: Mapping[str, str], address: str, key: str | None, *, quiet: bool) -> None:
     """Do what the bundled apps among the programs need, on the server at `address`. Raises ProgramError."""
     targets = [source for source in programs.values() if not _is_graph(source)]
     if targets:
-        client = Client(address)
+        client = Client(address, api_key=key)
         for target in targets:
             prepare(target, client, quiet=quiet)
         client.close()

@@ -72,7 +72,7 @@ def command(
     if (html is not None) + mermaid + as_json > 1:
         raise UsageProblem("only one of --html, --mermaid and --json can be used")
     settings = load_settings(config, server=server)
-    client = connect(settings.server or settings.listen)
+    client = connect(settings.server or settings.listen, api_key=settings.key)
     if not run:
         _write_list([_plain(info) for info in client.runs(limit=limit, state=state)], as_json)
         return

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from weft.runtime.access import is_local
 from weft.runtime.config import Settings, load_settings
 from weft.runtime.config_file import model_path
 from weft.runtime.layout import ServerLayout
@@ -49,7 +50,9 @@ def command(
     ] = None,
     api_key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="What HTTP clients must send; safer in WEFT_API_KEY than here."),
+        typer.Option(
+            metavar="KEY", help="What clients and workers must send; safer in WEFT_API_KEY than here."
+        ),
     ] = None,
     program: Annotated[
         list[str] | None,
@@ -112,12 +115,23 @@ async def _serve(layout: ServerLayout, programs: dict[str, str], as_json: bool) 
         supervisor = Supervisor(layout, lambda message: status.update(f"{message} …"))
         address = await supervisor.start()
     try:
-        await asyncio.to_thread(prepare_all, programs, address, quiet=as_json)
+        await asyncio.to_thread(prepare_all, programs, address, layout.key, quiet=as_json)
         _announce(layout.settings, supervisor, as_json)
+        _warn_if_open(layout.settings)
         await supervisor.wait()
         raise StartupError("the orchestrator cannot be kept running; its messages stand above")
     finally:
         await supervisor.stop()
+
+
+def _warn_if_open(settings: Settings) -> None:
+    """Say so if other machines can use the server without a key."""
+    doors = [door for door in (settings.listen, settings.http) if door and not is_local(door)]
+    if doors and settings.key is None:
+        where = " and ".join(doors)
+        ERRORS.print(
+            f"warning: {where}: open to other machines, without a key; set WEFT_API_KEY", markup=False
+        )
 
 
 def _announce(settings: Settings, supervisor: Supervisor, as_json: bool) -> None:

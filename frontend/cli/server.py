@@ -53,7 +53,7 @@ def client_for(
         raise UsageProblem(
             f"--model cannot be used with the server {settings.server}, which has models of its own"
         )
-    return connect(settings.server or _start_embedded(settings))
+    return connect(settings.server or _start_embedded(settings), api_key=settings.key)
 
 
 def _start_embedded(settings: Settings) -> str:

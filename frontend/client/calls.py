@@ -13,6 +13,7 @@ from weft.graph.codec import decode_datum
 from weft.graph.values import Datum
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto.orchestrator_pb2_grpc import OrchestratorStub
+from weft.runtime.access import keyed
 
 from .faults import error_of, error_of_status
 from .trace_context import trace_context
@@ -26,10 +27,10 @@ class Calls:
     It has no event loop of its own, to and from which calls would have to be handed.
     """
 
-    def __init__(self, address: str, options: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, address: str, key: str | None, options: Sequence[tuple[str, int]]) -> None:
         self._address = address
         self._channel = grpc.insecure_channel(address, options=options)
-        self._stub = OrchestratorStub(self._channel)
+        self._stub = OrchestratorStub(keyed(self._channel, key))
 
     def invoke(self, request: pb.SubmitRequest, program: str) -> tuple[Datum, ...]:
         """Run a graph; its outputs. Raises ProgramError. Ctrl-C cancels the run."""

@@ -38,8 +38,10 @@ class Client:
     had not connected yet: gRPC does not survive a fork.
     """
 
-    def __init__(self, server: str | None = None) -> None:
+    def __init__(self, server: str | None = None, *, api_key: str | None = None) -> None:
+        """`api_key`: what the server wants to be sent; by default the configuration's."""
         self._server = server
+        self._key = api_key
         self._address: tuple[int, str] | None = None  # and the process that found it
         self._connection: tuple[int, Connection] | None = None  # and the process that made it
 
@@ -117,10 +119,14 @@ class Client:
         if self._connection is None or self._connection[0] != os.getpid():
             # An executor takes no work once the main thread has ended; a forked child lacks idle threads.
             starting = InThreads(Threads("weft-starting"))
-            address = await starting.call(lambda: self.server)
+            address, key = await starting.call(self._found)
             if self._connection is None or self._connection[0] != os.getpid():
-                self._connection = (os.getpid(), Connection(address))
+                self._connection = (os.getpid(), Connection(address, key))
         return self._connection[1]
+
+    def _found(self) -> tuple[str, str | None]:
+        """The server's address, and its key."""
+        return self.server, self._key or load_settings().key
 
     def _answering(self) -> Connection | None:
         """The connection of this process, if the server has answered over it."""
@@ -153,13 +159,14 @@ class Client:
 _default = Client()
 
 
-def connect(server: str | None = None) -> Client:
+def connect(server: str | None = None, *, api_key: str | None = None) -> Client:
     """Let all programs use this server from now on; None goes back to configuration or embedded runtime.
 
-    The address is `HOST:PORT` or `unix:PATH`. Raises Unavailable if it does not answer.
+    The address is `HOST:PORT` or `unix:PATH`; the key is by default the configuration's (``WEFT_API_KEY``).
+    Raises Unavailable if the server does not answer, and Unauthenticated if it wants another key.
     """
     global _default
-    client = Client(server)
+    client = Client(server, api_key=api_key)
     if server is not None:
         client.describe()
     _default = client

@@ -12,6 +12,7 @@ from grpc import aio
 
 from weft.frontend.errors import Unavailable
 from weft.proto.orchestrator_pb2_grpc import OrchestratorStub
+from weft.runtime.access import keyed
 
 from .calls import Calls
 from .faults import error_of_status
@@ -38,12 +39,13 @@ class Connection:
     _owner: ClassVar[int | None] = None
     """The process that made the first connection."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, key: str | None) -> None:
+        """`key`: that of the server."""
         self._expect_no_fork()
         self.address = address
         self._channel = aio.insecure_channel(address, options=_OPTIONS)
-        self.stub: OrchestratorAsyncStub = OrchestratorStub(self._channel)
-        self.calls = Calls(address, _OPTIONS)
+        self.stub: OrchestratorAsyncStub = OrchestratorStub(keyed(self._channel, key))
+        self.calls = Calls(address, key, _OPTIONS)
         self.answered = False
         """Whether the server has answered once."""
 

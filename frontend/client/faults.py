@@ -17,6 +17,7 @@ from weft.frontend.errors import (
     RunTimeout,
     TooLarge,
     ToolError,
+    Unauthenticated,
     Unavailable,
     WorkerLost,
 )
@@ -37,6 +38,7 @@ _BY_CODE: Final[Mapping[str, type[ProgramError]]] = {
     "worker_lost": WorkerLost,
     "too_large": TooLarge,
     "unavailable": Unavailable,
+    "unauthenticated": Unauthenticated,
 }
 
 _BY_STATUS: Final[Mapping[grpc.StatusCode, str]] = {
@@ -45,6 +47,7 @@ _BY_STATUS: Final[Mapping[grpc.StatusCode, str]] = {
     grpc.StatusCode.NOT_FOUND: "not_found",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "too_large",
     grpc.StatusCode.UNAVAILABLE: "unavailable",
+    grpc.StatusCode.UNAUTHENTICATED: "unauthenticated",
     grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
     grpc.StatusCode.CANCELLED: "cancelled",
 }

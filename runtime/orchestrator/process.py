@@ -62,8 +62,7 @@ def _doors(settings: Settings, orchestrator: Orchestrator, traces: Traces | None
     metrics = Metrics(orchestrator, traces)
     doors = {}
     if settings.http is not None:
-        key = settings.api_key.get_secret_value() if settings.api_key else None
-        app = build_app(orchestrator, key, metrics, exposed=settings.metrics is None)
+        app = build_app(orchestrator, settings.key, metrics, exposed=settings.metrics is None)
         doors["http"] = HttpServer(settings.http, app)
     if settings.metrics is not None:
         doors["metrics"] = HttpServer(settings.metrics, metrics_app(metrics), "--metrics")

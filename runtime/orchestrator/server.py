@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from weft.proto import orchestrator_pb2, orchestrator_pb2_grpc
+from weft.runtime.access import guards
 from weft.runtime.channels import server_options
 from weft.runtime.config import Settings
 from weft.runtime.scheduler.scheduler import Scheduler
@@ -36,7 +37,9 @@ class Server:
     def __init__(self, settings: Settings, scheduler: Scheduler | None = None) -> None:
         self.orchestrator = Orchestrator(settings, scheduler)
         self._listen = settings.listen
-        self._server = grpc.aio.server(options=server_options(self.orchestrator.max_bytes))
+        self._server = grpc.aio.server(
+            interceptors=guards(settings.key), options=server_options(self.orchestrator.max_bytes)
+        )
 
     async def start(self) -> str:
         """Listen and serve; the address, with the port that was taken.

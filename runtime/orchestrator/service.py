@@ -204,7 +204,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
     async def Join(self, request: worker_pb2.WorkerInfo, context: Context) -> AsyncIterator[pb.JoinEvent]:
         """A worker is a member for as long as this stream and the Execute stream are open."""
         shell, fleet = self._orchestrator.shell, self._orchestrator.fleet
-        link = WorkerLink(request, shell.report, shell.worker_lost)
+        link = WorkerLink(request, self._orchestrator.settings.key, shell.report, shell.worker_lost)
         try:
             fleet.check(request)
             await link.open()

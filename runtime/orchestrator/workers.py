@@ -11,6 +11,7 @@ import grpc
 
 from weft.graph.ir import Value
 from weft.proto import worker_pb2, worker_pb2_grpc
+from weft.runtime.access import keyed
 from weft.runtime.channels import channel_options
 from weft.runtime.outbox import Outbox
 from weft.runtime.scheduler.events import EngineSpec
@@ -57,12 +58,16 @@ class WorkerLink:
     `on_report` and `on_lost` are called from the event loop; `on_lost` once, and never after `close`.
     """
 
-    def __init__(self, info: worker_pb2.WorkerInfo, on_report: Reported, on_lost: Lost) -> None:
+    def __init__(
+        self, info: worker_pb2.WorkerInfo, key: str | None, on_report: Reported, on_lost: Lost
+    ) -> None:
+        """`key`: that of the server, without which the worker takes no calls."""
         self.info = info
         self.status: worker_pb2.Status | None = None
         self.indexes = {index.name for engine in info.engines for index in engine.indexes}
         self.holds: dict[str, set[Value]] = {}  # by run: the values that the worker was sent or has made
         self.lost = asyncio.Event()
+        self._key = key
         self._on_report = on_report
         self._on_lost = on_lost
         self._commands: Outbox[worker_pb2.Command] = Outbox()
@@ -111,7 +116,7 @@ class WorkerLink:
         await self._channel.close()
 
     async def _read(self) -> None:
-        call: Any = worker_pb2_grpc.WorkerStub(self._channel).Execute()
+        call: Any = worker_pb2_grpc.WorkerStub(keyed(self._channel, self._key)).Execute()
         writer = asyncio.create_task(self._write(call), name=f"commands of worker {self.id}")
         reason = "it ended the connection"
         try:

@@ -17,6 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from weft.proto import worker_pb2, worker_pb2_grpc
+from weft.runtime.access import guards
 from weft.runtime.channels import server_options
 from weft.runtime.llm.errors import EngineClosedError
 
@@ -47,13 +48,18 @@ class Host(worker_pb2_grpc.WorkerServicer):
         orchestrator: str,
         advertise: str = "",
         worker_id: str = "",
+        key: str | None = None,
     ) -> None:
-        """`listen`: `host:port` (0: any free port) or `unix:path`; `advertise`: see `WorkerConfig`."""
+        """`listen`: `host:port` (0: any free port) or `unix:path`; `advertise`: see `WorkerConfig`.
+
+        `key`: that of the server, which calls must carry.
+        """
         self._catalog = catalog
         self._listen = listen
         self._advertise = advertise
         self._orchestrator = orchestrator
-        self._server = grpc.aio.server(options=server_options())
+        self._key = key
+        self._server = grpc.aio.server(interceptors=guards(key), options=server_options())
         self._sessions: set[Session] = set()
         self._membership: asyncio.Task[None] | None = None
         self._info = worker_pb2.WorkerInfo()
@@ -79,7 +85,7 @@ class Host(worker_pb2_grpc.WorkerServicer):
         )
         await self._server.start()
         _log.info("%s listens on %s", self.id, address)
-        self._membership = asyncio.create_task(stay_joined(self._orchestrator, self._info))
+        self._membership = asyncio.create_task(stay_joined(self._orchestrator, self._key, self._info))
 
     async def stop(self) -> None:
         """Leave the orchestrator, cancel what runs and end its stream, and stop server and engines."""

@@ -10,6 +10,7 @@ from typing import Final
 import grpc
 
 from weft.proto import orchestrator_pb2, orchestrator_pb2_grpc, worker_pb2
+from weft.runtime.access import keyed
 from weft.runtime.channels import channel_options
 
 __all__ = ["stay_joined"]
@@ -21,7 +22,7 @@ _LONGEST_DELAY_S: Final = 2.0
 _WORTH_A_WARNING_S: Final = 3.0  # an orchestrator that stops or restarts is no news
 
 
-async def stay_joined(orchestrator: str, info: worker_pb2.WorkerInfo) -> None:
+async def stay_joined(orchestrator: str, key: str | None, info: worker_pb2.WorkerInfo) -> None:
     """Join the orchestrator at `orchestrator`, and again whenever that ends; returns only when cancelled.
 
     Back-off between two attempts: 0.2 s, doubled up to 2 s, and 0.2 s again after one that was accepted.
@@ -29,7 +30,7 @@ async def stay_joined(orchestrator: str, info: worker_pb2.WorkerInfo) -> None:
     """
     delay, reason, since = _FIRST_DELAY_S, "", time.monotonic()
     while True:
-        accepted, why = await _join(orchestrator, info)
+        accepted, why = await _join(orchestrator, key, info)
         if accepted:
             delay, reason, since = _FIRST_DELAY_S, "", time.monotonic()
         if why != reason and time.monotonic() - since >= _WORTH_A_WARNING_S:
@@ -39,12 +40,14 @@ async def stay_joined(orchestrator: str, info: worker_pb2.WorkerInfo) -> None:
         delay = min(2 * delay, _LONGEST_DELAY_S)
 
 
-async def _join(orchestrator: str, info: worker_pb2.WorkerInfo) -> tuple[bool, str]:
+async def _join(orchestrator: str, key: str | None, info: worker_pb2.WorkerInfo) -> tuple[bool, str]:
     """Whether the orchestrator accepted the worker, and why that has ended."""
     accepted, why = False, "the orchestrator ended the stream"
     # A new channel every time, without a back-off of its own.
     async with grpc.aio.insecure_channel(orchestrator, channel_options()) as channel:
-        stub: orchestrator_pb2_grpc.OrchestratorAsyncStub = orchestrator_pb2_grpc.OrchestratorStub(channel)
+        stub: orchestrator_pb2_grpc.OrchestratorAsyncStub = orchestrator_pb2_grpc.OrchestratorStub(
+            keyed(channel, key)
+        )
         try:
             async for event in stub.Join(info):
                 accepted, why = _note(event, orchestrator, accepted, why)

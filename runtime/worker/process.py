@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from weft.runtime.access import KEY
 from weft.runtime.config import WorkerConfig
 from weft.runtime.llm.errors import EngineClosedError, ParallelError
 from weft.runtime.process import end_of_process, run_process, stop
@@ -34,13 +36,15 @@ async def run(config: WorkerConfig) -> None:
     ended: then whoever started this process is to start it again.
     """
     end = end_of_process()
-    catalog = Catalog(build_engines(config))
+    key = os.environ.get(KEY)
+    catalog = Catalog(build_engines(config, key))
     host = Host(
         catalog,
         listen=config.listen,
         orchestrator=config.orchestrator,
         advertise=config.advertise or "",
         worker_id=config.worker_id,
+        key=key,
     )
     starting = asyncio.ensure_future(host.start())
     ending = asyncio.ensure_future(end.wait())

@@ -27,6 +27,7 @@ class FakeLayout:
 
     workers_by_name: dict[str, str] = field(default_factory=lambda: {"worker": "good"})
     orchestrator_behaviour: str = "good"
+    key: str | None = None
 
     def orchestrator(self, folder: Path) -> ProcessSpec:
         return ProcessSpec("orchestrator", (_FAKE, "orchestrator", str(folder), self.orchestrator_behaviour))
@@ -216,8 +217,11 @@ def test_only_a_server_of_its_own_has_a_door_and_nobody_sees_its_key(tmp_path: P
     assert json.loads(served.arguments[-1])["http"] == "127.0.0.1:8000"
     assert json.loads(embedded.arguments[-1])["http"] is None
     assert json.loads(embedded.arguments[-1])["metrics"] is None
-    assert "hidden" not in str(served.arguments)
-    assert served.environment == {"WEFT_API_KEY": "hidden"}
+    workers = ServerLayout(settings, listen="127.0.0.1:7000").workers(tmp_path, "unix:x")
+    assert len(workers) == 2
+    for spec in (served, *workers):
+        assert "hidden" not in str(spec.arguments)
+        assert spec.environment["WEFT_API_KEY"] == "hidden"
 
 
 async def test_a_real_server_stops_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

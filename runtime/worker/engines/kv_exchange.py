@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from weft.proto import worker_pb2, worker_pb2_grpc
+from weft.runtime.access import keyed
 from weft.runtime.channels import channel_options
 from weft.runtime.kv.radix import Tokens, common_prefix
 from weft.runtime.llm.engine import LLMEngine
@@ -50,10 +51,11 @@ NOTHING: Final = Borrowed(0, 0.0, 0.0)
 class KvExchange:
     """Lends the KV of one engine's cache, and borrows for it. Belongs to one event loop."""
 
-    def __init__(self, engine: LLMEngine, model: str, layout: str) -> None:
+    def __init__(self, engine: LLMEngine, model: str, layout: str, key: str | None) -> None:
         self._engine = engine
         self._model = model
         self._layout = layout
+        self._key = key
         layers, *heads = engine.info.kv_shape
         self._shape = (layers, -1, *heads)
         self._dtype: torch.dtype = getattr(torch, engine.info.dtype)
@@ -186,7 +188,7 @@ class KvExchange:
         if len(self._channels) > _PEERS:  # whoever uses the oldest just now reads what it was to fetch
             _, oldest = self._channels.popitem(last=False)
             await oldest.close()
-        return worker_pb2_grpc.WorkerStub(channel)
+        return worker_pb2_grpc.WorkerStub(keyed(channel, self._key))
 
 
 class _Fetch:

@@ -51,9 +51,13 @@ class LlmEngine:
 
     kind: EngineKind = "llm"
 
-    def __init__(self, settings: ModelSettings, *, profile_s: float = 1.0) -> None:
-        """`profile_s`: the time that measuring the model's speed at the start may take."""
+    def __init__(self, settings: ModelSettings, *, profile_s: float = 1.0, key: str | None = None) -> None:
+        """`profile_s`: the time that measuring the model's speed at the start may take.
+
+        `key`: that of the server, whose other workers are asked for KV.
+        """
         self._settings = settings
+        self._key = key
         self._profile_s = profile_s
         self._loaded: LoadedModel | None = None
         self._ahead: dict[Task, asyncio.Task[tuple[Event, int]]] = {}  # what is read for each prefill
@@ -109,7 +113,7 @@ class LlmEngine:
         self._mailbox = Mailbox(asyncio.get_running_loop(), _take_all)
         loaded = self._loaded = await asyncio.to_thread(load, self._settings, self._profile_s)
         self._entrance = Entrance(loaded.engine)
-        self._exchange = KvExchange(loaded.engine, self.model, loaded.kv_layout)
+        self._exchange = KvExchange(loaded.engine, self.model, loaded.kv_layout, self._key)
         loaded.model.on_failure(self._note_failure)
         loaded.engine.on_failure(self._note_failure)
 

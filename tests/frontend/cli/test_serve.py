@@ -34,6 +34,23 @@ def test_serve_ends_cleanly(command: Command) -> None:
     assert errors == ""
 
 
+@pytest.mark.parametrize(
+    ("listen", "options", "warned"),
+    [("0.0.0.0:0", (), True), ("0.0.0.0:0", ("--api-key", "k"), False), ("127.0.0.1:0", (), False)],
+)
+def test_a_server_that_is_open_to_everybody_says_so(
+    command: Command, listen: str, options: tuple[str, ...], warned: bool
+) -> None:
+    Path("weft.toml").write_text("models = []\n")
+    with command("serve", "--listen", listen, *options) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("Ctrl-C"):
+            pass
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert ("open to other machines, without a key" in errors) is warned
+
+
 def test_a_second_signal_leaves_no_process_behind(command: Command) -> None:
     Path("weft.toml").write_text("models = []\n")
     with command("serve", "--listen", "127.0.0.1:0") as process:

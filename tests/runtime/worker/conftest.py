@@ -19,6 +19,7 @@ from weft.graph.codec import decode_datum, encode_datum, node_bytes
 from weft.graph.ir import Node
 from weft.graph.values import Datum
 from weft.proto import orchestrator_pb2, value_pb2, worker_pb2, worker_pb2_grpc
+from weft.runtime.access import keyed
 from weft.runtime.channels import channel_options, server_options
 from weft.runtime.config import ModelSettings
 from weft.runtime.worker.catalog import Catalog
@@ -186,10 +187,10 @@ async def orchestrator_at(address: str, accept: bool = True) -> AsyncIterator[tu
 
 
 @asynccontextmanager
-async def linked(info: worker_pb2.WorkerInfo) -> AsyncIterator[Link]:
+async def linked(info: worker_pb2.WorkerInfo, key: str | None = None) -> AsyncIterator[Link]:
     """An Execute stream to a worker."""
     async with grpc.aio.insecure_channel(info.address, channel_options()) as channel:
-        stub: worker_pb2_grpc.WorkerAsyncStub = worker_pb2_grpc.WorkerStub(channel)
+        stub: worker_pb2_grpc.WorkerAsyncStub = worker_pb2_grpc.WorkerStub(keyed(channel, key))
         link = Link(stub.Execute(), info)
         collector = asyncio.create_task(link.collect())
         try:
@@ -208,14 +209,14 @@ async def start_worker(tmp_path: Path) -> AsyncIterator[StartWorker]:
     numbers = itertools.count()
     async with AsyncExitStack() as stack:
 
-        async def start(*engines: Engine) -> Link:
+        async def start(*engines: Engine, key: str | None = None) -> Link:
             stub, address = await stack.enter_async_context(orchestrator_at("127.0.0.1:0"))
             socket = f"unix:{tmp_path}/worker{next(numbers)}.sock"
-            host = Host(Catalog(engines), listen=socket, orchestrator=address)
+            host = Host(Catalog(engines), listen=socket, orchestrator=address, key=key)
             await host.start()
             stack.push_async_callback(host.stop)
             info = await asyncio.wait_for(stub.joins.get(), PATIENCE_S)
-            return await stack.enter_async_context(linked(info))
+            return await stack.enter_async_context(linked(info, key))
 
         yield start
 

@@ -71,6 +71,18 @@ async def test_a_worker_takes_what_another_has_read(reader: Link, writer: Link) 
     assert sum(timing.computed_tokens for timing in alone) > 1000
 
 
+@pytest.mark.parametrize(("key", "fetches"), [("k", True), ("another", False), (None, False)])
+async def test_where_the_server_has_a_key_workers_fetch_with_it(
+    start_worker: StartWorker, model_settings: ModelSettings, key: str | None, fetches: bool
+) -> None:
+    reader = await start_worker(LlmEngine(model_settings, profile_s=0), key="k")
+    await reader.run(READ, run="reader")
+    await reader.done(1, "reader")
+    writer = await start_worker(LlmEngine(model_settings, profile_s=0, key=key))
+    await writer.run(READ, ASKED, WRITE, source=source(reader))
+    assert (sum(timing.fetched_tokens for timing in await timings(writer)) > 1000) is fetches
+
+
 async def test_a_decode_that_reads_its_prompt_has_it_fetched(reader: Link, writer: Link) -> None:
     whole = Node(2, Prefill("reference", (BEGINNING, QUESTION)))
     await writer.run(whole, WRITE, source=source(reader))

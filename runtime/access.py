@@ -1,0 +1,113 @@
+"""The key of a server: every gRPC call to its processes carries it, or is refused.
+
+It travels as HTTP's does, `authorization: Bearer KEY`, in the metadata of the call. It keeps strangers out;
+from those who can read the network it is no secret.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import ip_address
+from typing import Any, Final, TypeVar, cast
+
+import grpc
+
+__all__ = ["KEY", "guards", "is_local", "keyed"]
+
+KEY: Final = "WEFT_API_KEY"
+"""The variable that holds the key. Not an argument of a process, which everybody on the machine can read."""
+
+_HEADER: Final = "authorization"
+_OPEN: Final = "/grpc.health.v1.Health/"  # as over HTTP: whoever watches a server needs no key
+_REFUSAL: Final = (
+    "the key of this server is missing or wrong; set WEFT_API_KEY, or api_key in weft.toml, to the server's, "
+    "or send 'authorization: Bearer KEY' as metadata"
+)
+
+AnyChannel = TypeVar("AnyChannel", grpc.Channel, grpc.aio.Channel)
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+def keyed(channel: AnyChannel, key: str | None) -> AnyChannel:
+    """The channel for a stub; if there is a key, all calls of the stub carry it.
+
+    gRPC's own interceptors do the same, but hand on each message of a stream.
+    """
+    return channel if key is None else cast(AnyChannel, _Keyed(channel, key))
+
+
+def is_local(address: str) -> bool:
+    """Whether nobody on another machine can reach what listens there: at `unix:PATH` or `HOST:PORT`."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost" or address.startswith("unix:"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def guards(key: str | None) -> list[grpc.aio.ServerInterceptor]:
+    """What lets into a server only who has the key; nothing if there is none."""
+    return [] if key is None else [_Guard(key)]
+
+
+class _Keyed:
+    """What a stub needs of a channel; its calls carry a key."""
+
+    def __init__(self, channel: Any, key: str) -> None:
+        self._channel = channel
+        self._header = (_HEADER, f"Bearer {key}")
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> _Method:
+        return _Method(self._channel.unary_unary(*args, **kwargs), self._header)
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> _Method:
+        return _Method(self._channel.unary_stream(*args, **kwargs), self._header)
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> _Method:
+        return _Method(self._channel.stream_unary(*args, **kwargs), self._header)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> _Method:
+        return _Method(self._channel.stream_stream(*args, **kwargs), self._header)
+
+
+class _Method:
+    """A method of a stub."""
+
+    def __init__(self, method: Any, header: tuple[str, str]) -> None:
+        self._method = method
+        self._header = header
+
+    def __call__(self, *args: Any, metadata: Metadata | None = None, **kwargs: Any) -> Any:
+        return self._method(*args, metadata=(*(metadata or ()), self._header), **kwargs)
+
+    def future(self, *args: Any, metadata: Metadata | None = None, **kwargs: Any) -> Any:
+        """A blocking channel's way of not blocking."""
+        return self._method.future(*args, metadata=(*(metadata or ()), self._header), **kwargs)
+
+
+class _Guard(grpc.aio.ServerInterceptor):
+    """Looks at the key of each call, before anything of it is read."""
+
+    def __init__(self, key: str) -> None:
+        self._expected = f"Bearer {key}".encode()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The method, or one that refuses."""
+        if handler_call_details.method.startswith(_OPEN) or self._admits(handler_call_details):
+            return await continuation(handler_call_details)
+        return grpc.stream_stream_rpc_method_handler(_refuse)
+
+    def _admits(self, details: grpc.HandlerCallDetails) -> bool:
+        given = dict(details.invocation_metadata or ()).get(_HEADER, "")
+        return hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._expected)
+
+
+async def _refuse(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, _REFUSAL)
