@@ -155,13 +155,20 @@ def main() -> None:
         help="of `decode`, where nothing is used that a host tier keeps; 0: none; default: the engine's",
     )
     parser.add_argument("--layers", type=int, help="fewer than the shape has, so that it fits")
+    parser.add_argument(
+        "--quantization",
+        choices=("none", "fp8"),
+        default="none",
+        help="of the matrices, in --loads of one model",
+    )
     parser.add_argument("--tensor-parallel", type=int, default=2, metavar="N", help="GPUs that share a model")
     parser.add_argument("--vllm", metavar="PYTHON", help="a Python that has vLLM, which runs first")
     parser.add_argument("--json", type=Path, help="write the results there, too")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("weft bench gpu needs a GPU: torch finds none")
-    bandwidth, rate = copy_bandwidth(), product_rate()
+    fp8 = options.quantization == "fp8"
+    bandwidth, rate = copy_bandwidth(), product_rate(fp8=fp8)
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "gpus": torch.cuda.device_count(),
@@ -173,7 +180,8 @@ def main() -> None:
         "output": options.output,
         "host_kv_tokens": options.host_kv_tokens,
         "copy_gb_s": bandwidth / 1e9,
-        "bf16_tflops": rate / 1e12,
+        "quantization": options.quantization,
+        f"{'fp8' if fp8 else 'bf16'}_tflops": rate / 1e12,
     }
 
     def note(name: str, found: dict[str, Any]) -> None:
@@ -212,7 +220,8 @@ def main() -> None:
         found = decode_together(options.model, options.layers, ranks, options.batches, lengths, ceilings)
         note("tensor-parallel", found)
     if set(options.loads) - set(_APART):
-        model = random_model(options.model, torch.bfloat16, torch.device("cuda"), layers=options.layers)
+        device = torch.device("cuda")
+        model = random_model(options.model, torch.bfloat16, device, layers=options.layers, fp8=fp8)
         torch.cuda.synchronize()
         for name in options.loads:
             if name == "decode":

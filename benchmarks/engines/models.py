@@ -119,13 +119,13 @@ def write_random(
 
 
 def random_model(
-    name: str, dtype: torch.dtype, device: torch.device, *, layers: int | None = None
+    name: str, dtype: torch.dtype, device: torch.device, *, layers: int | None = None, fp8: bool = False
 ) -> GpuModel:
     """A model of a shape whose weights are drawn on the device; no token ends its texts.
 
-    `layers`: how many, if not as many as the shape has.
+    `layers`: how many, if not as many as the shape has. `fp8`: their matrices in 8 bits.
     """
-    return random_part(name, dtype, layers, device, ALONE)
+    return random_part(name, dtype, layers, device, ALONE, fp8=fp8)
 
 
 def counting_model(
@@ -143,7 +143,13 @@ def counting_model(
 
 
 def random_part(
-    name: str, dtype: torch.dtype, layers: int | None, device: torch.device, comm: Communicator
+    name: str,
+    dtype: torch.dtype,
+    layers: int | None,
+    device: torch.device,
+    comm: Communicator,
+    *,
+    fp8: bool = False,
 ) -> GpuModel:
     """A rank's part of such a model, for `share`; every rank draws its own."""
     config = comm.shard.config(_read(name, layers))
@@ -177,7 +183,7 @@ def random_part(
     rows = comm.shard.most(vocab)
     head = embedding[:rows] if config.tied else drawn(rows, hidden)
     weights = Weights(embedding, drawn_layers, ones(hidden), head)
-    return GpuModel(config, weights, name=name, comm=comm)
+    return GpuModel(config, weights, name=name, comm=comm, fp8=fp8)
 
 
 def config_of(name: str, *, layers: int | None = None) -> dict[str, Any]:

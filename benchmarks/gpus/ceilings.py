@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from weft.kernels.fp8 import Fp8Matrix, fp8_linear
 from weft.runtime.cuda import CUDA
 from weft.runtime.llm.gpu.model import GpuModel
 
@@ -19,9 +20,12 @@ def copy_bandwidth() -> float:
     return 2 * source.numel() / seconds(lambda: target.copy_(source), 20)
 
 
-def product_rate() -> float:
-    """Floating-point operations a second of a large bfloat16 product."""
+def product_rate(*, fp8: bool = False) -> float:
+    """Floating-point operations a second of a large product, in bfloat16 or in 8 bits."""
     a, b = (torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+    if fp8:
+        matrix = Fp8Matrix.of(b)
+        return 2 * 8192**3 / seconds(lambda: fp8_linear(a, matrix), 20)
     return 2 * 8192**3 / seconds(lambda: torch.matmul(a, b), 20)
 
 
@@ -43,7 +47,9 @@ def roofline(model: GpuModel, batch: int, context: float, bandwidth: float, rate
     c = model.config
     qkv = (c.heads + 2 * c.kv_heads) * c.head_dim
     layer = c.hidden_size * (qkv + c.heads * c.head_dim + 3 * c.intermediate_size)
-    parameters = c.layers * layer + c.vocab_size * c.hidden_size
-    bytes_read = parameters * model.dtype.itemsize + batch * context * model.kv_bytes_per_token
+    head = c.vocab_size * c.hidden_size
+    parameters = c.layers * layer + head
+    weights = c.layers * layer * (1 if model.fp8 else model.dtype.itemsize) + head * model.dtype.itemsize
+    bytes_read = weights + batch * context * model.kv_bytes_per_token
     operations = 2 * batch * parameters + 4 * batch * context * c.layers * c.heads * c.head_dim
     return batch / max(bytes_read / bandwidth, operations / rate)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelError
+from .quantization import Blocks, read_blocks
 
 __all__ = [
     "SUPPORTED",
@@ -87,6 +88,7 @@ class ModelConfig(ModelShape):
     qk_norm: bool
     tied: bool  # whether the LM head is the embedding
     dtype: str  # the checkpoint's, as torch names it
+    blocks: Blocks | None = None  # how its matrices are given back, if they are in 8 bits
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -168,6 +170,7 @@ class _Reader:
             qk_norm=family == "qwen3",
             tied=bool(raw.get("tie_word_embeddings", False)),
             eos_ids=eos_ids,
+            blocks=self._blocks(),
             dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch."),
         )
 
@@ -183,8 +186,12 @@ class _Reader:
         activation = self.raw.get("hidden_act", "silu")
         if activation != "silu":
             raise self._variant(f"hidden_act {activation!r} is not supported, only 'silu'")
-        if self.raw.get("quantization_config"):
-            raise self._error("quantized checkpoints are not supported; use the unquantized one")
+
+    def _blocks(self) -> Blocks | None:
+        try:
+            return read_blocks(self.raw)
+        except ModelError as error:
+            raise self._error(str(error)) from None
 
     def _windows(self, layers: int) -> tuple[int | None, ...]:
         """Mistral slides in every layer, Qwen from `max_window_layers` on if at all, Llama never."""

@@ -22,7 +22,7 @@ def kv_layout(folder: Path, model: Model) -> str:
     in the sizes of their files, count as equal.
     """
     digest = blake2b(digest_size=16)
-    digest.update(f"{type(model).__name__} {model.dtype} {model.kv_bytes_per_token}\0".encode())
+    digest.update(f"{type(model).__name__} {model.numbers} {model.kv_bytes_per_token}\0".encode())
     digest.update((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size

@@ -17,6 +17,7 @@ from .config import ModelConfig
 from .cpu.bfloat16 import bfloat16_pays
 from .errors import ModelError
 from .parallel.shard import WHOLE, Shard
+from .quantization import Blocks, dequantize
 
 __all__ = [
     "LayerWeights",
@@ -28,6 +29,7 @@ __all__ = [
     "load_weights",
 ]
 
+_FP8 = "F8_E4M3"  # as safetensors names it
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -128,7 +130,7 @@ def load_weights(
     need are left alone.
     """
     own = shard.config(config)
-    source = _Source(folder, dtype, device, shard)
+    source = _Source(folder, dtype, device, shard, config.blocks)
     hidden, vocab = config.hidden_size, config.vocab_size
     embedding = source.get("model.embed_tokens.weight", vocab, hidden)
     own_head = embedding[shard.part(vocab)]
@@ -180,11 +182,14 @@ def _load_qk_norm(source: _Source, own: ModelConfig, attention: str) -> torch.Te
 class _Source:
     """The tensors of a checkpoint's safetensors files, by name."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device, shard: Shard) -> None:
+    def __init__(
+        self, folder: Path, dtype: torch.dtype, device: torch.device, shard: Shard, blocks: Blocks | None
+    ) -> None:
         self.folder = folder
         self.dtype = dtype
         self.device = device
         self.shard = shard
+        self.blocks = blocks
         self.files: dict[str, Any] = {}  # open safetensors files by the tensors they hold
         for path in _tensor_files(folder):
             with _reading(path):
@@ -203,12 +208,30 @@ class _Source:
                     f"tensor {name!r} of {str(self.folder)!r} has shape {found.get_shape()}; "
                     f"config.json asks for {list(shape)}"
                 )
-            if cut is None or self.shard.size == 1:
-                tensor: torch.Tensor = file.get_tensor(name)
-            else:
-                part = self.shard.part(shape[cut])
-                tensor = found[part] if cut == 0 else found[:, part]
+            whole = cut is None or self.shard.size == 1
+            quantized = found.get_dtype() == _FP8
+            tensor: torch.Tensor = file.get_tensor(name) if whole or quantized else found
+        if quantized:
+            tensor = self._dequantized(name, tensor)
+        if cut is not None and not whole:
+            part = self.shard.part(shape[cut])
+            tensor = tensor[part] if cut == 0 else tensor[:, part]
         return tensor.to(dtype=self.dtype).contiguous()  # a part of every row is cut from all of the tensor
+
+    def _dequantized(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        if self.blocks is None:
+            raise ModelError(
+                f"tensor {name!r} of {str(self.folder)!r} is in 8 bits, of which config.json says nothing"
+            )
+        its = name.removesuffix("weight") + self.blocks.suffix
+        if its not in self.files:
+            raise ModelError(f"checkpoint {str(self.folder)!r} lacks the tensor {its!r}")
+        with _reading(self.folder):
+            factors: torch.Tensor = self.files[its].get_tensor(its)
+        try:
+            return dequantize(values, factors, self.blocks.shape)
+        except ValueError as problem:
+            raise ModelError(f"tensor {its!r} of {str(self.folder)!r} {problem}") from None
 
     def merged(self, parts: dict[str, int], width: int) -> torch.Tensor:
         """The matrices of several projections of one input, as one; of each the shard's rows."""

@@ -25,6 +25,7 @@ from .model_base import Model
 from .parallel.comm import Communicator
 from .parallel.shard import Shard
 from .parallel.share import share
+from .quantization import Quantization, choose_quantization
 
 __all__ = ["Code", "Model", "load_model"]
 
@@ -42,6 +43,7 @@ def load_model(
     native: bool = True,
     tensor_parallel: int = 1,
     code: Code = "auto",
+    quantization: Quantization = "auto",
 ) -> Model:
     """Load a checkpoint from a folder or a hub name; raises `ModelError` with the reason if it cannot be.
 
@@ -49,6 +51,9 @@ def load_model(
     transformers.
 
     `native`: in float32 on a CPU, compute in compiled C if there is a compiler, else by torch's operations.
+
+    `quantization`: of the layers' matrices, by weft's code for GPUs. A checkpoint in 8 bits that is not
+    computed in them is given back its numbers.
 
     With `tensor_parallel`, so many processes share the model, this one being the first. They take the GPUs
     from `device` on; on a CPU they run the torch functions beside the GPU's kernels, and exchange through
@@ -62,14 +67,18 @@ def load_model(
             raise ModelError(
                 f"{str(folder)!r} runs through transformers, in one process: tensor_parallel must be 1"
             )
+        if quantization == "fp8":
+            raise ModelError(f"{str(folder)!r} runs through transformers, which takes no quantization 'fp8'")
         return load_hosted(folder, dtype=dtype, device=choose_device(device))
+    devices = choose_devices(device, tensor_parallel) if tensor_parallel > 1 else [choose_device(device)]
+    chosen = devices[0]
+    fp8 = choose_quantization(quantization, config.blocks is not None, chosen) == "fp8"
     if tensor_parallel > 1:
-        return _load_shared(folder, config, dtype, choose_devices(device, tensor_parallel))
-    chosen = choose_device(device)
+        return _load_shared(folder, config, dtype, devices, fp8)
     weights = load_weights(folder, config, dtype=choose_dtype(dtype, config, chosen), device=chosen)
     name = folder.resolve().name
     if chosen.type == "cuda":
-        return GpuModel(config, weights, name=name)
+        return GpuModel(config, weights, name=name, fp8=fp8)
     if weights.embedding.dtype != torch.float32:
         return FusedModel(config, weights, name=name)
     if native and (library := load_library()) is not None and config.group <= library.weft_most_group():
@@ -91,14 +100,22 @@ def _own_config(folder: Path, code: Code) -> ModelConfig | None:
         return None
 
 
-def _load_shared(folder: Path, config: ModelConfig, dtype: str, devices: Sequence[torch.device]) -> GpuModel:
+def _load_shared(
+    folder: Path, config: ModelConfig, dtype: str, devices: Sequence[torch.device], fp8: bool
+) -> GpuModel:
     Shard(0, len(devices)).config(config)  # refuses what cannot be cut, before any process is started
-    return share(partial(_load_part, folder, config, choose_dtype(dtype, config, devices[0])), devices)
+    chosen = choose_dtype(dtype, config, devices[0])
+    return share(partial(_load_part, folder, config, chosen, fp8), devices)
 
 
 def _load_part(
-    folder: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device, comm: Communicator
+    folder: Path,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    fp8: bool,
+    device: torch.device,
+    comm: Communicator,
 ) -> GpuModel:
     """A rank's part of a checkpoint."""
     weights = load_weights(folder, config, dtype=dtype, device=device, shard=comm.shard)
-    return GpuModel(comm.shard.config(config), weights, name=folder.resolve().name, comm=comm)
+    return GpuModel(comm.shard.config(config), weights, name=folder.resolve().name, comm=comm, fp8=fp8)

@@ -25,6 +25,11 @@ class Model(ABC):
         self.device = device
 
     @property
+    def numbers(self) -> str:
+        """What its weights are kept and its steps computed in."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def ranks(self) -> int:
         """The processes that share the model, each with some of its heads."""
         return 1

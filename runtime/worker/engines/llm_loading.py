@@ -58,6 +58,7 @@ def load(settings: ModelSettings, profile_s: float) -> LoadedModel:
             native=settings.native,
             tensor_parallel=settings.tensor_parallel,
             code=settings.code,
+            quantization=settings.quantization,
         )
         try:
             engine = LLMEngine(model, tokenizer, options)
@@ -81,7 +82,8 @@ def describe(settings: ModelSettings, loaded: LoadedModel) -> worker_pb2.EngineI
     return worker_pb2.EngineInfo(
         kind="llm",
         model=settings.name,
-        detail=f"{info.family}, {info.dtype} on {info.device}" + (f" and {more} more" if more else ""),
+        detail=f"{info.family}, {loaded.model.numbers} on {info.device}"
+        + (f" and {more} more" if more else ""),
         llm=worker_pb2.LlmInfo(
             context_length=info.context_length,
             tokenizer=loaded.tokenizer.fingerprint,

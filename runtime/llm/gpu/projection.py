@@ -1,0 +1,47 @@
+"""The products of a layer's inputs with its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import linear
+
+from weft.kernels.fp8 import Fp8Matrix, fp8_linear
+
+from ..errors import ModelError
+
+__all__ = ["Projection", "project_by"]
+
+_MULTIPLE = 16  # of which the widths of matrices in 8 bits are
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A weight [out, in], as it is or in 8 bits, and a bias [out]."""
+
+    weight: torch.Tensor | Fp8Matrix
+    bias: torch.Tensor | None = None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` [tokens, in] times the transposed weight, plus the bias: [tokens, out], of `x`'s dtype."""
+        if isinstance(self.weight, Fp8Matrix):
+            return fp8_linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
+
+
+def project_by(
+    weight: torch.Tensor, bias: torch.Tensor | None, *, fp8: bool, by_columns: bool = False
+) -> Projection:
+    """The projection by a weight [out, in]; `by_columns`: laid out so, if it stays as it is.
+
+    Raises `ModelError` for a width that has no product in 8 bits.
+    """
+    if not fp8:
+        return Projection(weight.t().contiguous().t() if by_columns else weight, bias)
+    if weight.shape[0] % _MULTIPLE or weight.shape[1] % _MULTIPLE:
+        raise ModelError(
+            f"quantization 'fp8' takes matrices whose widths are multiples of {_MULTIPLE}, and the model has "
+            f"one of {weight.shape[0]} x {weight.shape[1]}"
+        )
+    return Projection(Fp8Matrix.of(weight), bias)

@@ -1,0 +1,95 @@
+"""Weights in 8 bits: what a checkpoint says of its own, and whether a model is computed with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import torch
+
+from .errors import ModelError
+
+__all__ = ["Blocks", "Quantization", "choose_quantization", "dequantize", "read_blocks"]
+
+Quantization = Literal["auto", "none", "fp8"]
+"""How a model's matrices are kept: as they are, or in 8 bits with a factor a row, which halves what a step
+reads of them. `auto` is the latter where the checkpoint's are in 8 bits, too, and the GPU can."""
+
+_CAPABILITY: Final = (8, 9)  # the first with units for 8-bit floats
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """How the matrices of a checkpoint in 8 bits are given back."""
+
+    suffix: str  # of the tensor of factors that goes with a matrix, in place of "weight"
+    shape: tuple[int, int]  # of what a factor is for, where there is a table of them
+
+
+def read_blocks(raw: Mapping[str, Any]) -> Blocks | None:
+    """What `config.json` says of the weights; None: that they are not quantized.
+
+    Read are the formats "fp8" (as of DeepSeek and Qwen) and "float-quantized" of compressed-tensors. Raises
+    `ModelError`, with words that the caller has to say of whom, for others.
+    """
+    said = raw.get("quantization_config")
+    if not said:
+        return None
+    method = said.get("quant_method")
+    if method == "fp8" and said.get("fmt", "e4m3") == "e4m3":
+        blocks = said.get("weight_block_size")
+        return Blocks("weight_scale_inv" if blocks else "weight_scale", _pair(blocks))
+    if method == "compressed-tensors" and said.get("format") == "float-quantized":
+        groups = (said.get("config_groups") or {}).values()
+        weights = [group.get("weights") or {} for group in groups]
+        if weights and all(each.get("type") == "float" and each.get("num_bits") == 8 for each in weights):
+            return Blocks("weight_scale", _pair(weights[0].get("block_structure")))
+    known = (
+        "weights in fp8 are read (quant_method 'fp8', or 'compressed-tensors' of format 'float-quantized')"
+    )
+    raise ModelError(f"its quantization, {method!r}, is not supported: {known}; or use the unquantized one")
+
+
+def _pair(blocks: Any) -> tuple[int, int]:
+    rows, columns = blocks or (128, 128)
+    return int(rows), int(columns)
+
+
+def dequantize(values: torch.Tensor, factors: torch.Tensor, blocks: tuple[int, int]) -> torch.Tensor:
+    """The matrix, float32 [rows, columns], that `values` in 8 bits stand for.
+
+    There is one factor for all of it, one for each row, or one for each block of its rows and columns.
+    Raises `ValueError` if there are other numbers of them.
+    """
+    rows, columns = values.shape
+    factors = factors.float()
+    if factors.numel() == 1:
+        factors = factors.reshape(1, 1)
+    elif factors.numel() == rows:
+        factors = factors.reshape(rows, 1)
+    else:
+        high, wide = blocks
+        expected = (-(-rows // high), -(-columns // wide))
+        if tuple(factors.shape) != expected:
+            raise ValueError(
+                f"has {list(factors.shape)} factors; for blocks of {high} x {wide} {expected} fit"
+            )
+        factors = factors.repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :columns]
+    return values.float() * factors
+
+
+def choose_quantization(wanted: Quantization, quantized: bool, device: torch.device) -> Quantization:
+    """`auto` is fp8 where the checkpoint is and the device can.
+
+    Raises `ModelError` for a device that cannot and should.
+    """
+    able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _CAPABILITY
+    if wanted == "fp8" and not able:
+        raise ModelError(
+            f"quantization 'fp8' takes an NVIDIA GPU of compute capability {'.'.join(map(str, _CAPABILITY))} "
+            f"or newer, and {device} is none"
+        )
+    if wanted == "auto":
+        return "fp8" if quantized and able else "none"
+    return wanted
