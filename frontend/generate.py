@@ -108,7 +108,8 @@ def gen(
         seed: Equal seeds draw equal texts. Without one, every run of a program draws a new seed.
         model: The name of a model of the server; its default model if empty.
         cache: Later runs may take the same text for the same prompt; only where the temperature is 0.
-        name: What errors, traces and graphs call this operation.
+        name: What errors, traces, graphs and events call this operation; `events` of the program has what a
+            named one writes.
         timeout: Seconds, or a `TimeoutPolicy`, for one attempt.
         retry: How often to try again.
 

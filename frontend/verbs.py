@@ -10,13 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncGenerator,
     Callable,
-    Coroutine,
     Generator,
     Iterable,
     Mapping,
     Sequence,
 )
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, Generic, Literal, ParamSpec, Self, TypeVar, overload
 
@@ -24,9 +23,10 @@ from weft.graph.codec import encode_graph
 from weft.graph.ir import Graph
 from weft.proto import orchestrator_pb2 as pb
 
-from .client import Client, Run, default_client
+from .batches import as_completed
+from .client import Client, Event, Run, RunFinished, default_client
 from .client.portal import PROGRAMS
-from .client.run import rest_of
+from .client.run import rest_of, result_text
 from .client.session import Session
 from .errors import TraceError
 from .explanation import Explanation
@@ -34,12 +34,12 @@ from .jobs import Job, Options, StaticJob
 from .location import located
 from .signature import Signature
 from .trace import Trace, tracing
+from .waiting import expect_no_loop, iterate, wait
 
-__all__ = ["Program", "wait"]
+__all__ = ["Program"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 Call = Mapping[str, Any] | Sequence[Any]
 """The arguments of one call of a batch: by name, or by position."""
@@ -126,21 +126,27 @@ class Program(ABC, Generic[P, R]):
 
         Closing it cancels the run.
         """
-        chunks = self._chunks(self._job(args, kwargs))
-        try:
-            while (chunk := wait(_next(chunks))) is not _END:
-                yield chunk
-        finally:
-            wait(chunks.aclose())
+        yield from iterate(self._chunks(self._job(args, kwargs)))
 
     async def astream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R | str]:
         """As `stream`, for event loops."""
-        chunks = self._chunks(self._job(args, kwargs))
-        try:
+        async with aclosing(self._chunks(self._job(args, kwargs))) as chunks:
             async for chunk in chunks:
                 yield chunk
-        finally:
-            await chunks.aclose()
+
+    def events(self, *args: P.args, **kwargs: P.kwargs) -> Generator[Event[R]]:
+        """What happens in a run of the program, as it happens: the pieces of each text that it returns or
+        that has a name, what tools are given and give, primitives, questions, and in the end the result.
+
+        Closing it cancels the run. Raises ProgramError as `invoke` does, after the last event.
+        """
+        yield from iterate(self._events(self._job(args, kwargs)))
+
+    async def aevents(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Event[R]]:
+        """As `events`, for event loops."""
+        async with aclosing(self._events(self._job(args, kwargs))) as events:
+            async for event in events:
+                yield event
 
     @overload
     def batch(
@@ -204,12 +210,7 @@ class Program(ABC, Generic[P, R]):
 
         Closing it cancels the rest.
         """
-        done = self._as_completed(self._jobs(calls), concurrency, return_exceptions)
-        try:
-            while (one := wait(_next(done))) is not _END:
-                yield one
-        finally:
-            wait(done.aclose())
+        yield from iterate(as_completed(self._run, self._jobs(calls), concurrency, return_exceptions))
 
     @overload
     def abatch_as_completed(
@@ -228,12 +229,10 @@ class Program(ABC, Generic[P, R]):
         self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool = False
     ) -> AsyncGenerator[tuple[int, Any]]:
         """As `batch_as_completed`, for event loops."""
-        done = self._as_completed(self._jobs(calls), concurrency, return_exceptions)
-        try:
+        done = as_completed(self._run, self._jobs(calls), concurrency, return_exceptions)
+        async with aclosing(done):
             async for one in done:
                 yield one
-        finally:
-            await done.aclose()
 
     @overload
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
@@ -248,7 +247,8 @@ class Program(ABC, Generic[P, R]):
         Args:
             *args: The program's arguments.
             detached: The run goes on when this process ends.
-            stream: `Run.pieces` and `Run.events` have the text of the result as a model writes it.
+            stream: `Run.pieces` and `Run.events` have the text of the result as a model writes it, and
+                `Run.events` what `events` has.
             **kwargs: The program's arguments.
 
         Raises TraceError for wrong arguments, and for a run that is to be both detached and streamed.
@@ -305,7 +305,7 @@ class Program(ABC, Generic[P, R]):
 
     async def _open(self, job: Job, *, stream: bool, quiet: bool = True) -> Session:
         """Start a run from the loop that it is to use."""
-        submission = replace(job.submission(stream=stream), quiet=quiet)
+        submission = replace(job.submission(stream=stream), quiet=quiet, follow=stream and not quiet)
         return await asyncio.wrap_future(self.client.open(submission, asyncio.get_running_loop()))
 
     async def _run(self, job: Job) -> Any:
@@ -319,15 +319,32 @@ class Program(ABC, Generic[P, R]):
             raise
 
     async def _chunks(self, job: Job) -> AsyncGenerator[Any]:
-        session = await self._open(job, stream=True)
-        result = asyncio.ensure_future(job.result(session))
         streamed = ""
-        try:
-            async for text in session.texts():
-                streamed += text
-                yield text
+        async with self._streaming(job, quiet=True) as (session, result):
+            async for event in session.events():
+                if text := result_text(event):
+                    streamed += text
+                    yield text
             for rest in rest_of(await result, streamed):
                 yield rest
+
+    async def _events(self, job: Job) -> AsyncGenerator[Any]:
+        async with self._streaming(job, quiet=False) as (session, result):
+            async for event in session.events():
+                if isinstance(event, RunFinished) and event.state == "done":
+                    event = replace(event, result=await result)
+                yield event
+            await result
+
+    @asynccontextmanager
+    async def _streaming(
+        self, job: Job, *, quiet: bool
+    ) -> AsyncGenerator[tuple[Session, asyncio.Future[Any]]]:
+        """A run and its result to come; leaving cancels what is not over."""
+        session = await self._open(job, stream=True, quiet=quiet)
+        result = asyncio.ensure_future(job.result(session))
+        try:
+            yield session, result
         finally:
             if not result.done():
                 session.abandon()
@@ -336,68 +353,7 @@ class Program(ABC, Generic[P, R]):
 
     async def _batch(self, jobs: list[Job], concurrency: int | None, return_exceptions: bool) -> list[Any]:
         results: list[Any] = [None] * len(jobs)
-        async with aclosing(self._as_completed(jobs, concurrency, return_exceptions)) as done:
+        async with aclosing(as_completed(self._run, jobs, concurrency, return_exceptions)) as done:
             async for number, result in done:
                 results[number] = result
         return results
-
-    async def _as_completed(
-        self, jobs: list[Job], concurrency: int | None, return_exceptions: bool
-    ) -> AsyncGenerator[tuple[int, Any]]:
-        if concurrency is not None and concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-        free = asyncio.Semaphore(concurrency or max(1, len(jobs)))
-        ended: asyncio.Queue[int] = asyncio.Queue()
-
-        async def one(job: Job) -> Any:
-            async with free:
-                return await self._run(job)
-
-        def has_ended(number: int, _: asyncio.Task[Any]) -> None:
-            ended.put_nowait(number)
-
-        tasks = {number: asyncio.ensure_future(one(job)) for number, job in enumerate(jobs)}
-        for number, task in tasks.items():
-            task.add_done_callback(functools.partial(has_ended, number))
-        try:
-            while tasks:
-                task = tasks.pop(number := await ended.get())
-                problem = None if task.cancelled() else task.exception()
-                if isinstance(problem, Exception):
-                    problem.add_note(f"in call {number} of the batch")
-                if return_exceptions and isinstance(problem, Exception):
-                    yield number, problem
-                else:
-                    yield number, task.result()
-        finally:
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
-
-
-_END: Final = object()
-
-
-async def _next(chunks: AsyncGenerator[Any]) -> Any:
-    return await anext(chunks, _END)
-
-
-def wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine, run on the loop that sync callers share."""
-    try:
-        expect_no_loop()
-    except TraceError:
-        coroutine.close()
-        raise
-    return PROGRAMS.call(lambda: coroutine)
-
-
-def expect_no_loop() -> None:
-    """Raises TraceError on the loop that sync callers share: waiting there would stop what is waited for."""
-    if PROGRAMS.is_here:
-        raise TraceError(
-            located(
-                "an async program cannot wait for another run; call the program to make it part of this "
-                "one, or await its ainvoke(), astream() or abatch()"
-            )
-        )

@@ -509,12 +509,15 @@ class Interrupted(google.protobuf.message.Message):
     LABEL_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
     TYPE_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
     node: builtins.int
     label: builtins.str
     value: builtins.str
     """what the person is to see, as JSON text"""
     type: builtins.str
     """of the answer, as JSON Schema"""
+    name: builtins.str
+    """that the program gives it"""
     def __init__(
         self,
         *,
@@ -522,8 +525,9 @@ class Interrupted(google.protobuf.message.Message):
         label: builtins.str = ...,
         value: builtins.str = ...,
         type: builtins.str = ...,
+        name: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["label", b"label", "node", b"node", "type", b"type", "value", b"value"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["label", b"label", "name", b"name", "node", b"node", "type", b"type", "value", b"value"]) -> None: ...
 
 Global___Interrupted: typing_extensions.TypeAlias = Interrupted
 

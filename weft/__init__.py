@@ -8,7 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weft.frontend.client import Client, Run, connect
+    from weft.frontend.client import (
+        Client,
+        Event,
+        Interrupted,
+        NodeChanged,
+        Run,
+        RunFinished,
+        RunStarted,
+        TextAdded,
+        ToolEnded,
+        ToolStarted,
+        connect,
+    )
     from weft.frontend.context import Context
     from weft.frontend.control import cond, fold, loop, map
     from weft.frontend.errors import ProgramError, TraceError, WeftError
@@ -29,13 +41,21 @@ __all__ = [
     "Client",
     "Context",
     "Document",
+    "Event",
+    "Interrupted",
+    "NodeChanged",
     "Passage",
     "Program",
     "ProgramError",
     "RetryPolicy",
     "Run",
+    "RunFinished",
+    "RunStarted",
     "Static",
+    "TextAdded",
     "TimeoutPolicy",
+    "ToolEnded",
+    "ToolStarted",
     "TraceError",
     "Var",
     "WeftError",
@@ -58,7 +78,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "frontend.client": ("Client", "Run", "connect"),
+    "frontend.client": (
+        "Client",
+        "Event",
+        "Interrupted",
+        "NodeChanged",
+        "Run",
+        "RunFinished",
+        "RunStarted",
+        "TextAdded",
+        "ToolEnded",
+        "ToolStarted",
+        "connect",
+    ),
     "frontend.context": ("Context",),
     "frontend.control": ("cond", "fold", "loop", "map"),
     "frontend.errors": ("ProgramError", "TraceError", "WeftError"),

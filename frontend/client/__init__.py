@@ -9,7 +9,8 @@ from .events import (
     RunStarted,
     RunState,
     TextAdded,
-    ToolCalled,
+    ToolEnded,
+    ToolStarted,
     ValueKnown,
 )
 from .run import Run
@@ -24,7 +25,8 @@ __all__ = [
     "RunStarted",
     "RunState",
     "TextAdded",
-    "ToolCalled",
+    "ToolEnded",
+    "ToolStarted",
     "ValueKnown",
     "connect",
     "default_client",

@@ -30,7 +30,7 @@ class Journal:
         self._loop = loop
         self._known: dict[Value, asyncio.Future[Datum]] = {}
         self.error: ProgramError | None = None
-        self._events: list[Event] = []
+        self._events: list[Event[Any]] = []
         self._news = asyncio.Event()
         self.started.add_done_callback(_retrieve)
         self.outputs.add_done_callback(_retrieve)
@@ -87,7 +87,7 @@ class Journal:
                 waiting.pop(event.node, None)
         return [] if self.over else list(waiting.values())
 
-    async def since(self, position: int) -> list[Event]:
+    async def since(self, position: int) -> list[Event[Any]]:
         """The events after the first `position` ones, as soon as there are any; empty when all is over."""
         while len(self._events) <= position and not self.over:
             await self._news.wait()

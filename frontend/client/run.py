@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic_core import to_json
+from typing_extensions import TypeIs  # in typing from Python 3.13
 
 from weft.frontend.errors import ProgramError
 from weft.frontend.report import RunReport
 from weft.proto import orchestrator_pb2 as pb
 
-from .events import Event, Interrupted, RunState, TextAdded
+from .events import Event, Interrupted, RunFinished, RunState, TextAdded
 from .portal import NETWORK
 from .session import WatchSession
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from weft.frontend.explanation import Explanation
     from weft.proto.orchestrator_pb2_grpc import OrchestratorAsyncStub
 
-__all__ = ["Run", "rest_of"]
+__all__ = ["Run", "rest_of", "result_text"]
 
 R = TypeVar("R")
 
@@ -85,12 +87,23 @@ class Run(Generic[R]):
             self._session.cancel().result()
             wait((self._session.outputs(),))  # until this process knows of the end, too
 
-    def events(self) -> Iterator[Event]:
-        """What happens in the run, from its beginning to its end."""
+    def events(self) -> Iterator[Event[R]]:
+        """What happens in the run, from its beginning to its end; the last one has the result, or says what
+        went wrong.
+
+        Of a run that is streamed, it has the texts that it returns or that have a name, and what tools are
+        given and give.
+        """
         position = 0
         while events := NETWORK.call(self._session.journal.since, position):
             position += len(events)
-            yield from events
+            for event in events:
+                yield replace(event, result=self.result()) if _is_done(event) else event
+
+    async def aevents(self) -> AsyncIterator[Event[R]]:
+        """As `events`, on any event loop."""
+        async for event in self._session.events():
+            yield replace(event, result=await self.aresult()) if _is_done(event) else event
 
     def pieces(self) -> Iterator[R | str]:
         """The pieces of the result as a model writes them, if it is such a text and the run is streamed.
@@ -100,9 +113,9 @@ class Run(Generic[R]):
         streamed = ""
         try:
             for event in self.events():
-                if isinstance(event, TextAdded):
-                    streamed += event.text
-                    yield event.text
+                if text := result_text(event):
+                    streamed += text
+                    yield text
         except KeyboardInterrupt:
             self._abandon()
             raise
@@ -142,6 +155,23 @@ class Run(Generic[R]):
     def _abandon(self) -> None:
         self._session.abandon()
         self._outcome.cancel()
+
+
+def _is_done(event: Event[Any]) -> TypeIs[RunFinished[Any]]:
+    return isinstance(event, RunFinished) and event.state == "done"
+
+
+def result_text(event: Event[Any]) -> str:
+    """The piece of the result that an event brings; empty if there is none.
+
+    Raises ProgramError if the pieces before it do not count.
+    """
+    if not isinstance(event, TextAdded) or not event.result:
+        return ""
+    if event.again:
+        message = "a worker was lost, and another one did not write again what had been streamed"
+        raise ProgramError(f"{message}; run the program again", code="worker_lost")
+    return event.text
 
 
 def rest_of(result: R, streamed: str) -> Iterator[R | str]:

@@ -328,7 +328,7 @@ class Run:
         assert isinstance(node.op, Interrupt)
         value = json.dumps(plain(self.operands(node)["value"]), ensure_ascii=False)
         schema = node.op.type.schema if isinstance(node.op.type, Data) else '{"type":"string"}'
-        return pb.Interrupted(node=node.id, label=label(node), value=value, type=schema)
+        return pb.Interrupted(node=node.id, label=label(node), value=value, type=schema, name=node.name)
 
     def write(self, value: Value, message: value_pb2.Datum) -> None:
         """Make an empty message say a known value for a worker that does not hold it; a KV value in full."""
