@@ -46,7 +46,8 @@ NAMES = {name: getattr(weft, name) for name in weft.__all__} | {
     "Weather": Weather,
     "judge": judge,
 }
-ELSEWHERE = ("headline(", "aevents(", "FastAPI", "asyncio.wait(")  # what needs a server, and what stands in other code
+# What needs a server, and what stands in other code.
+ELSEWHERE = ("headline(", "aevents(", "FastAPI", "asyncio.wait(")
 CONSTRUCTS = [code for code in blocks("docs/language.md", "python") if not any(e in code for e in ELSEWHERE)]
 
 
