@@ -26,12 +26,6 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 @dataclass
-class Turn:
-    user: str
-    assistant: str
-
-
-@dataclass
 class Weather:
     degrees: float
 
@@ -42,7 +36,6 @@ def judge(text: str) -> bool:
 
 
 NAMES = {name: getattr(weft, name) for name in weft.__all__} | {
-    "Turn": Turn,
     "Weather": Weather,
     "judge": judge,
 }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         ToolStarted,
         connect,
     )
-    from weft.frontend.context import Context
+    from weft.frontend.context import Context, Message
     from weft.frontend.control import cond, fold, loop, map
     from weft.frontend.errors import ProgramError, TraceError, WeftError
     from weft.frontend.generate import gen, select
@@ -43,6 +43,7 @@ __all__ = [
     "Document",
     "Event",
     "Interrupted",
+    "Message",
     "NodeChanged",
     "Passage",
     "Program",
@@ -91,7 +92,7 @@ _HOMES = {
         "ToolStarted",
         "connect",
     ),
-    "frontend.context": ("Context",),
+    "frontend.context": ("Context", "Message"),
     "frontend.control": ("cond", "fold", "loop", "map"),
     "frontend.errors": ("ProgramError", "TraceError", "WeftError"),
     "frontend.generate": ("gen", "select"),

@@ -17,6 +17,7 @@ NAMES = [
     "Document",
     "Event",
     "Interrupted",
+    "Message",
     "NodeChanged",
     "Passage",
     "Program",

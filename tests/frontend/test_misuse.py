@@ -128,7 +128,7 @@ def test_a_tool_may_compute(use: Callable[[Any, Any], Any]) -> None:
         (lambda x, xs: "".join(xs), "iterating over it needs"),
         (lambda x, xs: random.choice(xs), r"len\(\) needs"),  # the line is not that of Python's library
         (lambda x, xs: {"a": 1}[x], "looking it up needs <%0 text.*; await it"),
-        (lambda x, xs: gen([{"role": "user", "content": x}]), r"not a list; write .* Context\(system=…\)"),
+        (lambda x, xs: gen([{"role": "user", "content": x}]), r"not a list; write .* Context\(messages=…\)"),
         (lambda x, xs: gen(x, type={"type": "object"}), "write a JSON Schema as Annotated.*WithJsonSchema"),
         (lambda x, xs: untyped.interrupt(x, type={"type": "a"}), "no JSON Schema: Unknown schema type"),
         (lambda x, xs: asyncio.run(awaits(x)), "only an async program can await a value; make it"),
@@ -253,11 +253,28 @@ def test_misuse(use: Callable[[Any, Any], Any], message: str) -> None:
         (lambda c: c.user("a").text("b").user("c"), "turn of the assistant that is not complete"),
         (lambda c: c.user("a").gen(n=2), "takes no 'n'"),
         (lambda c: c.user("a").gen(raw=True), "takes no 'raw'"),
+        (lambda c: c.text("a").messages, "plain text is no message; call"),
+        (lambda c: c.user("a").text("b").messages, "a turn that is not complete is no message; call"),
     ],
 )
 def test_misuse_of_contexts(use: Callable[[Context], Any], message: str) -> None:
     with pytest.raises(TraceError, match=f"{HERE}.*{message}"):
         traced(lambda x, xs: use(Context()))
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        ({"role": "tool", "content": "x"}, "no role 'tool'; known: .*; write what a tool says as a turn of"),
+        ({"role": "me", "content": "x"}, "no role 'me'; known: 'system', 'user', 'assistant'$"),
+        ({"role": "assistant", "content": None}, "content of a message must be a text, not NoneType"),
+        ({"role": "user"}, "a dict with 'role' and 'content', not one with 'role'"),
+        ("hello", "a dict with 'role' and 'content', not 'hello'"),
+    ],
+)
+def test_what_is_no_message(message: Any, problem: str) -> None:
+    with pytest.raises(TraceError, match=f"{HERE}.*{problem}"):
+        traced(lambda x, xs: Context(messages=[message]))
 
 
 @pytest.mark.parametrize(
