@@ -203,6 +203,9 @@ def _expect(name: str, value: object, kind: type[Integral | Real]) -> None:
     """Raises TraceError, naming the argument, unless it is such a number, known now."""
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = "a whole number" if kind is Integral else "a number"
+        if isinstance(value, Var):
+            wanted += " that is known now; annotate the parameter Static[...], or use an async program"
+            raise TraceError(located(f"{name} of gen() must be {wanted}"))
         raise TraceError(located(f"{name} of gen() must be {wanted}, not {value!r}"))
 
 
