@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, get_
 from weft.graph.ir import Policy, Value
 from weft.graph.ops.user import Generate, ScoreMethod, Select
 from weft.graph.sampling import Sampling
+from weft.graph.types import TEXT
 
-from .constraint import check_choices, wanted
+from .constraint import Wanted, check_choices, wanted
 from .errors import TraceError
+from .faking import as_written, faked
 from .location import located
 from .messages import Prompt, messages_of, turns_of
 from .policy import RetryPolicy, Timeout, node_policy
@@ -124,11 +126,16 @@ def gen(
         raise TraceError(
             located("ignore_eos goes with plain text: a typed or constrained text ends with its form")
         )
-    messages, args = messages_of(turns_of(prompt, system, raw), trace)
+    turns, policy = turns_of(prompt, system, raw), _policy(timeout, retry)
+    messages, args = messages_of(turns, trace)
     op = Generate(messages, want.kind, sampling, want.constraint, 1 if n is None else n, model, cache=cache)
+    if (fake := faked()) is not None:
+        pure = temperature == 0
+        samples = [fake.write(trace, turns, want, name, model, policy, pure=pure) for _ in range(op.n)]
+        return samples[0] if n is None else trace.var(trace.lift(samples), want.pytype.list_of())
     if seed is None and temperature > 0:
         trace.unseeded.append(op)
-    value = trace.add(op, args, name=name, policy=_policy(timeout, retry))
+    value = trace.add(op, args, name=name, policy=policy)
     if op.n == 1:
         written = trace.var(value, want.pytype)
         return written if n is None else trace.var(trace.lift([written]), want.pytype.list_of())
@@ -137,6 +144,8 @@ def gen(
 
 def text_of(written: Var[Any]) -> Var[str]:
     """What `gen` gave as the model wrote it."""
+    if faked() is not None:
+        return as_written(written)
     return written._trace.var(Value(written._value.node, 1), py_type(str))
 
 
@@ -164,11 +173,14 @@ def select(
     if method not in get_args(ScoreMethod):
         known = ", ".join(map(repr, get_args(ScoreMethod)))
         raise TraceError(located(f"unknown method {method!r} of select(); known: {known}"))
-    messages, args = messages_of(turns_of(prompt, system, raw), trace)
+    turns, policy = turns_of(prompt, system, raw), _policy(timeout, retry)
+    messages, args = messages_of(turns, trace)
     op = Select(messages, options, method, model, cache=cache)
-    value = trace.add(op, args, name=name, policy=_policy(timeout, retry))
     kind, *others = set(map(type, choices))
-    return trace.var(value, py_type(Literal[options] if kind is str or others else kind))
+    pytype = py_type(Literal[options] if kind is str or others else kind)
+    if (fake := faked()) is not None:
+        return fake.write(trace, turns, Wanted(TEXT, pytype), name, model, policy, pure=True)
+    return trace.var(trace.add(op, args, name=name, policy=policy), pytype)
 
 
 def _sampling(

@@ -20,6 +20,7 @@ from .client import Run
 from .client.portal import PROGRAMS
 from .dynamic import LiveTrace
 from .errors import TraceError
+from .faking import faked
 from .jobs import DynamicJob, Job, StaticJob
 from .location import located
 from .static import Traced, arguments_inline, trace_program
@@ -42,7 +43,9 @@ class StaticProgram(Program[P, R]):
 
     def __init__(self, fn: Callable[P, R]) -> None:
         super().__init__(fn)
-        self._traced: OrderedDict[tuple[Any, ...], Traced] = OrderedDict()  # by static arguments
+        self._traced: OrderedDict[tuple[Any, ...], Traced] = (
+            OrderedDict()
+        )  # by the fake model and static arguments
         self._tracing = threading.RLock()
 
     def graph(self, **static: Any) -> Graph:
@@ -71,7 +74,7 @@ class StaticProgram(Program[P, R]):
             raise TraceError(located(f"{signature.owner} lacks the static argument {missing[0]!r}"))
         static = {name: signature.python(name, full[name]) for name in sorted(signature.static)}
         with self._tracing:
-            key = tuple(static.values())
+            key = (faked(), *static.values())
             try:
                 known = self._traced.get(key)
             except TypeError as problem:

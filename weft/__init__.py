@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from weft.frontend.context import Context, Message
     from weft.frontend.control import cond, fold, loop, map
     from weft.frontend.errors import ProgramError, TraceError, WeftError
+    from weft.frontend.faking import ModelCall, fake_model
     from weft.frontend.generate import gen, select
     from weft.frontend.interrupt import interrupt
     from weft.frontend.passages import Document, Passage
@@ -44,6 +45,7 @@ __all__ = [
     "Event",
     "Interrupted",
     "Message",
+    "ModelCall",
     "NodeChanged",
     "Passage",
     "Program",
@@ -63,6 +65,7 @@ __all__ = [
     "cond",
     "connect",
     "embed",
+    "fake_model",
     "fold",
     "gen",
     "ingest",
@@ -95,6 +98,7 @@ _HOMES = {
     "frontend.context": ("Context", "Message"),
     "frontend.control": ("cond", "fold", "loop", "map"),
     "frontend.errors": ("ProgramError", "TraceError", "WeftError"),
+    "frontend.faking": ("ModelCall", "fake_model"),
     "frontend.generate": ("gen", "select"),
     "frontend.interrupt": ("interrupt",),
     "frontend.passages": ("Document", "Passage"),

@@ -29,7 +29,7 @@ from weft.graph.errors import GraphError
 from weft.graph.evaluate import evaluate, lift
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.live import LiveGraph
-from weft.graph.ops.common import Embed, Input, Search, Tool
+from weft.graph.ops.common import Const, Embed, Input, Search, Tool
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
 from weft.graph.prompt import Fixed, Message, Piece
 from weft.graph.sampling import Choices, JsonSchema
@@ -153,7 +153,8 @@ class MiniRun:
         return [encode_datum(self._values[self.live.resolve(value)]) for value in self.graph.outputs]
 
     def _grow(self, graph: Graph, *, closed: bool) -> Steps[None]:
-        self._todo += self.live.extend(graph, closed=closed)
+        nodes = self.live.extend(graph, closed=closed)
+        self._todo += sorted(nodes, key=lambda node: not isinstance(node.op, Const))  # which bodies share
         while self._todo:
             node = self._todo.pop(0)
             yield from self._step(node)
