@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weft.frontend.client import (
         Client,
+        Emitted,
         Event,
         Interrupted,
         NodeChanged,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
     from weft.frontend.context import Context, Message
     from weft.frontend.control import cond, fold, loop, map
+    from weft.frontend.emit import emit
     from weft.frontend.errors import ProgramError, TraceError, WeftError
     from weft.frontend.faking import ModelCall, fake_model
     from weft.frontend.generate import gen, select
@@ -42,6 +44,7 @@ __all__ = [
     "Client",
     "Context",
     "Document",
+    "Emitted",
     "Event",
     "Interrupted",
     "Message",
@@ -65,6 +68,7 @@ __all__ = [
     "cond",
     "connect",
     "embed",
+    "emit",
     "fake_model",
     "fold",
     "gen",
@@ -84,6 +88,7 @@ __all__ = [
 _HOMES = {
     "frontend.client": (
         "Client",
+        "Emitted",
         "Event",
         "Interrupted",
         "NodeChanged",
@@ -98,6 +103,7 @@ _HOMES = {
     "frontend.context": ("Context", "Message"),
     "frontend.control": ("cond", "fold", "loop", "map"),
     "frontend.errors": ("ProgramError", "TraceError", "WeftError"),
+    "frontend.emit": ("emit",),
     "frontend.faking": ("ModelCall", "fake_model"),
     "frontend.generate": ("gen", "select"),
     "frontend.interrupt": ("interrupt",),

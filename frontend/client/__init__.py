@@ -2,6 +2,7 @@
 
 from .client import Client, connect, default_client
 from .events import (
+    Emitted,
     Event,
     Interrupted,
     NodeChanged,
@@ -17,6 +18,7 @@ from .run import Run
 
 __all__ = [
     "Client",
+    "Emitted",
     "Event",
     "Interrupted",
     "NodeChanged",

@@ -11,6 +11,7 @@ from typing_extensions import TypeVar  # with a default from Python 3.13
 from weft.proto import orchestrator_pb2 as pb
 
 __all__ = [
+    "Emitted",
     "Event",
     "Interrupted",
     "NodeChanged",
@@ -96,6 +97,14 @@ class ToolEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Emitted:
+    """A tool or an async program of this process has called `emit`."""
+
+    at: float
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Interrupted:
     """The run asks a person; `Run.resume` answers."""
 
@@ -119,7 +128,15 @@ class RunFinished(Generic[R]):
 
 
 Event = (
-    RunStarted | NodeChanged | TextAdded | ValueKnown | ToolStarted | ToolEnded | Interrupted | RunFinished[R]
+    RunStarted
+    | NodeChanged
+    | TextAdded
+    | ValueKnown
+    | ToolStarted
+    | ToolEnded
+    | Emitted
+    | Interrupted
+    | RunFinished[R]
 )
 
 

@@ -22,6 +22,7 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.outbox import Outbox
 
 from .connection import Connection
+from .emitting import emit_into
 from .events import Event
 from .faults import error_of_status
 from .journal import Journal
@@ -242,10 +243,15 @@ async def open_session(
     home: asyncio.AbstractEventLoop,
     context: contextvars.Context,
 ) -> Session:
-    """Start a run; done when the server has accepted it. Raises ProgramError. On the network loop."""
+    """Start a run; done when the server has accepted it. Raises ProgramError. On the network loop.
+
+    `context`: what tools are to see, for this run alone.
+    """
     await connection.ready()
+    journal = Journal(submission.program)
+    context.run(emit_into, journal)
     toolbox = Toolbox(submission.tools, home, context)
-    session = Session(connection, Journal(submission.program), toolbox, submission.start())
+    session = Session(connection, journal, toolbox, submission.start())
     metadata = context.run(trace_context)
     await session.listen(connection.stub.Run(session.requests(), metadata=metadata))
     return session
