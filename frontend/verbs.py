@@ -28,6 +28,7 @@ from .client import Client, Event, Run, RunFinished, default_client
 from .client.portal import PROGRAMS
 from .client.run import rest_of, result_text
 from .client.session import Session
+from .dynamic import LiveTrace
 from .errors import TraceError
 from .explanation import Explanation
 from .jobs import Job, Options, StaticJob
@@ -65,6 +66,9 @@ class Program(ABC, Generic[P, R]):
             raise TraceError(
                 located(f"a program's parameter cannot be called {name!r}, which submit() takes")
             )
+
+    def __repr__(self) -> str:
+        return f"<program {self.name!r}>"
 
     @property
     def parameters(self) -> Mapping[str, str]:
@@ -108,7 +112,7 @@ class Program(ABC, Generic[P, R]):
 
     def invoke(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the program and wait for its result. Ctrl-C cancels the run. Raises ProgramError."""
-        job = self._job(args, kwargs)
+        job = self._run_of(args, kwargs)
         if isinstance(job, StaticJob) and not job.traced.tools:
             expect_no_loop()
             alone: R = job.returned(self.client.invoke(job.submission(stream=False)))
@@ -118,7 +122,7 @@ class Program(ABC, Generic[P, R]):
 
     async def ainvoke(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """As `invoke`, for event loops; cancelling the task cancels the run."""
-        result: R = await self._run(self._job(args, kwargs))
+        result: R = await self._run(self._run_of(args, kwargs))
         return result
 
     def stream(self, *args: P.args, **kwargs: P.kwargs) -> Generator[R | str]:
@@ -126,11 +130,11 @@ class Program(ABC, Generic[P, R]):
 
         Closing it cancels the run.
         """
-        yield from iterate(self._chunks(self._job(args, kwargs)))
+        yield from iterate(self._chunks(self._run_of(args, kwargs)))
 
     async def astream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R | str]:
         """As `stream`, for event loops."""
-        async with aclosing(self._chunks(self._job(args, kwargs))) as chunks:
+        async with aclosing(self._chunks(self._run_of(args, kwargs))) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -140,11 +144,11 @@ class Program(ABC, Generic[P, R]):
 
         Closing it cancels the run. Raises ProgramError as `invoke` does, after the last event.
         """
-        yield from iterate(self._events(self._job(args, kwargs)))
+        yield from iterate(self._events(self._run_of(args, kwargs)))
 
     async def aevents(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Event[R]]:
         """As `events`, for event loops."""
-        async with aclosing(self._events(self._job(args, kwargs))) as events:
+        async with aclosing(self._events(self._run_of(args, kwargs))) as events:
             async for event in events:
                 yield event
 
@@ -255,7 +259,7 @@ class Program(ABC, Generic[P, R]):
         """
         if detached and stream:
             raise TraceError(located("a detached run cannot be streamed: submit it with one of the two"))
-        job = self._job(args, kwargs)
+        job = self._run_of(args, kwargs)
         if detached:
             return self._detach(job)
         session = wait(self._open(job, stream=stream, quiet=False))
@@ -291,6 +295,18 @@ class Program(ABC, Generic[P, R]):
     def _detach(self, job: Job) -> Run[R]:
         """Start a run that belongs to nobody."""
 
+    def _run_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
+        """A call that is a run of its own. Raises TraceError for wrong arguments, and amid tracing."""
+        trace = tracing()
+        if trace is not None and not isinstance(trace, LiveTrace):
+            raise TraceError(
+                located(
+                    f"program {self.name!r} would run while {trace.program!r} is traced, once for all runs "
+                    f"of it; to make it part of them, call the program itself: {self.name}(…)"
+                )
+            )
+        return self._job(args, kwargs)
+
     def _jobs(self, calls: Iterable[Call]) -> list[Job]:
         together = copy.copy(self)
         together._options = replace(self._options, batch=secrets.token_hex(8))
@@ -300,7 +316,7 @@ class Program(ABC, Generic[P, R]):
                 raise TraceError(
                     located(f"a call of batch() is a dict or a tuple of arguments: write ({call!r},)")
                 )
-        job = together._job
+        job = together._run_of
         return [job((), call) if isinstance(call, Mapping) else job(tuple(call), {}) for call in calls]
 
     async def _open(self, job: Job, *, stream: bool, quiet: bool = True) -> Session:

@@ -39,7 +39,7 @@ class ServerLayout:
         key = self.settings.api_key
         environment = {_KEY: key.get_secret_value()} if key else {}
         arguments = ("-m", _ORCHESTRATOR, "--config", config.model_dump_json(exclude={"api_key"}))
-        return ProcessSpec("orchestrator", arguments, environment)
+        return ProcessSpec("orchestrator", arguments, environment, announces=True)
 
     def _written(self, folder: Path) -> dict[str, Path]:
         files = {name: folder / f"program-{number}.json" for number, name in enumerate(self.programs)}

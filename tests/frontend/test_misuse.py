@@ -171,10 +171,6 @@ def test_a_tool_may_compute(use: Callable[[Any, Any], Any]) -> None:
         ),
         (lambda x, xs: gen(x, retry=3), "retry must be a RetryPolicy, not 3"),
         (lambda x, xs: server_tool("find")(x), r"by name: write find\(name=value\)"),
-        (
-            lambda x, xs: ask.submit(x),
-            "argument 'text' is a value that only a run will know",
-        ),
         (lambda x, xs: gen(x, max_tokens=0), "max_tokens must be at least 1"),
         (lambda x, xs: gen(x, temperature=-1), "temperature must lie between"),
         (lambda x, xs: gen(x, top_p=0), "top_p must lie in"),
@@ -298,6 +294,23 @@ def test_what_is_no_message(message: Any, problem: str) -> None:
 def test_operations_stand_in_programs(use: Callable[[], Any]) -> None:
     with pytest.raises(TraceError, match=f"{HERE}.*outside of a program; .*@program"):
         use()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda part, x: part.invoke("a"),
+        lambda part, x: list(part.stream("a")),
+        lambda part, x: list(part.events("a")),
+        lambda part, x: part.batch([("a",)]),
+        lambda part, x: part.submit("a"),
+        lambda part, x: part.using(timeout=1).invoke(x),
+        lambda part, x: map(lambda word: part.invoke("a"), [x]),
+    ],
+)
+def test_a_run_while_a_program_is_traced(run: Callable[[Any, Any], Any]) -> None:
+    with pytest.raises(TraceError, match=rf"{HERE}.*'ask' would run while .* is traced.*: ask\(…\)"):
+        traced(lambda x, xs: run(ask, x))
 
 
 def test_tools_of_the_server_stand_in_programs() -> None:

@@ -151,6 +151,15 @@ async def leaking(kept: str) -> str:
 _leaked: list[Any] = []
 
 
+def test_a_value_that_is_to_come_is_no_argument_of_another_run(server: MiniServer) -> None:
+    @program
+    async def handing() -> str:
+        return await plain.ainvoke(gen("x"))
+
+    with pytest.raises(TraceError, match=r"test_dynamic\.py:\d+: .*'text' is a value .* await it, or call"):
+        handing()
+
+
 def test_messages_go_from_one_run_to_the_next(server: MiniServer) -> None:
     history = list[Message](converse([], "one"))
     assert history == [
