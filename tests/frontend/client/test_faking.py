@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -152,6 +154,23 @@ def test_what_it_raises_fails_the_run_with_its_cause() -> None:
     with fake_model(broken), pytest.raises(ToolError, match="no reply to 'why") as caught:
         agent("why?")
     assert isinstance(caught.value.__cause__, LookupError)
+
+
+def test_the_team_of_the_page_on_langgraph_hands_over() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "langgraph.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, "langgraph.md", "exec", dont_inherit=True), names)
+    replies = {
+        "lead": iter([{"next": "writer", "task": "a poem"}, {"next": "finish", "task": "Rain falls."}]),
+        "writer": iter([{"action": "research", "input": "what falls?"}]),
+        "research": iter([{"action": "look_up", "input": "rain"}, {"action": "answer", "input": "drops"}]),
+    }
+    with fake_model(lambda call: next(replies[call.name])) as model:
+        assert names["team"]("What is a poem about rain?") == "Rain falls."
+    assert [call.name for call in model.calls] == ["lead", "writer", "research", "research", "lead"]
+    said = [call.messages[-1]["content"] for call in model.calls]
+    assert said[2:] == ["a poem\n\nwriter says: what falls?", "Observation: rain: no entry", "writer: drops"]
 
 
 def test_events_have_it_as_a_tool() -> None:
