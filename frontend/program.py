@@ -11,13 +11,12 @@ import inspect
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, ParamSpec, TypeVar, overload
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar, overload
 
 from weft.graph.ir import Graph
 
 from .called import Called
-from .client import Run
-from .client.portal import PROGRAMS
+from .client.session import Submission
 from .dynamic import LiveTrace
 from .errors import TraceError
 from .faking import faked
@@ -106,7 +105,7 @@ class StaticProgram(Program[P, R]):
         finally:
             trace.root.calls.pop()
 
-    def _detach(self, job: Job) -> Run[R]:
+    def _detachable(self, job: Job) -> Submission:
         submission = job.submission(stream=False)
         if submission.announced:
             raise TraceError(
@@ -115,8 +114,7 @@ class StaticProgram(Program[P, R]):
                     "name the tool in the server's configuration and use server_tool()"
                 )
             )
-        session = self.client.detach(submission).result()
-        return Run(session, PROGRAMS.start(job.result, session))
+        return submission
 
 
 class AsyncProgram(Program[P, R]):
@@ -159,7 +157,7 @@ class AsyncProgram(Program[P, R]):
         arguments = {name: self._signature.python(name, value) for name, value in given.items()}
         return Called(self._fn(**arguments), self._signature.owner)
 
-    def _detach(self, job: Job) -> Run[R]:
+    def _detachable(self, job: Job) -> NoReturn:
         raise TraceError(
             located(
                 f"{self._signature.owner} is async: it runs in this process, so its run cannot be detached"

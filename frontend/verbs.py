@@ -25,9 +25,9 @@ from weft.proto import orchestrator_pb2 as pb
 
 from .batches import as_completed
 from .client import Client, Event, Run, RunFinished, default_client
-from .client.portal import PROGRAMS
+from .client.portal import PROGRAMS, shared
 from .client.run import rest_of, result_text
-from .client.session import Session
+from .client.session import Session, Submission
 from .dynamic import LiveTrace
 from .errors import TraceError
 from .explanation import Explanation
@@ -257,13 +257,35 @@ class Program(ABC, Generic[P, R]):
 
         Raises TraceError for wrong arguments, and for a run that is to be both detached and streamed.
         """
-        if detached and stream:
-            raise TraceError(located("a detached run cannot be streamed: submit it with one of the two"))
-        job = self._run_of(args, kwargs)
+        job = self._submitted(args, kwargs, detached=detached, stream=stream)
         if detached:
-            return self._detach(job)
+            watch = self.client.detach(self._detachable(job)).result()
+            return Run(watch, PROGRAMS.start(job.result, watch))
         session = wait(self._open(job, stream=stream, quiet=False))
         return Run(session, PROGRAMS.start(job.result, session))
+
+    @overload
+    async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
+    @overload
+    async def asubmit(self, *args: Any, detached: bool, stream: bool = False, **kwargs: Any) -> Run[R]: ...
+    @overload
+    async def asubmit(self, *args: Any, stream: bool, detached: bool = False, **kwargs: Any) -> Run[R]: ...
+
+    async def asubmit(  # type: ignore[misc]  # as for submit
+        self, *args: Any, detached: bool = False, stream: bool = False, **kwargs: Any
+    ) -> Run[R]:
+        """As `submit`, for event loops: async programs and tools run on this one.
+
+        Wait for the run by its async methods: a loop that is blocked cannot run the program.
+        """
+        job = self._submitted(args, kwargs, detached=detached, stream=stream)
+        if detached:
+            watch = await asyncio.wrap_future(self.client.detach(self._detachable(job)))
+            return Run(watch, PROGRAMS.start(job.result, watch))
+        session = await self._open(job, stream=stream, quiet=False)
+        task = asyncio.ensure_future(job.result(session))
+        task.add_done_callback(lambda done: session.abandon() if done.cancelled() else None)
+        return Run(session, shared(task), home=task.get_loop())
 
     # ---- the graph
 
@@ -292,8 +314,15 @@ class Program(ABC, Generic[P, R]):
         """One call. Raises TraceError for wrong arguments."""
 
     @abstractmethod
-    def _detach(self, job: Job) -> Run[R]:
-        """Start a run that belongs to nobody."""
+    def _detachable(self, job: Job) -> Submission:
+        """What starts a run that belongs to nobody. Raises TraceError for one that needs this process."""
+
+    def _submitted(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, detached: bool, stream: bool
+    ) -> Job:
+        if detached and stream:
+            raise TraceError(located("a detached run cannot be streamed: submit it with one of the two"))
+        return self._run_of(args, kwargs)
 
     def _run_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
         """A call that is a run of its own. Raises TraceError for wrong arguments, and amid tracing."""

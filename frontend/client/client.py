@@ -79,6 +79,11 @@ class Client:
         session = NETWORK.call(self._watch, run)
         return Run(session, PROGRAMS.start(_outputs, session))
 
+    async def arun(self, run: str) -> Run[Any]:
+        """As `run`, for event loops."""
+        session = await asyncio.wrap_future(NETWORK.start(self._watch, run))
+        return Run(session, PROGRAMS.start(_outputs, session))
+
     def explain(self, request: pb.ExplainRequest) -> pb.ExplainResponse:
         """A graph as written and after each pass of the server's optimizer."""
         return self.call(lambda stub: stub.Explain(request))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic_core import to_json
 from typing_extensions import TypeIs  # in typing from Python 3.13
 
-from weft.frontend.errors import ProgramError
+from weft.frontend.errors import ProgramError, RunCancelled, TraceError
+from weft.frontend.location import located
 from weft.frontend.report import RunReport
 from weft.proto import orchestrator_pb2 as pb
 
@@ -30,11 +32,15 @@ R = TypeVar("R")
 
 
 class Run(Generic[R]):
-    """A run of a program. Methods may be called from any thread."""
+    """A run of a program. Methods may be called from any thread, async ones on any event loop."""
 
-    def __init__(self, session: WatchSession, outcome: Future[R]) -> None:
+    def __init__(
+        self, session: WatchSession, outcome: Future[R], *, home: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        """`home`: the caller's loop that the program runs on."""
         self._session = session
         self._outcome = outcome
+        self._home = home
 
     def __repr__(self) -> str:
         return f"<Run {self.id} {self.status}>"
@@ -55,15 +61,24 @@ class Run(Generic[R]):
 
         Ctrl-C while it waits cancels the run.
         """
+        self._expect_to_wait("aresult()")
         try:
             return self._outcome.result(timeout)
+        except CancelledError:
+            raise self._abandoned() from None
         except KeyboardInterrupt:
             self._abandon()
             raise
 
     async def aresult(self) -> R:
         """As `result`, on any event loop; the run goes on if the waiting is cancelled."""
-        return await asyncio.shield(asyncio.wrap_future(self._outcome))
+        try:
+            return await asyncio.shield(asyncio.wrap_future(self._outcome))
+        except asyncio.CancelledError:
+            waiting = asyncio.current_task()
+            if self._outcome.cancelled() and not (waiting and waiting.cancelling()):
+                raise self._abandoned() from None
+            raise
 
     def interrupts(self) -> list[Interrupted]:
         """What the run has asked people by `interrupt`, and has no answer to yet."""
@@ -78,14 +93,19 @@ class Run(Generic[R]):
 
         Raises Rejected for an answer of another type, and if nothing was asked; the run waits on then.
         """
-        request = pb.ResumeRequest(run=self.id, node=node, value=to_json(value).decode())
-        NETWORK.call(self._session.connection.call, lambda stub: stub.Resume(request))
+        NETWORK.call(self._resume, to_json(value).decode(), node)
+
+    async def aresume(self, value: Any, *, node: int | None = None) -> None:
+        """As `resume`."""
+        await asyncio.wrap_future(NETWORK.start(self._resume, to_json(value).decode(), node))
 
     def cancel(self) -> None:
         """Cancel the run; returns when the server has freed what it held. Nothing happens if it is over."""
-        if not self._session.journal.over:
-            self._session.cancel().result()
-            wait((self._session.outputs(),))  # until this process knows of the end, too
+        NETWORK.call(self._cancel)
+
+    async def acancel(self) -> None:
+        """As `cancel`."""
+        await asyncio.wrap_future(NETWORK.start(self._cancel))
 
     def events(self) -> Iterator[Event[R]]:
         """What happens in the run, from its beginning to its end; the last one has the result, or says what
@@ -94,6 +114,7 @@ class Run(Generic[R]):
         Of a run that is streamed, it has the texts that it returns or that have a name, and what tools are
         given and give.
         """
+        self._expect_to_wait("aevents()")
         position = 0
         while events := NETWORK.call(self._session.journal.since, position):
             position += len(events)
@@ -142,6 +163,23 @@ class Run(Generic[R]):
     async def _interrupts(self) -> list[Interrupted]:
         return self._session.journal.interrupts
 
+    async def _resume(self, value: str, node: int | None) -> None:
+        request = pb.ResumeRequest(run=self.id, node=node, value=value)
+        await self._session.connection.call(lambda stub: stub.Resume(request))
+
+    async def _cancel(self) -> None:
+        if not self._session.journal.over:
+            await self._session.cancel()
+            await asyncio.wait((self._session.journal.outputs,))  # until this process knows of the end, too
+
+    def _expect_to_wait(self, instead: str) -> None:
+        """Raises TraceError on the loop that the program runs on, which waiting would stop."""
+        here = None
+        with suppress(RuntimeError):
+            here = asyncio.get_running_loop()
+        if here is not None and here is self._home:
+            raise TraceError(located(f"the run goes on on this event loop: wait for it by `{instead}`"))
+
     async def _ending(self, stub: OrchestratorAsyncStub) -> tuple[pb.RunResult, bool]:
         """How the run ended, and whether its program waited for values on the way."""
         grows = False
@@ -151,6 +189,11 @@ class Run(Generic[R]):
                 if event.HasField("finished"):
                     return event.finished, grows
         raise ProgramError("the server closed the stream of the run before its end")
+
+    def _abandoned(self) -> RunCancelled:
+        """The error of a run whose program was stopped here."""
+        program = self._session.journal.program
+        return RunCancelled("the run was abandoned", code="cancelled", program=program)
 
     def _abandon(self) -> None:
         self._session.abandon()

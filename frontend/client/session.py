@@ -119,10 +119,10 @@ class WatchSession:
             for event in events:
                 yield event
 
-    def cancel(self) -> Future[pb.RunInfo]:
-        """Cancel the run on the server; done when the server has."""
+    async def cancel(self) -> None:
+        """Cancel the run on the server; done when the server has. On the network loop."""
         request = pb.CancelRunRequest(run=self.run)
-        return NETWORK.start(self.connection.call, lambda stub: stub.Cancel(request))
+        await self.connection.call(lambda stub: stub.Cancel(request))
 
     def abandon(self) -> None:
         """Stop listening; a run that belongs to the stream is cancelled by that."""
