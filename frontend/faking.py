@@ -17,11 +17,11 @@ from weft.graph.types import TEXT
 from .constraint import Wanted
 from .messages import Turn
 from .pytypes import PyType
-from .tools import Tool, tool
+from .tools import Tool
 from .trace import Trace
 from .var import Var
 
-__all__ = ["FakeModel", "ModelCall", "as_written", "fake_model", "faked"]
+__all__ = ["FakeModel", "ModelCall", "fake_model", "faked"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class FakeModel:
         """What was asked so far."""
         self._reply = reply
         self._sites: list[_Site] = []
+        # Made for each, as async programs announce all tools of their process to the server.
         self._tool: Tool[..., Any] = Tool(self.fake_model, idempotent=False, pure=False, policy=NO_POLICY)
+        self._writer: Tool[..., str] = Tool(_as_json, idempotent=True, pure=True, policy=NO_POLICY)
 
     def write(
         self,
@@ -80,6 +82,10 @@ class FakeModel:
         trace.register_tool(self._tool)
         op = common.Tool(self._tool.name, want.kind, pure=pure)
         return trace.var(trace.add(op, operands, name=name, policy=policy), want.pytype)
+
+    def written(self, reply: Var[Any]) -> Var[str]:
+        """A reply as a model would have written it."""
+        return reply if reply._trace.types[reply._value] == TEXT else self._writer(reply)
 
     def fake_model(self, site: int, messages: list[dict[str, str]]) -> Any:
         """The tool that answers: a reply as JSON data."""
@@ -118,11 +124,5 @@ def fake_model(reply: Callable[[ModelCall], Any]) -> Iterator[FakeModel]:
         _in_place.remove(model)
 
 
-def as_written(written: Var[Any]) -> Var[str]:
-    """What a fake model gave, as a model would have written it."""
-    return written if written._trace.types[written._value] == TEXT else _as_json(written)
-
-
-@tool(pure=True)
 def _as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)

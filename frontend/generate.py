@@ -13,7 +13,7 @@ from weft.graph.types import TEXT
 
 from .constraint import Wanted, check_choices, wanted
 from .errors import TraceError
-from .faking import as_written, faked
+from .faking import faked
 from .location import located
 from .messages import Prompt, messages_of, turns_of
 from .policy import RetryPolicy, Timeout, node_policy
@@ -144,8 +144,8 @@ def gen(
 
 def text_of(written: Var[Any]) -> Var[str]:
     """What `gen` gave as the model wrote it."""
-    if faked() is not None:
-        return as_written(written)
+    if (fake := faked()) is not None:
+        return fake.written(written)
     return written._trace.var(Value(written._value.node, 1), py_type(str))
 
 

@@ -42,9 +42,8 @@ class StaticProgram(Program[P, R]):
 
     def __init__(self, fn: Callable[P, R]) -> None:
         super().__init__(fn)
-        self._traced: OrderedDict[tuple[Any, ...], Traced] = (
-            OrderedDict()
-        )  # by the fake model and static arguments
+        # By the fake model and the static arguments.
+        self._traced: OrderedDict[tuple[Any, ...], Traced] = OrderedDict()
         self._tracing = threading.RLock()
 
     def graph(self, **static: Any) -> Graph:

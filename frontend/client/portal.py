@@ -112,10 +112,16 @@ def _interrupted(loop: asyncio.AbstractEventLoop) -> bool:
     return False
 
 
+_held: Final[set[asyncio.Task[Any]]] = set()
+"""Tasks that are shared: event loops hold theirs weakly."""
+
+
 def shared(task: asyncio.Task[T]) -> Future[T]:
     """What stands for a task in other threads; cancelling one of them cancels the other."""
     outcome: Future[T] = Future()
     _tie(task, outcome)
+    _held.add(task)
+    task.add_done_callback(_held.discard)
     return outcome
 
 
