@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    Self,
+    TypeVar,
+    Unpack,
+    cast,
+    get_args,
+    overload,
+)
+
+from typing_extensions import TypedDict  # before Python 3.12 pydantic takes no other
 
 from weft.graph.ops.user import ScoreMethod
 from weft.graph.prompt import Role
@@ -11,16 +25,26 @@ from weft.graph.prompt import Role
 from .errors import TraceError
 from .generate import TurnOptions, gen, select, text_of
 from .location import located
-from .messages import Conversation
+from .messages import Conversation, Turn
 from .var import Var
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-__all__ = ["Context"]
+__all__ = ["Context", "Message"]
 
 C = TypeVar("C", bound=str)
 T = TypeVar("T")
+
+_Speaker = Literal["system", "user", "assistant"]
+_SPEAKERS: Final = get_args(_Speaker)
+
+
+class Message(TypedDict):
+    """A turn of a conversation, as in OpenAI's API."""
+
+    role: _Speaker
+    content: str
 
 
 class Context(Conversation):
@@ -36,9 +60,25 @@ class Context(Conversation):
         short = chat.user("Shorter!").gen()   # the model goes on from its own draft
     """
 
-    def __init__(self, system: str | None = None) -> None:
+    def __init__(self, system: str | None = None, *, messages: Iterable[Message] = ()) -> None:
+        """A conversation that begins with a system message, and has gone on with `messages`.
+
+        Raises TraceError for what is no message.
+        """
         self.turns = [] if system is None else [("system", str(system))]
+        self.turns += [_turn(message) for message in messages]
         self._begun = False  # the last turn is the assistant's, and not complete
+
+    @property
+    def messages(self) -> list[Message]:
+        """All turns, for the program to return; texts that are yet to be written are there then.
+
+        Raises TraceError if the conversation is plain text, or the last turn of it is not complete.
+        """
+        if self._begun or self._last() == "raw":
+            what = "a turn that is not complete" if self._begun else "plain text"
+            raise TraceError(located(f"{what} is no message; call gen() first, or begin with user()"))
+        return [Message(role=cast("_Speaker", role), content=text) for role, text in self.turns]
 
     def __format__(self, spec: str) -> NoReturn:
         raise TraceError(located("a Context is no text: write context.gen(), or gen(context)"))
@@ -146,3 +186,22 @@ class Context(Conversation):
         for name in ("system", "raw", "n"):
             if name in options:
                 raise TraceError(located(f"{what} of a Context takes no {name!r}"))
+
+
+def _turn(message: object) -> Turn:
+    match message:
+        case {"role": role, "content": str() | Var() as content} if role in _SPEAKERS:
+            return role, str(content)
+        case {"role": role} if role not in _SPEAKERS:
+            known = ", ".join(map(repr, _SPEAKERS))
+            hint = "; write what a tool says as a turn of the user" if role in ("tool", "function") else ""
+            raise TraceError(located(f"there is no role {role!r}; known: {known}{hint}"))
+        case {"role": _, "content": content}:
+            kind = type(content).__name__
+            raise TraceError(located(f"the content of a message must be a text, not {kind}"))
+        case _:
+            raise TraceError(located(f"a message is a dict with 'role' and 'content', not {_shown(message)}"))
+
+
+def _shown(message: object) -> str:
+    return f"one with {', '.join(map(repr, message))}" if isinstance(message, Mapping) else repr(message)

@@ -14,6 +14,7 @@ from weft.graph.errors import GraphError
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.values import Datum, plain
 
+from .client.emitting import emitting
 from .client.faults import fault_of
 from .client.session import Session
 from .errors import ProgramError, RunTimeout, TraceError
@@ -166,7 +167,7 @@ async def drive(
     """
     trace.attach(session)
     try:
-        with trace.active(), values_explained():
+        with trace.active(), values_explained(), emitting(session.journal):
             result = await _unless_ended(fn(**arguments), session)
             value: T = await _result(result, signature, trace, stream=stream)
     except Exception as problem:

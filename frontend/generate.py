@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, get_
 from weft.graph.ir import Policy, Value
 from weft.graph.ops.user import Generate, ScoreMethod, Select
 from weft.graph.sampling import Sampling
+from weft.graph.types import TEXT
 
-from .constraint import check_choices, wanted
+from .constraint import Wanted, check_choices, wanted
 from .errors import TraceError
+from .faking import faked
 from .location import located
 from .messages import Prompt, messages_of, turns_of
 from .policy import RetryPolicy, Timeout, node_policy
@@ -108,7 +110,8 @@ def gen(
         seed: Equal seeds draw equal texts. Without one, every run of a program draws a new seed.
         model: The name of a model of the server; its default model if empty.
         cache: Later runs may take the same text for the same prompt; only where the temperature is 0.
-        name: What errors, traces and graphs call this operation.
+        name: What errors, traces, graphs and events call this operation; `events` of the program has what a
+            named one writes.
         timeout: Seconds, or a `TimeoutPolicy`, for one attempt.
         retry: How often to try again.
 
@@ -123,11 +126,16 @@ def gen(
         raise TraceError(
             located("ignore_eos goes with plain text: a typed or constrained text ends with its form")
         )
-    messages, args = messages_of(turns_of(prompt, system, raw), trace)
+    turns, policy = turns_of(prompt, system, raw), _policy(timeout, retry)
+    messages, args = messages_of(turns, trace)
     op = Generate(messages, want.kind, sampling, want.constraint, 1 if n is None else n, model, cache=cache)
+    if (fake := faked()) is not None:
+        pure = temperature == 0
+        samples = [fake.write(trace, turns, want, name, model, policy, pure=pure) for _ in range(op.n)]
+        return samples[0] if n is None else trace.var(trace.lift(samples), want.pytype.list_of())
     if seed is None and temperature > 0:
         trace.unseeded.append(op)
-    value = trace.add(op, args, name=name, policy=_policy(timeout, retry))
+    value = trace.add(op, args, name=name, policy=policy)
     if op.n == 1:
         written = trace.var(value, want.pytype)
         return written if n is None else trace.var(trace.lift([written]), want.pytype.list_of())
@@ -136,6 +144,8 @@ def gen(
 
 def text_of(written: Var[Any]) -> Var[str]:
     """What `gen` gave as the model wrote it."""
+    if (fake := faked()) is not None:
+        return fake.written(written)
     return written._trace.var(Value(written._value.node, 1), py_type(str))
 
 
@@ -163,11 +173,14 @@ def select(
     if method not in get_args(ScoreMethod):
         known = ", ".join(map(repr, get_args(ScoreMethod)))
         raise TraceError(located(f"unknown method {method!r} of select(); known: {known}"))
-    messages, args = messages_of(turns_of(prompt, system, raw), trace)
+    turns, policy = turns_of(prompt, system, raw), _policy(timeout, retry)
+    messages, args = messages_of(turns, trace)
     op = Select(messages, options, method, model, cache=cache)
-    value = trace.add(op, args, name=name, policy=_policy(timeout, retry))
     kind, *others = set(map(type, choices))
-    return trace.var(value, py_type(Literal[options] if kind is str or others else kind))
+    pytype = py_type(Literal[options] if kind is str or others else kind)
+    if (fake := faked()) is not None:
+        return fake.write(trace, turns, Wanted(TEXT, pytype), name, model, policy, pure=True)
+    return trace.var(trace.add(op, args, name=name, policy=policy), pytype)
 
 
 def _sampling(
@@ -202,6 +215,9 @@ def _expect(name: str, value: object, kind: type[Integral | Real]) -> None:
     """Raises TraceError, naming the argument, unless it is such a number, known now."""
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = "a whole number" if kind is Integral else "a number"
+        if isinstance(value, Var):
+            wanted += " that is known now; annotate the parameter Static[...], or use an async program"
+            raise TraceError(located(f"{name} of gen() must be {wanted}"))
         raise TraceError(located(f"{name} of gen() must be {wanted}, not {value!r}"))
 
 

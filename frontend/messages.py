@@ -39,7 +39,7 @@ def turns_of(prompt: Prompt, system: str | None, raw: bool) -> Sequence[Turn]:
             raise TraceError(located("system and raw go with a text prompt; a Context says them itself"))
         return prompt.turns
     if not isinstance(prompt, (str, Var)):
-        hint = "; write messages as Context(system=…).user(…)" if isinstance(prompt, list) else ""
+        hint = "; write messages as Context(messages=…)" if isinstance(prompt, list) else ""
         kind = type(prompt).__name__
         raise TraceError(located(f"a prompt must be a string, a Var or a Context, not a {kind}{hint}"))
     if raw and system is not None:

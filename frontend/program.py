@@ -11,15 +11,15 @@ import inspect
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, ParamSpec, TypeVar, overload
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar, overload
 
 from weft.graph.ir import Graph
 
 from .called import Called
-from .client import Run
-from .client.portal import PROGRAMS
+from .client.session import Submission
 from .dynamic import LiveTrace
 from .errors import TraceError
+from .faking import faked
 from .jobs import DynamicJob, Job, StaticJob
 from .location import located
 from .static import Traced, arguments_inline, trace_program
@@ -42,7 +42,8 @@ class StaticProgram(Program[P, R]):
 
     def __init__(self, fn: Callable[P, R]) -> None:
         super().__init__(fn)
-        self._traced: OrderedDict[tuple[Any, ...], Traced] = OrderedDict()  # by static arguments
+        # By the fake model and the static arguments.
+        self._traced: OrderedDict[tuple[Any, ...], Traced] = OrderedDict()
         self._tracing = threading.RLock()
 
     def graph(self, **static: Any) -> Graph:
@@ -71,7 +72,7 @@ class StaticProgram(Program[P, R]):
             raise TraceError(located(f"{signature.owner} lacks the static argument {missing[0]!r}"))
         static = {name: signature.python(name, full[name]) for name in sorted(signature.static)}
         with self._tracing:
-            key = tuple(static.values())
+            key = (faked(), *static.values())
             try:
                 known = self._traced.get(key)
             except TypeError as problem:
@@ -103,7 +104,7 @@ class StaticProgram(Program[P, R]):
         finally:
             trace.root.calls.pop()
 
-    def _detach(self, job: Job) -> Run[R]:
+    def _detachable(self, job: Job) -> Submission:
         submission = job.submission(stream=False)
         if submission.announced:
             raise TraceError(
@@ -112,8 +113,7 @@ class StaticProgram(Program[P, R]):
                     "name the tool in the server's configuration and use server_tool()"
                 )
             )
-        session = self.client.detach(submission).result()
-        return Run(session, PROGRAMS.start(job.result, session))
+        return submission
 
 
 class AsyncProgram(Program[P, R]):
@@ -156,7 +156,7 @@ class AsyncProgram(Program[P, R]):
         arguments = {name: self._signature.python(name, value) for name, value in given.items()}
         return Called(self._fn(**arguments), self._signature.owner)
 
-    def _detach(self, job: Job) -> Run[R]:
+    def _detachable(self, job: Job) -> NoReturn:
         raise TraceError(
             located(
                 f"{self._signature.owner} is async: it runs in this process, so its run cannot be detached"

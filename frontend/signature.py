@@ -125,7 +125,7 @@ class Signature:
             raise TraceError(
                 located(
                     f"{self.owner}: argument {name!r} is a value that only a run will know; to hand it on, "
-                    "call the program itself, which makes it part of the one around it"
+                    "await it, or call the program itself, which makes it part of the one around it"
                 )
             )
         text = json.dumps(self._dumped(name, value), ensure_ascii=False)

@@ -6,6 +6,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -47,11 +48,20 @@ class Tool(Generic[P, R]):
 
     _all: ClassVar[weakref.WeakSet[Tool[..., Any]]] = weakref.WeakSet()
 
-    def __init__(self, fn: Callable[P, Any], *, idempotent: bool, pure: bool, policy: Policy) -> None:
+    def __init__(
+        self,
+        fn: Callable[P, Any],
+        *,
+        idempotent: bool,
+        pure: bool,
+        policy: Policy,
+        on_error: Callable[[Exception], Any] | None = None,
+    ) -> None:
         functools.update_wrapper(self, fn)
         self.name = fn.__name__
         self.description = inspect.getdoc(fn) or ""
         self.policy = policy
+        self.on_error = on_error
         self.is_async = inspect.iscoroutinefunction(fn)
         self._fn = fn
         self._signature = Signature(fn, f"tool {self.name!r}")
@@ -87,6 +97,11 @@ class Tool(Generic[P, R]):
         """Seconds that one call may take."""
         return self.policy.timeout_s
 
+    @property
+    def attempts(self) -> int:
+        """How often it may be called before it has failed."""
+        return self.policy.attempts
+
     @functools.cached_property
     def parameters(self) -> dict[str, Any]:
         """The JSON Schema of the arguments, as an object."""
@@ -120,7 +135,9 @@ class Tool(Generic[P, R]):
         op = common.Tool(
             self.name, self.result.graph_type(), "client", idempotent=self.idempotent, pure=self.pure
         )
-        return trace.var(trace.add(op, operands, name=self.name, policy=self.policy), self.result)
+        # A server that keeps the time, too, would end the run before `on_error` is asked.
+        policy = replace(self.policy, timeout_s=None) if self.on_error else self.policy
+        return trace.var(trace.add(op, operands, name=self.name, policy=policy), self.result)
 
     def _operand(self, trace: Trace, name: str, value: Any) -> Value:
         return trace.lift(self._signature.checked(name, value))
@@ -165,7 +182,12 @@ def tool(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Tool[P, R]: ...
 def tool(fn: Callable[P, R], /) -> Tool[P, R]: ...
 @overload
 def tool(
-    *, idempotent: bool = False, pure: bool = False, timeout: Timeout = None, retry: RetryPolicy | None = None
+    *,
+    idempotent: bool = False,
+    pure: bool = False,
+    timeout: Timeout = None,
+    retry: RetryPolicy | None = None,
+    on_error: Callable[[Exception], Any] | None = None,
 ) -> _Decorator: ...
 
 
@@ -177,6 +199,7 @@ def tool(
     pure: bool = False,
     timeout: Timeout = None,
     retry: RetryPolicy | None = None,
+    on_error: Callable[[Exception], Any] | None = None,
 ) -> Any:
     """Make a function, sync or async, a tool; it runs in this process when the graph gets to it.
 
@@ -186,11 +209,13 @@ def tool(
         pure: Equal arguments give equal results and nothing is changed, so that calls may be merged.
         timeout: Seconds, or a `TimeoutPolicy`, for one call.
         retry: How often to try again when it raises.
+        on_error: What the tool gives in place of a result, from what the last attempt raised, or from a
+            TimeoutError; without it, the run fails.
     """
     policy = node_policy(timeout, retry)
 
     def decorate(fn: Callable[..., Any]) -> Tool[..., Any]:
-        return Tool(fn, idempotent=idempotent, pure=pure, policy=policy)
+        return Tool(fn, idempotent=idempotent, pure=pure, policy=policy, on_error=on_error)
 
     return decorate if fn is None else decorate(fn)
 

@@ -10,13 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncGenerator,
     Callable,
-    Coroutine,
     Generator,
     Iterable,
     Mapping,
     Sequence,
 )
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, Generic, Literal, ParamSpec, Self, TypeVar, overload
 
@@ -24,22 +23,24 @@ from weft.graph.codec import encode_graph
 from weft.graph.ir import Graph
 from weft.proto import orchestrator_pb2 as pb
 
-from .client import Client, Run, default_client
-from .client.portal import PROGRAMS
-from .client.run import rest_of
-from .client.session import Session
+from .batches import as_completed
+from .client import Client, Event, Run, RunFinished, default_client
+from .client.portal import PROGRAMS, shared
+from .client.run import rest_of, result_text
+from .client.session import Session, Submission
+from .dynamic import LiveTrace
 from .errors import TraceError
 from .explanation import Explanation
 from .jobs import Job, Options, StaticJob
 from .location import located
 from .signature import Signature
 from .trace import Trace, tracing
+from .waiting import expect_no_loop, iterate, wait
 
-__all__ = ["Program", "wait"]
+__all__ = ["Program"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 Call = Mapping[str, Any] | Sequence[Any]
 """The arguments of one call of a batch: by name, or by position."""
@@ -65,6 +66,9 @@ class Program(ABC, Generic[P, R]):
             raise TraceError(
                 located(f"a program's parameter cannot be called {name!r}, which submit() takes")
             )
+
+    def __repr__(self) -> str:
+        return f"<program {self.name!r}>"
 
     @property
     def parameters(self) -> Mapping[str, str]:
@@ -108,7 +112,7 @@ class Program(ABC, Generic[P, R]):
 
     def invoke(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the program and wait for its result. Ctrl-C cancels the run. Raises ProgramError."""
-        job = self._job(args, kwargs)
+        job = self._run_of(args, kwargs)
         if isinstance(job, StaticJob) and not job.traced.tools:
             expect_no_loop()
             alone: R = job.returned(self.client.invoke(job.submission(stream=False)))
@@ -118,7 +122,7 @@ class Program(ABC, Generic[P, R]):
 
     async def ainvoke(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """As `invoke`, for event loops; cancelling the task cancels the run."""
-        result: R = await self._run(self._job(args, kwargs))
+        result: R = await self._run(self._run_of(args, kwargs))
         return result
 
     def stream(self, *args: P.args, **kwargs: P.kwargs) -> Generator[R | str]:
@@ -126,21 +130,27 @@ class Program(ABC, Generic[P, R]):
 
         Closing it cancels the run.
         """
-        chunks = self._chunks(self._job(args, kwargs))
-        try:
-            while (chunk := wait(_next(chunks))) is not _END:
-                yield chunk
-        finally:
-            wait(chunks.aclose())
+        yield from iterate(self._chunks(self._run_of(args, kwargs)))
 
     async def astream(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[R | str]:
         """As `stream`, for event loops."""
-        chunks = self._chunks(self._job(args, kwargs))
-        try:
+        async with aclosing(self._chunks(self._run_of(args, kwargs))) as chunks:
             async for chunk in chunks:
                 yield chunk
-        finally:
-            await chunks.aclose()
+
+    def events(self, *args: P.args, **kwargs: P.kwargs) -> Generator[Event[R]]:
+        """What happens in a run of the program, as it happens: the pieces of each text that it returns or
+        that has a name, what tools are given and give, primitives, questions, and in the end the result.
+
+        Closing it cancels the run. Raises ProgramError as `invoke` does, after the last event.
+        """
+        yield from iterate(self._events(self._run_of(args, kwargs)))
+
+    async def aevents(self, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Event[R]]:
+        """As `events`, for event loops."""
+        async with aclosing(self._events(self._run_of(args, kwargs))) as events:
+            async for event in events:
+                yield event
 
     @overload
     def batch(
@@ -204,12 +214,7 @@ class Program(ABC, Generic[P, R]):
 
         Closing it cancels the rest.
         """
-        done = self._as_completed(self._jobs(calls), concurrency, return_exceptions)
-        try:
-            while (one := wait(_next(done))) is not _END:
-                yield one
-        finally:
-            wait(done.aclose())
+        yield from iterate(as_completed(self._run, self._jobs(calls), concurrency, return_exceptions))
 
     @overload
     def abatch_as_completed(
@@ -228,12 +233,10 @@ class Program(ABC, Generic[P, R]):
         self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool = False
     ) -> AsyncGenerator[tuple[int, Any]]:
         """As `batch_as_completed`, for event loops."""
-        done = self._as_completed(self._jobs(calls), concurrency, return_exceptions)
-        try:
+        done = as_completed(self._run, self._jobs(calls), concurrency, return_exceptions)
+        async with aclosing(done):
             async for one in done:
                 yield one
-        finally:
-            await done.aclose()
 
     @overload
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
@@ -248,18 +251,41 @@ class Program(ABC, Generic[P, R]):
         Args:
             *args: The program's arguments.
             detached: The run goes on when this process ends.
-            stream: `Run.pieces` and `Run.events` have the text of the result as a model writes it.
+            stream: `Run.pieces` and `Run.events` have the text of the result as a model writes it, and
+                `Run.events` what `events` has.
             **kwargs: The program's arguments.
 
         Raises TraceError for wrong arguments, and for a run that is to be both detached and streamed.
         """
-        if detached and stream:
-            raise TraceError(located("a detached run cannot be streamed: submit it with one of the two"))
-        job = self._job(args, kwargs)
+        job = self._submitted(args, kwargs, detached=detached, stream=stream)
         if detached:
-            return self._detach(job)
+            watch = self.client.detach(self._detachable(job)).result()
+            return Run(watch, PROGRAMS.start(job.result, watch))
         session = wait(self._open(job, stream=stream, quiet=False))
         return Run(session, PROGRAMS.start(job.result, session))
+
+    @overload
+    async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
+    @overload
+    async def asubmit(self, *args: Any, detached: bool, stream: bool = False, **kwargs: Any) -> Run[R]: ...
+    @overload
+    async def asubmit(self, *args: Any, stream: bool, detached: bool = False, **kwargs: Any) -> Run[R]: ...
+
+    async def asubmit(  # type: ignore[misc]  # as for submit
+        self, *args: Any, detached: bool = False, stream: bool = False, **kwargs: Any
+    ) -> Run[R]:
+        """As `submit`, for event loops: async programs and tools run on this one.
+
+        Wait for the run by its async methods: a loop that is blocked cannot run the program.
+        """
+        job = self._submitted(args, kwargs, detached=detached, stream=stream)
+        if detached:
+            watch = await asyncio.wrap_future(self.client.detach(self._detachable(job)))
+            return Run(watch, PROGRAMS.start(job.result, watch))
+        session = await self._open(job, stream=stream, quiet=False)
+        task = asyncio.ensure_future(job.result(session))
+        task.add_done_callback(lambda done: session.abandon() if done.cancelled() else None)
+        return Run(session, shared(task), home=task.get_loop())
 
     # ---- the graph
 
@@ -288,8 +314,27 @@ class Program(ABC, Generic[P, R]):
         """One call. Raises TraceError for wrong arguments."""
 
     @abstractmethod
-    def _detach(self, job: Job) -> Run[R]:
-        """Start a run that belongs to nobody."""
+    def _detachable(self, job: Job) -> Submission:
+        """What starts a run that belongs to nobody. Raises TraceError for one that needs this process."""
+
+    def _submitted(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, detached: bool, stream: bool
+    ) -> Job:
+        if detached and stream:
+            raise TraceError(located("a detached run cannot be streamed: submit it with one of the two"))
+        return self._run_of(args, kwargs)
+
+    def _run_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
+        """A call that is a run of its own. Raises TraceError for wrong arguments, and amid tracing."""
+        trace = tracing()
+        if trace is not None and not isinstance(trace, LiveTrace):
+            raise TraceError(
+                located(
+                    f"program {self.name!r} would run while {trace.program!r} is traced, once for all runs "
+                    f"of it; to make it part of them, call the program itself: {self.name}(…)"
+                )
+            )
+        return self._job(args, kwargs)
 
     def _jobs(self, calls: Iterable[Call]) -> list[Job]:
         together = copy.copy(self)
@@ -300,12 +345,12 @@ class Program(ABC, Generic[P, R]):
                 raise TraceError(
                     located(f"a call of batch() is a dict or a tuple of arguments: write ({call!r},)")
                 )
-        job = together._job
+        job = together._run_of
         return [job((), call) if isinstance(call, Mapping) else job(tuple(call), {}) for call in calls]
 
     async def _open(self, job: Job, *, stream: bool, quiet: bool = True) -> Session:
         """Start a run from the loop that it is to use."""
-        submission = replace(job.submission(stream=stream), quiet=quiet)
+        submission = replace(job.submission(stream=stream), quiet=quiet, follow=stream and not quiet)
         return await asyncio.wrap_future(self.client.open(submission, asyncio.get_running_loop()))
 
     async def _run(self, job: Job) -> Any:
@@ -319,15 +364,32 @@ class Program(ABC, Generic[P, R]):
             raise
 
     async def _chunks(self, job: Job) -> AsyncGenerator[Any]:
-        session = await self._open(job, stream=True)
-        result = asyncio.ensure_future(job.result(session))
         streamed = ""
-        try:
-            async for text in session.texts():
-                streamed += text
-                yield text
+        async with self._streaming(job, quiet=True) as (session, result):
+            async for event in session.events():
+                if text := result_text(event):
+                    streamed += text
+                    yield text
             for rest in rest_of(await result, streamed):
                 yield rest
+
+    async def _events(self, job: Job) -> AsyncGenerator[Any]:
+        async with self._streaming(job, quiet=False) as (session, result):
+            async for event in session.events():
+                if isinstance(event, RunFinished) and event.state == "done":
+                    event = replace(event, result=await result)
+                yield event
+            await result
+
+    @asynccontextmanager
+    async def _streaming(
+        self, job: Job, *, quiet: bool
+    ) -> AsyncGenerator[tuple[Session, asyncio.Future[Any]]]:
+        """A run and its result to come; leaving cancels what is not over."""
+        session = await self._open(job, stream=True, quiet=quiet)
+        result = asyncio.ensure_future(job.result(session))
+        try:
+            yield session, result
         finally:
             if not result.done():
                 session.abandon()
@@ -336,68 +398,7 @@ class Program(ABC, Generic[P, R]):
 
     async def _batch(self, jobs: list[Job], concurrency: int | None, return_exceptions: bool) -> list[Any]:
         results: list[Any] = [None] * len(jobs)
-        async with aclosing(self._as_completed(jobs, concurrency, return_exceptions)) as done:
+        async with aclosing(as_completed(self._run, jobs, concurrency, return_exceptions)) as done:
             async for number, result in done:
                 results[number] = result
         return results
-
-    async def _as_completed(
-        self, jobs: list[Job], concurrency: int | None, return_exceptions: bool
-    ) -> AsyncGenerator[tuple[int, Any]]:
-        if concurrency is not None and concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-        free = asyncio.Semaphore(concurrency or max(1, len(jobs)))
-        ended: asyncio.Queue[int] = asyncio.Queue()
-
-        async def one(job: Job) -> Any:
-            async with free:
-                return await self._run(job)
-
-        def has_ended(number: int, _: asyncio.Task[Any]) -> None:
-            ended.put_nowait(number)
-
-        tasks = {number: asyncio.ensure_future(one(job)) for number, job in enumerate(jobs)}
-        for number, task in tasks.items():
-            task.add_done_callback(functools.partial(has_ended, number))
-        try:
-            while tasks:
-                task = tasks.pop(number := await ended.get())
-                problem = None if task.cancelled() else task.exception()
-                if isinstance(problem, Exception):
-                    problem.add_note(f"in call {number} of the batch")
-                if return_exceptions and isinstance(problem, Exception):
-                    yield number, problem
-                else:
-                    yield number, task.result()
-        finally:
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
-
-
-_END: Final = object()
-
-
-async def _next(chunks: AsyncGenerator[Any]) -> Any:
-    return await anext(chunks, _END)
-
-
-def wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine, run on the loop that sync callers share."""
-    try:
-        expect_no_loop()
-    except TraceError:
-        coroutine.close()
-        raise
-    return PROGRAMS.call(lambda: coroutine)
-
-
-def expect_no_loop() -> None:
-    """Raises TraceError on the loop that sync callers share: waiting there would stop what is waited for."""
-    if PROGRAMS.is_here:
-        raise TraceError(
-            located(
-                "an async program cannot wait for another run; call the program to make it part of this "
-                "one, or await its ainvoke(), astream() or abatch()"
-            )
-        )

@@ -155,8 +155,11 @@ class Start(google.protobuf.message.Message):
     GROWS_FIELD_NUMBER: builtins.int
     STREAM_FIELD_NUMBER: builtins.int
     TOOLS_FIELD_NUMBER: builtins.int
+    FOLLOW_FIELD_NUMBER: builtins.int
     grows: builtins.bool
     """more increments follow, until `Finish`"""
+    follow: builtins.bool
+    """Send also what models write of each text whose node has a name, and what all tools are given and give."""
     @property
     def submit(self) -> Global___SubmitRequest:
         """its graph is the first increment; may be empty for a growing run"""
@@ -176,9 +179,10 @@ class Start(google.protobuf.message.Message):
         grows: builtins.bool = ...,
         stream: collections.abc.Iterable[weft.proto.graph_pb2.Value] | None = ...,
         tools: collections.abc.Iterable[builtins.str] | None = ...,
+        follow: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["submit", b"submit"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["grows", b"grows", "stream", b"stream", "submit", b"submit", "tools", b"tools"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["follow", b"follow", "grows", b"grows", "stream", b"stream", "submit", b"submit", "tools", b"tools"]) -> None: ...
 
 Global___Start: typing_extensions.TypeAlias = Start
 
@@ -299,6 +303,8 @@ class RunEvent(google.protobuf.message.Message):
     TOOL_FIELD_NUMBER: builtins.int
     FINISHED_FIELD_NUMBER: builtins.int
     INTERRUPTED_FIELD_NUMBER: builtins.int
+    TOOL_STARTED_FIELD_NUMBER: builtins.int
+    TOOL_ENDED_FIELD_NUMBER: builtins.int
     run: builtins.str
     at_s: builtins.float
     """seconds since the run began"""
@@ -316,6 +322,10 @@ class RunEvent(google.protobuf.message.Message):
     def finished(self) -> Global___RunResult: ...
     @property
     def interrupted(self) -> Global___Interrupted: ...
+    @property
+    def tool_started(self) -> Global___ToolStarted: ...
+    @property
+    def tool_ended(self) -> Global___ToolEnded: ...
     def __init__(
         self,
         *,
@@ -328,10 +338,12 @@ class RunEvent(google.protobuf.message.Message):
         tool: Global___ToolCall | None = ...,
         finished: Global___RunResult | None = ...,
         interrupted: Global___Interrupted | None = ...,
+        tool_started: Global___ToolStarted | None = ...,
+        tool_ended: Global___ToolEnded | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "interrupted", b"interrupted", "known", b"known", "node", b"node", "started", b"started", "tool", b"tool"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["at_s", b"at_s", "delta", b"delta", "event", b"event", "finished", b"finished", "interrupted", b"interrupted", "known", b"known", "node", b"node", "run", b"run", "started", b"started", "tool", b"tool"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "node", "delta", "known", "tool", "finished", "interrupted"] | None: ...
+    def HasField(self, field_name: typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "interrupted", b"interrupted", "known", b"known", "node", b"node", "started", b"started", "tool", b"tool", "tool_ended", b"tool_ended", "tool_started", b"tool_started"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["at_s", b"at_s", "delta", b"delta", "event", b"event", "finished", b"finished", "interrupted", b"interrupted", "known", b"known", "node", b"node", "run", b"run", "started", b"started", "tool", b"tool", "tool_ended", b"tool_ended", "tool_started", b"tool_started"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["started", "node", "delta", "known", "tool", "finished", "interrupted", "tool_started", "tool_ended"] | None: ...
 
 Global___RunEvent: typing_extensions.TypeAlias = RunEvent
 
@@ -345,11 +357,17 @@ class NodeEvent(google.protobuf.message.Message):
     WORKER_FIELD_NUMBER: builtins.int
     TIMING_FIELD_NUMBER: builtins.int
     FAULT_FIELD_NUMBER: builtins.int
+    OP_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
     node: builtins.int
     label: builtins.str
     phase: builtins.str
     """queued, started, done, failed or cancelled"""
     worker: builtins.str
+    op: builtins.str
+    """decode, tool, search, ..."""
+    name: builtins.str
+    """that the program gives it"""
     @property
     def timing(self) -> weft.proto.worker_pb2.Timing: ...
     @property
@@ -363,31 +381,102 @@ class NodeEvent(google.protobuf.message.Message):
         worker: builtins.str = ...,
         timing: weft.proto.worker_pb2.Timing | None = ...,
         fault: weft.proto.value_pb2.Fault | None = ...,
+        op: builtins.str = ...,
+        name: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["fault", b"fault", "timing", b"timing"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["fault", b"fault", "label", b"label", "node", b"node", "phase", b"phase", "timing", b"timing", "worker", b"worker"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["fault", b"fault", "label", b"label", "name", b"name", "node", b"node", "op", b"op", "phase", b"phase", "timing", b"timing", "worker", b"worker"]) -> None: ...
 
 Global___NodeEvent: typing_extensions.TypeAlias = NodeEvent
 
 @typing.final
 class TextDelta(google.protobuf.message.Message):
+    """The next piece of a text. The pieces of a node make up its text, also if it has to be written again."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     VALUE_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
+    NODE_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    AGAIN_FIELD_NUMBER: builtins.int
     text: builtins.str
+    node: builtins.int
+    name: builtins.str
+    """that the program gives the node"""
+    again: builtins.bool
+    """what came before does not count: the text, written again, became another"""
     @property
-    def value(self) -> weft.proto.graph_pb2.Value: ...
+    def value(self) -> weft.proto.graph_pb2.Value:
+        """as the client has asked for it; absent if it only follows"""
+
     def __init__(
         self,
         *,
         value: weft.proto.graph_pb2.Value | None = ...,
         text: builtins.str = ...,
+        node: builtins.int = ...,
+        name: builtins.str = ...,
+        again: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["text", b"text", "value", b"value"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["again", b"again", "name", b"name", "node", b"node", "text", b"text", "value", b"value"]) -> None: ...
 
 Global___TextDelta: typing_extensions.TypeAlias = TextDelta
+
+@typing.final
+class ToolStarted(google.protobuf.message.Message):
+    """A tool, here or at the client, was given arguments."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    TOOL_FIELD_NUMBER: builtins.int
+    ARGUMENTS_FIELD_NUMBER: builtins.int
+    node: builtins.int
+    tool: builtins.str
+    arguments: builtins.str
+    """JSON object"""
+    def __init__(
+        self,
+        *,
+        node: builtins.int = ...,
+        tool: builtins.str = ...,
+        arguments: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arguments", b"arguments", "node", b"node", "tool", b"tool"]) -> None: ...
+
+Global___ToolStarted: typing_extensions.TypeAlias = ToolStarted
+
+@typing.final
+class ToolEnded(google.protobuf.message.Message):
+    """A tool has returned or failed; if it is tried again, it starts again."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: builtins.int
+    TOOL_FIELD_NUMBER: builtins.int
+    JSON_FIELD_NUMBER: builtins.int
+    FAULT_FIELD_NUMBER: builtins.int
+    node: builtins.int
+    tool: builtins.str
+    json: builtins.str
+    """the result as JSON text"""
+    @property
+    def fault(self) -> weft.proto.value_pb2.Fault: ...
+    def __init__(
+        self,
+        *,
+        node: builtins.int = ...,
+        tool: builtins.str = ...,
+        json: builtins.str = ...,
+        fault: weft.proto.value_pb2.Fault | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["fault", b"fault", "json", b"json", "outcome", b"outcome"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["fault", b"fault", "json", b"json", "node", b"node", "outcome", b"outcome", "tool", b"tool"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["json", "fault"] | None: ...
+
+Global___ToolEnded: typing_extensions.TypeAlias = ToolEnded
 
 @typing.final
 class Known(google.protobuf.message.Message):
@@ -420,12 +509,15 @@ class Interrupted(google.protobuf.message.Message):
     LABEL_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
     TYPE_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
     node: builtins.int
     label: builtins.str
     value: builtins.str
     """what the person is to see, as JSON text"""
     type: builtins.str
     """of the answer, as JSON Schema"""
+    name: builtins.str
+    """that the program gives it"""
     def __init__(
         self,
         *,
@@ -433,8 +525,9 @@ class Interrupted(google.protobuf.message.Message):
         label: builtins.str = ...,
         value: builtins.str = ...,
         type: builtins.str = ...,
+        name: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["label", b"label", "node", b"node", "type", b"type", "value", b"value"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["label", b"label", "name", b"name", "node", b"node", "type", b"type", "value", b"value"]) -> None: ...
 
 Global___Interrupted: typing_extensions.TypeAlias = Interrupted
 

@@ -247,7 +247,7 @@ class Settings(BaseSettings):
     tools: list[EntryPoint] = Field(default_factory=list)
     """Functions that the server's workers run: `module:function`."""
     import_paths: list[Path] = Field(default_factory=list)
-    """Folders where the tools' modules are looked for, besides the installed packages."""
+    """Folders where the tools' modules are looked for, before installed packages and the working folder."""
     programs: dict[str, Path] = Field(default_factory=dict)
     """Workflow graphs (JSON files) that clients may run by name."""
     passes_off: list[str] = Field(default_factory=list)

@@ -42,7 +42,7 @@ class ServerLayout:
         if not self.listen:  # an embedded server is nobody else's, and nobody's runs outlive it
             config = config.model_copy(update={"http": None, "metrics": None, "journal_mb": 0})
         arguments = ("-m", _ORCHESTRATOR, "--config", config.model_dump_json(exclude={"api_key"}))
-        return ProcessSpec("orchestrator", arguments, _secrets(self.settings))
+        return ProcessSpec("orchestrator", arguments, _secrets(self.settings), announces=True)
 
     def _written(self, folder: Path) -> dict[str, Path]:
         files = {name: folder / f"program-{number}.json" for number, name in enumerate(self.programs)}

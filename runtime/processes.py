@@ -37,6 +37,8 @@ class ProcessSpec:
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables in addition to the parent's."""
+    announces: bool = False
+    """Whether the first line of its standard output is for the parent, and no other's."""
 
 
 class LifeLine:
@@ -63,6 +65,8 @@ class Child:
         self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
         self._forwarding = False
         self._announcement: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        if not spec.announces:
+            self._announcement.set_result(None)
         assert process.stdout is not None
         assert process.stderr is not None
         self._pumps = (
@@ -108,7 +112,7 @@ class Child:
         )
 
     async def announcement(self) -> str | None:
-        """The first line of its standard output, or None if it ends without one."""
+        """The first line of its standard output; None if it ends without one, or announces nothing."""
         return await asyncio.shield(self._announcement)
 
     async def last_line(self) -> str:

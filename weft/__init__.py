@@ -8,10 +8,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weft.frontend.client import Client, Run, connect
-    from weft.frontend.context import Context
+    from weft.frontend.client import (
+        Client,
+        Emitted,
+        Event,
+        Interrupted,
+        NodeChanged,
+        Run,
+        RunFinished,
+        RunStarted,
+        TextAdded,
+        ToolEnded,
+        ToolStarted,
+        connect,
+    )
+    from weft.frontend.context import Context, Message
     from weft.frontend.control import cond, fold, loop, map
+    from weft.frontend.emit import emit
     from weft.frontend.errors import ProgramError, TraceError, WeftError
+    from weft.frontend.faking import ModelCall, fake_model
     from weft.frontend.generate import gen, select
     from weft.frontend.interrupt import interrupt
     from weft.frontend.passages import Document, Passage
@@ -29,19 +44,32 @@ __all__ = [
     "Client",
     "Context",
     "Document",
+    "Emitted",
+    "Event",
+    "Interrupted",
+    "Message",
+    "ModelCall",
+    "NodeChanged",
     "Passage",
     "Program",
     "ProgramError",
     "RetryPolicy",
     "Run",
+    "RunFinished",
+    "RunStarted",
     "Static",
+    "TextAdded",
     "TimeoutPolicy",
+    "ToolEnded",
+    "ToolStarted",
     "TraceError",
     "Var",
     "WeftError",
     "cond",
     "connect",
     "embed",
+    "emit",
+    "fake_model",
     "fold",
     "gen",
     "ingest",
@@ -58,10 +86,25 @@ __all__ = [
 ]
 
 _HOMES = {
-    "frontend.client": ("Client", "Run", "connect"),
-    "frontend.context": ("Context",),
+    "frontend.client": (
+        "Client",
+        "Emitted",
+        "Event",
+        "Interrupted",
+        "NodeChanged",
+        "Run",
+        "RunFinished",
+        "RunStarted",
+        "TextAdded",
+        "ToolEnded",
+        "ToolStarted",
+        "connect",
+    ),
+    "frontend.context": ("Context", "Message"),
     "frontend.control": ("cond", "fold", "loop", "map"),
     "frontend.errors": ("ProgramError", "TraceError", "WeftError"),
+    "frontend.emit": ("emit",),
+    "frontend.faking": ("ModelCall", "fake_model"),
     "frontend.generate": ("gen", "select"),
     "frontend.interrupt": ("interrupt",),
     "frontend.passages": ("Document", "Passage"),

@@ -23,7 +23,7 @@ def answer(run: Run[Any], info: pb.RunInfo, text: str, node: int | None) -> None
     run.resume(_value(text, asked.type), node=node)
 
 
-def answered(run: Run[Any], *, alone: bool) -> Iterator[Event]:
+def answered(run: Run[Any], *, alone: bool) -> Iterator[Event[Any]]:
     """The events of a run; what it asks is put to the person at the terminal, or who writes to its input.
 
     Where the input has ended, a run that is not `alone` waits for somebody who answers from elsewhere; one

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from weft.frontend.client import Run
-from weft.frontend.client.events import TextAdded
-from weft.frontend.client.run import rest_of
+from weft.frontend.client.run import rest_of, result_text
 from weft.frontend.verbs import Program
 from weft.runtime.config import Settings, load_settings
 
@@ -97,9 +96,9 @@ def _follow(run: Run[Any], stream: bool, as_json: bool, *, alone: bool) -> Any:
     streamed = ""
     try:
         for event in answered(run, alone=alone):
-            if stream and isinstance(event, TextAdded):
-                streamed += event.text
-                _write_piece(event.text, as_json)
+            if stream and (text := result_text(event)):
+                streamed += text
+                _write_piece(text, as_json)
     except KeyboardInterrupt:
         run.cancel()
         raise

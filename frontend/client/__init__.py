@@ -2,6 +2,7 @@
 
 from .client import Client, connect, default_client
 from .events import (
+    Emitted,
     Event,
     Interrupted,
     NodeChanged,
@@ -9,13 +10,15 @@ from .events import (
     RunStarted,
     RunState,
     TextAdded,
-    ToolCalled,
+    ToolEnded,
+    ToolStarted,
     ValueKnown,
 )
 from .run import Run
 
 __all__ = [
     "Client",
+    "Emitted",
     "Event",
     "Interrupted",
     "NodeChanged",
@@ -24,7 +27,8 @@ __all__ = [
     "RunStarted",
     "RunState",
     "TextAdded",
-    "ToolCalled",
+    "ToolEnded",
+    "ToolStarted",
     "ValueKnown",
     "connect",
     "default_client",

@@ -7,7 +7,7 @@ import contextvars
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from weft.frontend.errors import Unavailable, WeftError
 from weft.graph.values import Datum, plain
@@ -35,7 +35,7 @@ class Client:
 
     The configuration is ``WEFT_SERVER`` or `server` in ``weft.toml``. Nothing is started or connected before
     the first call. May be used from any thread. A forked child connects anew, but only if its parent
-    had not connected yet: gRPC does not survive a fork.
+    had not connected yet: gRPC does not survive a fork. As a context manager it disconnects at the end.
     """
 
     def __init__(self, server: str | None = None, *, api_key: str | None = None) -> None:
@@ -44,6 +44,12 @@ class Client:
         self._key = api_key
         self._address: tuple[int, str] | None = None  # and the process that found it
         self._connection: tuple[int, Connection] | None = None  # and the process that made it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.close()
 
     @property
     def server(self) -> str:
@@ -73,6 +79,11 @@ class Client:
     def run(self, run: str) -> Run[Any]:
         """A run that goes on at the server, by its id; its result is JSON data. Raises NotFound."""
         session = NETWORK.call(self._watch, run)
+        return Run(session, PROGRAMS.start(_outputs, session))
+
+    async def arun(self, run: str) -> Run[Any]:
+        """As `run`, for event loops."""
+        session = await asyncio.wrap_future(NETWORK.start(self._watch, run))
         return Run(session, PROGRAMS.start(_outputs, session))
 
     def explain(self, request: pb.ExplainRequest) -> pb.ExplainResponse:

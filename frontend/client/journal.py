@@ -11,7 +11,7 @@ from weft.graph.ir import Value
 from weft.graph.values import Datum
 from weft.proto import orchestrator_pb2 as pb
 
-from .events import Event, Interrupted, NodeChanged, RunState, event_of
+from .events import Emitted, Event, Interrupted, NodeChanged, RunState, event_of
 from .faults import error_of
 
 __all__ = ["Journal"]
@@ -30,8 +30,9 @@ class Journal:
         self._loop = loop
         self._known: dict[Value, asyncio.Future[Datum]] = {}
         self.error: ProgramError | None = None
-        self._events: list[Event] = []
+        self._events: list[Event[Any]] = []
         self._news = asyncio.Event()
+        self._begun_s = loop.time()
         self.started.add_done_callback(_retrieve)
         self.outputs.add_done_callback(_retrieve)
 
@@ -57,12 +58,17 @@ class Journal:
             self._events.append(event)
         if not self.started.done():
             self.run = message.run
+            self._begun_s = self._loop.time()
             self.started.set_result(message.run)
         if message.HasField("known"):
             self._know(message.known)
         elif message.HasField("finished"):
             self._finish(message.finished)
         self._wake()
+
+    def emit(self, value: Any) -> None:
+        """Note what code of this process says, in any thread."""
+        self._loop.call_soon_threadsafe(self._emit, Emitted(self._loop.time() - self._begun_s, value))
 
     def fail(self, error: ProgramError, state: RunState = "failed") -> None:
         """End the record with an error, unless it has ended already."""
@@ -87,11 +93,16 @@ class Journal:
                 waiting.pop(event.node, None)
         return [] if self.over else list(waiting.values())
 
-    async def since(self, position: int) -> list[Event]:
+    async def since(self, position: int) -> list[Event[Any]]:
         """The events after the first `position` ones, as soon as there are any; empty when all is over."""
         while len(self._events) <= position and not self.over:
             await self._news.wait()
         return self._events[position:]
+
+    def _emit(self, event: Emitted) -> None:
+        if not self.over:
+            self._events.append(event)
+            self._wake()
 
     def _know(self, known: pb.Known) -> None:
         future = self.known(decode_value(known.value))

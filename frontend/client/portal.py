@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
-__all__ = ["NETWORK", "PROGRAMS", "Portal"]
+__all__ = ["NETWORK", "PROGRAMS", "Portal", "shared"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,9 +73,7 @@ class Portal:
 
         def begin() -> None:
             if not outcome.cancelled():
-                task = loop.create_task(make())
-                task.add_done_callback(partial(_pass_on, outcome))
-                outcome.add_done_callback(partial(_cancel_too, loop, task))
+                _tie(loop.create_task(make()), outcome)
 
         loop.call_soon_threadsafe(begin)
 
@@ -112,6 +110,24 @@ def _interrupted(loop: asyncio.AbstractEventLoop) -> bool:
     except (SystemExit, KeyboardInterrupt):
         return True
     return False
+
+
+_held: Final[set[asyncio.Task[Any]]] = set()
+"""Tasks that are shared: event loops hold theirs weakly."""
+
+
+def shared(task: asyncio.Task[T]) -> Future[T]:
+    """What stands for a task in other threads; cancelling one of them cancels the other."""
+    outcome: Future[T] = Future()
+    _tie(task, outcome)
+    _held.add(task)
+    task.add_done_callback(_held.discard)
+    return outcome
+
+
+def _tie(task: asyncio.Task[T], outcome: Future[T]) -> None:
+    task.add_done_callback(partial(_pass_on, outcome))
+    outcome.add_done_callback(partial(_cancel_too, task.get_loop(), task))
 
 
 def _pass_on(outcome: Future[T], task: asyncio.Task[T]) -> None:

@@ -22,7 +22,8 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.outbox import Outbox
 
 from .connection import Connection
-from .events import TextAdded
+from .emitting import emit_into
+from .events import Event
 from .faults import error_of_status
 from .journal import Journal
 from .portal import NETWORK
@@ -63,6 +64,8 @@ class Submission:
     priority: int = 0
     quiet: bool = True
     """Whether nobody will look at what happens in the run."""
+    follow: bool = False
+    """Whether the texts that have a name are wanted, too, and what tools are given and give."""
     batch: str = ""
     """Runs of one batch compute what they have in common once."""
 
@@ -86,6 +89,7 @@ class Submission:
                 grows=self.grows,
                 stream=[encode_value(value) for value in self.stream],
                 tools=self.announced,
+                follow=self.follow,
             )
         )
 
@@ -107,19 +111,18 @@ class WatchSession:
         """What the run returns; raises ProgramError when it fails."""
         return NETWORK.start(_shielded, self.journal.outputs)
 
-    async def texts(self) -> AsyncIterator[str]:
-        """The pieces of streamed text, until the run is over. On any event loop."""
+    async def events(self) -> AsyncIterator[Event[Any]]:
+        """What happens in the run, until it is over. On any event loop."""
         position = 0
         while events := await asyncio.wrap_future(NETWORK.start(self.journal.since, position)):
             position += len(events)
             for event in events:
-                if isinstance(event, TextAdded):
-                    yield event.text
+                yield event
 
-    def cancel(self) -> Future[pb.RunInfo]:
-        """Cancel the run on the server; done when the server has."""
+    async def cancel(self) -> None:
+        """Cancel the run on the server; done when the server has. On the network loop."""
         request = pb.CancelRunRequest(run=self.run)
-        return NETWORK.start(self.connection.call, lambda stub: stub.Cancel(request))
+        await self.connection.call(lambda stub: stub.Cancel(request))
 
     def abandon(self) -> None:
         """Stop listening; a run that belongs to the stream is cancelled by that."""
@@ -240,10 +243,15 @@ async def open_session(
     home: asyncio.AbstractEventLoop,
     context: contextvars.Context,
 ) -> Session:
-    """Start a run; done when the server has accepted it. Raises ProgramError. On the network loop."""
+    """Start a run; done when the server has accepted it. Raises ProgramError. On the network loop.
+
+    `context`: what tools are to see, for this run alone.
+    """
     await connection.ready()
+    journal = Journal(submission.program)
+    context.run(emit_into, journal)
     toolbox = Toolbox(submission.tools, home, context)
-    session = Session(connection, Journal(submission.program), toolbox, submission.start())
+    session = Session(connection, journal, toolbox, submission.start())
     metadata = context.run(trace_context)
     await session.listen(connection.stub.Run(session.requests(), metadata=metadata))
     return session

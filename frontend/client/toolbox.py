@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -28,9 +28,17 @@ class ClientTool(Protocol):
 
     is_async: bool
 
+    on_error: Callable[[Exception], Any] | None
+    """What it gives in place of a result when it has failed for good."""
+
     @property
     def timeout_s(self) -> float | None:
         """Seconds that one call may take."""
+        ...
+
+    @property
+    def attempts(self) -> int:
+        """How often it may be called before it has failed for good."""
         ...
 
     def arguments(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,28 +95,46 @@ class Toolbox:
                 fault_of(RuntimeError(f"tool {call.tool!r} cancelled itself"), "tool_failed")
             )
         except Exception as problem:
-            answer.fault.CopyFrom(self._fault(call.tool, tool, problem, late=limit.expired()))
+            if limit.expired():
+                problem = TimeoutError(f"tool {call.tool!r} did not return within {tool.timeout_s:g} s")
+                fault = fault_of(problem, "timeout", retryable=True)
+            else:
+                fault = fault_of(problem, "tool_failed", retryable=not isinstance(problem, TraceError))
+            await self._failed(answer, tool, problem, fault)
         return answer
 
     async def _run(self, tool: ClientTool, text: str) -> str:
         arguments = tool.arguments(json.loads(text))
-        context = self._context.copy()
         if tool.is_async:
-            result = await self._at_home.run(partial(_invoked, tool, arguments), context)
+            result = await self._at_home.run(partial(_invoked, tool, arguments), self._context.copy())
         else:
-            result = await self._in_threads.call(partial(context.run, tool.invoke, arguments))
-        return json.dumps(tool.dump(result), ensure_ascii=False)
+            result = await self._in_thread(tool.invoke, arguments)
+        return _dumped(tool, result)
 
-    def _fault(self, name: str, tool: ClientTool, problem: Exception, *, late: bool) -> value_pb2.Fault:
-        if late:
-            problem = TimeoutError(f"tool {name!r} did not return within {tool.timeout_s:g} s")
-            return fault_of(problem, "timeout", retryable=True)
-        self.raised.append(problem)
-        return fault_of(problem, "tool_failed", retryable=not isinstance(problem, TraceError))
+    async def _failed(
+        self, answer: pb.ToolAnswer, tool: ClientTool, problem: Exception, fault: value_pb2.Fault
+    ) -> None:
+        """Answer that a tool has failed, or what it gives instead; mistakes in programs are no failures."""
+        if tool.on_error and answer.attempt >= tool.attempts and not isinstance(problem, TraceError):
+            try:
+                answer.json = _dumped(tool, await self._in_thread(tool.on_error, problem))
+                return
+            except Exception as another:
+                problem, fault = another, fault_of(another, "tool_failed")
+        if fault.code == "tool_failed":
+            self.raised.append(problem)
+        answer.fault.CopyFrom(fault)
+
+    async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
+        return await self._in_threads.call(partial(self._context.copy().run, function, argument))
 
 
 def _deadline(timeout_s: float | None) -> float | None:
     return None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+
+
+def _dumped(tool: ClientTool, result: Any) -> str:
+    return json.dumps(tool.dump(result), ensure_ascii=False)
 
 
 async def _invoked(tool: ClientTool, arguments: Mapping[str, Any]) -> Any:

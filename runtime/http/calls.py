@@ -121,23 +121,21 @@ class Call:
         The streamed values must be the first outputs of the graph. Raises ApiError.
         """
         places = {value: place for place, value in enumerate(self._streamed)}
-        makers: dict[int, list[int]] = defaultdict(list)
-        for value, place in places.items():
-            makers[self._maker(value)].append(place)
-        texts = [_Text() for _ in self._streamed]
-        async for events in self._run.record.log.follow():
+        sent = [0] * len(self._streamed)  # characters
+        async for events in self._run.record.log.follow(quiet=True):
             new: dict[int, list[str]] = defaultdict(list)
             for event in events.events:
                 if event.HasField("delta"):
-                    place = places[decode_value(event.delta.value)]
-                    new[place].append(texts[place].take(event.delta.text))
-                elif event.HasField("node") and event.node.phase == "started":
-                    for place in makers.get(event.node.node, ()):
-                        texts[place].begin_again()
-            if new:
-                yield [Piece(place, "".join(parts)) for place, parts in new.items()]
+                    if event.delta.again:
+                        raise _diverged()
+                    new[places[decode_value(event.delta.value)]].append(event.delta.text)
+            pieces = [Piece(place, "".join(parts)) for place, parts in new.items()]
+            for piece in pieces:
+                sent[piece.stream] += len(piece.text)
+            if pieces:
+                yield pieces
         outputs = await self.outputs()
-        yield [Piece(place, text.rest(text_of(outputs[place]))) for place, text in enumerate(texts)]
+        yield [Piece(place, text_of(outputs[place])[length:]) for place, length in enumerate(sent)]
 
     # ---- what it took, once it is over
 
@@ -167,34 +165,6 @@ class Call:
 
     def _maker(self, value: Value) -> int:
         return self._run.graph.resolve(value).node
-
-
-class _Text:
-    """A text that is sent in pieces, and may have to be written again from its beginning."""
-
-    def __init__(self) -> None:
-        self._sent: list[str] = []
-        self._again = ""  # what was sent and has not been written again yet
-
-    def begin_again(self) -> None:
-        """It is written from its beginning: for the first time, or on another worker."""
-        self._again = "".join(self._sent)
-
-    def take(self, text: str) -> str:
-        """What of the next piece has not been sent yet."""
-        known = min(len(text), len(self._again))
-        if text[:known] != self._again[:known]:
-            raise _diverged()
-        self._again = self._again[known:]
-        self._sent.append(text[known:])
-        return text[known:]
-
-    def rest(self, whole: str) -> str:
-        """What of the whole text has not been sent yet."""
-        sent = "".join(self._sent)
-        if not whole.startswith(sent):
-            raise _diverged()
-        return whole[len(sent) :]
 
 
 def _diverged() -> ApiError:

@@ -19,7 +19,7 @@ from weft.graph.live import Growth, LiveGraph
 from weft.graph.observed import duration_key, length_key
 from weft.graph.ops.common import Interrupt, Tool
 from weft.graph.ops.primitive import Decode, Rate
-from weft.graph.values import Datum, plain
+from weft.graph.values import Datum
 from weft.proto import graph_pb2, value_pb2, worker_pb2
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.config import Settings
@@ -45,6 +45,7 @@ from .run import Run
 from .shared_results import Results
 from .shell import Shell
 from .timer import now
+from .told import tool_arguments
 
 __all__ = ["Orchestrator"]
 
@@ -116,6 +117,7 @@ class Orchestrator:
         *,
         grows: bool = False,
         stream: Iterable[graph_pb2.Value] = (),
+        follow: bool = False,
         tools: frozenset[str] = frozenset(),
         once: bool = False,
         lasting: bool = False,
@@ -143,6 +145,7 @@ class Orchestrator:
                 record.read_bytes = request.graph.ByteSize()
             durable = self.keeping.durable(record.id) if lasting else None
             run = self._run_of(record, begun, request, durable, grows=grows, tools=tools)
+            run.told.follow = follow
             try:
                 run.stream(decode_value(value) for value in stream)
             except GraphError as problem:
@@ -359,12 +362,11 @@ class Orchestrator:
             run.record.emit(pb.RunEvent(interrupted=run.question(node)), now())
             return
         assert isinstance(node.op, Tool)
-        arguments = {name: plain(datum) for name, datum in run.operands(node).items()}
         call = pb.ToolCall(
             node=node.id,
             attempt=attempt,
             tool=node.op.tool,
-            arguments=json.dumps(arguments, ensure_ascii=False),
+            arguments=tool_arguments(node, run.values),
             idempotency_key=f"{run.id}/{node.id}",
         )
         run.record.emit(pb.RunEvent(tool=call), now())

@@ -79,6 +79,8 @@ class NodeChange(NamedTuple):
             worker=self.worker,
             timing=self.timing,
             fault=encode_fault(self.fault) if self.fault else None,
+            op=self.node.op.label(),
+            name=self.node.name,
         )
         return pb.RunEvent(run=self.run, at_s=self.at_s, node=event)
 
@@ -216,21 +218,28 @@ def _message(event: _Entry, quiet: bool) -> pb.RunEvent | None:
 def _condensed(events: Sequence[_Entry]) -> list[_Entry]:
     """The same events with the deltas of each text as one, and only the last of very many."""
     deltas = [event for event in events if isinstance(event, pb.RunEvent) and event.HasField("delta")]
-    texts: dict[tuple[int, int], list[str]] = {}
+    texts: dict[tuple[int, int, int], list[str]] = {}
     for delta in deltas:
-        texts.setdefault(_streamed(delta), []).append(delta.delta.text)
+        pieces = texts.setdefault(_streamed(delta), [])
+        if delta.delta.again:
+            pieces.clear()
+        pieces.append(delta.delta.text)
     kept: list[_Entry] = []
     for event in events if deltas else ():
         if not (isinstance(event, pb.RunEvent) and event.HasField("delta")):
             kept.append(event)
         elif _streamed(event) in texts:
-            whole = pb.TextDelta(value=event.delta.value, text="".join(texts.pop(_streamed(event))))
-            kept.append(pb.RunEvent(run=event.run, at_s=event.at_s, delta=whole))
+            whole = pb.RunEvent()
+            whole.CopyFrom(event)
+            whole.delta.text = "".join(texts.pop(_streamed(event)))
+            kept.append(whole)
     return kept[-_KEPT_EVENTS:] if deltas else list(events[-_KEPT_EVENTS:])
 
 
-def _streamed(event: pb.RunEvent) -> tuple[int, int]:
-    return event.delta.value.node, event.delta.value.output
+def _streamed(event: pb.RunEvent) -> tuple[int, int, int]:
+    """Which text, of those that the client has named or that a node writes, an event is about."""
+    delta = event.delta
+    return delta.node, delta.value.node, delta.value.output
 
 
 @dataclass(eq=False)

@@ -28,6 +28,7 @@ from .recipe import context_key, recipe
 from .record import OBSERVED, Attempt, NodeChange, NodeTimes, Outcome, RunRecord, Unfinished, label
 from .reuse import Reuse
 from .shared_results import Results
+from .told import Told
 from .trace import ORCHESTRATOR
 
 __all__ = ["Run"]
@@ -58,9 +59,9 @@ class Run:
     _finished_s: dict[int, float] = field(default_factory=dict)
     _takers: dict[int, int] = field(default_factory=dict)  # by node: how many take its results
     _wanted: dict[Value, list[Value]] = field(default_factory=dict)  # live value -> the client's names
-    _streams: dict[int, list[Value]] = field(default_factory=dict)  # decode -> the client's names of its text
     unblocked: dict[int, None] = field(default_factory=dict)  # maps that may begin further bodies
     foresight: Foresight = field(init=False)
+    told: Told = field(init=False)
     reuse: Reuse = field(init=False)
     own: OwnWork = field(init=False)
     _needs: Needs = field(init=False)
@@ -69,6 +70,7 @@ class Run:
         self.id = self.record.id
         self.values = self.graph.known
         self.foresight = Foresight(self.graph, self._wanted.keys())
+        self.told = Told(self.record, self.graph.nodes, self.values)
         self.own = OwnWork(self.values)
         self._needs = Needs(self.graph.nodes, self.pending, self._wanted.keys())
         self.reuse = Reuse(
@@ -172,6 +174,7 @@ class Run:
         self.unblocked.update(dict.fromkeys(self.graph.learned(values)))
         self.reuse.learned(values)
         self.own.learned(values)
+        self.told.learned(values, at)
         for value, datum in values.items():
             if isinstance(datum, TextValue):
                 self.graph.streams.ended(number, datum.text)
@@ -245,12 +248,11 @@ class Run:
     def stream(self, names: Iterable[Value]) -> None:
         """Send the deltas of these texts of the client, if a model writes them."""
         for name in names:
-            value = self.graph.resolve(name)
-            self._streams.setdefault(value.node, []).append(name)
+            self.told.stream(self.graph.resolve(name).node, name)
 
     def streamed(self, number: int) -> worker_pb2.Stream.ValueType:
         """What of a node's text is wanted before its end, or may come to be."""
-        if number in self._streams:
+        if self.told.streams(self.node(number)):
             return worker_pb2.STREAM_TEXT
         return worker_pb2.STREAM_PARTS if self._is_read(number) else worker_pb2.STREAM_NONE
 
@@ -262,14 +264,6 @@ class Run:
             return False
         op = self.node(number).op
         return isinstance(op, Decode) and isinstance(op.constraint, JsonSchema)
-
-    def send_delta(self, number: int, text: str, now: float) -> None:
-        """Tell the client what a model has just written."""
-        for name in self._streams.get(number, ()) if number in self.attempts else ():
-            if self.record.first_text_s is None:
-                self.record.first_text_s = now - self.record.started_s
-            delta = pb.TextDelta(value=encode_value(name), text=text)
-            self.record.emit(pb.RunEvent(delta=delta), now)
 
     def _send_known(self, name: Value, value: Value, now: float) -> None:
         known = pb.Known(value=encode_value(name), datum=encode_datum(self.values[value]))
@@ -290,6 +284,7 @@ class Run:
         begun = self.attempts[number] = Attempt(self.id, at_s, node, track, attempt)
         if self._is_read(number):
             self.graph.streams.begin(number)
+        self.told.begin(node, now)
         if node.op.kind in OBSERVED:
             self.record.log.append(begun)
             if given_up is not None:
@@ -306,6 +301,7 @@ class Run:
     ) -> None:
         """Tell the followers that an attempt has ended without results."""
         node = attempt.node
+        self.told.ended(node, fault or Fault("cancelled", "nobody needs it any more"), now)
         if node.op.kind in OBSERVED:
             at_s = now - self.record.started_s
             self.record.unfinished.append(Unfinished(attempt, at_s, outcome, fault))
@@ -332,7 +328,7 @@ class Run:
         assert isinstance(node.op, Interrupt)
         value = json.dumps(plain(self.operands(node)["value"]), ensure_ascii=False)
         schema = node.op.type.schema if isinstance(node.op.type, Data) else '{"type":"string"}'
-        return pb.Interrupted(node=node.id, label=label(node), value=value, type=schema)
+        return pb.Interrupted(node=node.id, label=label(node), value=value, type=schema, name=node.name)
 
     def write(self, value: Value, message: value_pb2.Datum) -> None:
         """Make an empty message say a known value for a worker that does not hold it; a KV value in full."""

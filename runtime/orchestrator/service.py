@@ -99,7 +99,11 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             raise invalid("the first request of a Run stream must be `start`")
         start = requests[0].start
         run = self._orchestrator.start(
-            start.submit, grows=start.grows, stream=start.stream, tools=frozenset(start.tools)
+            start.submit,
+            grows=start.grows,
+            stream=start.stream,
+            follow=start.follow,
+            tools=frozenset(start.tools),
         )
         return run, start.submit.quiet
 

@@ -156,7 +156,7 @@ class Shell:
         if not delta.text:
             self.handle(ev.PromptRead(delta.run, delta.node, delta.attempt))
             return
-        run.send_delta(delta.node, delta.text, now())
+        run.told.write(run.node(delta.node), delta.text, now())
         self._guarded(run, delta.node, partial(self._written, run, delta.node, delta.text))
 
     def _written(self, run: Run, decode: int, text: str) -> None:

@@ -29,7 +29,7 @@ from weft.graph.errors import GraphError
 from weft.graph.evaluate import evaluate, lift
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.live import LiveGraph
-from weft.graph.ops.common import Embed, Input, Search, Tool
+from weft.graph.ops.common import Const, Embed, Input, Search, Tool
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Score, Upsert
 from weft.graph.prompt import Fixed, Message, Piece
 from weft.graph.sampling import Choices, JsonSchema
@@ -153,7 +153,8 @@ class MiniRun:
         return [encode_datum(self._values[self.live.resolve(value)]) for value in self.graph.outputs]
 
     def _grow(self, graph: Graph, *, closed: bool) -> Steps[None]:
-        self._todo += self.live.extend(graph, closed=closed)
+        nodes = self.live.extend(graph, closed=closed)
+        self._todo += sorted(nodes, key=lambda node: not isinstance(node.op, Const))  # which bodies share
         while self._todo:
             node = self._todo.pop(0)
             yield from self._step(node)
@@ -167,14 +168,16 @@ class MiniRun:
         if node.op.kind == "control":
             self._todo[:0] = self.live.expand(node.id, args).nodes
             return
-        yield self._event(node=pb.NodeEvent(node=node.id, label=node.op.label(), phase="started"))
+        op = node.op.label()
+        event: dict[str, Any] = {"node": node.id, "label": op, "op": op, "name": node.name}
+        yield self._event(node=pb.NodeEvent(**event, phase="started"))
         results = yield from self._compute(node, args)
         for output, datum in enumerate(results):
             self._values[Value(node.id, output)] = datum
         made = {Value(node.id, output): datum for output, datum in enumerate(results)}
         for control in self.live.learned(made):
             self._todo += self.live.advance(control).nodes
-        yield self._event(node=pb.NodeEvent(node=node.id, label=node.op.label(), phase="done"))
+        yield self._event(node=pb.NodeEvent(**event, phase="done"))
 
     def _compute(self, node: Node, args: dict[str, Datum]) -> Steps[Sequence[Datum]]:
         match node.op:
@@ -214,20 +217,33 @@ class MiniRun:
             case _:
                 text = f"[{prompt}]"
         self._read[Value(node.id)] = prompt + text
-        for name in self._streams:
-            if self.live.resolve(name) == Value(node.id, 1):
-                for piece in (text[:3], text[3:]):
-                    yield self._event(delta=pb.TextDelta(value=encode_value(name), text=piece))
+        names = [encode_value(n) for n in self._streams if self.live.resolve(n) == Value(node.id, 1)]
+        if names or (self.start.follow and node.name):
+            value = names[0] if names else None
+            for piece, again in (
+                (text[:3], False),
+                *((p, True) for p in self.server.again),
+                (text[3:], False),
+            ):
+                delta = pb.TextDelta(value=value, text=piece, node=node.id, name=node.name, again=again)
+                yield self._event(delta=delta)
         return [KvValue(f"{self.id}/{node.id}"), TextValue(text)]
 
     def _tool(self, node: Node, op: Tool, args: dict[str, Datum]) -> Steps[Sequence[Datum]]:
         arguments = json.dumps({name: plain(datum) for name, datum in args.items()})
         for attempt in range(1, node.policy.attempts + 1):
-            call = pb.ToolCall(node=node.id, attempt=attempt, tool=op.tool, arguments=arguments)
+            told: dict[str, Any] = {"node": node.id, "tool": op.tool}
+            if self.start.follow:
+                yield self._event(tool_started=pb.ToolStarted(**told, arguments=arguments))
+            call = pb.ToolCall(**told, attempt=attempt, arguments=arguments)
             yield self._event(tool=call)
             request = self._next()
             while not request.HasField("tool"):
                 request = self._next()
+            if self.start.follow:
+                failed = request.tool.HasField("fault")
+                told["fault" if failed else "json"] = request.tool.fault if failed else request.tool.json
+                yield self._event(tool_ended=pb.ToolEnded(**told))
             if not request.tool.HasField("fault"):
                 return [lift(json.loads(request.tool.json))]
             if not request.tool.fault.retryable:
@@ -290,6 +306,7 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
         self.runs: dict[str, MiniRun] = {}
         self.prompts: list[str] = []
         self.seeds: list[int] = []
+        self.again: list[str] = []  # what takes the place of the beginning of each text
 
     @property
     def last(self) -> MiniRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import get_args, get_origin
 
 import pytest
 
@@ -14,19 +15,32 @@ NAMES = [
     "Client",
     "Context",
     "Document",
+    "Emitted",
+    "Event",
+    "Interrupted",
+    "Message",
+    "ModelCall",
+    "NodeChanged",
     "Passage",
     "Program",
     "ProgramError",
     "RetryPolicy",
     "Run",
+    "RunFinished",
+    "RunStarted",
     "Static",
+    "TextAdded",
     "TimeoutPolicy",
+    "ToolEnded",
+    "ToolStarted",
     "TraceError",
     "Var",
     "WeftError",
     "cond",
     "connect",
     "embed",
+    "emit",
+    "fake_model",
     "fold",
     "gen",
     "ingest",
@@ -49,7 +63,8 @@ def test_the_names_are_these() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_is_there_and_says_what_it_is(name: str) -> None:
-    assert getattr(weft, name).__doc__
+    found = getattr(weft, name)
+    assert all((get_origin(part) or part).__doc__ for part in get_args(found) or (found,))
     assert name in dir(weft)
 
 

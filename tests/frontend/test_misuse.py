@@ -128,7 +128,7 @@ def test_a_tool_may_compute(use: Callable[[Any, Any], Any]) -> None:
         (lambda x, xs: "".join(xs), "iterating over it needs"),
         (lambda x, xs: random.choice(xs), r"len\(\) needs"),  # the line is not that of Python's library
         (lambda x, xs: {"a": 1}[x], "looking it up needs <%0 text.*; await it"),
-        (lambda x, xs: gen([{"role": "user", "content": x}]), r"not a list; write .* Context\(system=…\)"),
+        (lambda x, xs: gen([{"role": "user", "content": x}]), r"not a list; write .* Context\(messages=…\)"),
         (lambda x, xs: gen(x, type={"type": "object"}), "write a JSON Schema as Annotated.*WithJsonSchema"),
         (lambda x, xs: untyped.interrupt(x, type={"type": "a"}), "no JSON Schema: Unknown schema type"),
         (lambda x, xs: asyncio.run(awaits(x)), "only an async program can await a value; make it"),
@@ -153,7 +153,10 @@ def test_a_tool_may_compute(use: Callable[[Any, Any], Any]) -> None:
         (lambda x, xs: gen(x, type=Callable[[], int]), "cannot make a .*Callable"),
         (lambda x, xs: gen(x, max_tokens="9"), r"max_tokens of gen\(\) must be a whole number, not '9'"),
         (lambda x, xs: gen(x, max_tokens=1.5), r"max_tokens of gen\(\) must be a whole number, not 1\.5"),
-        (lambda x, xs: gen(x, max_tokens=x), r"max_tokens of gen\(\) must be a whole number"),
+        (
+            lambda x, xs: gen(x, max_tokens=x),
+            r"max_tokens of gen\(\) must .* known now; annotate .* Static\[",
+        ),
         (lambda x, xs: gen(x, temperature="hot"), r"temperature of gen\(\) must be a number, not 'hot'"),
         (lambda x, xs: gen(x, top_p=True), r"top_p of gen\(\) must be a number, not True"),
         (lambda x, xs: gen(x, seed="a"), r"seed of gen\(\) must be a whole number, not 'a'"),
@@ -168,10 +171,6 @@ def test_a_tool_may_compute(use: Callable[[Any, Any], Any]) -> None:
         ),
         (lambda x, xs: gen(x, retry=3), "retry must be a RetryPolicy, not 3"),
         (lambda x, xs: server_tool("find")(x), r"by name: write find\(name=value\)"),
-        (
-            lambda x, xs: ask.submit(x),
-            "argument 'text' is a value that only a run will know",
-        ),
         (lambda x, xs: gen(x, max_tokens=0), "max_tokens must be at least 1"),
         (lambda x, xs: gen(x, temperature=-1), "temperature must lie between"),
         (lambda x, xs: gen(x, top_p=0), "top_p must lie in"),
@@ -253,11 +252,28 @@ def test_misuse(use: Callable[[Any, Any], Any], message: str) -> None:
         (lambda c: c.user("a").text("b").user("c"), "turn of the assistant that is not complete"),
         (lambda c: c.user("a").gen(n=2), "takes no 'n'"),
         (lambda c: c.user("a").gen(raw=True), "takes no 'raw'"),
+        (lambda c: c.text("a").messages, "plain text is no message; call"),
+        (lambda c: c.user("a").text("b").messages, "a turn that is not complete is no message; call"),
     ],
 )
 def test_misuse_of_contexts(use: Callable[[Context], Any], message: str) -> None:
     with pytest.raises(TraceError, match=f"{HERE}.*{message}"):
         traced(lambda x, xs: use(Context()))
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        ({"role": "tool", "content": "x"}, "no role 'tool'; known: .*; write what a tool says as a turn of"),
+        ({"role": "me", "content": "x"}, "no role 'me'; known: 'system', 'user', 'assistant'$"),
+        ({"role": "assistant", "content": None}, "content of a message must be a text, not NoneType"),
+        ({"role": "user"}, "a dict with 'role' and 'content', not one with 'role'"),
+        ("hello", "a dict with 'role' and 'content', not 'hello'"),
+    ],
+)
+def test_what_is_no_message(message: Any, problem: str) -> None:
+    with pytest.raises(TraceError, match=f"{HERE}.*{problem}"):
+        traced(lambda x, xs: Context(messages=[message]))
 
 
 @pytest.mark.parametrize(
@@ -278,6 +294,23 @@ def test_misuse_of_contexts(use: Callable[[Context], Any], message: str) -> None
 def test_operations_stand_in_programs(use: Callable[[], Any]) -> None:
     with pytest.raises(TraceError, match=f"{HERE}.*outside of a program; .*@program"):
         use()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda part, x: part.invoke("a"),
+        lambda part, x: list(part.stream("a")),
+        lambda part, x: list(part.events("a")),
+        lambda part, x: part.batch([("a",)]),
+        lambda part, x: part.submit("a"),
+        lambda part, x: part.using(timeout=1).invoke(x),
+        lambda part, x: map(lambda word: part.invoke("a"), [x]),
+    ],
+)
+def test_a_run_while_a_program_is_traced(run: Callable[[Any, Any], Any]) -> None:
+    with pytest.raises(TraceError, match=rf"{HERE}.*'ask' would run while .* is traced.*: ask\(…\)"):
+        traced(lambda x, xs: run(ask, x))
 
 
 def test_tools_of_the_server_stand_in_programs() -> None:

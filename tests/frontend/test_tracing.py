@@ -14,6 +14,7 @@ from weft import (
     Chunking,
     Context,
     Document,
+    Message,
     RetryPolicy,
     Static,
     TimeoutPolicy,
@@ -177,6 +178,18 @@ def test_plain_text_context() -> None:
     op = last(complete)
     assert [message.role for message in op.messages] == ["raw"]
     assert len(op.messages[0].parts) == 5
+
+
+def test_a_context_of_messages() -> None:
+    said: list[Message] = [{"role": "user", "content": "Example?"}, {"role": "assistant", "content": "Yes."}]
+
+    def loaded(q: str) -> str:
+        return Context(system="Act.", messages=[*said, {"role": "user", "content": q}]).gen()
+
+    def told(q: str) -> str:
+        return Context(system="Act.").user("Example?").assistant("Yes.").user(q).gen()
+
+    assert last(loaded) == last(told)
 
 
 def test_a_context_as_a_prompt() -> None:

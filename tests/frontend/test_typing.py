@@ -9,7 +9,23 @@ from typing import Any, Literal, assert_type
 
 from pydantic import BaseModel
 
-from weft import Context, Run, Var, cond, fold, gen, interrupt, loop, map, program, select, server_tool, tool
+from weft import (
+    Context,
+    Event,
+    Run,
+    RunFinished,
+    Var,
+    cond,
+    fold,
+    gen,
+    interrupt,
+    loop,
+    map,
+    program,
+    select,
+    server_tool,
+    tool,
+)
 from weft.graph.ops.common import Gather
 
 from .traced import last, text_of
@@ -71,12 +87,17 @@ def results_of_programs() -> None:
     assert_type(next(judge.batch_as_completed([])), tuple[int, Verdict])
     answer: str = agent("a")
     assert_type(agent.submit(answer, stream=True), Run[str])
+    for event in agent.events("a"):
+        assert_type(event, Event[str])
+        if isinstance(event, RunFinished):
+            assert_type(event.result, str | None)
 
 
 async def results_of_programs_in_async_code() -> None:
     assert_type(await agent("a"), str)
     assert_type(await agent.ainvoke("a"), str)
     assert_type(await judge.abatch([]), list[Verdict])
+    assert_type(await agent.asubmit("a"), Run[str])
     task = asyncio.create_task(agent("a"))
     text: str = await task
     assert_type(await agent(text), str)

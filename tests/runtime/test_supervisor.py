@@ -30,7 +30,8 @@ class FakeLayout:
     key: str | None = None
 
     def orchestrator(self, folder: Path) -> ProcessSpec:
-        return ProcessSpec("orchestrator", (_FAKE, "orchestrator", str(folder), self.orchestrator_behaviour))
+        arguments = (_FAKE, "orchestrator", str(folder), self.orchestrator_behaviour)
+        return ProcessSpec("orchestrator", arguments, announces=True)
 
     def workers(self, folder: Path, address: str) -> list[ProcessSpec]:
         assert address == f"unix:{folder}/orchestrator"
@@ -222,6 +223,15 @@ def test_only_a_server_of_its_own_has_a_door_and_nobody_sees_its_key(tmp_path: P
     for spec in (served, *workers):
         assert "hidden" not in str(spec.arguments)
         assert spec.environment["WEFT_API_KEY"] == "hidden"
+
+
+async def test_all_that_workers_print_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    async with running(Supervisor(FakeLayout({"worker": "talking"}))):
+        said = ""
+        while said.count("\n") < 2:
+            await asyncio.sleep(0.01)
+            said += capfd.readouterr().err
+    assert said == "worker: one\nworker: two\n"
 
 
 async def test_a_real_server_stops_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

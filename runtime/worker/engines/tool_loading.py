@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NotRequired, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -55,11 +57,14 @@ class ServerTool:
 
 
 def load_tools(entry_points: Iterable[str]) -> dict[str, ServerTool]:
-    """The tools by name.
+    """The tools by name; their modules may lie in the working folder.
 
     Raises StartError for a module or function that is not there, a signature that cannot be called by name,
     and two tools of one name.
     """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # last: its folders may have the names of packages
     tools: dict[str, ServerTool] = {}
     for entry_point in entry_points:
         tool = tool_of(_resolve(entry_point), entry_point)

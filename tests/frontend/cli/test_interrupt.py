@@ -125,7 +125,7 @@ def test_an_async_program_awaits_an_answer(server: str) -> None:
 
 
 def test_who_answers_what_is_no_longer_asked_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = Interrupted(0.0, 1, "%1 interrupt", "now?", '{"type": "string"}')
+    asked = Interrupted(0.0, 1, "%1 interrupt", "now?", '{"type": "string"}', "")
 
     class Run:
         """It has given up the wait meanwhile."""

@@ -101,6 +101,15 @@ def test_events_of_a_run_that_fails(server: MiniServer) -> None:
     assert (last.state, last.error) == ("failed", "the model broke")
 
 
+def test_a_client_as_a_context_manager_ends_its_runs(server: MiniServer) -> None:
+    with Client(server.address) as client:
+        assert echo.using(client)("hi") == "[<user>Say hi<assistant>]"
+        run = echo.using(client).submit("HANG")
+    with pytest.raises(RunCancelled, match="the run was abandoned"):
+        run.result(timeout=10)
+    assert server.last.cancelled.wait(10)
+
+
 def test_cancelling(server: MiniServer) -> None:
     run = echo.submit("HANG")
     run.cancel()

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import pytest
 from pydantic import BaseModel
 
-from weft import Context, ProgramError, TraceError, gen, ingest, map, program, search, select, tool
+from weft import (
+    Context,
+    Message,
+    ProgramError,
+    TraceError,
+    gen,
+    ingest,
+    map,
+    program,
+    search,
+    select,
+    tool,
+)
 from weft.frontend.errors import RunCancelled, RunTimeout
 from weft.graph.codec import decode_graph
 from weft.graph.ops.user import Generate
@@ -48,6 +60,13 @@ async def agent(question: str, turns: int = 2) -> str:
         assert isinstance(step, Step)
         context.user(f"Observation: {look(step.input)}")
     return context.gen()
+
+
+@program
+async def converse(history: list[Message], text: str) -> list[Message]:
+    chat = Context(system="Act.", messages=history).user(f"{text} {look(text)}")
+    chat.gen()
+    return chat.messages[1:]
 
 
 @program
@@ -130,6 +149,27 @@ async def leaking(kept: str) -> str:
 
 
 _leaked: list[Any] = []
+
+
+def test_a_value_that_is_to_come_is_no_argument_of_another_run(server: MiniServer) -> None:
+    @program
+    async def handing() -> str:
+        return await plain.ainvoke(gen("x"))
+
+    with pytest.raises(TraceError, match=r"test_dynamic\.py:\d+: .*'text' is a value .* await it, or call"):
+        handing()
+
+
+def test_messages_go_from_one_run_to_the_next(server: MiniServer) -> None:
+    history = list[Message](converse([], "one"))
+    assert history == [
+        {"role": "user", "content": "one saw one"},
+        {"role": "assistant", "content": "[<system>Act.<user>one saw one<assistant>]"},
+    ]
+    longer = list[Message](converse(history, "two"))
+    assert longer[:2] == history
+    past = "".join(f"<{message['role']}>{message['content']}" for message in longer[:3])
+    assert longer[3]["content"] == f"[<system>Act.{past}<assistant>]"
 
 
 def test_an_agent(server: MiniServer) -> None:

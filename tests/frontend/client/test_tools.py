@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from pydantic import BaseModel
 
-from weft import ProgramError, RetryPolicy, program, tool
+from weft import ProgramError, RetryPolicy, ToolEnded, gen, map, program, tool
 from weft.frontend.errors import RunTimeout, ToolError, TraceError
+from weft.graph.ops.common import Tool
 from weft.runtime.worker.engines.tool_loading import tool_of
 
 if TYPE_CHECKING:
@@ -74,6 +75,44 @@ def stuck() -> str:
 @tool
 def wrong() -> int:
     return cast(int, "many")  # as untyped code would hand it on
+
+
+def excuse(problem: Exception) -> str:
+    return f"sorry {user.get()}: {problem}"
+
+
+@tool(on_error=excuse, retry=RetryPolicy(attempts=2, backoff=0.0), timeout=5)
+def excused(item: str) -> str:
+    attempts.append(1)
+    if item == "mistake":
+        return gen(item)  # a mistake in the program
+    raise OSError(f"no {item}")
+
+
+@tool(on_error=excuse, timeout=0.05)
+async def excused_late() -> str:
+    await asyncio.sleep(30)
+    return "never"
+
+
+@tool(on_error=lambda problem: cast(int, str(problem)))
+def wrongly_excused() -> int:
+    raise OSError("many")
+
+
+@program
+def shopping(items: list[str]) -> list[str]:
+    return map(lambda item: gen(f"Buy {excused(item)}"), items)
+
+
+@program
+async def waiting() -> str:
+    return await excused_late()
+
+
+@program
+def excusing() -> int:
+    return wrongly_excused()
 
 
 @program
@@ -158,6 +197,38 @@ def test_a_tool_is_tried_again(server: MiniServer) -> None:
 def test_a_tool_that_hangs_runs_out_of_time(server: MiniServer, slow: Any) -> None:
     with pytest.raises(RunTimeout, match=r"did not return within 0\.05 s"):
         slow()
+
+
+def test_what_a_tool_gives_in_place_of_a_failure(server: MiniServer) -> None:
+    attempts.clear()
+    token = user.set("me")
+    try:
+        assert shopping(["tea", "milk"]) == [
+            "[<user>Buy sorry me: no tea<assistant>]",
+            "[<user>Buy sorry me: no milk<assistant>]",
+        ]
+    finally:
+        user.reset(token)
+    assert len(attempts) == 4
+    ended = [
+        event.error or event.result for event in shopping.events(["tea"]) if isinstance(event, ToolEnded)
+    ]
+    assert ended == ["OSError: no tea", "sorry nobody: no tea"]
+
+
+async def test_what_a_tool_gives_that_is_out_of_time(server: MiniServer) -> None:
+    assert await waiting() == "sorry nobody: tool 'excused_late' did not return within 0.05 s"
+    (node,) = [node for node in server.last.live.nodes.values() if isinstance(node.op, Tool)]
+    assert node.policy.timeout_s is None
+
+
+def test_mistakes_in_tools_are_not_excused(server: MiniServer) -> None:
+    attempts.clear()
+    with pytest.raises(ToolError, match=r"gen\(\) stands outside of a program"):
+        shopping(["mistake"])
+    assert len(attempts) == 1
+    with pytest.raises(ToolError, match="does not return the declared int"):
+        excusing()
 
 
 def test_a_result_of_the_wrong_type_is_a_failure_of_the_tool(server: MiniServer) -> None:

@@ -45,6 +45,8 @@ def _main(role: str, folder: Path, behaviour: str) -> None:
     if behaviour == "broken":
         print("some earlier line", file=sys.stderr)
         sys.exit(f"{role}: the folder 'nowhere' does not exist")
+    if behaviour == "talking":
+        print("one\ntwo", flush=True)
     if behaviour == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     server = _serve(folder) if role == "orchestrator" else None

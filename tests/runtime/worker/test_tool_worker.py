@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,19 @@ async def test_what_is_no_tool_is_one_clear_line(module: str, entry_points: list
         await engine.start()
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+async def test_a_module_may_lie_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lies_here.py").write_text("def found() -> str: return 'here'")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    engine = ToolEngine(["lies_here:found"])
+    await engine.start()
+    assert [tool.name for tool in engine.info().tools] == ["found"]
+    assert sys.path[-1] == str(tmp_path)
+    await engine.stop()
 
 
 async def test_a_decorated_function_keeps_what_its_decorator_does(

@@ -23,7 +23,7 @@ class _Layout:
         self._settings = settings
 
     def orchestrator(self, folder: Path) -> ProcessSpec:
-        return ProcessSpec("orchestrator", (sys.argv[1], "orchestrator", str(folder), "good"))
+        return ProcessSpec("orchestrator", (sys.argv[1], "orchestrator", str(folder), "good"), announces=True)
 
     def workers(self, folder: Path, address: str) -> list[ProcessSpec]:
         return [ProcessSpec("worker", (sys.argv[1], "worker", str(folder), "good"))]
