@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -43,6 +44,16 @@ def extend(
         withdrawn=[encode_value(Value(number)) for number in withdrawn],
     )
     return pb.RunRequest(extend=increment)
+
+
+CACHED = Node(0, replace(ask(0).op, cache=True))
+
+
+async def growing(stage: Any, batch: str = "") -> Conversation:
+    """A growing run, of a batch perhaps."""
+    talk = Conversation(stage.stub)
+    await talk.say(pb.RunRequest(start=pb.Start(submit=pb.SubmitRequest(batch=batch), grows=True)))
+    return talk
 
 
 def noting(number: int, operand: int | None = None) -> Node:
@@ -314,10 +325,8 @@ async def test_what_others_of_a_batch_wait_for_is_computed_by_one_of_them(
     stage: Any, worker: Any, until: Any
 ) -> None:
     """The first computes and withdraws, the second waits for it and withdraws before; the third has it."""
-    runs = [Conversation(stage.stub) for _ in range(3)]
+    runs = [await growing(stage, "b") for _ in range(3)]
     for talk in runs:
-        start = pb.Start(submit=pb.SubmitRequest(batch="b"), grows=True)
-        await talk.say(pb.RunRequest(start=start))
         await talk.say(extend(ask(0), wanted=[0]))
         await talk.next("started")
     first, second, third = runs
@@ -330,6 +339,72 @@ async def test_what_others_of_a_batch_wait_for_is_computed_by_one_of_them(
     for talk in (first, second):
         await talk.say(extend(wanted=[0]))
         assert (await talk.next("known")).datum.text.text == "<hello>"
+
+
+@pytest.mark.parametrize("batch", ["", "b"])
+async def test_what_is_taken_up_again_is_kept_for_equal_work(
+    stage: Any, worker: Any, until: Any, batch: str
+) -> None:
+    first, second = [await growing(stage, batch) for _ in range(2)]
+    await first.say(extend(CACHED, wanted=[0]))
+    await until(lambda: decodes(worker))
+    await withdraw(first, 0)
+    await first.say(extend(wanted=[0]))
+    await until(lambda: len(decodes(worker)) == 2)
+    worker.gate.set()
+    await first.next("known")
+    await second.say(extend(CACHED, wanted=[0]))
+    assert (await second.next("known")).datum.text.text == "<hello>"
+    assert len(decodes(worker)) == 2
+
+
+async def test_what_equal_work_has_given_meanwhile_is_not_computed_again(
+    stage: Any, worker: Any, until: Any
+) -> None:
+    first, second = [await growing(stage) for _ in range(2)]
+    await first.say(extend(CACHED, wanted=[0]))
+    await until(lambda: decodes(worker))
+    await withdraw(first, 0)
+    worker.gate.set()
+    for talk in (second, first):
+        await talk.say(extend(CACHED if talk is second else Node(1, Const("1")), wanted=[0]))
+        assert (await talk.next("known")).datum.text.text == "<hello>"
+    assert len(decodes(worker)) == 2
+
+
+async def test_what_is_taken_up_is_computed_for_its_batch_too(stage: Any, worker: Any, until: Any) -> None:
+    first, second = [await growing(stage, "b") for _ in range(2)]
+    await first.say(extend(ask(0), wanted=[0]))
+    await until(lambda: decodes(worker))
+    await withdraw(first, 0)
+    await first.say(extend(wanted=[0]))
+    await until(lambda: len(decodes(worker)) == 2)
+    await second.say(extend(ask(0), Node(1, Const("1")), wanted=[0, 1]))
+    await second.next("known")
+    worker.gate.set()
+    for talk in (first, second):
+        assert (await talk.next("known")).datum.text.text == "<hello>"
+    assert len(decodes(worker)) == 2
+
+
+async def test_what_is_taken_up_while_another_of_its_batch_computes_it_is_done_once(
+    stage: Any, worker: Any, until: Any
+) -> None:
+    first, second = [await growing(stage, "b") for _ in range(2)]
+    await first.say(extend(ask(0), wanted=[0]))
+    await until(lambda: decodes(worker))
+    await withdraw(first, 0)
+    await second.say(extend(ask(0), wanted=[0]))
+    await until(lambda: len(decodes(worker)) == 2)
+    await first.say(extend(wanted=[0]))
+    await until(lambda: len(decodes(worker)) == 3)
+    worker.gate.set()
+    for talk in (first, second):
+        assert (await talk.next("known")).datum.text.text == "<hello>"
+    for talk in (first, second):
+        await talk.say(finish("done"))
+        info = (await talk.finished()).info
+        assert info.nodes_done == info.nodes
 
 
 async def test_what_no_increment_made_cannot_be_withdrawn(talk: Conversation) -> None:
