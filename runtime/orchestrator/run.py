@@ -64,6 +64,7 @@ class Run:
     reuse: Reuse = field(init=False)
     own: OwnWork = field(init=False)
     _needs: Needs = field(init=False)
+    _failed: dict[int, Fault] = field(default_factory=dict)  # tools that nobody needed any more
 
     def __post_init__(self) -> None:
         self.id = self.record.id
@@ -226,13 +227,28 @@ class Run:
         self.graph.shelved = before & self._unneeded()
         return sorted((before - self.graph.shelved) & self.pending)
 
+    def fault_of(self, numbers: Iterable[int]) -> Fault | None:
+        """Why one of these nodes has failed, if one has."""
+        return next((self._failed[number] for number in numbers if number in self._failed), None)
+
+    def failed(self, number: int, fault: Fault, now: float) -> bool:
+        """A tool has failed; whether the run goes on, as long as nobody needs that after all."""
+        self._failed[number] = fault
+        if number not in self._unneeded():
+            return False
+        self.graph.shelved = self.graph.shelved | {number}
+        attempt = self.attempts.pop(number, None)
+        if attempt is not None:  # it ran out of time, or was lost
+            self.ended(attempt, "failed", now, worker=attempt.worker, fault=fault)
+        return True
+
     def _unneeded(self) -> set[int]:
         # A tool that waits for operands on its worker has not begun; one that must not run twice may have,
         # with results that have not come here yet.
         tools = [attempt.node for attempt in self.attempts.values() if isinstance(attempt.node.op, Tool)]
         known = self.values.keys()
         begun = {tool.id for tool in tools if not repeatable(tool) or known >= set(tool.args.values())}
-        return self._needs.unneeded(begun)
+        return self._needs.unneeded(begun - self._failed.keys())
 
     def call_back(self, numbers: Iterable[int], now: float) -> None:
         """What is under way of these nodes has been given up; of a map that has begun, only its bodies."""

@@ -377,7 +377,10 @@ class Shell:
     def _take_up(self, run: Run) -> None:
         """A run has grown, or its client waits for more: begin again what somebody needs after all."""
         needed = run.take_up()
-        if needed:
+        fault = run.fault_of(needed)
+        if fault is not None:
+            self._owner.run_failed(run, fault)
+        elif needed:
             run.reuse.take_up(needed)
             self.handle(ev.ValuesKnown(run.id, self._found(run)), ev.NodesTakenUp(run.id, tuple(needed)))
             maps = [number for number in needed if isinstance(run.node(number).op, Map)]
@@ -412,7 +415,7 @@ class Shell:
     def _perform_for(
         self,
         run: Run,
-        action: act.Evaluate | act.Expand | act.AskClient | act.FailRun,
+        action: act.Evaluate | act.Expand | act.AskClient | act.FailRun | act.ToolFailed,
     ) -> None:
         match action:
             case act.Evaluate(node=node, attempt=attempt):
@@ -424,6 +427,11 @@ class Shell:
                 self._owner.ask_client(run, run.node(node), attempt)
             case act.FailRun(fault=fault):
                 self._owner.run_failed(run, fault)
+            case act.ToolFailed(node=node, fault=fault):
+                if run.failed(node, fault, now()):
+                    self.settle(run)
+                else:
+                    self._owner.run_failed(run, fault)
 
     def _compute(self, run: Run, number: int, attempt: int, compute: Callable[[], None]) -> None:
         """Do what the orchestrator does itself; what goes wrong is that node's failure and nothing else."""

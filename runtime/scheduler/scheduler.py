@@ -20,6 +20,7 @@ from .actions import (
     Expand,
     FailRun,
     Release,
+    ToolFailed,
     WakeAt,
 )
 from .dispatch import Backlog, Dispatcher, Timer
@@ -144,12 +145,15 @@ class Scheduler:
                 continue  # a map that has begun only waits for its bodies
             if live.phase is RUNNING and live.engine is not None:
                 stopped.setdefault(live.engine.worker.id, []).append(live.number)
-            run.shelve(live)
-            self._residency.drop(live)
-            self._residency.end_turn(live, self._now)
+            self._shelve(live)
         if stopped:
             self._actions += self._dispatcher.dispatches(self._now)  # what is stopped has been sent before
         self._actions += (CancelTasks(worker, run.id, tuple(nodes)) for worker, nodes in stopped.items())
+
+    def _shelve(self, live: LiveNode) -> None:
+        live.run.shelve(live)
+        self._residency.drop(live)
+        self._residency.end_turn(live, self._now)
 
     def _nodes_taken_up(self, event: NodesTakenUp) -> None:
         run = self._runs.get(event.run)
@@ -332,7 +336,7 @@ class Scheduler:
         delay_s = after_failure(live.node, fault, live.failures)
         if delay_s is None:
             worker = live.engine.worker.id if live.engine else ""
-            self._fail_run(live.run, blame(fault, live.node, worker))
+            self._fail_for_good(live, blame(fault, live.node, worker))
             return
         self._call_back(live)
         live.leave(RETRYING)
@@ -352,6 +356,13 @@ class Scheduler:
     def _cancel(self, worker: str, live: LiveNode) -> None:
         self._actions += self._dispatcher.dispatches(self._now)  # what is called back has been sent before
         self._actions.append(CancelTasks(worker, live.run.id, (live.number,)))
+
+    def _fail_for_good(self, live: LiveNode, fault: Fault) -> None:
+        if live.run.grows and live.primitive.key.kind == "tool":
+            self._shelve(live)
+            self._actions.append(ToolFailed(live.run.id, live.number, fault))
+        else:
+            self._fail_run(live.run, fault)
 
     def _fail_run(self, run: LiveRun, fault: Fault) -> None:
         self._forget(run)
@@ -383,7 +394,7 @@ class Scheduler:
         live.losses += 1
         fault = after_loss(live.node, live.engine.worker.id, reason, live.losses)
         if fault:
-            self._fail_run(live.run, fault)
+            self._fail_for_good(live, fault)
 
     def _give_up(self, key: EngineKey) -> None:
         """Nobody came: fail every run that waits for such a worker."""

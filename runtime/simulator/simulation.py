@@ -170,6 +170,8 @@ class Simulation:
                     self._release(worker, self._runs[run], values, dead)
             case act.Expand():
                 raise AssertionError("programs of the simulator have no control nodes")
+            case act.ToolFailed():
+                raise AssertionError("tools of the simulator do not fail")
 
     def _dispatch(
         self,

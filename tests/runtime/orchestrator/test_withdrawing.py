@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from weft.graph.codec import encode_graph, encode_value
-from weft.graph.ir import Graph, Node, Value
+from weft.graph.ir import Graph, Node, Policy, Value
 from weft.graph.ops.common import Const, Input, Interrupt, Tool
 from weft.graph.ops.control import Map
 from weft.graph.ops.primitive import Decode
@@ -22,7 +22,7 @@ from weft.graph.prompt import Message, Slot
 from weft.graph.sampling import JsonSchema
 from weft.graph.types import STRINGS, TEXT, Type
 from weft.proto import orchestrator_pb2 as pb
-from weft.proto import worker_pb2
+from weft.proto import value_pb2, worker_pb2
 
 from .test_run_stream import Conversation, ask, finish
 
@@ -69,6 +69,11 @@ def each(number: int, listed: int, op: Tool, concurrency: int) -> Node:
 
 async def answer(talk: Conversation, call: pb.ToolCall) -> None:
     await talk.say(pb.RunRequest(tool=pb.ToolAnswer(node=call.node, attempt=call.attempt, json='"noted"')))
+
+
+async def refuse(talk: Conversation, call: pb.ToolCall) -> None:
+    fault = value_pb2.Fault(code="tool_failed", message="no")
+    await talk.say(pb.RunRequest(tool=pb.ToolAnswer(node=call.node, attempt=call.attempt, fault=fault)))
 
 
 async def withdraw(talk: Conversation, number: int) -> None:
@@ -210,6 +215,77 @@ async def test_a_tool_that_has_begun_runs_to_its_end(talk: Conversation) -> None
     assert (await talk.finished()).info.state == "done"
     known = [event.known.value for event in talk.seen if event.HasField("known")]
     assert encode_value(Value(0)) not in known
+
+
+async def test_what_a_tool_raises_after_it_was_withdrawn_does_not_matter(talk: Conversation) -> None:
+    await talk.say(extend(noting(0), wanted=[0]))
+    call = await talk.next("tool")
+    await withdraw(talk, 0)
+    await refuse(talk, call)
+    await talk.say(extend(noting(1), wanted=[1]))
+    await answer(talk, await talk.next("tool"))
+    await talk.next("known")
+    await talk.say(finish("done"))
+    assert (await talk.finished()).info.state == "done"
+    events = [event.node for event in talk.seen if event.HasField("node")]
+    assert [event.phase for event in events if event.node == call.node] == ["started", "failed"]
+
+
+async def test_a_program_that_has_returned_waits_for_what_it_withdrew_to_fail(talk: Conversation) -> None:
+    await talk.say(extend(noting(0), wanted=[0]))
+    call = await talk.next("tool")
+    await withdraw(talk, 0)
+    await talk.say(finish("done"))
+    await refuse(talk, call)
+    assert (await talk.finished()).info.state == "done"
+
+
+async def test_a_tool_that_was_withdrawn_may_run_out_of_time(
+    stage: Any, talk: Conversation, until: Any
+) -> None:
+    await talk.say(extend(replace(noting(0), policy=Policy(timeout_s=0.1)), wanted=[0]))
+    call = await talk.next("tool")
+    (run,) = stage.server.orchestrator.shell.runs.values()
+    await withdraw(talk, 0)
+    await until(lambda: not run.attempts or run.record.ended.is_set())
+    await answer(talk, call)
+    await talk.say(finish("done"))
+    assert (await talk.finished()).info.state == "done"
+
+
+async def test_what_a_tool_has_raised_ends_the_run_that_awaits_it_again(talk: Conversation) -> None:
+    await talk.say(extend(noting(0), wanted=[0]))
+    call = await talk.next("tool")
+    await withdraw(talk, 0)
+    await refuse(talk, call)
+    await talk.say(extend(ask(1, 0), wanted=[1], outside={Value(0): TEXT}))
+    fault = (await talk.finished()).fault
+    assert (fault.code, fault.message) == ("tool_failed", "no")
+    assert fault.location == "app.py:7"
+
+
+async def test_what_somebody_else_takes_of_a_tool_ends_the_run(talk: Conversation) -> None:
+    await talk.say(extend(noting(0), ask(1, 0), wanted=[0, 1]))
+    call = await talk.next("tool")
+    await withdraw(talk, 0)
+    await refuse(talk, call)
+    assert (await talk.finished()).fault.code == "tool_failed"
+
+
+async def test_what_a_tool_raises_in_a_map_that_was_withdrawn_matters_once_that_is_awaited_again(
+    talk: Conversation,
+) -> None:
+    words = Node(0, Const('["a", "b"]', STRINGS))
+    await talk.say(extend(words, each(1, 0, NOTE, 0), wanted=[1]))
+    first, second = [await talk.next("tool") for _ in range(2)]
+    await withdraw(talk, 1)
+    await refuse(talk, first)
+    await answer(talk, second)
+    await talk.say(extend(noting(2), wanted=[2]))
+    await answer(talk, await talk.next("tool"))
+    await talk.next("known")
+    await talk.say(extend(wanted=[1]))
+    assert (await talk.finished()).fault.code == "tool_failed"
 
 
 async def test_a_tool_that_is_called_for_its_effect_runs_whoever_takes_its_result(

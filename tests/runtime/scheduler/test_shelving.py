@@ -15,6 +15,7 @@ from weft.graph.ops.common import Format, Interrupt, Tool
 from weft.graph.ops.control import Map
 from weft.runtime.scheduler import actions as act
 from weft.runtime.scheduler import events as ev
+from weft.runtime.scheduler.faults import Fault
 from weft.runtime.scheduler.primitive import describe
 from weft.runtime.scheduler.state import DONE, SHELVED
 
@@ -30,6 +31,11 @@ def shelve(driver: Driver, *nodes: int, run: str = "r") -> list[act.Action]:
 
 def take_up(driver: Driver, *nodes: int, run: str = "r") -> list[act.Action]:
     return driver.send(ev.NodesTakenUp(run, nodes))
+
+
+def tool_failed(actions: list[act.Action]) -> list[tuple[int, str]]:
+    """The tools that have failed for good, and why."""
+    return [(action.node, action.fault.code) for action in actions if isinstance(action, act.ToolFailed)]
 
 
 def test_what_runs_is_stopped_and_begins_anew_when_it_is_needed_again() -> None:
@@ -125,6 +131,20 @@ def test_a_run_needs_no_room_for_what_nobody_needs() -> None:
     driver.run(tool(0, where="client"), *(node(n, PREFILL, x=0) for n in (1, 2)), grows=True, forecasts=work)
     shelve(driver, 2)
     assert placed(driver.done(0)) == [("w", "r", 1)]
+
+
+def test_a_tool_of_a_growing_run_that_has_failed_for_good_is_shelved_and_the_run_goes_on() -> None:
+    driver = Driver(("w", ev.EngineSpec("tool", "t")), ("e", EMBEDDER))
+    twice = Policy(timeout_s=2.0, attempts=2, backoff_s=1.0)
+    driver.run(tool(0, twice, where="client"), tool(1), node(2, EMBED, x=0), grows=True)
+    broke = Fault("tool_failed", "broke")
+    assert tool_failed(driver.failed(0, broke)) == [], "it is tried again"
+    assert driver.tick(101.0)[0] == act.AskClient("r", 0, 2)
+    assert tool_failed(driver.tick(103.0)) == [(0, "timeout")]
+    assert tool_failed(driver.send(ev.WorkerLost("w", "killed"))) == [(1, "worker_lost")]
+    assert driver.failed(0, broke, attempt=2) == []
+    assert placed(driver.add(node(3, EMBED))) == [("e", "r", 3)]
+    assert driver.send(ev.RunEnded("r")) == [act.CancelTasks("e", "r"), act.Release("e", "r")]
 
 
 class Wavering(Chaos):

@@ -35,6 +35,7 @@ class ModelRun:
     holders: dict[int, ModelWorker] = field(default_factory=dict)  # who made each node's results
     over: bool = False
     failed: bool = False
+    lacks: bool = False  # the result of a tool that has failed
 
 
 @dataclass
@@ -97,6 +98,19 @@ class World:
         self.history.append((events, self.now, list(actions)))
         for action in actions:
             self.perform(action)
+        self.ending = set()
+        for run in [name for name, live in self.runs.items() if live.lacks and not live.over]:
+            self.end(run)
+
+    def end(self, run: str) -> None:
+        """Nobody wants a run any more."""
+        self.runs[run].over = True
+        self.send(ev.RunEnded(run))
+        self.flush()
+        assert not any(key[0] == run and where for key, (_, where) in self.outstanding.items())
+        assert not any(held[0] == run for worker in self.workers.values() for held in worker.holds)
+        self.drop(run)
+        self.runs[run].failed = True  # from now on not even a release may mention it
 
     def finish(self, run: str, node: int) -> None:
         attempt, worker = self.outstanding.pop((run, node))
@@ -188,6 +202,11 @@ class World:
                 assert fault.message
                 live.over = live.failed = True
                 self.drop(run)
+            case act.ToolFailed(run, node, fault):
+                assert fault.message
+                assert live.grows
+                self.outstanding.pop((run, node), None)  # it is out of time
+                live.lacks = True
 
     def take(self, worker: ModelWorker, name: str, fragment: act.Fragment) -> None:
         """A worker is given a fragment: every operand must be known, made in it, or being made there."""
