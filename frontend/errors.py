@@ -10,7 +10,7 @@ WeftError
     ├── RunCancelled
     ├── TooLarge                 a prompt, a message or a graph exceeds a limit
     ├── WorkerLost
-    └── Unavailable              no server answers, or none that has what the graph needs
+    └── Unavailable              no server answers, or none that has what the graph needs and can keep the run
 """
 
 from __future__ import annotations
@@ -100,4 +100,4 @@ class WorkerLost(ProgramError):
 
 
 class Unavailable(ProgramError):
-    """No server answers, or it has no worker for what the graph needs."""
+    """No server answers, or it has no worker for what the graph needs, or its journal takes no writes."""

@@ -176,8 +176,8 @@ def invalid(message: str) -> DoorError:
 
 
 def unwritten(message: str) -> DoorError:
-    """Something is not in the journal that should be."""
-    return DoorError(grpc.StatusCode.INTERNAL, message)
+    """Something is not in the journal that should be; once its disk takes writes again, it can be."""
+    return DoorError(grpc.StatusCode.UNAVAILABLE, message)
 
 
 def not_begun(problem: Exception) -> DoorError:

@@ -32,6 +32,7 @@ CODES: Final = (
     "timeout",
     "too_large",
     "tool_failed",
+    "unavailable",
     "worker_lost",
 )
 """What a fault's code may be; programs of clients that raise may say others."""
