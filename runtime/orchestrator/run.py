@@ -25,7 +25,7 @@ from .foresight import Foresight
 from .needs import Needs
 from .own_work import OwnWork
 from .recipe import context_key, recipe
-from .record import OBSERVED, Attempt, NodeChange, NodeTimes, Outcome, RunRecord, Unfinished, label
+from .record import OBSERVED, Attempt, NodeChange, NodeTimes, Outcome, RunRecord, Unfinished
 from .reuse import Reuse
 from .shared_results import Results
 from .trace import ORCHESTRATOR
@@ -330,7 +330,7 @@ class Run:
     def break_off(self, fault: Fault | None, now: float) -> None:
         """The run is over, and with it what is under way; what is to blame for that has failed."""
         for attempt in self.attempts.values():
-            blamed = fault if fault and fault.node == label(attempt.node) else None
+            blamed = fault if fault and fault.node == attempt.node.label() else None
             self.ended(attempt, "failed" if blamed else "cancelled", now, worker=attempt.worker, fault=blamed)
 
     # ---- values on their way to workers
@@ -348,7 +348,7 @@ class Run:
         assert isinstance(node.op, Interrupt)
         value = json.dumps(plain(self.operands(node)["value"]), ensure_ascii=False)
         schema = node.op.type.schema if isinstance(node.op.type, Data) else '{"type":"string"}'
-        return pb.Interrupted(node=node.id, label=label(node), value=value, type=schema)
+        return pb.Interrupted(node=node.id, label=node.label(), value=value, type=schema)
 
     def write(self, value: Value, message: value_pb2.Datum) -> None:
         """Make an empty message say a known value for a worker that does not hold it; a KV value in full."""

@@ -55,10 +55,9 @@ class Fault:
 
 def blame(fault: Fault, node: Node, worker: str = "") -> Fault:
     """The fault with what it does not say yet about where it happened."""
-    label = replace(node, location="").where()
     return replace(
         fault,
-        node=fault.node or label,
+        node=fault.node or node.label(),
         location=fault.location or node.location,
         worker=fault.worker or worker,
     )

@@ -238,6 +238,23 @@ async def test_what_other_runs_have_computed_is_kept_too(servers: Servers) -> No
     assert not second.nodes()
 
 
+async def test_a_run_that_cannot_go_on_yet_can_be_cancelled_for_good(servers: Servers) -> None:
+    stage = await servers.start()
+    await worker(stage)
+    run = await submit(stage, ASKING)
+    await waits(stage, run)
+    await servers.crash(stage, run)
+    stage = await servers.start()
+    assert (await stage.stub.Cancel(pb.CancelRunRequest(run=run))).state == "cancelled"
+    again = await worker(stage)
+    assert not stage.server.orchestrator.shell.runs
+    await stage.server.stop()
+    stage = await servers.start()
+    await worker(stage)
+    assert (await info_of(stage, run)).state == "cancelled"
+    assert not again.nodes()
+
+
 async def test_without_a_journal_runs_end_with_the_server(servers: Servers) -> None:
     stage = await servers.start(journal_mb=0)
     await worker(stage)
