@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
-from weft.frontend.errors import TraceError
+from weft.frontend.errors import ToolError, TraceError
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2
 from weft.runtime.elsewhere import InThreads, OnLoop
@@ -63,8 +63,7 @@ class Toolbox:
         self._in_threads = InThreads(_THREADS)
         self._context = context
         self._free = asyncio.Semaphore(_MAX_CALLS)
-        self.raised: list[BaseException] = []
-        """What tools have raised, so that the run's error can name it as its cause."""
+        self._raised: dict[int, BaseException] = {}  # by node
 
     async def answer(self, call: pb.ToolCall) -> pb.ToolAnswer:
         """Run the tool; what it raises, and running out of time, become faults."""
@@ -87,8 +86,12 @@ class Toolbox:
                 fault_of(RuntimeError(f"tool {call.tool!r} cancelled itself"), "tool_failed")
             )
         except Exception as problem:
-            answer.fault.CopyFrom(self._fault(call.tool, tool, problem, late=limit.expired()))
+            answer.fault.CopyFrom(self._fault(call, tool, problem, late=limit.expired()))
         return answer
+
+    def cause_of(self, error: ToolError) -> BaseException | None:
+        """What the tool has raised that an error of the run names."""
+        return next((it for node, it in self._raised.items() if error.node.startswith(f"%{node} ")), None)
 
     async def _run(self, tool: ClientTool, text: str) -> str:
         arguments = tool.arguments(json.loads(text))
@@ -99,11 +102,13 @@ class Toolbox:
             result = await self._in_threads.call(partial(context.run, tool.invoke, arguments))
         return json.dumps(tool.dump(result), ensure_ascii=False)
 
-    def _fault(self, name: str, tool: ClientTool, problem: Exception, *, late: bool) -> value_pb2.Fault:
+    def _fault(
+        self, call: pb.ToolCall, tool: ClientTool, problem: Exception, *, late: bool
+    ) -> value_pb2.Fault:
         if late:
-            problem = TimeoutError(f"tool {name!r} did not return within {tool.timeout_s:g} s")
+            problem = TimeoutError(f"tool {call.tool!r} did not return within {tool.timeout_s:g} s")
             return fault_of(problem, "timeout", retryable=True)
-        self.raised.append(problem)
+        self._raised[call.node] = problem
         return fault_of(problem, "tool_failed", retryable=not isinstance(problem, TraceError))
 
 
