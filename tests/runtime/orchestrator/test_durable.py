@@ -171,6 +171,7 @@ async def test_a_run_that_cannot_go_on_fails_and_says_why_and_others_go_on(serve
     begins = "the run cannot go on since the server was started again: "
     assert [fault.message.startswith(begins) for fault in faults] == [True] * 3
     assert "unknown model 'm2'" in faults[0].message
+    assert [fault.code for fault in faults] == ["invalid"] * 3
     assert "what the journal has of it cannot be read: " in faults[1].message
     await servers.crash(stage, runs[0])
     stage = await servers.start()

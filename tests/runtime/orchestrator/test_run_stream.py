@@ -24,6 +24,8 @@ from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.actions import Action
 from weft.runtime.scheduler.scheduler import Scheduler
 
+from .conftest import llm
+
 
 def ask(number: int, source: int | None = None) -> Node:
     parts = ("Q: ", Slot("q")) if source is not None else ("hello",)
@@ -323,6 +325,29 @@ async def test_a_growing_run_may_begin_with_its_first_increment(talk: Conversati
     assert (await talk.next("known")).datum.text.text == "<hello>"
     await talk.say(finish(None))
     assert (await talk.finished()).info.program == "p"
+
+
+async def test_a_growing_run_may_use_workers_that_join_while_it_lives(bare: Any) -> None:
+    talk = Conversation(bare.stub)
+    await talk.say(start(None))
+    for name, worker in enumerate(("m", "m2")):
+        await talk.say(extend(Graph((Node(2 * name, Const("1")),), ()), wanted=[Value(2 * name)]))
+        await talk.next("known")
+        await bare.worker(worker, llm(worker))
+        written = Generate((Message("raw", ("hello",)),), model="" if worker == "m" else worker)
+        number = 2 * name + 1
+        await talk.say(extend(Graph((Node(number, written),), ()), wanted=[Value(number)]))
+        assert (await talk.next("known")).datum.text.text == "<hello>"
+        assert bare.workers[worker].nodes()
+
+
+async def test_what_nobody_offers_makes_a_growing_run_fail_as_unavailable(bare: Any) -> None:
+    talk = Conversation(bare.stub)
+    await talk.say(start(None))
+    await talk.say(extend(Graph((ask(0),), ())))
+    fault = (await talk.finished()).fault
+    assert fault.code == "unavailable"
+    assert "no worker offers 'llm'; start one with" in fault.message
 
 
 @pytest.mark.parametrize(
