@@ -119,7 +119,7 @@ def nobody_offers(node: Node, engine: str, grace_s: float, lost: tuple[str, str]
     remedy = f"start one with `weft worker --kind {node.op.kind} --connect ADDRESS`"
     if lost is None:
         message = f"no worker offers {engine}, and none joined within {grace_s:g} s; {remedy}"
-        return blame(Fault("not_found", message), node)
+        return blame(Fault("unavailable", message), node)
     worker, reason = lost
     return _lost(
         node,
