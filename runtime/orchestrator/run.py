@@ -64,7 +64,7 @@ class Run:
     reuse: Reuse = field(init=False)
     own: OwnWork = field(init=False)
     _needs: Needs = field(init=False)
-    _failed: dict[int, Fault] = field(default_factory=dict)  # tools that nobody needed any more
+    _failed: dict[int, Fault] = field(default_factory=dict)  # tools, and why
 
     def __post_init__(self) -> None:
         self.id = self.record.id
@@ -228,17 +228,17 @@ class Run:
         return sorted((before - self.graph.shelved) & self.pending)
 
     def fault_of(self, numbers: Iterable[int]) -> Fault | None:
-        """Why one of these nodes has failed, if one has."""
+        """Why one of these nodes has failed that the run could do without, if one has."""
         return next((self._failed[number] for number in numbers if number in self._failed), None)
 
-    def failed(self, number: int, fault: Fault, now: float) -> bool:
-        """A tool has failed; whether the run goes on, as long as nobody needs that after all."""
+    def survives(self, number: int, fault: Fault, now: float) -> bool:
+        """Whether the run can do without a tool that has failed, until somebody needs it after all."""
         self._failed[number] = fault
         if number not in self._unneeded():
             return False
         self.graph.shelved = self.graph.shelved | {number}
         attempt = self.attempts.pop(number, None)
-        if attempt is not None:  # it ran out of time, or was lost
+        if attempt is not None:  # it ran out of time, or its worker was lost
             self.ended(attempt, "failed", now, worker=attempt.worker, fault=fault)
         return True
 

@@ -428,7 +428,7 @@ class Shell:
             case act.FailRun(fault=fault):
                 self._owner.run_failed(run, fault)
             case act.ToolFailed(node=node, fault=fault):
-                if run.failed(node, fault, now()):
+                if run.survives(node, fault, now()):
                     self.settle(run)
                 else:
                     self._owner.run_failed(run, fault)
