@@ -64,7 +64,7 @@ class Run:
     reuse: Reuse = field(init=False)
     own: OwnWork = field(init=False)
     _needs: Needs = field(init=False)
-    _failed: dict[int, Fault] = field(default_factory=dict)  # tools, and why
+    _failed: dict[int, Fault] = field(default_factory=dict)  # why nodes will never give results
 
     def __post_init__(self) -> None:
         self.id = self.record.id
@@ -227,20 +227,20 @@ class Run:
         self.graph.shelved = before & self._unneeded()
         return sorted((before - self.graph.shelved) & self.pending)
 
-    def fault_of(self, numbers: Iterable[int]) -> Fault | None:
-        """Why one of these nodes has failed that the run could do without, if one has."""
-        return next((self._failed[number] for number in numbers if number in self._failed), None)
-
-    def survives(self, number: int, fault: Fault, now: float) -> bool:
-        """Whether the run can do without a tool that has failed, until somebody needs it after all."""
+    def fail(self, number: int, fault: Fault, now: float) -> None:
+        """A node will never give results."""
         self._failed[number] = fault
-        if number not in self._unneeded():
-            return False
-        self.graph.shelved = self.graph.shelved | {number}
+        self._needs.fail(number)
         attempt = self.attempts.pop(number, None)
         if attempt is not None:  # it ran out of time, or its worker was lost
             self.ended(attempt, "failed", now, worker=attempt.worker, fault=fault)
-        return True
+
+    def lacks(self) -> Fault | None:
+        """Why the run cannot go on: the fault of something that has failed and that somebody needs."""
+        if not self._failed:
+            return None
+        unneeded = self._unneeded()
+        return next((fault for number, fault in self._failed.items() if number not in unneeded), None)
 
     def _unneeded(self) -> set[int]:
         # A tool that waits for operands on its worker has not begun; one that must not run twice may have,
@@ -248,7 +248,7 @@ class Run:
         tools = [attempt.node for attempt in self.attempts.values() if isinstance(attempt.node.op, Tool)]
         known = self.values.keys()
         begun = {tool.id for tool in tools if not repeatable(tool) or known >= set(tool.args.values())}
-        return self._needs.unneeded(begun - self._failed.keys())
+        return self._needs.unneeded(begun)
 
     def call_back(self, numbers: Iterable[int], now: float) -> None:
         """What is under way of these nodes has been given up; of a map that has begun, only its bodies."""

@@ -19,9 +19,9 @@ __all__ = [
     "FailRun",
     "Fragment",
     "Keep",
+    "NodeFailed",
     "Release",
     "Source",
-    "ToolFailed",
     "WakeAt",
 ]
 
@@ -114,8 +114,8 @@ class FailRun:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolFailed:
-    """A tool of a run that grows has failed for good, and is shelved. Who needs it cannot go on."""
+class NodeFailed:
+    """A node of a run that grows has failed for good, and is shelved. Who needs it cannot go on."""
 
     run: str
     node: int
@@ -129,4 +129,4 @@ class WakeAt:
     time: float  # monotonic seconds
 
 
-Action = Dispatch | Evaluate | Expand | AskClient | CancelTasks | Release | FailRun | ToolFailed | WakeAt
+Action = Dispatch | Evaluate | Expand | AskClient | CancelTasks | Release | FailRun | NodeFailed | WakeAt

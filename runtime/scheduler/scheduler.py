@@ -19,8 +19,8 @@ from .actions import (
     Evaluate,
     Expand,
     FailRun,
+    NodeFailed,
     Release,
-    ToolFailed,
     WakeAt,
 )
 from .dispatch import Backlog, Dispatcher, Timer
@@ -334,11 +334,11 @@ class Scheduler:
     def _fail(self, live: LiveNode, fault: Fault) -> None:
         live.failures += 1
         delay_s = after_failure(live.node, fault, live.failures)
+        self._call_back(live)
         if delay_s is None:
             worker = live.engine.worker.id if live.engine else ""
             self._fail_for_good(live, blame(fault, live.node, worker))
             return
-        self._call_back(live)
         live.leave(RETRYING)
         self._residency.drop(live)
         self._timers.set(self._now + delay_s, (live, live.attempt))
@@ -358,9 +358,9 @@ class Scheduler:
         self._actions.append(CancelTasks(worker, live.run.id, (live.number,)))
 
     def _fail_for_good(self, live: LiveNode, fault: Fault) -> None:
-        if live.run.grows and live.primitive.key.kind == "tool":
+        if live.run.grows:
             self._shelve(live)
-            self._actions.append(ToolFailed(live.run.id, live.number, fault))
+            self._actions.append(NodeFailed(live.run.id, live.number, fault))
         else:
             self._fail_run(live.run, fault)
 
@@ -401,7 +401,7 @@ class Scheduler:
         lost = self._dispatcher.last_lost(key)
         for live in self._dispatcher.abandoned(key, self._now):
             if live.run.id in self._runs:
-                self._fail_run(live.run, nobody_offers(live.node, str(key), self.grace_s, lost))
+                self._fail_for_good(live, nobody_offers(live.node, str(key), self.grace_s, lost))
 
 
 def _may_have_run(live: LiveNode) -> bool:

@@ -16,8 +16,8 @@ from weft.graph.codec import encode_graph, encode_value
 from weft.graph.ir import Graph, Node, Policy, Value
 from weft.graph.ops.common import Const, Input, Interrupt, Tool
 from weft.graph.ops.control import Map
-from weft.graph.ops.primitive import Decode
-from weft.graph.ops.user import Generate
+from weft.graph.ops.primitive import Chunk, Decode
+from weft.graph.ops.user import Generate, Ingest
 from weft.graph.prompt import Message, Slot
 from weft.graph.sampling import JsonSchema
 from weft.graph.types import STRINGS, TEXT, Type
@@ -286,6 +286,27 @@ async def test_what_a_tool_raises_in_a_map_that_was_withdrawn_matters_once_that_
     await talk.next("known")
     await talk.say(extend(wanted=[1]))
     assert (await talk.finished()).fault.code == "tool_failed"
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_an_ingest_that_fails_after_it_was_withdrawn_matters_once_it_is_awaited_again(
+    talk: Conversation, worker: Any, until: Any, again: bool
+) -> None:
+    worker.gated = {Chunk}
+    documents = Node(0, Const('["text"]', STRINGS))
+    await talk.say(extend(documents, Node(1, Ingest("fresh"), {"documents": Value(0)}), wanted=[1]))
+    await until(lambda: any(isinstance(node.op, Chunk) for node in worker.nodes()))
+    await withdraw(talk, 1)
+    worker.faults.append(value_pb2.Fault(code="internal", message="the disk is full"))
+    worker.gate.set()
+    await until(lambda: not worker.faults)
+    await talk.say(extend(*([] if again else [ask(2)]), wanted=[1 if again else 2]))
+    if not again:
+        await talk.next("known")
+        await talk.say(finish("done"))
+    result = await talk.finished()
+    assert result.info.state == ("failed" if again else "done")
+    assert result.fault.message == ("the disk is full" if again else "")
 
 
 async def test_a_tool_that_is_called_for_its_effect_runs_whoever_takes_its_result(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from weft.graph.ir import NO_POLICY, Graph, Node, Policy, Value
@@ -35,7 +35,7 @@ class ModelRun:
     holders: dict[int, ModelWorker] = field(default_factory=dict)  # who made each node's results
     over: bool = False
     failed: bool = False
-    lacks: bool = False  # the result of a tool that has failed
+    lacks: set[int] = field(default_factory=set)  # nodes that have failed for good
 
 
 @dataclass
@@ -76,6 +76,7 @@ class World:
         self.ending: set[str] = set()  # runs that end in the present message, which may ask for them before
         self.failing: set[tuple[str, int]] = set()  # tasks that fail in it
         self.next_node = 0
+        self.lacking: Callable[[str], None] = self.end  # what follows when a node has failed for good
 
     # ---- events
 
@@ -99,8 +100,9 @@ class World:
         for action in actions:
             self.perform(action)
         self.ending = set()
-        for run in [name for name, live in self.runs.items() if live.lacks and not live.over]:
-            self.end(run)
+        for run, live in list(self.runs.items()):
+            if live.lacks and not live.over:
+                self.lacking(run)
 
     def end(self, run: str) -> None:
         """Nobody wants a run any more."""
@@ -202,11 +204,11 @@ class World:
                 assert fault.message
                 live.over = live.failed = True
                 self.drop(run)
-            case act.ToolFailed(run, node, fault):
+            case act.NodeFailed(run, node, fault):
                 assert fault.message
                 assert live.grows
                 self.outstanding.pop((run, node), None)  # it is out of time
-                live.lacks = True
+                live.lacks.add(node)
 
     def take(self, worker: ModelWorker, name: str, fragment: act.Fragment) -> None:
         """A worker is given a fragment: every operand must be known, made in it, or being made there."""
