@@ -11,7 +11,7 @@ WeftError
     ├── TooLarge                 a prompt, a message or a graph exceeds a limit
     ├── WorkerLost
     ├── Unauthenticated          the server wants a key that was not sent
-    └── Unavailable              no server answers, or none that has what the graph needs
+    └── Unavailable              no server answers, or none that has what the graph needs and can keep the run
 """
 
 from __future__ import annotations
@@ -106,4 +106,4 @@ class Unauthenticated(ProgramError):
 
 
 class Unavailable(ProgramError):
-    """No server answers, or it has no worker for what the graph needs."""
+    """No server answers, or it has no worker for what the graph needs, or its journal takes no writes."""

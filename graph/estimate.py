@@ -29,10 +29,10 @@ _MOST_EXPECTED: Final = 64  # tokens of a decode that nobody has seen yet
 
 
 class Estimator:
-    """Predictions from measured profiles and from what earlier runs took."""
+    """Predictions from the measured profiles of a deployment and from what earlier runs took."""
 
     def __init__(self, deployment: Deployment, observed: Observed) -> None:
-        self._deployment = deployment
+        self.deployment = deployment
         self._observed = observed
 
     def duration_ms(self, node: Node) -> float:
@@ -93,9 +93,9 @@ class Estimator:
         return min(sampling.max_tokens, _MOST_EXPECTED)
 
     def _model(self, node: Node) -> str:
-        return getattr(node.op, "model", "") or self._deployment.default_model
+        return getattr(node.op, "model", "") or self.deployment.default_model
 
     def costs(self, model: str) -> ModelCosts:
         """What a model takes, as measured if it was."""
-        spec = self._deployment.models.get(model)
+        spec = self.deployment.models.get(model)
         return spec.costs if spec is not None and spec.costs is not None else DEFAULT_COSTS

@@ -57,10 +57,13 @@ class Node:
     origin: int = field(default=-1, compare=False, repr=False)
     """What it was called in the graph or body as written; passes keep it. -1: it was in none."""
 
+    def label(self) -> str:
+        """How observers name this node: `%3 decode 'draft'`."""
+        return f"%{self.id} {self.op.label()}" + (f" {self.name!r}" if self.name else "")
+
     def where(self) -> str:
-        """How errors name this node."""
-        label = f"%{self.id} {self.op.label()}" + (f" {self.name!r}" if self.name else "")
-        return f"{label} ({self.location})" if self.location else label
+        """How errors name this node: with the place in the user's code, if that is known."""
+        return f"{self.label()} ({self.location})" if self.location else self.label()
 
 
 Environment = Mapping[Value, Type]

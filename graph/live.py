@@ -58,8 +58,7 @@ class LiveGraph:
     ) -> None:
         self.estimator = Estimator(deployment, observed or Observed())
         self._start()
-        self._pipeline = Pipeline(self._context(deployment), disabled)
-        self._deployment = deployment
+        self._pipeline = Pipeline(self._context(), disabled)
 
     def _start(self) -> None:
         self.nodes: dict[int, Node] = {}
@@ -80,9 +79,9 @@ class LiveGraph:
         self._settled: dict[int, list[object]] = {}  # by map: what that list is known to begin with
         self._early: dict[int, Datum] = {}  # items of such lists, whose nodes are new
 
-    def _context(self, deployment: Deployment) -> Context:
+    def _context(self) -> Context:
         return Context(
-            deployment,
+            self.estimator.deployment,
             self.estimator,
             self.types,
             self._aliases,
@@ -94,7 +93,7 @@ class LiveGraph:
     def fork(self) -> Self:
         """The same graph for another run, of which nothing is known yet."""
         other = type(self).__new__(type(self))
-        other.estimator, other._deployment = self.estimator, self._deployment
+        other.estimator = self.estimator
         other._start()
         other.nodes.update(self.nodes)
         other.predicted_ms.update(self.predicted_ms)
@@ -105,8 +104,14 @@ class LiveGraph:
         other._declared.update(self._declared)
         other._aliases.update(self._aliases)
         other._consumers.update({element: list(maps) for element, maps in self._consumers.items()})
-        other._pipeline = self._pipeline.fork(other._context(self._deployment))
+        other._pipeline = self._pipeline.fork(other._context())
         return other
+
+    def redeploy(self, deployment: Deployment) -> None:
+        """Further increments are for this deployment. Not for a graph that has been forked, or is a fork."""
+        if deployment is not self.estimator.deployment:
+            self.estimator.deployment = deployment
+            self._pipeline = self._pipeline.fork(self._context())
 
     @property
     def takes_parts(self) -> bool:

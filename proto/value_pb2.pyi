@@ -173,7 +173,7 @@ class Fault(google.protobuf.message.Message):
     WORKER_FIELD_NUMBER: builtins.int
     RETRYABLE_FIELD_NUMBER: builtins.int
     code: builtins.str
-    """invalid, not_found, tool_failed, timeout, cancelled, worker_lost, too_large, internal"""
+    """invalid, not_found, tool_failed, timeout, cancelled, worker_lost, unavailable, too_large, internal"""
     message: builtins.str
     program: builtins.str
     node: builtins.str

@@ -227,8 +227,8 @@ class Session(WatchSession):
 
     def _end_of_run(self) -> None:
         error = self.journal.error
-        if isinstance(error, ToolError) and error.__cause__ is None and self._toolbox.raised:
-            error.__cause__ = self._toolbox.raised[-1]
+        if isinstance(error, ToolError) and error.__cause__ is None:
+            error.__cause__ = self._toolbox.cause_of(error)
         self._requests.close()
         for task in self._answers:
             task.cancel()

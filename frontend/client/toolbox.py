@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
-from weft.frontend.errors import TraceError
+from weft.frontend.errors import ToolError, TraceError
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2
 from weft.runtime.elsewhere import InThreads, OnLoop
@@ -71,8 +71,7 @@ class Toolbox:
         self._in_threads = InThreads(_THREADS)
         self._context = context
         self._free = asyncio.Semaphore(_MAX_CALLS)
-        self.raised: list[BaseException] = []
-        """What tools have raised, so that the run's error can name it as its cause."""
+        self._raised: dict[int, BaseException] = {}  # by node
 
     async def answer(self, call: pb.ToolCall) -> pb.ToolAnswer:
         """Run the tool; what it raises, and running out of time, become faults."""
@@ -103,6 +102,10 @@ class Toolbox:
             await self._failed(answer, tool, problem, fault)
         return answer
 
+    def cause_of(self, error: ToolError) -> BaseException | None:
+        """What the tool has raised that an error of the run names."""
+        return next((it for node, it in self._raised.items() if error.node.startswith(f"%{node} ")), None)
+
     async def _run(self, tool: ClientTool, text: str) -> str:
         arguments = tool.arguments(json.loads(text))
         if tool.is_async:
@@ -122,7 +125,7 @@ class Toolbox:
             except Exception as another:
                 problem, fault = another, fault_of(another, "tool_failed")
         if fault.code == "tool_failed":
-            self.raised.append(problem)
+            self._raised[answer.node] = problem
         answer.fault.CopyFrom(fault)
 
     async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:

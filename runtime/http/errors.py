@@ -22,6 +22,7 @@ _STATUS_OF_FAULT: Final = {
     "too_large": 400,
     "timeout": 504,
     "cancelled": 503,
+    "unavailable": 503,
     "worker_lost": 503,
 }
 """The others are the server's own: 500."""

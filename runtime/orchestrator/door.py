@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import grpc
 
@@ -20,6 +20,7 @@ from weft.graph.ops.common import Embed, Input
 from weft.graph.types import Text
 from weft.graph.values import Datum
 from weft.proto import orchestrator_pb2 as pb
+from weft.runtime.scheduler.faults import Fault
 
 from .fleet import Fleet
 
@@ -36,12 +37,24 @@ __all__ = [
 ]
 
 
+_CODES: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT: "invalid",
+    grpc.StatusCode.NOT_FOUND: "not_found",
+    grpc.StatusCode.UNAVAILABLE: "unavailable",
+}
+
+
 class DoorError(Exception):
     """A request is refused: the gRPC status, and a message that names the mistake and the remedy."""
 
     def __init__(self, status: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+    @property
+    def fault(self) -> Fault:
+        """What it is to a run that has begun."""
+        return Fault(_CODES[self.status], str(self))
 
     @classmethod
     def not_found(cls, message: str) -> Self:
@@ -176,8 +189,8 @@ def invalid(message: str) -> DoorError:
 
 
 def unwritten(message: str) -> DoorError:
-    """Something is not in the journal that should be."""
-    return DoorError(grpc.StatusCode.INTERNAL, message)
+    """Something is not in the journal that should be; once its disk takes writes again, it can be."""
+    return DoorError(grpc.StatusCode.UNAVAILABLE, message)
 
 
 def not_begun(problem: Exception) -> DoorError:

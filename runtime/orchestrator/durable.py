@@ -97,7 +97,7 @@ class Durable:
                 go()
                 self._stir(self._run, node.id)
             else:
-                self._fail(self._run, blame(Fault("internal", f"not begun: {problem}"), node))
+                self._fail(self._run, blame(Fault("unavailable", f"not begun: {problem}"), node))
 
         self._journal.begin(self._run, place).add_done_callback(written)
 

@@ -276,20 +276,21 @@ class Journal:
                 taken.append(self._writes.get())
             closing = None in taken
             writes = [write for write in taken if write is not None]
-            failed = self._write([*undeleted, *writes])
+            outcomes = self._write([*undeleted, *writes])
             self._written_bytes += sum(write.size for write in writes)
             self._stirred = time.monotonic()
+            for write, problem in outcomes:  # who hears of it may put more at once
+                self._tell(write, problem or write.lost)
+            failed = [write for write, problem in outcomes if problem is not None]
             undeleted = [_Write(write.run, _end(write.run), ends=True) for write in failed if write.ends]
         self._database.close()
 
-    def _write(self, batch: list[_Write]) -> list[_Write]:
-        """Write all in one transaction, or if that fails, each in its own; those that cannot be written."""
+    def _write(self, batch: list[_Write]) -> list[tuple[_Write, JournalError | None]]:
+        """Write all in one transaction, or if that fails, each in its own; why some cannot be written."""
         problem = self._commit(batch)
         if problem is not None and len(batch) > 1:
-            return [write for each in batch for write in self._write([each])]
-        for write in batch:
-            self._tell(write, problem or write.lost)
-        return batch if problem is not None else []
+            return [outcome for each in batch for outcome in self._write([each])]
+        return [(write, problem) for write in batch]
 
     def _commit(self, batch: list[_Write]) -> JournalError | None:
         if not any(write.statements for write in batch):

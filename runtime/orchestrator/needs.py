@@ -29,6 +29,7 @@ class Needs:
         self._pending = pending
         self._wanted = wanted
         self._withdrawn: set[int] = set()
+        self._failed: set[int] = set()
         self._parts: dict[int, list[int]] = {}  # by control node: the nodes that it has become
 
     def add(self, growth: Growth) -> None:
@@ -42,28 +43,39 @@ class Needs:
         """The client waits for a result of this node no longer."""
         self._withdrawn.add(number)
 
+    def fail(self, number: int) -> None:
+        """This node will never give results, nor will what takes them."""
+        self._failed.add(number)
+
     def unneeded(self, begun: Collection[int]) -> set[int]:
         """What need not be computed now. `begun`: tools that run, which nobody calls back.
 
         Of what is withdrawn, and what that takes, all that serves nobody else. A node that was never
         withdrawn, nor an equal one that is the same node now, serves the program, which may come to wait for
         it; unless it only looks at another's result, or was to be taken by what is withdrawn. Effects are
-        wanted for themselves.
+        wanted for themselves, unless they are withdrawn and wait for what has failed.
         """
         self._withdrawn &= self._pending
         given_up = self._closure(self._withdrawn, self._producers)
         if not given_up:
             return set()
         called_off = self._closure(self._withdrawn, self._parts_of)
-        needed = {value.node for value in self._wanted}.union(begun)
+        needed = {value.node for value in self._wanted}
+        needed.update(number for number in begun if not self._is_hopeless(number))
         for number in self._pending:
             op = self._nodes[number].op
-            if number in given_up:
-                if _lasts(op) and (number not in called_off or isinstance(op, (Upsert, Stage))):
+            if number not in given_up:
+                if op.kind != "host":
                     needed.add(number)
-            elif op.kind != "host":
-                needed.add(number)
+            elif _lasts(op):
+                carried_out = isinstance(op, (Upsert, Stage)) and not self._is_hopeless(number)
+                if carried_out or number not in called_off:
+                    needed.add(number)
         return given_up - self._closure(needed, self._producers)
+
+    def _is_hopeless(self, number: int) -> bool:
+        """Whether a node has failed, or something that it waits for."""
+        return bool(self._failed) and not self._failed.isdisjoint(self._closure([number], self._producers))
 
     def _closure(self, numbers: Iterable[int], follow: Callable[[int], Iterable[int]]) -> set[int]:
         """Those of the nodes that are not done, and all such that can be reached from them."""

@@ -246,6 +246,7 @@ class Orchestrator:
         graph = decode_graph(request.increment)
         inputs = read_inputs(graph, {})
         check_names(graph, self.fleet, run.client_tools, run.indexes)
+        run.graph.redeploy(self.fleet.profile)
         nodes = run.graph.extend(graph, closed=False)
         run.indexes |= filled_indexes(graph)
         run.stream(decode_value(value) for value in request.stream)

@@ -29,7 +29,6 @@ __all__ = [
     "RunRecord",
     "State",
     "Unfinished",
-    "label",
 ]
 
 State = Literal["running", "done", "failed", "cancelled"]
@@ -42,11 +41,6 @@ OBSERVED: Final = frozenset({"llm", "embed", "index", "rerank", "tool"})
 
 _KEPT_EVENTS: Final = 10_000  # of a finished run
 _NODE_BYTES: Final = 1024  # of what is remembered of a primitive, about
-
-
-def label(node: Node) -> str:
-    """How observers name a node: `%3 decode 'draft'`."""
-    return f"%{node.id} {node.op.label()}" + (f" {node.name!r}" if node.name else "")
 
 
 class Deferred(Protocol):
@@ -74,7 +68,7 @@ class NodeChange(NamedTuple):
             return None
         event = pb.NodeEvent(
             node=self.node.id,
-            label=label(self.node),
+            label=self.node.label(),
             phase=self.phase,
             worker=self.worker,
             timing=self.timing,
@@ -146,7 +140,7 @@ class NodeTimes(NamedTuple):
         """As results and traces have it."""
         return pb.NodeStat(
             node=self.node.id,
-            label=label(self.node),
+            label=self.node.label(),
             worker=self.attempt.worker,
             ready_s=self.ready_s,
             dispatched_s=self.attempt.at_s,

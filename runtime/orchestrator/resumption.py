@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -81,7 +81,8 @@ class Resumption:
             record.namespace = request.namespace
             record.program = self._compiler.read(request).name
         except (DecodeError, DoorError) as problem:
-            self._fail(record, f"what the journal has of it cannot be read: {problem}")
+            fault = Fault("invalid", f"what the journal has of it cannot be read: {problem}")
+            self._fail(record, fault)
             return record
         record.emit(pb.RunEvent(started=record.info(now())), now())
         waiting = self._waiting[left.run] = _Waiting(left, request, record)
@@ -111,14 +112,14 @@ class Resumption:
             self._patience.cancel()
         return [waiting.record for run_id in list(self._waiting) if (waiting := self._leave(run_id))]
 
-    def _try_all(self) -> dict[str, str]:
+    def _try_all(self) -> dict[str, Fault]:
         """Let all go on that can; why others cannot, by run."""
         problems = {}
         for run_id, waiting in list(self._waiting.items()):
             try:
                 self._owner.go_on(waiting.record, waiting.request, waiting.left)
             except DoorError as problem:
-                problems[run_id] = str(problem)
+                problems[run_id] = problem.fault
                 continue
             except Exception as problem:  # which must not keep others from going on
                 self._owner.give_up(waiting.record, "failed", fault_of(problem, f"run {run_id}"))
@@ -141,6 +142,6 @@ class Resumption:
             waiting.deadline.cancel()
         return waiting
 
-    def _fail(self, record: RunRecord, problem: str) -> None:
-        message = f"the run cannot go on since the server was started again: {problem}"
-        self._owner.give_up(record, "failed", Fault("invalid", message))
+    def _fail(self, record: RunRecord, why: Fault) -> None:
+        message = f"the run cannot go on since the server was started again: {why.message}"
+        self._owner.give_up(record, "failed", replace(why, message=message))

@@ -65,7 +65,7 @@ class Reuse:
         self._given: dict[int, tuple[Datum, ...]] = {}  # results that other runs of the batch have handed on
         self._gates: dict[int, Value] = {}
         self._open: list[Value] = []  # gates that the scheduler has not heard of yet
-        self._put_off: set[int] = set()  # nodes that were to be looked up while nobody needed them
+        self._put_off: set[int] = set()  # nodes to be looked up once somebody needs them
 
     # ---- nodes
 
@@ -160,12 +160,17 @@ class Reuse:
         return kept
 
     def _shared(self, node: Node) -> Kept | None:
-        """What equal work has given; if nothing, and nobody else of the batch is at it, the node may run."""
+        """What equal work has given; if nothing, and nobody else of the batch is at it, the node may run.
+
+        One that was taken up again runs in any case: its gate is open.
+        """
         number, key = node.id, self._key(node)
         kept = self._results.get(key)
         if kept is not None:
             self._keep(number, kept)
-        elif not self._batch or self._results.lead(key, Asker(self._run, number)):
+        elif self._batch and not self._results.lead(key, self._run) and number in self._gates:
+            self._results.follow(key, Asker(self._run, number))
+        else:
             self._keys[number] = key
             self._let_run(number)
         return kept
@@ -193,8 +198,9 @@ class Reuse:
 
     def give_up(self, numbers: Iterable[int]) -> tuple[Asker, ...]:
         """The run does not compute these nodes now: those who waited for it to do so."""
-        led = [self._keys.pop(number) for number in numbers if number in self._keys]
-        return tuple(asker for key in led for asker in self._results.abandon(key, self._run))
+        led = {number: self._keys.pop(number) for number in numbers if number in self._keys}
+        self._put_off |= led.keys()
+        return tuple(asker for key in led.values() for asker in self._results.abandon(key, self._run))
 
     def take_up(self, numbers: Iterable[int]) -> None:
         """The run computes these nodes after all, unless equal work has been done."""

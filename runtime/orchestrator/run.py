@@ -25,7 +25,7 @@ from .foresight import Foresight
 from .needs import Needs
 from .own_work import OwnWork
 from .recipe import context_key, recipe
-from .record import OBSERVED, Attempt, NodeChange, NodeTimes, Outcome, RunRecord, Unfinished, label
+from .record import OBSERVED, Attempt, NodeChange, NodeTimes, Outcome, RunRecord, Unfinished
 from .reuse import Reuse
 from .shared_results import Results
 from .told import Told
@@ -65,6 +65,7 @@ class Run:
     reuse: Reuse = field(init=False)
     own: OwnWork = field(init=False)
     _needs: Needs = field(init=False)
+    _failed: dict[int, Fault] = field(default_factory=dict)  # why nodes will never give results
 
     def __post_init__(self) -> None:
         self.id = self.record.id
@@ -229,6 +230,21 @@ class Run:
         self.graph.shelved = before & self._unneeded()
         return sorted((before - self.graph.shelved) & self.pending)
 
+    def fail(self, number: int, fault: Fault, now: float) -> None:
+        """A node will never give results."""
+        self._failed[number] = fault
+        self._needs.fail(number)
+        attempt = self.attempts.pop(number, None)
+        if attempt is not None:  # it ran out of time, or its worker was lost
+            self.ended(attempt, "failed", now, worker=attempt.worker, fault=fault)
+
+    def lacks(self) -> Fault | None:
+        """Why the run cannot go on: the fault of something that has failed and that somebody needs."""
+        if not self._failed:
+            return None
+        unneeded = self._unneeded()
+        return next((fault for number, fault in self._failed.items() if number not in unneeded), None)
+
     def _unneeded(self) -> set[int]:
         # A tool that waits for operands on its worker has not begun; one that must not run twice may have,
         # with results that have not come here yet.
@@ -310,7 +326,7 @@ class Run:
     def break_off(self, fault: Fault | None, now: float) -> None:
         """The run is over, and with it what is under way; what is to blame for that has failed."""
         for attempt in self.attempts.values():
-            blamed = fault if fault and fault.node == label(attempt.node) else None
+            blamed = fault if fault and fault.node == attempt.node.label() else None
             self.ended(attempt, "failed" if blamed else "cancelled", now, worker=attempt.worker, fault=blamed)
 
     # ---- values on their way to workers
@@ -328,7 +344,7 @@ class Run:
         assert isinstance(node.op, Interrupt)
         value = json.dumps(plain(self.operands(node)["value"]), ensure_ascii=False)
         schema = node.op.type.schema if isinstance(node.op.type, Data) else '{"type":"string"}'
-        return pb.Interrupted(node=node.id, label=label(node), value=value, type=schema, name=node.name)
+        return pb.Interrupted(node=node.id, label=node.label(), value=value, type=schema, name=node.name)
 
     def write(self, value: Value, message: value_pb2.Datum) -> None:
         """Make an empty message say a known value for a worker that does not hold it; a KV value in full."""

@@ -14,7 +14,6 @@ import grpc
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import orchestrator_pb2_grpc, worker_pb2
 from weft.runtime.results import CacheStats
-from weft.runtime.scheduler.faults import Fault
 
 from .caller import CALLER, caller_of
 from .door import DoorError, invalid, not_begun, unwritten
@@ -119,7 +118,7 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
             try:
                 self._take(run, request)
             except DoorError as problem:
-                self._orchestrator.run_failed(run, Fault("invalid", str(problem)))
+                self._orchestrator.run_failed(run, problem.fault)
             except Exception as problem:
                 self._orchestrator.run_failed(run, fault_of(problem, f"a request of run {run.id}"))
 

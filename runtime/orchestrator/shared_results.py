@@ -66,14 +66,16 @@ class Results:
         """Keep results for equal work to come."""
         self._cache.put(*key, results, sum(map(_size, results)))
 
-    def lead(self, key: Key, asker: Asker) -> bool:
-        """Whether the asker is to compute this itself; if not, it will be handed the results."""
-        flight = self._flights.get(key)
-        if flight is None:
-            self._flights[key] = _Flight(asker.run)
-            return True
-        flight.followers.append(asker)
-        return False
+    def lead(self, key: Key, run: str) -> bool:
+        """Whether the run is to compute this, as nobody does; others may follow it then."""
+        if key in self._flights:
+            return False
+        self._flights[key] = _Flight(run)
+        return True
+
+    def follow(self, key: Key, asker: Asker) -> None:
+        """Let the asker be handed what is being computed."""
+        self._flights[key].followers.append(asker)
 
     def landed(self, key: Key) -> tuple[Asker, ...]:
         """What led is computed: those who wait for it."""

@@ -73,6 +73,7 @@ class Shell:
         self._most = _MESSAGES * max_bytes
         self._events: list[ev.Event] = []
         self._busy = False
+        self._lacking: dict[str, None] = {}  # runs in which something has failed that nobody needed
         self._timer = Timer(lambda: self.handle(ev.Tick()))
 
     def close(self) -> None:
@@ -93,6 +94,10 @@ class Shell:
                 seen, self._events = self._events, []
                 for action in self.scheduler.handle(*seen, now=now()):
                     self._perform(action)
+                while self._lacking:
+                    run_id, _ = self._lacking.popitem()
+                    if run_id in self.runs:
+                        self._do_without(self.runs[run_id])
                 if not self._events:
                     self._sender.flush()
         finally:
@@ -377,7 +382,7 @@ class Shell:
     def _take_up(self, run: Run) -> None:
         """A run has grown, or its client waits for more: begin again what somebody needs after all."""
         needed = run.take_up()
-        if needed:
+        if needed and not self._cannot_go_on(run):
             run.reuse.take_up(needed)
             self.handle(ev.ValuesKnown(run.id, self._found(run)), ev.NodesTakenUp(run.id, tuple(needed)))
             maps = [number for number in needed if isinstance(run.node(number).op, Map)]
@@ -386,6 +391,19 @@ class Shell:
             self._take_in(run, grown, known)
 
     # ---- the end of a run
+
+    def _cannot_go_on(self, run: Run) -> bool:
+        """End the run if somebody needs what has failed; whether that is so."""
+        fault = run.lacks()
+        if fault is not None:
+            self._owner.run_failed(run, fault)
+        return fault is not None
+
+    def _do_without(self, run: Run) -> None:
+        """Nobody needs what has failed of a run, nor what waits for that in vain."""
+        self.shelve(run)
+        if not self._cannot_go_on(run):
+            self.settle(run)
 
     def settle(self, run: Run) -> None:
         """End the run if it is complete."""
@@ -412,7 +430,7 @@ class Shell:
     def _perform_for(
         self,
         run: Run,
-        action: act.Evaluate | act.Expand | act.AskClient | act.FailRun,
+        action: act.Evaluate | act.Expand | act.AskClient | act.FailRun | act.NodeFailed,
     ) -> None:
         match action:
             case act.Evaluate(node=node, attempt=attempt):
@@ -424,6 +442,10 @@ class Shell:
                 self._owner.ask_client(run, run.node(node), attempt)
             case act.FailRun(fault=fault):
                 self._owner.run_failed(run, fault)
+            case act.NodeFailed(node=node, fault=fault):
+                run.fail(node, fault, now())
+                if not self._cannot_go_on(run):
+                    self._lacking[run.id] = None
 
     def _compute(self, run: Run, number: int, attempt: int, compute: Callable[[], None]) -> None:
         """Do what the orchestrator does itself; what goes wrong is that node's failure and nothing else."""

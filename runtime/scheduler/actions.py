@@ -19,6 +19,7 @@ __all__ = [
     "FailRun",
     "Fragment",
     "Keep",
+    "NodeFailed",
     "Release",
     "Source",
     "WakeAt",
@@ -113,10 +114,19 @@ class FailRun:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeFailed:
+    """A node of a run that grows has failed for good, and is shelved. Who needs it cannot go on."""
+
+    run: str
+    node: int
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
 class WakeAt:
     """Send a Tick at this time, or as soon afterwards as is convenient. Never later than asked before."""
 
     time: float  # monotonic seconds
 
 
-Action = Dispatch | Evaluate | Expand | AskClient | CancelTasks | Release | FailRun | WakeAt
+Action = Dispatch | Evaluate | Expand | AskClient | CancelTasks | Release | FailRun | NodeFailed | WakeAt

@@ -32,6 +32,7 @@ CODES: Final = (
     "timeout",
     "too_large",
     "tool_failed",
+    "unavailable",
     "worker_lost",
 )
 """What a fault's code may be; programs of clients that raise may say others."""
@@ -54,10 +55,9 @@ class Fault:
 
 def blame(fault: Fault, node: Node, worker: str = "") -> Fault:
     """The fault with what it does not say yet about where it happened."""
-    label = replace(node, location="").where()
     return replace(
         fault,
-        node=fault.node or label,
+        node=fault.node or node.label(),
         location=fault.location or node.location,
         worker=fault.worker or worker,
     )
@@ -119,7 +119,7 @@ def nobody_offers(node: Node, engine: str, grace_s: float, lost: tuple[str, str]
     remedy = f"start one with `weft worker --kind {node.op.kind} --connect ADDRESS`"
     if lost is None:
         message = f"no worker offers {engine}, and none joined within {grace_s:g} s; {remedy}"
-        return blame(Fault("not_found", message), node)
+        return blame(Fault("unavailable", message), node)
     worker, reason = lost
     return _lost(
         node,

@@ -19,6 +19,7 @@ from .actions import (
     Evaluate,
     Expand,
     FailRun,
+    NodeFailed,
     Release,
     WakeAt,
 )
@@ -144,12 +145,15 @@ class Scheduler:
                 continue  # a map that has begun only waits for its bodies
             if live.phase is RUNNING and live.engine is not None:
                 stopped.setdefault(live.engine.worker.id, []).append(live.number)
-            run.shelve(live)
-            self._residency.drop(live)
-            self._residency.end_turn(live, self._now)
+            self._shelve(live)
         if stopped:
             self._actions += self._dispatcher.dispatches(self._now)  # what is stopped has been sent before
         self._actions += (CancelTasks(worker, run.id, tuple(nodes)) for worker, nodes in stopped.items())
+
+    def _shelve(self, live: LiveNode) -> None:
+        live.run.shelve(live)
+        self._residency.drop(live)
+        self._residency.end_turn(live, self._now)
 
     def _nodes_taken_up(self, event: NodesTakenUp) -> None:
         run = self._runs.get(event.run)
@@ -330,11 +334,11 @@ class Scheduler:
     def _fail(self, live: LiveNode, fault: Fault) -> None:
         live.failures += 1
         delay_s = after_failure(live.node, fault, live.failures)
+        self._call_back(live)
         if delay_s is None:
             worker = live.engine.worker.id if live.engine else ""
-            self._fail_run(live.run, blame(fault, live.node, worker))
+            self._fail_for_good(live, blame(fault, live.node, worker))
             return
-        self._call_back(live)
         live.leave(RETRYING)
         self._residency.drop(live)
         self._timers.set(self._now + delay_s, (live, live.attempt))
@@ -352,6 +356,13 @@ class Scheduler:
     def _cancel(self, worker: str, live: LiveNode) -> None:
         self._actions += self._dispatcher.dispatches(self._now)  # what is called back has been sent before
         self._actions.append(CancelTasks(worker, live.run.id, (live.number,)))
+
+    def _fail_for_good(self, live: LiveNode, fault: Fault) -> None:
+        if live.run.grows:
+            self._shelve(live)
+            self._actions.append(NodeFailed(live.run.id, live.number, fault))
+        else:
+            self._fail_run(live.run, fault)
 
     def _fail_run(self, run: LiveRun, fault: Fault) -> None:
         self._forget(run)
@@ -383,14 +394,14 @@ class Scheduler:
         live.losses += 1
         fault = after_loss(live.node, live.engine.worker.id, reason, live.losses)
         if fault:
-            self._fail_run(live.run, fault)
+            self._fail_for_good(live, fault)
 
     def _give_up(self, key: EngineKey) -> None:
         """Nobody came: fail every run that waits for such a worker."""
         lost = self._dispatcher.last_lost(key)
         for live in self._dispatcher.abandoned(key, self._now):
             if live.run.id in self._runs:
-                self._fail_run(live.run, nobody_offers(live.node, str(key), self.grace_s, lost))
+                self._fail_for_good(live, nobody_offers(live.node, str(key), self.grace_s, lost))
 
 
 def _may_have_run(live: LiveNode) -> bool:

@@ -122,7 +122,10 @@ class Simulation:
 
     def cancel(self, run: str) -> None:
         """Cancel a run."""
-        self._end(run, "cancelled")
+        self._stop(run, "cancelled")
+
+    def _stop(self, run: str, why: str) -> None:
+        self._end(run, why)
         self._send(ev.RunEnded(run))
 
     def _arrive(self, arrivals: Iterator[Arrival]) -> None:
@@ -170,6 +173,8 @@ class Simulation:
                     self._release(worker, self._runs[run], values, dead)
             case act.Expand():
                 raise AssertionError("programs of the simulator have no control nodes")
+            case act.NodeFailed(run, _, fault):
+                self.clock.at(self.clock.now, partial(self._stop, run, fault.message))
 
     def _dispatch(
         self,

@@ -13,7 +13,7 @@ from weft.graph.ir import Node
 from weft.graph.ops.common import Embed, Search, Tool
 from weft.graph.ops.primitive import Decode
 from weft.proto import worker_pb2
-from weft.runtime.orchestrator.record import OBSERVED, Attempt, NodeTimes, RunRecord, Unfinished, label
+from weft.runtime.orchestrator.record import OBSERVED, Attempt, NodeTimes, RunRecord, Unfinished
 from weft.runtime.orchestrator.trace import CLIENT, ORCHESTRATOR, PERSON, PHASES
 
 from .tally import WAIT
@@ -98,7 +98,7 @@ def _unfinished(unfinished: Unfinished) -> Part:
 def _common(attempt: Attempt) -> tuple[str, Attributes]:
     """A span's name, and what is known before the results."""
     name, attributes = _gen_ai(attempt.node)
-    attributes |= {"weft.node": label(attempt.node), "weft.worker": attempt.worker}
+    attributes |= {"weft.node": attempt.node.label(), "weft.worker": attempt.worker}
     if attempt.number > 1:
         attributes["weft.attempt"] = attempt.number
     return name, attributes | _code(attempt.node.location)

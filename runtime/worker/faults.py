@@ -19,7 +19,7 @@ from weft.runtime.retrieval.errors import (
     UnknownIndexError,
 )
 
-__all__ = ["Code", "TaskError", "fault_of", "invalid_arguments", "node_label"]
+__all__ = ["Code", "TaskError", "fault_of", "invalid_arguments"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,16 +58,11 @@ def fault_of(error: Exception, node: Node, worker: str) -> value_pb2.Fault:
     return value_pb2.Fault(
         code=code,
         message=sendable(message),
-        node=node_label(node),
+        node=node.label(),
         location=node.location,
         worker=worker,
         retryable=retryable,
     )
-
-
-def node_label(node: Node) -> str:
-    """How faults name a node: `%3 decode 'draft'`."""
-    return f"%{node.id} {node.op.label()}" + (f" {node.name!r}" if node.name else "")
 
 
 def _classify(error: Exception) -> tuple[Code | None, bool]:

@@ -11,6 +11,7 @@ import pytest
 
 from weft import Run, Var, gen, program, tool
 from weft.frontend.client.events import NodeChanged, NodePhase
+from weft.frontend.errors import ToolError
 
 from .conftest import Server, eventually
 from .test_failures import brief
@@ -47,6 +48,14 @@ def note(text: str) -> str:
     _end.wait(60)
     _seen.append("noted")
     return text
+
+
+@tool
+def broken(text: str) -> str:
+    """Fails when the test says so."""
+    _seen.append("called")
+    _end.wait(60)
+    raise KeyError(text)
 
 
 @program
@@ -111,6 +120,13 @@ async def called(topic: str) -> str:
 async def calling(topic: str) -> str:
     await given_up(note(topic))
     return "went on"
+
+
+@program
+async def calling_in_vain(topic: str, *, again: bool) -> str:
+    failing = broken(topic)
+    await given_up(failing)
+    return await failing if again else await note(topic)
 
 
 @program
@@ -219,6 +235,24 @@ def test_a_tool_that_has_begun_runs_to_its_end(server: Server) -> None:
     _end.set()
     assert run.result() == "went on"
     assert _seen == ["called with rivers", "given up", "noted"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_tool_that_fails_after_it_was_given_up_matters_only_to_who_awaits_it_again(
+    server: Server, again: bool
+) -> None:
+    run = calling_in_vain.using(server.client).submit("rivers", again=again)
+    eventually(lambda: bool(_seen))
+    _go_on.set()
+    eventually(lambda: "given up" in _seen)
+    _end.set()
+    if not again:
+        assert run.result() == "rivers"
+        return
+    with pytest.raises(ToolError, match="rivers") as raised:
+        run.result()
+    assert isinstance(raised.value.__cause__, KeyError)
+    assert _seen == ["called", "given up"]
 
 
 @pytest.mark.parametrize("shielded", [False, True])

@@ -295,7 +295,7 @@ def _host_or_index(node: Node, args: dict[str, Datum]) -> tuple[Datum, ...] | li
 
 
 def _fault(code: str, message: str, node: Node) -> value_pb2.Fault:
-    return value_pb2.Fault(code=code, message=message, node=node.op.label(), location=node.location)
+    return value_pb2.Fault(code=code, message=message, node=node.label(), location=node.location)
 
 
 class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):

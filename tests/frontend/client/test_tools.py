@@ -12,8 +12,10 @@ import pytest
 from pydantic import BaseModel
 
 from weft import ProgramError, RetryPolicy, ToolEnded, gen, map, program, tool
+from weft.frontend.client.toolbox import ClientTool, Toolbox
 from weft.frontend.errors import RunTimeout, ToolError, TraceError
 from weft.graph.ops.common import Tool
+from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.worker.engines.tool_loading import tool_of
 
 if TYPE_CHECKING:
@@ -182,6 +184,15 @@ def test_what_a_tool_raises_is_the_cause(server: MiniServer) -> None:
     ) as caught:
         breaking("x")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+async def test_the_cause_is_what_that_tool_has_raised_which_has_ended_the_run() -> None:
+    tools = cast(dict[str, ClientTool], {"broken": broken, "unreadable": unreadable})
+    toolbox = Toolbox(tools, asyncio.get_running_loop(), contextvars.copy_context())
+    for node, name, arguments in ((1, "broken", '{"item": "x"}'), (12, "unreadable", "{}")):
+        await toolbox.answer(pb.ToolCall(node=node, tool=name, arguments=arguments))
+    causes = [toolbox.cause_of(ToolError("", node=f"%{node} tool 'a'")) for node in (1, 12, 2)]
+    assert [type(cause) for cause in causes] == [ZeroDivisionError, OSError, type(None)]
 
 
 def test_what_a_tool_raises_need_not_be_text(server: MiniServer) -> None:

@@ -171,6 +171,7 @@ async def test_a_run_that_cannot_go_on_fails_and_says_why_and_others_go_on(serve
     begins = "the run cannot go on since the server was started again: "
     assert [fault.message.startswith(begins) for fault in faults] == [True] * 3
     assert "unknown model 'm2'" in faults[0].message
+    assert [fault.code for fault in faults] == ["invalid"] * 3
     assert "what the journal has of it cannot be read: " in faults[1].message
     await servers.crash(stage, runs[0])
     stage = await servers.start()
@@ -238,6 +239,23 @@ async def test_what_other_runs_have_computed_is_kept_too(servers: Servers) -> No
     assert not second.nodes()
 
 
+async def test_a_run_that_cannot_go_on_yet_can_be_cancelled_for_good(servers: Servers) -> None:
+    stage = await servers.start()
+    await worker(stage)
+    run = await submit(stage, ASKING)
+    await waits(stage, run)
+    await servers.crash(stage, run)
+    stage = await servers.start()
+    assert (await stage.stub.Cancel(pb.CancelRunRequest(run=run))).state == "cancelled"
+    again = await worker(stage)
+    assert not stage.server.orchestrator.shell.runs
+    await stage.server.stop()
+    stage = await servers.start()
+    await worker(stage)
+    assert (await info_of(stage, run)).state == "cancelled"
+    assert not again.nodes()
+
+
 async def test_without_a_journal_runs_end_with_the_server(servers: Servers) -> None:
     stage = await servers.start(journal_mb=0)
     await worker(stage)
@@ -257,16 +275,17 @@ async def test_what_cannot_be_written_down_is_not_begun(servers: Servers) -> Non
     with files_of_at_most(1000):
         first.gate.set()
         fault = (await outcome(stage, run)).fault
-        assert (fault.code, fault.node.split(" ", 1)[1]) == ("internal", "tool 'mail'")
+        assert (fault.code, fault.node.split(" ", 1)[1]) == ("unavailable", "tool 'mail'")
         assert f"not begun: the journal '{servers.folder / FILE}' cannot be written" in fault.message
         with pytest.raises(grpc.aio.AioRpcError, match="make room on its disk") as refused:
             await submit(stage, ASKING)
-        assert refused.value.code() is grpc.StatusCode.INTERNAL
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert not ran(first, Tool)
     run = await submit(stage, ASKING)  # there is room again
     await waits(stage, run)
-    with files_of_at_most(1000), pytest.raises(grpc.aio.AioRpcError, match="would ask again"):
+    with files_of_at_most(1000), pytest.raises(grpc.aio.AioRpcError, match="would ask again") as refused:
         await resume(stage, run, "yes")
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert (await outcome(stage, run)).info.state == "done"
 
 
@@ -281,7 +300,7 @@ async def test_on_a_disk_that_hangs_nothing_is_accepted_and_the_rest_goes_on(
     monkeypatch.setattr("weft.runtime.orchestrator.journal._DISK_S", 0.1)
     with pytest.raises(grpc.aio.AioRpcError, match=r"the run was not begun: .* has not taken it") as refused:
         await submit(stage, ASKING)
-    assert refused.value.code() is grpc.StatusCode.INTERNAL
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     with pytest.raises(grpc.aio.AioRpcError, match="would ask again"):
         await resume(stage, waiting, "yes")
     assert (await outcome(stage, waiting)).info.state == "done"
@@ -289,7 +308,7 @@ async def test_on_a_disk_that_hangs_nothing_is_accepted_and_the_rest_goes_on(
     monkeypatch.setattr("weft.runtime.orchestrator.journal._STALLED_S", 0.0)
     with pytest.raises(grpc.aio.AioRpcError, match=r"the run was not begun: .*too much waits for its disk"):
         await submit(stage, ASKING)
-    assert stage.server.orchestrator.counts.refused == {"internal": 1}
+    assert stage.server.orchestrator.counts.refused == {"unavailable": 1}
     disk.set()
     monkeypatch.undo()
     accepted = await submit(stage, ASKING)

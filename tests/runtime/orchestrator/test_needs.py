@@ -43,9 +43,11 @@ class World:
         """What a model writes."""
         return self.add(DECODE, self.add(PREFILL, *operands))
 
-    def unneeded(self, *withdrawn: int, begun: Iterable[int] = ()) -> set[int]:
+    def unneeded(self, *withdrawn: int, begun: Iterable[int] = (), failed: Iterable[int] = ()) -> set[int]:
         for number in withdrawn:
             self.needs.withdraw(number)
+        for number in failed:
+            self.needs.fail(number)
         return self.needs.unneeded(set(begun))
 
 
@@ -133,6 +135,15 @@ def test_an_index_is_filled_whoever_waits_for_that(world: World) -> None:
     assert world.unneeded(stored) == {found}
 
 
+def test_what_waits_in_vain_is_not_waited_for_if_it_is_withdrawn(world: World) -> None:
+    text = world.text()
+    noted, stored = world.add(EFFECT, text), world.add(UPSERT, text)
+    prompt = text - 1
+    assert world.unneeded(stored, begun=[noted], failed=[text]) == {stored}
+    assert world.unneeded(noted, begun=[noted]) == {prompt, text, noted, stored}
+    assert world.unneeded(failed=[prompt]) == {prompt, text, noted, stored}
+
+
 def test_the_bodies_of_a_map_go_with_it(world: World) -> None:
     listed = world.text()
     mapped = world.add(MAP, listed)
@@ -163,7 +174,7 @@ def test_in_any_graph_it_is_what_is_given_up_and_serves_nobody(data: st.DataObje
         if control is not None:
             part_of[number] = control
     some = st.sets(st.sampled_from(sorted(world.nodes)))
-    withdrawn, wanted, begun = data.draw(some), data.draw(some), data.draw(some)
+    withdrawn, wanted, begun, failed = (data.draw(some) for _ in range(4))
     world.pending -= data.draw(some)
     world.wanted |= {Value(number) for number in wanted}
 
@@ -181,13 +192,21 @@ def test_in_any_graph_it_is_what_is_given_up_and_serves_nobody(data: st.DataObje
         return number in withdrawn or (control in world.pending and called_off(control))
 
     @cache
+    def hopeless(number: int) -> bool:
+        takes = {value.node for value in world.nodes[number].args.values()}
+        parts = {part for part, control in part_of.items() if control == number}
+        return number in failed or any(map(hopeless, (takes | parts) & world.pending))
+
+    @cache
     def needed(number: int) -> bool:
         op = world.nodes[number].op
-        if number in wanted | begun or (op is UPSERT) or (op is EFFECT and not called_off(number)):
+        if number in wanted or (number in begun and not hopeless(number)):
+            return True
+        if (op is UPSERT and not hopeless(number)) or (op in (UPSERT, EFFECT) and not called_off(number)):
             return True
         if op is not VIEW and not given_up(number):
             return True
         return any(map(needed, takers(number)))
 
     expected = {number for number in world.pending if given_up(number) and not needed(number)}
-    assert world.unneeded(*withdrawn, begun=begun) == expected
+    assert world.unneeded(*withdrawn, begun=begun, failed=failed) == expected

@@ -24,6 +24,8 @@ from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.actions import Action
 from weft.runtime.scheduler.scheduler import Scheduler
 
+from .conftest import llm
+
 
 def ask(number: int, source: int | None = None) -> Node:
     parts = ("Q: ", Slot("q")) if source is not None else ("hello",)
@@ -314,3 +316,67 @@ async def test_first_request_must_be_a_start(talk: Conversation) -> None:
     await talk.say(finish(None))
     with pytest.raises(Exception, match="must be `start`"):
         await talk.finished()
+
+
+async def test_a_growing_run_may_begin_with_its_first_increment(talk: Conversation) -> None:
+    first = pb.SubmitRequest(graph=encode_graph(Graph((ask(0),), (), "p")))
+    await talk.say(pb.RunRequest(start=pb.Start(submit=first, grows=True)))
+    await talk.say(extend(Graph((), ()), wanted=[Value(0)]))
+    assert (await talk.next("known")).datum.text.text == "<hello>"
+    await talk.say(finish(None))
+    assert (await talk.finished()).info.program == "p"
+
+
+async def test_a_growing_run_may_use_workers_that_join_while_it_lives(bare: Any) -> None:
+    talk = Conversation(bare.stub)
+    await talk.say(start(None))
+    for name, worker in enumerate(("m", "m2")):
+        await talk.say(extend(Graph((Node(2 * name, Const("1")),), ()), wanted=[Value(2 * name)]))
+        await talk.next("known")
+        await bare.worker(worker, llm(worker))
+        written = Generate((Message("raw", ("hello",)),), model="" if worker == "m" else worker)
+        number = 2 * name + 1
+        await talk.say(extend(Graph((Node(number, written),), ()), wanted=[Value(number)]))
+        assert (await talk.next("known")).datum.text.text == "<hello>"
+        assert bare.workers[worker].nodes()
+
+
+async def test_what_nobody_offers_makes_a_growing_run_fail_as_unavailable(bare: Any) -> None:
+    talk = Conversation(bare.stub)
+    await talk.say(start(None))
+    await talk.say(extend(Graph((ask(0),), ())))
+    fault = (await talk.finished()).fault
+    assert fault.code == "unavailable"
+    assert "no worker offers 'llm'; start one with" in fault.message
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (extend(Graph((), ())), "started with grows=true and has not finished can grow"),
+        (finish(None), "started with grows=true is finished by its client"),
+        (pb.RunRequest(start=pb.Start()), "takes extend, tool, finish and cancel, not start"),
+        (pb.RunRequest(), "takes extend, tool, finish and cancel, not None"),
+    ],
+)
+async def test_what_a_run_cannot_take_fails_it(
+    talk: Conversation, stage: Any, request_: pb.RunRequest, message: str
+) -> None:
+    stage.workers["w1"].gated = {Decode}
+    await talk.say(start(Graph((ask(0),), (Value(0),))))
+    await talk.say(request_)
+    fault = (await talk.finished()).fault
+    assert fault.code == "invalid"
+    assert message in fault.message
+
+
+async def test_only_tools_of_the_client_are_answered_by_it(
+    talk: Conversation, stage: Any, until: Any
+) -> None:
+    worker = stage.workers["w1"]
+    worker.gated = {Decode}
+    await talk.say(start(Graph((ask(0),), (Value(0),))))
+    await until(lambda: any(isinstance(node.op, Decode) for node in worker.nodes()))
+    decode = worker.nodes()[-1].id
+    await talk.say(pb.RunRequest(tool=pb.ToolAnswer(node=decode, attempt=1, json='"mine"')))
+    assert "is not a tool of the client" in (await talk.finished()).fault.message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -12,16 +13,16 @@ import grpc
 import pytest
 
 from weft.graph.codec import encode_graph, encode_value
-from weft.graph.ir import Graph, Node, Value
+from weft.graph.ir import Graph, Node, Policy, Value
 from weft.graph.ops.common import Const, Input, Interrupt, Tool
 from weft.graph.ops.control import Map
-from weft.graph.ops.primitive import Decode
-from weft.graph.ops.user import Generate
+from weft.graph.ops.primitive import Chunk, Decode
+from weft.graph.ops.user import Generate, Ingest
 from weft.graph.prompt import Message, Slot
 from weft.graph.sampling import JsonSchema
 from weft.graph.types import STRINGS, TEXT, Type
 from weft.proto import orchestrator_pb2 as pb
-from weft.proto import worker_pb2
+from weft.proto import value_pb2, worker_pb2
 
 from .test_run_stream import Conversation, ask, finish
 
@@ -45,6 +46,16 @@ def extend(
     return pb.RunRequest(extend=increment)
 
 
+CACHED = Node(0, Generate((Message("raw", ("hello",)),), cache=True))
+
+
+async def growing(stage: Any, batch: str = "") -> Conversation:
+    """A growing run, of a batch perhaps."""
+    talk = Conversation(stage.stub)
+    await talk.say(pb.RunRequest(start=pb.Start(submit=pb.SubmitRequest(batch=batch), grows=True)))
+    return talk
+
+
 def noting(number: int, operand: int | None = None) -> Node:
     args = {} if operand is None else {"x": Value(operand)}
     return Node(number, NOTE, args, "noting", "app.py:7")
@@ -58,6 +69,11 @@ def each(number: int, listed: int, op: Tool, concurrency: int) -> Node:
 
 async def answer(talk: Conversation, call: pb.ToolCall) -> None:
     await talk.say(pb.RunRequest(tool=pb.ToolAnswer(node=call.node, attempt=call.attempt, json='"noted"')))
+
+
+async def refuse(talk: Conversation, call: pb.ToolCall) -> None:
+    fault = value_pb2.Fault(code="tool_failed", message="no")
+    await talk.say(pb.RunRequest(tool=pb.ToolAnswer(node=call.node, attempt=call.attempt, fault=fault)))
 
 
 async def withdraw(talk: Conversation, number: int) -> None:
@@ -201,6 +217,98 @@ async def test_a_tool_that_has_begun_runs_to_its_end(talk: Conversation) -> None
     assert encode_value(Value(0)) not in known
 
 
+async def test_what_a_tool_raises_after_it_was_withdrawn_does_not_matter(talk: Conversation) -> None:
+    await talk.say(extend(noting(0), wanted=[0]))
+    call = await talk.next("tool")
+    await withdraw(talk, 0)
+    await refuse(talk, call)
+    await talk.say(extend(noting(1), wanted=[1]))
+    await answer(talk, await talk.next("tool"))
+    await talk.next("known")
+    await talk.say(finish("done"))
+    assert (await talk.finished()).info.state == "done"
+    events = [event.node for event in talk.seen if event.HasField("node")]
+    assert [event.phase for event in events if event.node == call.node] == ["started", "failed"]
+
+
+async def test_a_program_that_has_returned_waits_for_what_it_withdrew_to_fail(talk: Conversation) -> None:
+    await talk.say(extend(noting(0), wanted=[0]))
+    call = await talk.next("tool")
+    await withdraw(talk, 0)
+    await talk.say(finish("done"))
+    await refuse(talk, call)
+    assert (await talk.finished()).info.state == "done"
+
+
+async def test_a_tool_that_was_withdrawn_may_run_out_of_time(
+    stage: Any, talk: Conversation, until: Any
+) -> None:
+    await talk.say(extend(replace(noting(0), policy=Policy(timeout_s=0.1)), wanted=[0]))
+    call = await talk.next("tool")
+    (run,) = stage.server.orchestrator.shell.runs.values()
+    await withdraw(talk, 0)
+    await until(lambda: not run.attempts or run.record.ended.is_set())
+    await answer(talk, call)
+    await talk.say(finish("done"))
+    assert (await talk.finished()).info.state == "done"
+
+
+async def test_what_a_tool_has_raised_ends_the_run_that_awaits_it_again(talk: Conversation) -> None:
+    await talk.say(extend(noting(0), wanted=[0]))
+    call = await talk.next("tool")
+    await withdraw(talk, 0)
+    await refuse(talk, call)
+    await talk.say(extend(ask(1, 0), wanted=[1], outside={Value(0): TEXT}))
+    fault = (await talk.finished()).fault
+    assert (fault.code, fault.message) == ("tool_failed", "no")
+    assert fault.location == "app.py:7"
+
+
+async def test_what_somebody_else_takes_of_a_tool_ends_the_run(talk: Conversation) -> None:
+    await talk.say(extend(noting(0), ask(1, 0), wanted=[0, 1]))
+    call = await talk.next("tool")
+    await withdraw(talk, 0)
+    await refuse(talk, call)
+    assert (await talk.finished()).fault.code == "tool_failed"
+
+
+async def test_what_a_tool_raises_in_a_map_that_was_withdrawn_matters_once_that_is_awaited_again(
+    talk: Conversation,
+) -> None:
+    words = Node(0, Const('["a", "b"]', STRINGS))
+    await talk.say(extend(words, each(1, 0, NOTE, 0), wanted=[1]))
+    first, second = [await talk.next("tool") for _ in range(2)]
+    await withdraw(talk, 1)
+    await refuse(talk, first)
+    await answer(talk, second)
+    await talk.say(extend(noting(2), wanted=[2]))
+    await answer(talk, await talk.next("tool"))
+    await talk.next("known")
+    await talk.say(extend(wanted=[1]))
+    assert (await talk.finished()).fault.code == "tool_failed"
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_an_ingest_that_fails_after_it_was_withdrawn_matters_once_it_is_awaited_again(
+    talk: Conversation, worker: Any, until: Any, again: bool
+) -> None:
+    worker.gated = {Chunk}
+    documents = Node(0, Const('["text"]', STRINGS))
+    await talk.say(extend(documents, Node(1, Ingest("fresh"), {"documents": Value(0)}), wanted=[1]))
+    await until(lambda: any(isinstance(node.op, Chunk) for node in worker.nodes()))
+    await withdraw(talk, 1)
+    worker.faults.append(value_pb2.Fault(code="internal", message="the disk is full"))
+    worker.gate.set()
+    await until(lambda: not worker.faults)
+    await talk.say(extend(*([] if again else [ask(2)]), wanted=[1 if again else 2]))
+    if not again:
+        await talk.next("known")
+        await talk.say(finish("done"))
+    result = await talk.finished()
+    assert result.info.state == ("failed" if again else "done")
+    assert result.fault.message == ("the disk is full" if again else "")
+
+
 async def test_a_tool_that_is_called_for_its_effect_runs_whoever_takes_its_result(
     talk: Conversation, worker: Any
 ) -> None:
@@ -314,10 +422,8 @@ async def test_what_others_of_a_batch_wait_for_is_computed_by_one_of_them(
     stage: Any, worker: Any, until: Any
 ) -> None:
     """The first computes and withdraws, the second waits for it and withdraws before; the third has it."""
-    runs = [Conversation(stage.stub) for _ in range(3)]
+    runs = [await growing(stage, "b") for _ in range(3)]
     for talk in runs:
-        start = pb.Start(submit=pb.SubmitRequest(batch="b"), grows=True)
-        await talk.say(pb.RunRequest(start=start))
         await talk.say(extend(ask(0), wanted=[0]))
         await talk.next("started")
     first, second, third = runs
@@ -330,6 +436,72 @@ async def test_what_others_of_a_batch_wait_for_is_computed_by_one_of_them(
     for talk in (first, second):
         await talk.say(extend(wanted=[0]))
         assert (await talk.next("known")).datum.text.text == "<hello>"
+
+
+@pytest.mark.parametrize("batch", ["", "b"])
+async def test_what_is_taken_up_again_is_kept_for_equal_work(
+    stage: Any, worker: Any, until: Any, batch: str
+) -> None:
+    first, second = [await growing(stage, batch) for _ in range(2)]
+    await first.say(extend(CACHED, wanted=[0]))
+    await until(lambda: decodes(worker))
+    await withdraw(first, 0)
+    await first.say(extend(wanted=[0]))
+    await until(lambda: len(decodes(worker)) == 2)
+    worker.gate.set()
+    await first.next("known")
+    await second.say(extend(CACHED, wanted=[0]))
+    assert (await second.next("known")).datum.text.text == "<hello>"
+    assert len(decodes(worker)) == 2
+
+
+async def test_what_equal_work_has_given_meanwhile_is_not_computed_again(
+    stage: Any, worker: Any, until: Any
+) -> None:
+    first, second = [await growing(stage) for _ in range(2)]
+    await first.say(extend(CACHED, wanted=[0]))
+    await until(lambda: decodes(worker))
+    await withdraw(first, 0)
+    worker.gate.set()
+    for talk in (second, first):
+        await talk.say(extend(CACHED if talk is second else Node(1, Const("1")), wanted=[0]))
+        assert (await talk.next("known")).datum.text.text == "<hello>"
+    assert len(decodes(worker)) == 2
+
+
+async def test_what_is_taken_up_is_computed_for_its_batch_too(stage: Any, worker: Any, until: Any) -> None:
+    first, second = [await growing(stage, "b") for _ in range(2)]
+    await first.say(extend(ask(0), wanted=[0]))
+    await until(lambda: decodes(worker))
+    await withdraw(first, 0)
+    await first.say(extend(wanted=[0]))
+    await until(lambda: len(decodes(worker)) == 2)
+    await second.say(extend(ask(0), Node(1, Const("1")), wanted=[0, 1]))
+    await second.next("known")
+    worker.gate.set()
+    for talk in (first, second):
+        assert (await talk.next("known")).datum.text.text == "<hello>"
+    assert len(decodes(worker)) == 2
+
+
+async def test_what_is_taken_up_while_another_of_its_batch_computes_it_is_done_once(
+    stage: Any, worker: Any, until: Any
+) -> None:
+    first, second = [await growing(stage, "b") for _ in range(2)]
+    await first.say(extend(ask(0), wanted=[0]))
+    await until(lambda: decodes(worker))
+    await withdraw(first, 0)
+    await second.say(extend(ask(0), wanted=[0]))
+    await until(lambda: len(decodes(worker)) == 2)
+    await first.say(extend(wanted=[0]))
+    await until(lambda: len(decodes(worker)) == 3)
+    worker.gate.set()
+    for talk in (first, second):
+        assert (await talk.next("known")).datum.text.text == "<hello>"
+    for talk in (first, second):
+        await talk.say(finish("done"))
+        info = (await talk.finished()).info
+        assert info.nodes_done == info.nodes
 
 
 async def test_what_no_increment_made_cannot_be_withdrawn(talk: Conversation) -> None:

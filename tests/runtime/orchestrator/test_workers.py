@@ -18,7 +18,7 @@ from weft.graph.prompt import Message, Slot
 from weft.graph.types import TEXT
 from weft.graph.values import EFFECT
 from weft.proto import orchestrator_pb2 as pb
-from weft.proto import worker_pb2
+from weft.proto import value_pb2, worker_pb2
 from weft.runtime.orchestrator.run import Run
 from weft.runtime.orchestrator.shell import Shell
 
@@ -163,6 +163,14 @@ async def test_a_worker_that_makes_no_sense_is_refused(bare: Any, info: Any, nam
     assert named in events[0].message
 
 
+async def test_a_worker_that_cannot_be_reached_is_refused(bare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.runtime.orchestrator.workers._CONNECT_S", 0.1)
+    nowhere = worker_pb2.WorkerInfo(worker_id="w1", address="127.0.0.1:1", engines=[llm()])
+    (event,) = [event async for event in bare.stub.Join(nowhere)]
+    assert not event.accepted
+    assert "cannot be reached at '127.0.0.1:1'; it must name an address" in event.message
+
+
 async def test_contexts_are_released_when_nobody_takes_them(bare: Any, until: Any) -> None:
     worker = await bare.worker("w1", llm(), tools())
     await bare.stub.Invoke(submit(conversation()))
@@ -179,6 +187,23 @@ async def test_malformed_result_fails_the_run_only(bare: Any) -> None:
     assert result.fault.code == "internal"
     assert "promised" in result.fault.message
     del worker._compute
+    assert (await bare.stub.Invoke(submit(conversation()))).info.state == "done"
+
+
+async def test_what_cannot_be_read_as_a_result_fails_the_run_only(bare: Any, until: Any) -> None:
+    worker = await bare.worker("w1", llm(), tools())
+    worker.gated = {Decode}
+    call = asyncio.ensure_future(bare.stub.Invoke(submit(conversation())))
+    await until(lambda: any(isinstance(node.op, Decode) for node in worker.nodes()))
+    run, decode = worker.fragments()[-1].run, worker.nodes()[-1]
+    results = [value_pb2.Datum(json="{")]
+    done = worker_pb2.TaskDone(run=run, node=decode.id, attempt=1, results=results)
+    for report in (worker_pb2.Report(), worker_pb2.Report(done=done)):  # the first is of no kind
+        worker.reports.put_nowait(report)
+    fault = (await call).fault
+    assert (fault.code, fault.node) == ("internal", decode.label())
+    assert fault.message.startswith("worker 'w1' sent a malformed result: json: not a JSON text")
+    worker.gate.set()
     assert (await bare.stub.Invoke(submit(conversation()))).info.state == "done"
 
 

@@ -164,7 +164,7 @@ def test_engine_that_nobody_ever_offered() -> None:
     driver = Driver(("w1", LLM))
     assert driver.run(node(0, Search("i"))) == [act.WakeAt(104.0)]
     fault = fault_of(driver.tick(104.0))
-    assert fault.code == "not_found"
+    assert fault.code == "unavailable"
     assert "index" in fault.message
 
 

@@ -148,14 +148,7 @@ class Chaos:
     def cancel(self) -> None:
         alive = [name for name, run in self.world.runs.items() if not run.over]
         if alive:
-            run = self.choose.choice(alive)
-            self.world.runs[run].over = True
-            self.world.send(ev.RunEnded(run))
-            self.world.flush()
-            assert not any(key[0] == run and where for key, (_, where) in self.world.outstanding.items())
-            assert not any(held[0] == run for w in self.world.workers.values() for held in w.holds)
-            self.world.drop(run)
-            self.world.runs[run].failed = True  # from now on not even a release may mention it
+            self.world.end(self.choose.choice(alive))
 
     def wait(self) -> None:
         until = self.world.now + self.choose.choice((0.1, 1.0, 5.0))

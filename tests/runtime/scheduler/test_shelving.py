@@ -15,6 +15,7 @@ from weft.graph.ops.common import Format, Interrupt, Tool
 from weft.graph.ops.control import Map
 from weft.runtime.scheduler import actions as act
 from weft.runtime.scheduler import events as ev
+from weft.runtime.scheduler.faults import Fault
 from weft.runtime.scheduler.primitive import describe
 from weft.runtime.scheduler.state import DONE, SHELVED
 
@@ -30,6 +31,11 @@ def shelve(driver: Driver, *nodes: int, run: str = "r") -> list[act.Action]:
 
 def take_up(driver: Driver, *nodes: int, run: str = "r") -> list[act.Action]:
     return driver.send(ev.NodesTakenUp(run, nodes))
+
+
+def failed(actions: list[act.Action]) -> list[tuple[int, str]]:
+    """The nodes that have failed for good, and why."""
+    return [(action.node, action.fault.code) for action in actions if isinstance(action, act.NodeFailed)]
 
 
 def test_what_runs_is_stopped_and_begins_anew_when_it_is_needed_again() -> None:
@@ -127,12 +133,27 @@ def test_a_run_needs_no_room_for_what_nobody_needs() -> None:
     assert placed(driver.done(0)) == [("w", "r", 1)]
 
 
+def test_what_has_failed_for_good_in_a_growing_run_is_shelved_and_the_run_goes_on() -> None:
+    driver = Driver(("w", ev.EngineSpec("tool", "t")), ("e", EMBEDDER))
+    twice = Policy(timeout_s=2.0, attempts=2, backoff_s=1.0)
+    driver.run(tool(0, twice, where="client"), tool(1), node(2, EMBED, x=0), grows=True)
+    broke = Fault("tool_failed", "broke")
+    assert failed(driver.failed(0, broke)) == [], "it is tried again"
+    assert driver.tick(101.0)[0] == act.AskClient("r", 0, 2)
+    assert failed(driver.tick(103.0)) == [(0, "timeout")]
+    assert failed(driver.send(ev.WorkerLost("w", "killed"))) == [(1, "worker_lost")]
+    assert driver.failed(0, broke, attempt=2) == []
+    assert placed(driver.add(node(3, EMBED))) == [("e", "r", 3)]
+    assert driver.send(ev.RunEnded("r")) == [act.CancelTasks("e", "r"), act.Release("e", "r")]
+
+
 class Wavering(Chaos):
     """Besides, growing runs come to need less, and what they did not need again."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self.shelved: dict[str, set[int]] = {}
+        self.world.lacking = self.do_without
 
     def step(self) -> None:
         """Something happens, or is given up, or wanted again."""
@@ -154,17 +175,27 @@ class Wavering(Chaos):
         if not self.growing():
             return
         run = self.choose.choice(self.growing())
-        live = self.world.runs[run]
-        given_up, known = {self.choose.choice(sorted(live.nodes.keys() - {0}))}, 0
+        self.give_up(run, {self.choose.choice(sorted(self.world.runs[run].nodes.keys() - {0}))})
+
+    def do_without(self, run: str) -> None:
+        """Nobody needs what has failed for good, if that can be."""
+        lacks = self.world.runs[run].lacks
+        if not lacks <= self.shelved.get(run, set()) and not self.give_up(run, set(lacks)):
+            self.world.end(run)
+
+    def give_up(self, run: str, given_up: set[int]) -> bool:
+        live, known = self.world.runs[run], 0
         while known < len(given_up):
             known = len(given_up)
             taken = {Value(number, output) for number in given_up for output in (0, 1)}
             given_up |= {n.id for n in live.nodes.values() if not taken.isdisjoint(n.args.values())}
         outstanding = {n: where for (r, n), (_, where) in self.world.outstanding.items() if r == run}
         begun = {n for n, where in outstanding.items() if not where or isinstance(live.nodes[n].op, Tool)}
-        if given_up.isdisjoint(begun):
-            self.shelved.setdefault(run, set()).update(given_up)
-            self.world.send(ev.NodesShelved(run, tuple(sorted(given_up))))
+        if not given_up.isdisjoint(begun):
+            return False
+        self.shelved.setdefault(run, set()).update(given_up)
+        self.world.send(ev.NodesShelved(run, tuple(sorted(given_up))))
+        return True
 
     def take_up(self) -> None:
         """Something that was given up, with all that it takes."""
@@ -189,7 +220,9 @@ class Wavering(Chaos):
             if number in shelved and number not in needed:
                 needed.add(number)
                 left += (value.node for value in nodes[number].args.values())
-        if needed:
+        if needed & self.world.runs[run].lacks:
+            self.world.end(run)
+        elif needed:
             shelved -= needed
             self.world.send(ev.NodesTakenUp(run, tuple(sorted(needed))))
 

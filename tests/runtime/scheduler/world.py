@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from weft.graph.ir import NO_POLICY, Graph, Node, Policy, Value
@@ -35,6 +35,7 @@ class ModelRun:
     holders: dict[int, ModelWorker] = field(default_factory=dict)  # who made each node's results
     over: bool = False
     failed: bool = False
+    lacks: set[int] = field(default_factory=set)  # nodes that have failed for good
 
 
 @dataclass
@@ -75,6 +76,7 @@ class World:
         self.ending: set[str] = set()  # runs that end in the present message, which may ask for them before
         self.failing: set[tuple[str, int]] = set()  # tasks that fail in it
         self.next_node = 0
+        self.lacking: Callable[[str], None] = self.end  # what follows when a node has failed for good
 
     # ---- events
 
@@ -97,6 +99,20 @@ class World:
         self.history.append((events, self.now, list(actions)))
         for action in actions:
             self.perform(action)
+        self.ending = set()
+        for run, live in list(self.runs.items()):
+            if live.lacks and not live.over:
+                self.lacking(run)
+
+    def end(self, run: str) -> None:
+        """Nobody wants a run any more."""
+        self.runs[run].over = True
+        self.send(ev.RunEnded(run))
+        self.flush()
+        assert not any(key[0] == run and where for key, (_, where) in self.outstanding.items())
+        assert not any(held[0] == run for worker in self.workers.values() for held in worker.holds)
+        self.drop(run)
+        self.runs[run].failed = True  # from now on not even a release may mention it
 
     def finish(self, run: str, node: int) -> None:
         attempt, worker = self.outstanding.pop((run, node))
@@ -188,6 +204,11 @@ class World:
                 assert fault.message
                 live.over = live.failed = True
                 self.drop(run)
+            case act.NodeFailed(run, node, fault):
+                assert fault.message
+                assert live.grows
+                self.outstanding.pop((run, node), None)  # it is out of time
+                live.lacks.add(node)
 
     def take(self, worker: ModelWorker, name: str, fragment: act.Fragment) -> None:
         """A worker is given a fragment: every operand must be known, made in it, or being made there."""

@@ -136,6 +136,22 @@ def test_workers_come_and_go_and_every_run_ends(seed: int) -> None:
     assert {run.fault for run in runs} <= {""} or all("lost" in run.fault for run in runs if run.fault)
 
 
+@pytest.mark.parametrize("grows", [False, True])
+def test_what_waits_for_a_worker_that_does_not_come_back_fails(grows: bool) -> None:
+    p = builder()
+    reply = p.write([Text("q", 10)], 100)
+    if grows:
+        p.after(reply)
+    p.write([Text("q", 10), reply], 2)
+    program = p.build()
+    assert program.grows == grows
+    simulation = world(policies=Policies(grace_s=4.0))
+    simulation.clock.at(0.5, partial(simulation.lose, "w0"))
+    (run,) = simulation.run([Arrival(0.0, program)]).runs
+    assert "'w0' was lost" in run.fault
+    assert run.finished == pytest.approx(4.5)
+
+
 def test_a_cancelled_run_ends_at_once_and_leaves_its_engines_to_others() -> None:
     simulation = world()
     p = builder()

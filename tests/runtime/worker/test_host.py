@@ -18,10 +18,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from weft.graph.codec import node_bytes
 from weft.graph.ir import Node, Value
 from weft.graph.ops.common import Embed
-from weft.graph.values import TextValue, VectorsValue
+from weft.graph.values import Json, TextValue, VectorsValue
 from weft.proto import graph_pb2, value_pb2, worker_pb2, worker_pb2_grpc
 from weft.runtime.worker.catalog import Catalog
-from weft.runtime.worker.engines.base import StartError
+from weft.runtime.worker.engines.base import Outcome, StartError, Timing
 from weft.runtime.worker.engines.embed import EmbedEngine
 from weft.runtime.worker.host import Host
 
@@ -191,6 +191,22 @@ async def test_malformed_nodes_and_values_fail_their_tasks_only(start_worker: St
     assert await embeds(link, "u")
     await link.send(release=worker_pb2.Release(run="u"))
     await link.status(running=0, waiting=0)
+
+
+async def test_results_that_no_message_can_say_fail_their_task_only(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def mistaken(*_: object) -> Outcome:
+        return Outcome((Json(float("nan")),), Timing())
+
+    link = await start_worker(EmbedEngine(None))
+    with monkeypatch.context() as patched:
+        patched.setattr(EmbedEngine, "execute", mistaken)
+        await link.run(EMBED, values=TEXT)
+        fault = await link.fault(1)
+    assert (fault.code, fault.node) == ("invalid", "%1 embed")
+    assert fault.message.startswith("a Json cannot be encoded")
+    assert await embeds(link, "s")
 
 
 async def test_a_kind_that_the_worker_lacks_is_a_fault(start_worker: StartWorker) -> None:
