@@ -42,6 +42,7 @@ class EngineState:
     context_tokens: float = 0.0
     kv: int = 0  # tokens that the runs it works for hold or are going to
     grown: int = 0  # of that, what runs that grow do
+    free: int = 0  # tokens for which it has room besides
     written: float = 0.0  # tokens whose KV it has computed since it joined
     in_use: dict[int, list[int]] = field(default_factory=dict)  # by prefix: claims, of growing runs, tokens
     underway: dict[int, int] = field(default_factory=dict)  # tasks by a prefix that they are to read
@@ -52,6 +53,7 @@ class EngineState:
     writing: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
+        self.free = self.spec.kv_slots
         if self.spec.kv_slots:
             self.room = _USABLE * self.spec.kv_slots
         costs = self.spec.costs or DEFAULT_COSTS
@@ -61,11 +63,6 @@ class EngineState:
         """The milliseconds of reading `new` tokens behind `cached` ones."""
         a, b, c = self.reading
         return a + b * new + c * new * (cached + new / 2) if new > 0 else 0.0
-
-    @property
-    def free(self) -> int:
-        """The tokens of KV for which it has room besides."""
-        return max(self.spec.kv_slots - self.kv, 0)
 
     @property
     def refill_s(self) -> float:
@@ -167,10 +164,11 @@ class EngineState:
 
     def hold(self, tokens: int, grown: int) -> None:
         """Reckon with so many tokens of KV more. Only that there are fewer can make anything possible."""
-        free = self.free
         self.kv += tokens
         self.grown += grown
-        freed = self.free - free
+        room = self.spec.kv_slots - self.kv
+        freed = -self.free if room < 0 else room - self.free
+        self.free += freed
         for pool in self.pools:
             pool.free += freed
             pool.grown += grown
@@ -374,7 +372,11 @@ class Pool:
         """Reckon with so many tokens more that runs with a place are going to take, or fewer."""
         self.promised += tokens
         if tokens < 0:
-            self.stirred[self] = None
+            self.stir()
+
+    def stir(self) -> None:
+        """Something may have become possible that depends on no engine's load."""
+        self.stirred[self] = None
 
     def least_loaded(self) -> EngineState | None:
         """The engine with room whose load is least; the longest-serving of several."""

@@ -124,7 +124,7 @@ class Residency:
         if self.idle is not None:
             for pool in engine.pools:
                 self.idle[pool].add(engine, run, now)
-            engine.changed()  # whoever waits for a place may have one when this run's time is over
+                pool.stir()  # whoever waits for a place may have one when this run's time is over
 
     def expire(self, run: LiveRun, engine: EngineState) -> None:
         """Reckon with what an engine holds for a run no longer: others may take its place."""
