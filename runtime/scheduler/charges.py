@@ -35,4 +35,5 @@ class Claim:
     prefixes: Sequence[Boundary]  # beyond that, shortest first: others may begin with them, too
     own: int  # tokens beyond the last
     continues: Claim | None
+    grows: bool  # whether its run does
     users: int = 1  # the task, and claims that continue this

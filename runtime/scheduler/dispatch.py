@@ -51,6 +51,7 @@ class Dispatcher:
         self._lost: deque[tuple[WorkerState, str]] = deque(maxlen=_REMEMBERED_LOSSES)
         self._pools: dict[EngineKey, Pool] = {}
         self._queues: dict[Pool, ReadyQueue] = {}
+        self._gates: dict[Pool, ReadyQueue] = {}  # of what waits for a place for its run's context
         self._stirred: dict[Pool, None] = {}  # where something may have become possible
         self._orphaned: dict[EngineKey, float] = {}  # queues without workers, and how long they may be
         self._outgoing: dict[WorkerState, list[Fragment]] = {}
@@ -77,6 +78,8 @@ class Dispatcher:
         self._lost.append((worker, reason))
         self.advice.lose(worker)
         for engine in worker.engines:
+            for run in list(engine.idle):
+                self.residency.expire(run, engine)
             for pool in engine.pools:
                 pool.remove(engine)
                 self._stirred[pool] = None
@@ -91,10 +94,10 @@ class Dispatcher:
             pool = self._open(key)
         self._stirred[pool] = None
         if key.kind == "llm":
-            self.residency.begin_turn(live)
-            if not self._tools.admission.admits(live, pool, now):
-                self.residency.end_turn(live, now)  # who is held back must not hold others back
+            if self._tools.admission.holds_back(live, pool):
+                self._gates[pool].push(live, now)
                 return
+            self.residency.begin_turn(live)
         elif key.kind == "tool":
             self.call(live, now)
         self._queues[pool].push(live, now)
@@ -114,13 +117,13 @@ class Dispatcher:
 
     def drain(self, now: float) -> Sequence[Dispatch]:
         """Hand out what can be handed out now."""
-        stirred, holds_back = self._stirred, self._tools.admission.holds_back
+        stirred, gates = self._stirred, self._gates
         while stirred:
             pool = next(iter(stirred))
             del stirred[pool]
-            queue = self._queues[pool]
-            if queue or holds_back(pool):
-                self._drain(queue, pool, now)
+            queue, gate = self._queues[pool], gates.get(pool)
+            if queue or gate:
+                self._drain(queue, gate, pool, now)
         return self.dispatches(now) if self._outgoing else ()
 
     def dispatches(self, now: float) -> Sequence[Dispatch]:
@@ -155,26 +158,27 @@ class Dispatcher:
 
     def _open(self, key: EngineKey) -> Pool:
         pool = self._pools[key] = self._tools.pool(key, self._stirred)
-        self._queues[pool] = self._tools.queue()
+        queue = self._queues[pool] = self._tools.queue()
+        if key.kind == "llm":
+            self._gates[pool] = queue.gate()
         for worker in self.workers.values():
             engine = worker.engine(key)
             if engine is not None:
                 pool.add(engine)
         return pool
 
-    def _drain(self, queue: ReadyQueue, pool: Pool, now: float) -> None:
-        admission, choose = self._tools.admission, self._tools.placement.choose
-        if admission.holds_back(pool):
-            for admitted in admission.admitted(pool, now):
-                self.residency.begin_turn(admitted)
-                queue.push(admitted, now)
-            chance = admission.next_chance(pool)
-            if chance is not None and chance > now:
-                self._timers.set(chance, pool.key)
-        live = queue.peek(now)
-        if live is not None and not len(pool):
-            self._orphan(pool.key, now)
+    def _drain(self, queue: ReadyQueue, gate: ReadyQueue | None, pool: Pool, now: float) -> None:
+        if not len(pool):
+            if queue.peek(now) or (gate and gate.peek(now)):
+                self._orphan(pool.key, now)
             return
+        self._empty(queue, pool, now)
+        while gate and self._let_in(gate, queue, pool, now):
+            self._empty(queue, pool, now)  # so that its tenant has paid before the next is chosen
+
+    def _empty(self, queue: ReadyQueue, pool: Pool, now: float) -> None:
+        choose = self._tools.placement.choose
+        live = queue.peek(now)
         while live is not None:
             engine = choose(live, pool)
             if engine is None:
@@ -183,6 +187,21 @@ class Dispatcher:
             for member in queue.batch(live, engine.batch_size, now):
                 self._hand_out(member, engine, now)
             live = queue.peek(now)
+
+    def _let_in(self, gate: ReadyQueue, queue: ReadyQueue, pool: Pool, now: float) -> bool:
+        """Queue the next of those held back, if there is a place for its run."""
+        live, admission = gate.peek(now), self._tools.admission
+        if live is None:
+            return False
+        if not admission.finds_place(live, pool, now):
+            chance = admission.next_chance(pool)
+            if chance is not None:
+                self._timers.set(chance, pool.key)
+            return False
+        gate.withdraw(live)
+        self.residency.begin_turn(live)
+        queue.push(live, now)
+        return True
 
     def _hand_out(self, root: LiveNode, engine: EngineState, now: float) -> None:
         tasks = []
@@ -234,12 +253,14 @@ class Dispatcher:
         if self._orphaned.get(key, now + 1) > now:
             return []
         del self._orphaned[key]
-        return [*self._tools.admission.kept(pool), *self._queues[pool].waiting()]
+        gate = self._gates.get(pool)
+        return [*(gate.waiting() if gate else ()), *self._queues[pool].waiting()]
 
     def backlogs(self) -> list[Backlog]:
         """What waits, by what it waits for; looks at all of it."""
-        kept, queues = self._tools.admission.kept, self._queues
-        return [Backlog(pool.key, len(queue.waiting()), len(kept(pool))) for pool, queue in queues.items()]
+        held = {pool: len(gate.waiting()) for pool, gate in self._gates.items()}
+        queues = self._queues.items()
+        return [Backlog(pool.key, len(queue.waiting()), held.get(pool, 0)) for pool, queue in queues]
 
     def last_lost(self, key: EngineKey) -> tuple[str, str] | None:
         """The worker with such an engine that was lost last, and how."""

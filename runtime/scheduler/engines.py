@@ -41,8 +41,10 @@ class EngineState:
     urgent: int = 0  # of them, those for whose tokens somebody waits
     context_tokens: float = 0.0
     kv: int = 0  # tokens that the runs it works for hold or are going to
+    grown: int = 0  # of that, what runs that grow do
+    free: int = 0  # tokens for which it has room besides
     written: float = 0.0  # tokens whose KV it has computed since it joined
-    in_use: dict[int, list[int]] = field(default_factory=dict)  # by prefix: claims, tokens beyond the last
+    in_use: dict[int, list[int]] = field(default_factory=dict)  # by prefix: claims, of growing runs, tokens
     underway: dict[int, int] = field(default_factory=dict)  # tasks by a prefix that they are to read
     idle: dict[LiveRun, float] = field(default_factory=dict)  # that hold contexts here, and since when
     pools: tuple[Pool, ...] = ()
@@ -51,6 +53,7 @@ class EngineState:
     writing: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
+        self.free = self.spec.kv_slots
         if self.spec.kv_slots:
             self.room = _USABLE * self.spec.kv_slots
         costs = self.spec.costs or DEFAULT_COSTS
@@ -60,6 +63,11 @@ class EngineState:
         """The milliseconds of reading `new` tokens behind `cached` ones."""
         a, b, c = self.reading
         return a + b * new + c * new * (cached + new / 2) if new > 0 else 0.0
+
+    @property
+    def refill_s(self) -> float:
+        """The seconds of reading as much as its cache holds, in short prompts."""
+        return self.reading[1] * self.spec.kv_slots / 1e3
 
     @property
     def step_tokens(self) -> float:
@@ -154,12 +162,17 @@ class EngineState:
         locked = self.context_tokens if self.context_tokens < self.kv else self.kv
         return self.written - used <= self.room - locked
 
-    def hold(self, tokens: int) -> None:
+    def hold(self, tokens: int, grown: int) -> None:
         """Reckon with so many tokens of KV more. Only that there are fewer can make anything possible."""
         self.kv += tokens
+        self.grown += grown
+        room = self.spec.kv_slots - self.kv
+        freed = -self.free if room < 0 else room - self.free
+        self.free += freed
         for pool in self.pools:
-            pool.kv += tokens
-        if tokens < 0:
+            pool.free += freed
+            pool.grown += grown
+        if grown < 0 or tokens < 0:
             self.changed()
 
     def claim(self, claim: Claim) -> float:
@@ -167,32 +180,40 @@ class EngineState:
 
         Returns the tokens of the longest prefix that is held already.
         """
-        in_use = self.in_use
+        in_use, grows = self.in_use, claim.grows
         shared, new, before = 0.0, claim.own, claim.begin
+        grown = new if grows else 0
         for key, tokens in claim.prefixes:
             use = in_use.get(key)
             if use is None:
                 size = int(tokens) - int(before)
-                in_use[key] = [1, size]
+                use = in_use[key] = [0, 0, size]
                 new += size
             else:
-                use[0] += 1
                 shared = tokens
+            use[0] += 1
+            if grows:
+                grown += 0 if use[1] else use[2]
+                use[1] += 1
             before = tokens
-        self.hold(new)
+        self.hold(new, grown)
         return shared
 
     def disclaim(self, claim: Claim) -> None:
         """Hold it no longer, but for what others begin with."""
-        in_use = self.in_use
+        in_use, grows = self.in_use, claim.grows
         gone = claim.own
+        grown = gone if grows else 0
         for key, _ in claim.prefixes:
             use = in_use[key]
             use[0] -= 1
+            if grows:
+                use[1] -= 1
+                grown += 0 if use[1] else use[2]
             if not use[0]:
-                gone += use[1]
+                gone += use[2]
                 del in_use[key]
-        self.hold(-gone)
+        self.hold(-gone, -grown)
 
     def activate(self, count: int) -> None:
         """Work on so many tasks more."""
@@ -294,8 +315,12 @@ class Pool:
         """Of all engines."""
         self.active = 0
         """Of all engines."""
-        self.kv = 0
-        """Of all engines, and of runs that have a place but nothing on an engine yet."""
+        self.free = 0
+        """Of all engines."""
+        self.grown = 0
+        """Of all engines."""
+        self.promised = 0
+        """Of runs that have a place, and on an engine nothing yet."""
         self.kv_slots = 0
         """Of all engines; 0: unknown."""
 
@@ -325,7 +350,8 @@ class Pool:
         engine.pools = (*engine.pools, self)
         self.load_ms += engine.load_ms
         self.active += engine.active
-        self.kv += engine.kv
+        self.free += engine.free
+        self.grown += engine.grown
         self.kv_slots += engine.spec.kv_slots
         engine.changed()
 
@@ -338,8 +364,19 @@ class Pool:
         engine.pools = tuple(pool for pool in engine.pools if pool is not self)
         self.load_ms -= engine.load_ms
         self.active -= engine.active
-        self.kv -= engine.kv
+        self.free -= engine.free
+        self.grown -= engine.grown
         self.kv_slots -= engine.spec.kv_slots
+
+    def promise(self, tokens: int) -> None:
+        """Reckon with so many tokens more that runs with a place are going to take, or fewer."""
+        self.promised += tokens
+        if tokens < 0:
+            self.stir()
+
+    def stir(self) -> None:
+        """Something may have become possible that depends on no engine's load."""
+        self.stirred[self] = None
 
     def least_loaded(self) -> EngineState | None:
         """The engine with room whose load is least; the longest-serving of several."""

@@ -19,8 +19,8 @@ class Tenant:
         self.weight = weight
         self.virtual_ms = 0.0
         """The time of engines that it has had, by its weight. The tenant with the least is served next."""
-        self.waits = False
-        """Whether it waits for anything."""
+        self.waits = 0
+        """In how many queues it waits."""
 
 
 class Fairness(Protocol):
@@ -31,11 +31,11 @@ class Fairness(Protocol):
         ...
 
     def wants(self, tenant: Tenant) -> None:
-        """A tenant that waited for nothing waits for something."""
+        """A tenant waits in a queue more."""
         ...
 
     def rests(self, tenant: Tenant) -> None:
-        """It waits for nothing any more."""
+        """It waits there no longer."""
         ...
 
     def serve(self, tenant: Tenant, ms: float) -> None:
@@ -90,13 +90,14 @@ class VirtualTime:
         return found
 
     def wants(self, tenant: Tenant) -> None:
-        """It starts from the present."""
-        tenant.waits = True
-        tenant.virtual_ms = max(tenant.virtual_ms, self._now_ms)
+        """It starts from the present, if it has waited for nothing."""
+        if not tenant.waits:
+            tenant.virtual_ms = max(tenant.virtual_ms, self._now_ms)
+        tenant.waits += 1
 
     def rests(self, tenant: Tenant) -> None:
-        """It can be forgotten once the present has caught up with it."""
-        tenant.waits = False
+        """If it waits for nothing else, it can be forgotten once the present has caught up with it."""
+        tenant.waits -= 1
 
     def serve(self, tenant: Tenant, ms: float) -> None:
         """Its virtual time passes, the slower the larger its weight."""

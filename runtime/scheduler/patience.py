@@ -10,6 +10,7 @@ from weft.graph.sketch import Quantiles
 __all__ = ["Patience"]
 
 _QUANTILE: Final = 0.9
+_HALF: Final = 0.5
 _EARLIEST: Final = 0.1  # a quantile, too
 _LEAST_S: Final = 1.0  # for less, no context is worth its way to the host and back
 _LEAST_PART: Final = 1 / 6  # of how long a call is waited for: a lognormal's whose sigma is 0.7
@@ -43,10 +44,18 @@ class Patience:
 
     def seconds(self, tool: str) -> float:
         """How long to wait for a call."""
-        times = self._times.get(tool)
-        if times is None or times.count < _ENOUGH:
-            times = self._all
-        return times.quantile(_QUANTILE) if times.count >= _ENOUGH else _DEFAULT_S
+        times = self._seen(tool)
+        return times.quantile(_QUANTILE) if times is not None else _DEFAULT_S
+
+    def worthwhile(self, tool: str, most_s: float) -> float:
+        """The same where waiting costs something, and more than `most_s` is too dear.
+
+        Not at all if half of the calls take longer: that would mostly be in vain.
+        """
+        times = self._seen(tool)
+        if times is not None and times.quantile(_HALF) > most_s:
+            return 0.0
+        return min(self.seconds(tool), most_s)
 
     def earliest(self, tool: str) -> float:
         """The seconds in which a call is not expected to end, as 9 of 10 took longer.
@@ -59,3 +68,10 @@ class Patience:
             return 0.0
         earliest, latest = times.quantile(_EARLIEST), times.quantile(_QUANTILE)
         return earliest if earliest >= max(_LEAST_S, _LEAST_PART * latest) else 0.0
+
+    def _seen(self, tool: str) -> Quantiles | None:
+        """The times of a tool, or of all if it has not been seen often, if they have been."""
+        times = self._times.get(tool)
+        if times is None or times.count < _ENOUGH:
+            times = self._all
+        return times if times.count >= _ENOUGH else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Final
 
 from .batching import Batching
@@ -25,15 +26,21 @@ class ReadyQueue:
     """
 
     def __init__(
-        self, batching: Callable[[], Batching], priority: Priority, fairness: Fairness, bound_s: float
+        self,
+        batching: Callable[[], Batching],
+        priority: Priority,
+        fairness: Fairness,
+        bound_s: float,
+        tickets: Iterator[int] | None = None,
     ) -> None:
+        """`tickets`: of other queues in which the same primitives may wait."""
         self._batching = batching
         self._priority = priority
         self._fairness = fairness
         self._bound_s = bound_s
         self._orders: dict[Tenant, Batching] = {}  # of those who wait
         self._turns: list[tuple[float, int, Tenant]] = []  # by virtual time, which may have passed since
-        self._tickets = 0
+        self._tickets = tickets or count(1)
         self._oldest: deque[tuple[float, int, LiveNode]] = deque()
         self._tidy_at = _SMALL
         self._jumped = False  # whether the last turn was that of who had waited too long
@@ -44,16 +51,15 @@ class ReadyQueue:
 
     def push(self, live: LiveNode, now: float) -> None:
         """Queue a primitive."""
-        self._tickets += 1
         live.phase = QUEUED
-        live.ticket = self._tickets
+        live.ticket = next(self._tickets)
         live.rank = self._priority.rank(live)
         tenant = self._fairness.tenant(live.run.namespace)
         order = self._orders.get(tenant)
         if order is None:
             order = self._orders[tenant] = self._batching()
             self._fairness.wants(tenant)
-            heapq.heappush(self._turns, (tenant.virtual_ms, self._tickets, tenant))
+            heapq.heappush(self._turns, (tenant.virtual_ms, live.ticket, tenant))
         order.push(live)
         self._oldest.append((now, live.ticket, live))
         if len(self._oldest) > self._tidy_at:
@@ -64,6 +70,15 @@ class ReadyQueue:
         """The primitive whose turn it is."""
         overdue = None if self._jumped else self._overdue(now)
         return self._due() if overdue is None else overdue
+
+    def withdraw(self, first: LiveNode) -> None:
+        """Take out what `peek` has shown, to wait elsewhere: nobody pays for it here."""
+        self._jumped = first is not self._due()
+        first.phase = WAITING
+
+    def gate(self) -> ReadyQueue:
+        """A queue for what may not wait here yet: of the same tenants, in the same order."""
+        return ReadyQueue(self._batching, self._priority, self._fairness, self._bound_s, self._tickets)
 
     def _due(self) -> LiveNode | None:
         """The primitive whose turn it is by the policies."""

@@ -111,7 +111,7 @@ class Residency:
         if run.turns:
             return
         for pool, reserved in run.places.items():
-            pool.kv -= reserved
+            pool.promise(-reserved)
             run.places[pool] = 0
         for engine, holding in run.holdings.items():
             if holding is not None and holding.used:
@@ -124,7 +124,7 @@ class Residency:
         if self.idle is not None:
             for pool in engine.pools:
                 self.idle[pool].add(engine, run, now)
-            engine.changed()  # whoever waits for a place may have one when this run's time is over
+                pool.stir()  # whoever waits for a place may have one when this run's time is over
 
     def expire(self, run: LiveRun, engine: EngineState) -> None:
         """Reckon with what an engine holds for a run no longer: others may take its place."""
@@ -134,12 +134,13 @@ class Residency:
         for claim in holding.claims:
             engine.disclaim(claim)
         holding.claims.clear()
-        for pool in engine.pools:
-            self.leave(run, pool)
+        if not run.turns:  # else it is at work on another engine
+            for pool in engine.pools:
+                self.leave(run, pool)
 
     def leave(self, run: LiveRun, pool: Pool) -> None:
         """A run has no place any more."""
-        pool.kv -= run.places.pop(pool, 0)
+        pool.promise(-run.places.pop(pool, 0))
 
     # ---- tasks
 
@@ -165,7 +166,7 @@ class Residency:
         claimed = () if not prefixes else prefixes if before is not None else whole
         own = live.tokens - (claimed[-1].tokens if claimed else held)
         begun_alike = _shared(maker, base.tokens) if maker is not None and before is not None else 0.0
-        live.claim = Claim(held, claimed, max(int(own), 1), before)
+        live.claim = Claim(held, claimed, max(int(own), 1), before, live.run.grows)
         live.shared = max(begun_alike, self._hold(live.run, engine, live.claim))
         new = base.tokens + reads - live.cached
         engine.charge(live, _charge(engine, live, new, writes, underway))
@@ -269,7 +270,7 @@ class Residency:
             if pool in engine.pools and reserved:
                 taken = min(reserved, engine.kv - before)
                 run.places[pool] = reserved - taken
-                pool.kv -= taken
+                pool.promise(-taken)
         slots = engine.spec.kv_slots
         while slots and engine.kv > slots and engine.idle:
             self.expire(next(iter(engine.idle)), engine)

@@ -50,6 +50,21 @@ def test_nobody_who_waits_is_forgotten() -> None:
     assert len(fairness) <= _REMEMBERED
 
 
+def test_who_waits_in_two_queues_starts_from_the_present_once_and_is_remembered_for_both() -> None:
+    fairness = VirtualTime({})
+    late = fairness.tenant("late")
+    fairness.wants(late)
+    for number in range(2):
+        _use(fairness, f"other {number}", 10.0)
+        fairness.serve(fairness.tenant(f"other {number}"), 1.0)
+    fairness.wants(late)
+    assert late.virtual_ms == 0.0
+    fairness.rests(late)
+    for number in range(2 * _MANY):
+        _use(fairness, f"once {number}", 10.0)
+    assert fairness.tenant("late") is late
+
+
 def test_more_namespaces_than_are_remembered_may_wait_at_once_and_each_is_served() -> None:
     driver = Driver(("e", ev.EngineSpec("embed", "hash", capacity=1)))
     driver.run(node(0, EMBED), run="first")

@@ -118,7 +118,7 @@ def test_of_a_run_that_holds_more_than_fits_what_it_has_not_used_for_long_is_gon
 
 
 def test_who_comes_back_holds_what_he_goes_on_from_and_not_all_he_ever_had() -> None:
-    driver = Driver(("w0", SPEC))
+    driver = Driver(("w0", SPEC), admission="everybody")
     driver.run(grows=True)
     for number in range(8):
         read(driver, "r", number, f"{number} ")

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -38,17 +39,20 @@ KINDS = (*LLM_KINDS, "embed", "embed", "search", "tool", "client", "format", "ma
 class Chaos:
     """Everything that can happen, in any order."""
 
-    def __init__(self, seed: int) -> None:
+    kv_slots = 3000  # of each language model
+
+    def __init__(self, seed: int, **fixed: str) -> None:
+        """`fixed`: policies that are not drawn."""
         self.choose = choose = random.Random(seed)
-        policies = Policies(
-            batching=choose.choice(sorted(BATCHING)),
-            priority=choose.choice(sorted(PRIORITY)),
-            fairness=choose.choice(sorted(FAIRNESS)),
-            placement=choose.choice(sorted(PLACEMENT)),
-            admission=choose.choice(sorted(ADMISSION)),
-            advice=choose.choice(sorted(ADVICE)),
-        )
-        self.world = World(policies)
+        drawn: dict[str, Any] = {
+            "batching": choose.choice(sorted(BATCHING)),
+            "priority": choose.choice(sorted(PRIORITY)),
+            "fairness": choose.choice(sorted(FAIRNESS)),
+            "placement": choose.choice(sorted(PLACEMENT)),
+            "admission": choose.choice(sorted(ADMISSION)),
+            "advice": choose.choice(sorted(ADVICE)),
+        }
+        self.world = World(Policies(**(drawn | fixed)))
         self.count = 0
         for name in ("w1", "w2"):
             self.join(name, choose.randint(1, 2))
@@ -121,7 +125,8 @@ class Chaos:
             )
 
     def join(self, name: str, capacity: int, models: str = "ab") -> None:
-        self.world.workers[name] = ModelWorker(engines(capacity, models, self.choose.randint(0, 3)))
+        offers = engines(capacity, models, self.choose.randint(0, 3), self.kv_slots)
+        self.world.workers[name] = ModelWorker(offers)
         self.world.send(ev.WorkerJoined(name, self.world.workers[name].offers))
 
     def lose(self) -> None:
@@ -226,9 +231,18 @@ class Chaos:
             holdings = [run.holdings.get(engine) for run in self.world.scheduler._runs.values()]
             claims = [claim for h in holdings if h is not None and not h.expired for claim in h.claims]
             claimed = Counter(key for claim in claims for key, _ in claim.prefixes)
-            assert {key: users for key, (users, _) in engine.in_use.items()} == claimed
-            shared = sum(size for _, size in engine.in_use.values())
+            assert {key: users for key, (users, _, _) in engine.in_use.items()} == claimed
+            shared = sum(size for _, _, size in engine.in_use.values())
             assert engine.kv == shared + sum(claim.own for claim in claims)
+            growing = [claim for claim in claims if claim.grows]
+            begun = {key for claim in growing for key, _ in claim.prefixes}
+            shared = sum(size for key, (_, _, size) in engine.in_use.items() if key in begun)
+            assert engine.grown == shared + sum(claim.own for claim in growing)
+        for pool in dispatcher._pools.values():
+            assert pool.free == sum(max(engine.spec.kv_slots - engine.kv, 0) for engine in pool)
+            assert pool.grown == sum(engine.grown for engine in pool)
+            runs = self.world.scheduler._runs.values()
+            assert pool.promised == sum(run.places.get(pool, 0) for run in runs)
         for run in self.world.scheduler._runs.values():
             made = [live.claim for live in run.nodes.values() if live.claim is not None]
             held = {*made}
@@ -244,7 +258,7 @@ class Chaos:
 
     def settle(self) -> None:
         """With a worker for everything, every run ends."""
-        self.world.workers["rescue"] = ModelWorker(engines(2))
+        self.world.workers["rescue"] = ModelWorker(engines(2, kv_slots=self.kv_slots))
         self.world.send(ev.WorkerJoined("rescue", self.world.workers["rescue"].offers))
         for _ in range(10_000):
             if self.world.startable():
@@ -268,11 +282,13 @@ class Chaos:
             for engine in worker.engines:
                 assert (engine.active, engine.writers, engine.in_use, engine.idle) == (0, 0, {}, {})
                 assert engine.underway == {}
-                books = (engine.load_ms, engine.prefill_ms, engine.context_tokens, engine.kv)
+                books = (engine.load_ms, engine.prefill_ms, engine.context_tokens)
                 exchanged = (engine.arriving_ms, engine.lending_ms)
-                assert (*books, *exchanged) == pytest.approx((0,) * 6, abs=1e-6)
+                assert (*books, *exchanged) == pytest.approx((0,) * 5, abs=1e-6)
+                assert (engine.kv, engine.grown) == (0, 0)
         for pool in self.world.scheduler._dispatcher._pools.values():
-            assert (pool.load_ms, pool.active, pool.kv) == pytest.approx((0, 0, 0), abs=1e-6)
+            assert (pool.load_ms, pool.active) == pytest.approx((0, 0), abs=1e-6)
+            assert (pool.free, pool.grown, pool.promised) == (pool.kv_slots, 0, 0)
 
     def check_that_it_can_be_repeated(self) -> None:
         """The same events at the same times give the same actions."""

@@ -119,13 +119,13 @@ def test_a_run_has_less_to_do_without_what_nobody_needs(
 
 
 def test_whoever_waits_for_room_has_that_of_what_nobody_needs() -> None:
-    driver = Driver(("w", SMALL), admission="working_set")
-    assert [len(turn(driver, run, grows=True)) for run in "abc"] == [2, 2, 0]
+    driver = Driver(("w", SMALL))
+    assert [len(turn(driver, run)) for run in "abc"] == [2, 2, 0]
     assert placed(shelve(driver, 0, 1, run="a")) == [("w", "c", 0), ("w", "c", 1)]
 
 
 def test_a_run_needs_no_room_for_what_nobody_needs() -> None:
-    driver = Driver(("w", SMALL), admission="working_set")
+    driver = Driver(("w", SMALL))
     assert len(turn(driver, "s")) == 2  # takes 400 tokens of 950
     work = {n: Forecast(40.0, 340.0, reads=300.0) for n in (1, 2)}
     driver.run(tool(0, where="client"), *(node(n, PREFILL, x=0) for n in (1, 2)), grows=True, forecasts=work)

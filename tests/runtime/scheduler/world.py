@@ -49,9 +49,11 @@ class ModelWorker:
         return any(spec.kind == key.kind and key.model in ("", spec.model) for spec in self.offers)
 
 
-def engines(capacity: int, models: Iterable[str] = "ab", batch: int = 0) -> tuple[ev.EngineSpec, ...]:
+def engines(
+    capacity: int, models: Iterable[str] = "ab", batch: int = 0, kv_slots: int = 3000
+) -> tuple[ev.EngineSpec, ...]:
     llm = ev.EngineSpec(
-        "llm", "", capacity, kv_slots=3000, kv_layout="float32", kv_token_bytes=100, shares_prefixes=True
+        "llm", "", capacity, kv_slots=kv_slots, kv_layout="float32", kv_token_bytes=100, shares_prefixes=True
     )
     llms = tuple(replace(llm, model=model) for model in models)
     rest = (("embed", "hash"), ("index", ""), ("tool", "t"))
