@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import astuple
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from weft.kernels.fp8 import FP8
+from weft.kernels.fp8 import FP8, Fp8Matrix
 from weft.runtime.config import REFERENCE_MODEL, ModelSettings
 from weft.runtime.llm.config import read_config
 from weft.runtime.llm.errors import ModelError
@@ -100,6 +101,25 @@ def test_a_checkpoint_in_eight_bits_is_given_back_its_numbers(plain: Path, form:
         torch.testing.assert_close(logits(read), logits(expected), atol=0, rtol=0)
 
 
+def test_factors_may_be_called_otherwise_and_lie_in_a_file_of_their_own(plain: Path) -> None:
+    folder = quantized(plain, "one")
+    tensors = load_file(folder / "model.safetensors")
+    factors = {name: tensors.pop(name) for name in list(tensors) if name.endswith("_scale")}
+    parts = {
+        "a.safetensors": tensors,
+        "b.safetensors": {f"{name}_inv": factor.reshape(()).bfloat16() for name, factor in factors.items()},
+    }
+    (folder / "model.safetensors").unlink()
+    for file, part in parts.items():
+        save_file(part, folder / file, metadata={"format": "pt"})
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    read = load_weights(folder, read_config(folder), dtype=torch.float32, device=CPU)
+    expected = load_weights(plain, read_config(plain), dtype=torch.float32, device=CPU)
+    for mine, other in zip(read.layers, expected.layers, strict=True):
+        torch.testing.assert_close(mine.down, other.down, atol=0, rtol=2**-8)  # as the factors are rounded
+
+
 @pytest.mark.parametrize("shard", [WHOLE, Shard(0, 2), Shard(1, 2)])
 def test_parts_of_it_are_cut_as_of_any_other(plain: Path, shard: Shard) -> None:
     folder = quantized(plain, "blocks")
@@ -128,6 +148,17 @@ def test_a_model_in_eight_bits_says_nearly_the_same(make_checkpoint: Callable[[s
     assert torch.cosine_similarity(expected, found).min() > 0.97
     assert not torch.equal(expected, found)
     assert kv_layout(folder, exact) != kv_layout(folder, near), "their KV is not each other's"
+
+
+def test_numbers_with_a_factor_for_each_row_stay_those_of_the_checkpoint(plain: Path) -> None:
+    folder = quantized(plain, "rows")
+    config, tensors = read_config(folder), load_file(folder / "model.safetensors")
+    weights = load_weights(folder, config, dtype=torch.bfloat16, device=CPU)
+    for number, layer in enumerate(weights.layers):
+        name = f"model.layers.{number}.mlp.down_proj.weight"
+        matrix = Fp8Matrix.of(layer.down)
+        assert torch.equal(matrix.values.float(), tensors[name].float())
+        torch.testing.assert_close(matrix.factors, tensors[f"{name}_scale"], atol=0, rtol=2**-8)
 
 
 def test_widths_without_a_product_in_eight_bits_are_refused(plain: Path) -> None:
@@ -189,11 +220,19 @@ def test_what_a_checkpoint_in_eight_bits_lacks_is_named(plain: Path) -> None:
     with pytest.raises(ModelError, match=rf"tensor '{name}' .* has \[1, \d\] factors; for blocks of 16 x 24"):
         load_model(folder, device="cpu")
     edit_tensors(folder, lambda tensors: tensors.pop(name))
-    with pytest.raises(ModelError, match=f"lacks the tensor '{name}'"):
+    with pytest.raises(ModelError, match=f"lacks the tensor '{name.removesuffix('_inv')}' or '{name}'"):
         load_model(folder, device="cpu")
     edit_json(folder / "config.json", lambda config: config.pop("quantization_config"))
     with pytest.raises(ModelError, match=r"is in 8 bits, of which config\.json says nothing"):
         load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("blocks", [[128], [0, 128], "128x128", 128])
+def test_blocks_that_are_none_are_named(plain: Path, blocks: Any) -> None:
+    said = {"quant_method": "fp8", "weight_block_size": blocks}
+    edit_json(plain / "config.json", lambda config: config.update(quantization_config=said))
+    with pytest.raises(ModelError, match="the blocks of its quantization must be two positive integers, not"):
+        load_model(plain, device="cpu")
 
 
 def test_blocks_that_hang_over_are_cut() -> None:
@@ -201,3 +240,9 @@ def test_blocks_that_hang_over_are_cut() -> None:
     factors = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     expected = torch.tensor([[1, 1, 2, 2, 3], [1, 1, 2, 2, 3], [4, 4, 5, 5, 6]]).float()
     assert torch.equal(dequantize(values, factors, (2, 2)), expected)
+
+
+def test_a_table_with_as_many_factors_as_rows_is_none_of_rows() -> None:
+    factors = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    expected = torch.tensor([[1, 1, 2], [1, 1, 2], [3, 3, 4], [3, 3, 4]]).float()
+    assert torch.equal(dequantize(torch.ones(4, 3).to(FP8), factors, (2, 2)), expected)
