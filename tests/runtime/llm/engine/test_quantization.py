@@ -22,7 +22,7 @@ from weft.runtime.llm.kv_layout import kv_layout
 from weft.runtime.llm.loader import load_weights
 from weft.runtime.llm.model import load_model
 from weft.runtime.llm.parallel.shard import WHOLE, Shard
-from weft.runtime.llm.quantization import choose_quantization, dequantize
+from weft.runtime.llm.quantization import Quantization, choose_quantization, dequantize
 from weft.runtime.worker.engines.base import StartError
 from weft.runtime.worker.engines.llm_loading import load
 
@@ -171,7 +171,7 @@ def test_widths_without_a_product_in_eight_bits_are_refused(plain: Path) -> None
 
     edit_tensors(plain, narrow)
     edit_json(plain / "config.json", lambda config: config.update(intermediate_size=72))
-    with pytest.raises(ModelError, match=r"multiples of 16, and the model has\s+one of 64 x 72"):
+    with pytest.raises(ModelError, match=r"multiples of 16, .* matrix of 64 x 72: set quantization = 'none'"):
         gpu_model(plain, fp8=True)
 
 
@@ -185,6 +185,27 @@ def test_a_device_without_such_units_is_refused_and_auto_does_without(plain: Pat
         load(settings, 0)
     with pytest.raises(ModelError, match="transformers, which takes no quantization"):
         load_model(plain, device="cpu", quantization="fp8", code="transformers")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "quantized", "capability", "chosen"),
+    [
+        ("auto", True, (8, 9), "fp8"),
+        ("auto", True, (8, 6), "none"),
+        ("auto", False, (9, 0), "none"),
+        ("none", True, (9, 0), "none"),
+        ("fp8", False, (12, 0), "fp8"),
+    ],
+)
+def test_a_gpu_with_such_units_is_used_for_what_is_in_eight_bits(
+    wanted: Quantization,
+    quantized: bool,
+    capability: tuple[int, int],
+    chosen: Quantization,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_quantization(wanted, quantized, torch.device("cuda", 1)) == chosen
 
 
 @pytest.mark.parametrize(
