@@ -176,6 +176,13 @@ async def test_a_worker_without_the_key_is_told_and_joins_no_server(caplog: pyte
         assert await workers_of(address) == []
 
 
+async def test_a_worker_with_a_key_is_told_that_the_server_has_none(caplog: pytest.LogCaptureFixture) -> None:
+    async with orchestrator(None) as address, worker(address), asyncio.timeout(20):
+        while "has no key, without which the worker takes no calls" not in caplog.text:
+            assert await workers_of(address, None) == []
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("key", ["", "two words", "schlüssel", "line\n"])
 def test_keys_that_cannot_travel_are_refused(key: str) -> None:
     with pytest.raises(ValidationError, match="api_key"):
