@@ -7,13 +7,13 @@ from those who can read the network it is no secret.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, TypeVar, cast
 
 import grpc
 
-__all__ = ["KEY", "guards", "is_local", "keyed"]
+__all__ = ["KEY", "carries_key", "guards", "is_local", "keyed"]
 
 KEY: Final = "WEFT_API_KEY"
 """The variable that holds the key. Not an argument of a process, which everybody on the machine can read."""
@@ -51,6 +51,11 @@ def is_local(address: str) -> bool:
 def guards(key: str | None) -> list[grpc.aio.ServerInterceptor]:
     """What lets into a server only who has the key; nothing if there is none."""
     return [] if key is None else [_Guard(key)]
+
+
+def carries_key(metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
+    """Whether a call with this metadata was sent with a key, be it the right one."""
+    return any(name == _HEADER for name, _ in metadata or ())
 
 
 class _Keyed:

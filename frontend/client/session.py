@@ -33,6 +33,9 @@ from .trace_context import trace_context
 __all__ = ["Session", "Submission", "WatchSession", "open_session", "watch"]
 
 _TOGETHER: Final = 2**16  # bytes of requests that share a message
+_LOST: Final = (
+    "Internal error from Core"  # gRPC's words if the server ends a stream that is written to just then
+)
 
 T = TypeVar("T")
 
@@ -143,7 +146,7 @@ class WatchSession:
 
     async def _listen(self, call: _Call) -> None:
         try:
-            while isinstance(message := await call.read(), pb.RunEvents):
+            while isinstance(message := await self._read(call), pb.RunEvents):
                 for event in message.events:
                     self._take(event)
         except aio.AioRpcError as error:
@@ -156,6 +159,15 @@ class WatchSession:
             raise
         else:
             self._fail(ProgramError("the server closed the stream of the run before its end"))
+
+    async def _read(self, call: _Call) -> Any:
+        """The next message. Why there is none, if gRPC has lost that, the next call to the server says."""
+        try:
+            return await call.read()
+        except aio.AioRpcError as error:
+            if error.details() == _LOST:
+                await self.connection.stub.Describe(pb.DescribeServerRequest())
+            raise
 
     def _take(self, message: pb.RunEvent) -> None:
         self.journal.apply(message)

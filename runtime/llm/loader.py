@@ -17,7 +17,7 @@ from .config import ModelConfig
 from .cpu.bfloat16 import bfloat16_pays
 from .errors import ModelError
 from .parallel.shard import WHOLE, Shard
-from .quantization import Blocks, dequantize
+from .quantization import FACTORS, Blocks, dequantize
 
 __all__ = [
     "LayerWeights",
@@ -223,13 +223,15 @@ class _Source:
             raise ModelError(
                 f"tensor {name!r} of {str(self.folder)!r} is in 8 bits, of which config.json says nothing"
             )
-        its = name.removesuffix("weight") + self.blocks.suffix
-        if its not in self.files:
-            raise ModelError(f"checkpoint {str(self.folder)!r} lacks the tensor {its!r}")
+        names = [name.removesuffix("weight") + factors for factors in FACTORS]
+        its = next((each for each in names if each in self.files), None)
+        if its is None:
+            either = " or ".join(map(repr, names))
+            raise ModelError(f"checkpoint {str(self.folder)!r} lacks the tensor {either}")
         with _reading(self.folder):
             factors: torch.Tensor = self.files[its].get_tensor(its)
         try:
-            return dequantize(values, factors, self.blocks.shape)
+            return dequantize(values, factors, self.blocks)
         except ValueError as problem:
             raise ModelError(f"tensor {its!r} of {str(self.folder)!r} {problem}") from None
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
 
 from .errors import ModelError
 
-__all__ = ["Blocks", "Quantization", "choose_quantization", "dequantize", "read_blocks"]
+__all__ = ["FACTORS", "Blocks", "Quantization", "choose_quantization", "dequantize", "read_blocks"]
 
 Quantization = Literal["auto", "none", "fp8"]
 """How a model's matrices are kept: as they are, or in 8 bits with a factor a row, which halves what a step
 reads of them. `auto` is the latter where the checkpoint's are in 8 bits, too, and the GPU can."""
 
+Blocks = tuple[int, int]
+"""The rows and columns that share a factor, where a checkpoint in 8 bits has a table of factors."""
+
+FACTORS: Final = ("weight_scale", "weight_scale_inv")
+"""What the tensor of a matrix's factors is called, in place of "weight"; the second name means the same."""
+
+_BLOCKS: Final = (128, 128)  # where nothing is said
 _CAPABILITY: Final = (8, 9)  # the first with units for 8-bit floats
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """How the matrices of a checkpoint in 8 bits are given back."""
-
-    suffix: str  # of the tensor of factors that goes with a matrix, in place of "weight"
-    shape: tuple[int, int]  # of what a factor is for, where there is a table of them
 
 
 def read_blocks(raw: Mapping[str, Any]) -> Blocks | None:
@@ -38,45 +36,48 @@ def read_blocks(raw: Mapping[str, Any]) -> Blocks | None:
         return None
     method = said.get("quant_method")
     if method == "fp8" and said.get("fmt", "e4m3") == "e4m3":
-        blocks = said.get("weight_block_size")
-        return Blocks("weight_scale_inv" if blocks else "weight_scale", _pair(blocks))
+        return _checked(said.get("weight_block_size"))
     if method == "compressed-tensors" and said.get("format") == "float-quantized":
         groups = (said.get("config_groups") or {}).values()
         weights = [group.get("weights") or {} for group in groups]
         if weights and all(each.get("type") == "float" and each.get("num_bits") == 8 for each in weights):
-            return Blocks("weight_scale", _pair(weights[0].get("block_structure")))
+            return _checked(weights[0].get("block_structure"))
     known = (
         "weights in fp8 are read (quant_method 'fp8', or 'compressed-tensors' of format 'float-quantized')"
     )
     raise ModelError(f"its quantization, {method!r}, is not supported: {known}; or use the unquantized one")
 
 
-def _pair(blocks: Any) -> tuple[int, int]:
-    rows, columns = blocks or (128, 128)
-    return int(rows), int(columns)
+def _checked(said: Any) -> Blocks:
+    match said:
+        case None:
+            return _BLOCKS
+        case [int(rows), int(columns)] if rows > 0 and columns > 0:
+            return rows, columns
+    raise ModelError(f"the blocks of its quantization must be two positive integers, not {said!r}")
 
 
-def dequantize(values: torch.Tensor, factors: torch.Tensor, blocks: tuple[int, int]) -> torch.Tensor:
+def dequantize(values: torch.Tensor, factors: torch.Tensor, blocks: Blocks) -> torch.Tensor:
     """The matrix, float32 [rows, columns], that `values` in 8 bits stand for.
 
-    There is one factor for all of it, one for each row, or one for each block of its rows and columns.
-    Raises `ValueError` if there are other numbers of them.
+    There is one factor for all of it, one for each row, [rows] or [rows, 1], or a table of them, one for each
+    of its `blocks`. Raises `ValueError` if there are other numbers of them.
     """
     rows, columns = values.shape
     factors = factors.float()
     if factors.numel() == 1:
         factors = factors.reshape(1, 1)
-    elif factors.numel() == rows:
+    elif tuple(factors.shape) in ((rows,), (rows, 1)):
         factors = factors.reshape(rows, 1)
     else:
         high, wide = blocks
-        expected = (-(-rows // high), -(-columns // wide))
-        if tuple(factors.shape) != expected:
+        expected = [-(-rows // high), -(-columns // wide)]
+        if list(factors.shape) != expected:
             raise ValueError(
                 f"has {list(factors.shape)} factors; for blocks of {high} x {wide} {expected} fit"
             )
         factors = factors.repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :columns]
-    return values.float() * factors
+    return values.float().mul_(factors)
 
 
 def choose_quantization(wanted: Quantization, quantized: bool, device: torch.device) -> Quantization:

@@ -13,6 +13,7 @@ import grpc
 
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import orchestrator_pb2_grpc, worker_pb2
+from weft.runtime.access import carries_key
 from weft.runtime.results import CacheStats
 
 from .caller import CALLER, caller_of
@@ -28,6 +29,10 @@ from .workers import WorkerLink
 __all__ = ["Service"]
 
 _LISTED = 50  # runs, unless the caller says otherwise
+_ONE_SIDED = (
+    "this server has no key, without which the worker takes no calls; start the worker without WEFT_API_KEY, "
+    "or the server with it"
+)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -207,9 +212,12 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
     async def Join(self, request: worker_pb2.WorkerInfo, context: Context) -> AsyncIterator[pb.JoinEvent]:
         """A worker is a member for as long as this stream and the Execute stream are open."""
         shell, fleet = self._orchestrator.shell, self._orchestrator.fleet
-        link = WorkerLink(request, self._orchestrator.settings.key, shell.report, shell.worker_lost)
+        key = self._orchestrator.settings.key
+        link = WorkerLink(request, key, shell.report, shell.worker_lost)
         try:
             fleet.check(request)
+            if key is None and carries_key(context.invocation_metadata()):
+                raise ValueError(_ONE_SIDED)
             await link.open()
         except (ValueError, ConnectionError) as problem:
             await link.close()

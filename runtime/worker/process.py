@@ -36,7 +36,7 @@ async def run(config: WorkerConfig) -> None:
     ended: then whoever started this process is to start it again.
     """
     end = end_of_process()
-    key = os.environ.get(KEY)
+    key = os.environ.get(KEY) or None  # for the server, too, an empty variable is none
     catalog = Catalog(build_engines(config, key))
     host = Host(
         catalog,

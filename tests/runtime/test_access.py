@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import SecretStr, ValidationError
 
 from weft.proto import orchestrator_pb2 as pb
@@ -117,8 +118,44 @@ async def test_health_needs_no_key() -> None:
     async with orchestrator() as address, worker(address) as host:
         for each in (address, host.address):
             async with dialled(each, None) as channel:
-                answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
-                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+                stub: Any = health_pb2_grpc.HealthStub(channel)
+                request = health_pb2.HealthCheckRequest()
+                for answer in (await stub.Check(request), await anext(aiter(stub.Watch(request)))):
+                    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_what_there_is_to_call_is_told_only_with_the_key() -> None:
+    async def services(address: str, key: str | None) -> list[str]:
+        async with dialled(address, key) as channel:
+            stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+            stream = stub.ServerReflectionInfo()
+            reading = asyncio.ensure_future(stream.read())
+            if key is not None:
+                await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            return [service.name for service in (await reading).list_services_response.service]
+
+    async with orchestrator() as address, worker(address) as host:
+        assert "weft.v1.Orchestrator" in await services(address, KEY)
+        assert "weft.v1.Worker" in await services(host.address, KEY)
+        for each in (address, host.address):
+            with pytest.raises(grpc.aio.AioRpcError, match="set WEFT_API_KEY"):
+                await services(each, None)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "served"),
+    [
+        ([("authorization", "Bearer another"), ("authorization", f"Bearer {KEY}")], True),  # the last counts
+        ([("authorization", f"Bearer {KEY}"), ("authorization", "Bearer another")], False),
+        ([("authorization", KEY)], False),
+        ([("authorization-bin", f"Bearer {KEY}".encode())], False),
+    ],
+)
+async def test_only_the_header_as_it_is_documented_counts(metadata: Any, served: bool) -> None:
+    async with orchestrator() as address, grpc.aio.insecure_channel(address) as channel:
+        call: Any = OrchestratorStub(channel).Describe(DESCRIBE, metadata=metadata)
+        expected = grpc.StatusCode.OK if served else grpc.StatusCode.UNAUTHENTICATED
+        assert await call.code() is expected
 
 
 async def test_a_worker_joins_with_the_key_and_takes_calls_with_it_alone() -> None:
@@ -137,6 +174,13 @@ async def test_a_worker_without_the_key_is_told_and_joins_no_server(caplog: pyte
         while "set WEFT_API_KEY" not in caplog.text:
             await asyncio.sleep(0.05)
         assert await workers_of(address) == []
+
+
+async def test_a_worker_with_a_key_is_told_that_the_server_has_none(caplog: pytest.LogCaptureFixture) -> None:
+    async with orchestrator(None) as address, worker(address), asyncio.timeout(20):
+        while "has no key, without which the worker takes no calls" not in caplog.text:
+            assert await workers_of(address, None) == []
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("key", ["", "two words", "schlüssel", "line\n"])

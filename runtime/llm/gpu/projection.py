@@ -41,7 +41,7 @@ def project_by(
         return Projection(weight.t().contiguous().t() if by_columns else weight, bias)
     if weight.shape[0] % _MULTIPLE or weight.shape[1] % _MULTIPLE:
         raise ModelError(
-            f"quantization 'fp8' takes matrices whose widths are multiples of {_MULTIPLE}, and the model has "
-            f"one of {weight.shape[0]} x {weight.shape[1]}"
+            f"weights in fp8 take widths that are multiples of {_MULTIPLE}, and the model has a matrix of "
+            f"{weight.shape[0]} x {weight.shape[1]}: set quantization = 'none'"
         )
     return Projection(Fp8Matrix.of(weight), bias)

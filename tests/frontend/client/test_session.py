@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
+
 from weft.frontend.client.journal import Journal
-from weft.frontend.client.session import _messages
+from weft.frontend.client.session import WatchSession, _messages
+from weft.frontend.errors import ProgramError, Unauthenticated
 from weft.graph.ir import Value
 from weft.proto import orchestrator_pb2 as pb
 
@@ -31,3 +39,44 @@ async def test_values_that_never_came_end_with_the_run() -> None:
     journal.apply(pb.RunEvent(run="r", finished=pb.RunResult()))
     assert journal.state == "done"
     assert waited_for.cancelled()
+
+
+class Refusing:
+    """A method, or the reading of a stream, that ends with a status."""
+
+    def __init__(self, code: StatusCode, details: str) -> None:
+        self._error = AioRpcError(code, Metadata(), Metadata(), details=details)
+
+    async def read(self) -> Any:
+        raise self._error
+
+    async def __call__(self, _: pb.DescribeServerRequest) -> Any:
+        raise self._error
+
+    def cancel(self) -> bool:
+        return False
+
+
+async def answering(_: pb.DescribeServerRequest) -> pb.ServerInfo:
+    return pb.ServerInfo()
+
+
+LOST = "Internal error from Core"
+
+
+@pytest.mark.parametrize(
+    ("details", "describe", "kind", "message"),
+    [
+        (LOST, Refusing(StatusCode.UNAUTHENTICATED, "no key"), Unauthenticated, "'p': no key"),
+        (LOST, answering, ProgramError, LOST),
+        ("other", Refusing(StatusCode.UNAUTHENTICATED, "no key"), ProgramError, "'p': other"),
+    ],
+)
+async def test_a_reason_that_grpc_has_lost_is_asked_for(
+    details: str, describe: Any, kind: type[ProgramError], message: str
+) -> None:
+    connection: Any = SimpleNamespace(address="here:1", stub=SimpleNamespace(Describe=describe))
+    session = WatchSession(connection, Journal("p"))
+    with pytest.raises(ProgramError, match=message) as refused:
+        await session.listen(Refusing(StatusCode.INTERNAL, details))
+    assert type(refused.value) is kind

@@ -119,6 +119,22 @@ async def test_a_worker_ends_cleanly(how: str, tmp_path: Path) -> None:
     assert not (tmp_path / "w.sock").exists()
 
 
+@pytest.mark.parametrize(("variable", "key"), [("k", "k"), ("", None)])
+async def test_a_worker_has_the_key_from_its_environment(
+    variable: str, key: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEFT_API_KEY", variable)
+    async with orchestrator_at(f"unix:{tmp_path}/o.sock") as (stub, address):
+        process = start({**EMBED, "orchestrator": address, "listen": f"unix:{tmp_path}/w.sock"})
+        try:
+            info = await asyncio.wait_for(stub.joins.get(), PATIENCE_S)
+            async with linked(info, key) as link:
+                assert await embeds(link)
+        finally:
+            process.kill()
+            process.communicate()
+
+
 async def test_an_orchestrator_that_stops_is_no_news(tmp_path: Path) -> None:
     async with orchestrator_at(f"unix:{tmp_path}/o.sock") as (stub, address):
         process = start({**EMBED, "orchestrator": address, "listen": f"unix:{tmp_path}/w.sock"})

@@ -27,6 +27,7 @@ from weft.runtime.llm.errors import ParallelError
 from weft.runtime.llm.gpu.executor import Executor
 from weft.runtime.llm.gpu.model import GpuModel
 from weft.runtime.llm.handover import KvSpan
+from weft.runtime.llm.loader import choose_devices
 from weft.runtime.llm.model import _load_part, load_model
 from weft.runtime.llm.options import EngineOptions
 from weft.runtime.llm.parallel.share import share
@@ -217,8 +218,23 @@ def test_requests_fail_when_a_process_is_killed(make_checkpoint: Callable[[str],
 def test_a_part_that_cannot_be_loaded_is_an_error(make_checkpoint: Callable[[str], Any]) -> None:
     folder = make_checkpoint(FAMILY).folder
     nowhere = torch.device("cuda", 99)
+    build = partial(_load_part, folder, read_config(folder), torch.float32, False)
     with pytest.raises(ParallelError, match=r"^rank 1 on cuda:99: \w+: "):
-        share(partial(_load_part, folder, read_config(folder), torch.float32), [torch.device("cpu"), nowhere])
+        share(build, [torch.device("cpu"), nowhere])
+
+
+def test_parts_in_eight_bits_say_nearly_what_the_whole_says(
+    make_checkpoint: Callable[[str], Any], whole: GpuModel
+) -> None:
+    folder = make_checkpoint(FAMILY).folder
+    build = partial(_load_part, folder, read_config(folder), torch.float32, True)
+    model = share(build, choose_devices(DEVICE, 2))
+    try:
+        assert model.numbers == "fp8 and float32"
+        (_, expected), (_, found) = (answers(each, kv_tokens=4096) for each in (whole, model))
+    finally:
+        model.close()
+    assert 0 < np.abs(found - expected).max() < 0.2
 
 
 LEADER = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import astuple
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from weft.kernels.fp8 import FP8
+from weft.kernels.fp8 import FP8, Fp8Matrix
 from weft.runtime.config import REFERENCE_MODEL, ModelSettings
 from weft.runtime.llm.config import read_config
 from weft.runtime.llm.errors import ModelError
@@ -21,7 +22,7 @@ from weft.runtime.llm.kv_layout import kv_layout
 from weft.runtime.llm.loader import load_weights
 from weft.runtime.llm.model import load_model
 from weft.runtime.llm.parallel.shard import WHOLE, Shard
-from weft.runtime.llm.quantization import choose_quantization, dequantize
+from weft.runtime.llm.quantization import Quantization, choose_quantization, dequantize
 from weft.runtime.worker.engines.base import StartError
 from weft.runtime.worker.engines.llm_loading import load
 
@@ -100,6 +101,25 @@ def test_a_checkpoint_in_eight_bits_is_given_back_its_numbers(plain: Path, form:
         torch.testing.assert_close(logits(read), logits(expected), atol=0, rtol=0)
 
 
+def test_factors_may_be_called_otherwise_and_lie_in_a_file_of_their_own(plain: Path) -> None:
+    folder = quantized(plain, "one")
+    tensors = load_file(folder / "model.safetensors")
+    factors = {name: tensors.pop(name) for name in list(tensors) if name.endswith("_scale")}
+    parts = {
+        "a.safetensors": tensors,
+        "b.safetensors": {f"{name}_inv": factor.reshape(()).bfloat16() for name, factor in factors.items()},
+    }
+    (folder / "model.safetensors").unlink()
+    for file, part in parts.items():
+        save_file(part, folder / file, metadata={"format": "pt"})
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    read = load_weights(folder, read_config(folder), dtype=torch.float32, device=CPU)
+    expected = load_weights(plain, read_config(plain), dtype=torch.float32, device=CPU)
+    for mine, other in zip(read.layers, expected.layers, strict=True):
+        torch.testing.assert_close(mine.down, other.down, atol=0, rtol=2**-8)  # as the factors are rounded
+
+
 @pytest.mark.parametrize("shard", [WHOLE, Shard(0, 2), Shard(1, 2)])
 def test_parts_of_it_are_cut_as_of_any_other(plain: Path, shard: Shard) -> None:
     folder = quantized(plain, "blocks")
@@ -130,6 +150,17 @@ def test_a_model_in_eight_bits_says_nearly_the_same(make_checkpoint: Callable[[s
     assert kv_layout(folder, exact) != kv_layout(folder, near), "their KV is not each other's"
 
 
+def test_numbers_with_a_factor_for_each_row_stay_those_of_the_checkpoint(plain: Path) -> None:
+    folder = quantized(plain, "rows")
+    config, tensors = read_config(folder), load_file(folder / "model.safetensors")
+    weights = load_weights(folder, config, dtype=torch.bfloat16, device=CPU)
+    for number, layer in enumerate(weights.layers):
+        name = f"model.layers.{number}.mlp.down_proj.weight"
+        matrix = Fp8Matrix.of(layer.down)
+        assert torch.equal(matrix.values.float(), tensors[name].float())
+        torch.testing.assert_close(matrix.factors, tensors[f"{name}_scale"], atol=0, rtol=2**-8)
+
+
 def test_widths_without_a_product_in_eight_bits_are_refused(plain: Path) -> None:
     def narrow(tensors: dict[str, Any]) -> None:
         for name in tensors:
@@ -140,7 +171,7 @@ def test_widths_without_a_product_in_eight_bits_are_refused(plain: Path) -> None
 
     edit_tensors(plain, narrow)
     edit_json(plain / "config.json", lambda config: config.update(intermediate_size=72))
-    with pytest.raises(ModelError, match=r"multiples of 16, and the model has\s+one of 64 x 72"):
+    with pytest.raises(ModelError, match=r"multiples of 16, .* matrix of 64 x 72: set quantization = 'none'"):
         gpu_model(plain, fp8=True)
 
 
@@ -154,6 +185,27 @@ def test_a_device_without_such_units_is_refused_and_auto_does_without(plain: Pat
         load(settings, 0)
     with pytest.raises(ModelError, match="transformers, which takes no quantization"):
         load_model(plain, device="cpu", quantization="fp8", code="transformers")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "quantized", "capability", "chosen"),
+    [
+        ("auto", True, (8, 9), "fp8"),
+        ("auto", True, (8, 6), "none"),
+        ("auto", False, (9, 0), "none"),
+        ("none", True, (9, 0), "none"),
+        ("fp8", False, (12, 0), "fp8"),
+    ],
+)
+def test_a_gpu_with_such_units_is_used_for_what_is_in_eight_bits(
+    wanted: Quantization,
+    quantized: bool,
+    capability: tuple[int, int],
+    chosen: Quantization,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_quantization(wanted, quantized, torch.device("cuda", 1)) == chosen
 
 
 @pytest.mark.parametrize(
@@ -189,11 +241,19 @@ def test_what_a_checkpoint_in_eight_bits_lacks_is_named(plain: Path) -> None:
     with pytest.raises(ModelError, match=rf"tensor '{name}' .* has \[1, \d\] factors; for blocks of 16 x 24"):
         load_model(folder, device="cpu")
     edit_tensors(folder, lambda tensors: tensors.pop(name))
-    with pytest.raises(ModelError, match=f"lacks the tensor '{name}'"):
+    with pytest.raises(ModelError, match=f"lacks the tensor '{name.removesuffix('_inv')}' or '{name}'"):
         load_model(folder, device="cpu")
     edit_json(folder / "config.json", lambda config: config.pop("quantization_config"))
     with pytest.raises(ModelError, match=r"is in 8 bits, of which config\.json says nothing"):
         load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("blocks", [[128], [0, 128], "128x128", 128])
+def test_blocks_that_are_none_are_named(plain: Path, blocks: Any) -> None:
+    said = {"quant_method": "fp8", "weight_block_size": blocks}
+    edit_json(plain / "config.json", lambda config: config.update(quantization_config=said))
+    with pytest.raises(ModelError, match="the blocks of its quantization must be two positive integers, not"):
+        load_model(plain, device="cpu")
 
 
 def test_blocks_that_hang_over_are_cut() -> None:
@@ -201,3 +261,9 @@ def test_blocks_that_hang_over_are_cut() -> None:
     factors = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     expected = torch.tensor([[1, 1, 2, 2, 3], [1, 1, 2, 2, 3], [4, 4, 5, 5, 6]]).float()
     assert torch.equal(dequantize(values, factors, (2, 2)), expected)
+
+
+def test_a_table_with_as_many_factors_as_rows_is_none_of_rows() -> None:
+    factors = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    expected = torch.tensor([[1, 1, 2], [1, 1, 2], [3, 3, 4], [3, 3, 4]]).float()
+    assert torch.equal(dequantize(torch.ones(4, 3).to(FP8), factors, (2, 2)), expected)
