@@ -14,11 +14,11 @@ import torch
 
 from .dispatch import kernel
 
-__all__ = ["FP8", "Fp8Matrix", "fp8_linear", "quantize_rows", "scale_product"]
+__all__ = ["FP8", "LARGEST", "SMALLEST", "Fp8Matrix", "fp8_linear", "quantize_rows", "scale_product"]
 
 FP8: Final = torch.float8_e4m3fn
-_LARGEST: Final = 448.0  # that it has
-_SMALLEST: Final = 1e-30  # magnitude of a row, so that zeros stay zeros
+LARGEST: Final = 448.0  # that it has
+SMALLEST: Final = 1e-30  # magnitude of a row, so that zeros stay zeros
 _MANY: Final = 64  # rows: cuBLAS has a faster product for fewer, which is scaled afterwards
 
 
@@ -42,7 +42,7 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     The largest magnitude of a row becomes the largest that the format has.
     """
     x = x.float()
-    factors = x.abs().amax(-1, keepdim=True).clamp_min(_SMALLEST) / _LARGEST
+    factors = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST) / LARGEST
     return (x / factors).to(FP8), factors
 
 

@@ -33,14 +33,20 @@ class ServerLayout:
         """What the orchestrator wants to be sent."""
         return self.settings.key
 
-    def orchestrator(self, folder: Path) -> ProcessSpec:
-        """The orchestrator, which reads the graphs of programs from files."""
+    def orchestrator(self, folder: Path, where: Mapping[str, str] | None = None) -> ProcessSpec:
+        """The orchestrator, which reads the graphs of programs from files.
+
+        `where`: what one has announced in whose place this one is to be, at the same ports.
+        """
         listen = self.listen or f"unix:{folder / 'orchestrator'}"
         config = self.settings.absolute()
         programs = config.programs | self._written(folder)
         config = config.model_copy(update={"listen": listen, "programs": programs})
         if not self.listen:  # an embedded server is nobody else's, and nobody's runs outlive it
             config = config.model_copy(update={"http": None, "metrics": None, "journal_mb": 0})
+        if where is not None:
+            doors = {"listen": where["listening"], "http": where.get("http"), "metrics": where.get("metrics")}
+            config = config.model_copy(update=doors)
         arguments = ("-m", _ORCHESTRATOR, "--config", config.model_dump_json(exclude={"api_key"}))
         return ProcessSpec("orchestrator", arguments, _secrets(self.settings), announces=True)
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 from asyncio.subprocess import Process
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -46,8 +46,11 @@ class Layout(Protocol):
     def key(self) -> str | None:
         """What the orchestrator wants to be sent."""
 
-    def orchestrator(self, folder: Path) -> ProcessSpec:
-        """The orchestrator, which announces ``{"listening": address}`` on stdout; `folder`: for its files."""
+    def orchestrator(self, folder: Path, where: Mapping[str, str] | None = None) -> ProcessSpec:
+        """The orchestrator, which announces ``{"listening": address}`` on stdout; `folder`: for its files.
+
+        `where`: what one has announced in whose place this one is to be.
+        """
 
     def workers(self, folder: Path, address: str) -> Sequence[ProcessSpec]:
         """The workers, which join the orchestrator at `address`; `folder` is for their sockets."""
@@ -149,6 +152,7 @@ class Supervisor:
         if announced is None:
             raise StartupError(await child.last_line())
         where = json.loads(announced)
+        child.spec = self._layout.orchestrator(self.folder, where)  # of which it is started again
         self.address = _reachable(where["listening"])
         self.http, self.metrics = _reachable(where.get("http", "")), _reachable(where.get("metrics", ""))
         self._keep(child)

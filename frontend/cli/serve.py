@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from weft.runtime.access import is_local
 from weft.runtime.config import Settings, load_settings
 from weft.runtime.config_file import model_path
 from weft.runtime.layout import ServerLayout
@@ -20,7 +19,7 @@ from weft.runtime.supervisor import StartupError, Supervisor
 
 from .output import ERRORS, OUTPUT, print_json
 from .registration import lowered, prepare_all, program_settings
-from .server import ConfigOption, JsonOption
+from .server import ConfigOption, JsonOption, warn_if_open
 
 __all__ = ["ModelOption", "command", "model_settings", "until_signal"]
 
@@ -117,21 +116,11 @@ async def _serve(layout: ServerLayout, programs: dict[str, str], as_json: bool) 
     try:
         await asyncio.to_thread(prepare_all, programs, address, layout.key, quiet=as_json)
         _announce(layout.settings, supervisor, as_json)
-        _warn_if_open(layout.settings)
+        warn_if_open([layout.settings.listen, layout.settings.http], layout.key)
         await supervisor.wait()
         raise StartupError("the orchestrator cannot be kept running; its messages stand above")
     finally:
         await supervisor.stop()
-
-
-def _warn_if_open(settings: Settings) -> None:
-    """Say so if other machines can use the server without a key."""
-    doors = [door for door in (settings.listen, settings.http) if door and not is_local(door)]
-    if doors and settings.key is None:
-        where = " and ".join(doors)
-        ERRORS.print(
-            f"warning: {where}: open to other machines, without a key; set WEFT_API_KEY", markup=False
-        )
 
 
 def _announce(settings: Settings, supervisor: Supervisor, as_json: bool) -> None:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from weft.frontend.client import Client, connect, embedded
+from weft.runtime.access import is_local
 from weft.runtime.config import Settings, load_settings
 
 from .output import ERRORS
 from .problems import UsageProblem
 
-__all__ = ["ConfigOption", "InputOption", "JsonOption", "ServerOption", "TargetArgument", "client_for"]
+__all__ = [
+    "ConfigOption",
+    "InputOption",
+    "JsonOption",
+    "ServerOption",
+    "TargetArgument",
+    "client_for",
+    "warn_if_open",
+]
 
 TargetArgument = Annotated[
     str,
@@ -54,6 +63,16 @@ def client_for(
             f"--model cannot be used with the server {settings.server}, which has models of its own"
         )
     return connect(settings.server or _start_embedded(settings), api_key=settings.key)
+
+
+def warn_if_open(addresses: Iterable[str | None], key: str | None) -> None:
+    """Say so if other machines can use a process that listens there without a key."""
+    doors = [address for address in addresses if address and not is_local(address)]
+    if doors and key is None:
+        where = " and ".join(doors)
+        ERRORS.print(
+            f"warning: {where}: open to other machines, without a key; set WEFT_API_KEY", markup=False
+        )
 
 
 def _start_embedded(settings: Settings) -> str:

@@ -17,7 +17,7 @@ from weft.runtime.retrieval.folder import INDEXES, expect_writable
 from .output import ERRORS
 from .problems import USAGE, UsageProblem
 from .serve import ModelOption, model_settings, until_signal
-from .server import ConfigOption
+from .server import ConfigOption, warn_if_open
 
 __all__ = ["command"]
 
@@ -63,6 +63,7 @@ def command(
         orchestrator=connect,
         model=settings.models[0] if llm else None,
     )
+    warn_if_open([listen], settings.key)
     ERRORS.print(f"worker ({', '.join(kind)}) joins {connect}; Ctrl-C ends it", markup=False)
     asyncio.run(_run(worker_spec(settings, worker, name="worker")))
 

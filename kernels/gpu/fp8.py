@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from weft.kernels.fp8 import FP8, LARGEST, SMALLEST
+
 __all__ = ["quantize_rows", "scale_product"]
 
 _BLOCK = 1024
@@ -15,10 +17,11 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """See `weft.kernels.fp8.quantize_rows`."""
     x = x.contiguous()
     rows, dim = x.shape
-    values = torch.empty(rows, dim, dtype=torch.float8_e4m3fn, device=x.device)
+    values = torch.empty(rows, dim, dtype=FP8, device=x.device)
     factors = torch.empty(rows, 1, dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(dim)
-    _quantize[(rows,)](x, values, factors, dim, BLOCK=block, num_warps=min(max(block // 512, 1), 16))
+    warps = min(max(block // 512, 1), 16)
+    _quantize[(rows,)](x, values, factors, dim, LARGEST, SMALLEST, BLOCK=block, num_warps=warps)
     return values, factors
 
 
@@ -38,13 +41,13 @@ def scale_product(
 
 
 @triton.jit
-def _quantize(x, values, factors, dim, BLOCK: tl.constexpr):
+def _quantize(x, values, factors, dim, largest, smallest, BLOCK: tl.constexpr):
     """One row."""
     row = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
     inside = i < dim
     loaded = tl.load(x + row * dim + i, mask=inside, other=0.0).to(tl.float32)
-    factor = tl.maximum(tl.max(tl.abs(loaded)), 1e-30) / 448.0
+    factor = tl.maximum(tl.max(tl.abs(loaded)), smallest) / largest
     tl.store(factors + row, factor)
     tl.store(values + row * dim + i, (loaded / factor).to(values.dtype.element_ty), mask=inside)
 

@@ -55,7 +55,11 @@ class Model(ABC):
         )
 
     def free_memory(self) -> int:
-        """Bytes that are free on the device, which must be CUDA's; of several ranks' devices the least."""
+        """Bytes that are free on the device, which must be CUDA's; of several ranks' devices the least.
+
+        What loading has left behind in torch's allocator is given back first.
+        """
+        torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info(self.device)[0])
 
     def check(self) -> None:

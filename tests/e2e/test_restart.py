@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from weft import ProgramError, gen, interrupt, program, server_tool
@@ -81,13 +81,6 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "calls.txt"
 
 
-@pytest.fixture
-def listen() -> str:
-    """An address that stays that of a server when it is started again."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        return f"127.0.0.1:{taken.getsockname()[1]}"
-
-
 def orchestrator_of(server: Server) -> int:
     """The id of its process."""
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
@@ -106,8 +99,8 @@ def noted(calls: Path) -> list[str]:
     return calls.read_text().splitlines() if calls.exists() else []
 
 
-def test_a_run_goes_on_when_the_orchestrator_was_killed(tmp_path: Path, calls: Path, listen: str) -> None:
-    with serving(tmp_path, "--listen", listen) as server:
+def test_a_run_goes_on_when_the_orchestrator_was_killed(tmp_path: Path, calls: Path) -> None:
+    with serving(tmp_path, "--http", "127.0.0.1:0") as server:
         expected = approved.using(server.client).submit("rivers", detached=True)
         eventually(lambda: expected.status == "waiting")
         expected.resume("go on")
@@ -123,6 +116,7 @@ def test_a_run_goes_on_when_the_orchestrator_was_killed(tmp_path: Path, calls: P
         assert answered.returncode == 0, answered.stderr
         assert server.client.run(run).result(timeout=60) == text
         assert noted(calls) == before
+        eventually(lambda: httpx2.get(f"http://{server.http}/ready").is_success)
 
 
 def test_runs_outlive_a_server_that_was_killed(tmp_path: Path, calls: Path) -> None:

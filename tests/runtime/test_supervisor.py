@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ class FakeLayout:
     orchestrator_behaviour: str = "good"
     key: str | None = None
 
-    def orchestrator(self, folder: Path) -> ProcessSpec:
+    def orchestrator(self, folder: Path, where: Mapping[str, str] | None = None) -> ProcessSpec:
         arguments = (_FAKE, "orchestrator", str(folder), self.orchestrator_behaviour)
         return ProcessSpec("orchestrator", arguments, announces=True)
 

@@ -113,7 +113,9 @@ def _read(folder: Path, raw: Mapping[str, Any], name: str) -> Any:
             f"is not installed: pip install 'weft[transformers]'"
         ) from error
     if raw.get("quantization_config"):
-        raise ModelError(f"{where}: quantized checkpoints are not supported; use the unquantized one")
+        raise ModelError(
+            f"{where}: transformers' code takes no quantized checkpoints here; use the unquantized one"
+        )
     if raw.get("is_encoder_decoder"):
         raise RefusedError("an encoder, whose output every token attends to")
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())

@@ -77,7 +77,7 @@ def edited(source: Path, target: Path, **fields: Any) -> Path:
             r"MyOwnModel is neither one of weft's own nor a causal .* \(its own code, auto_map, is not run\)",
         ),
         ({"architectures": None, "model_type": "vit"}, "of model type 'vit' is neither one of weft's own"),
-        ({"quantization_config": {"bits": 4}}, "quantized checkpoints are not supported"),
+        ({"quantization_config": {"bits": 4}}, "takes no quantized checkpoints here"),
         ({"add_cross_attention": True}, "GPT2LMHeadModel .* it has cross-attention"),
         ({"n_head": 7}, "GPT2LMHeadModel cannot run through transformers, whose code says: "),
     ],
