@@ -107,10 +107,10 @@ StartDoor = Callable[..., Any]
 
 @pytest.fixture
 async def start_door(tmp_path: Path) -> AsyncIterator[StartDoor]:
-    """Starts a door with the given settings and no workers."""
+    """Starts a door with the given settings and no workers; the key is the door's alone."""
     async with AsyncExitStack() as stack:
 
-        async def start(**settings: Any) -> Door:
+        async def start(api_key: str | None = None, **settings: Any) -> Door:
             settings = {
                 "listen": "127.0.0.1:0",
                 "data": tmp_path,
@@ -120,9 +120,8 @@ async def start_door(tmp_path: Path) -> AsyncIterator[StartDoor]:
                 **settings,
             }
             server = Server(Settings(**settings), Scheduler(Policies(grace_s=0.3)))
-            key = settings.get("api_key")
             metrics = Metrics(server.orchestrator)
-            http = HttpServer("127.0.0.1:0", build_app(server.orchestrator, key, metrics))
+            http = HttpServer("127.0.0.1:0", build_app(server.orchestrator, api_key, metrics))
             grpc, address = await server.start(), await http.start()
 
             async def stop() -> None:

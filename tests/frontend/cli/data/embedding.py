@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
@@ -19,10 +20,12 @@ from weft.runtime.processes import ProcessSpec
 
 
 class _Layout:
+    key = None
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def orchestrator(self, folder: Path) -> ProcessSpec:
+    def orchestrator(self, folder: Path, where: Mapping[str, str] | None = None) -> ProcessSpec:
         return ProcessSpec("orchestrator", (sys.argv[1], "orchestrator", str(folder), "good"), announces=True)
 
     def workers(self, folder: Path, address: str) -> list[ProcessSpec]:
