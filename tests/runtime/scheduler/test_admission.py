@@ -20,7 +20,7 @@ from weft.runtime.scheduler import actions as act
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.patience import Patience
 
-from .conftest import DECODE, EMBED, EMBEDDER, LLM, PREFILL, Driver, fault_of, node, placed
+from .conftest import DECODE, EMBED, EMBEDDER, LLM, PREFILL, Driver, node, placed
 from .test_placement import call
 from .test_scheduler_properties import Chaos
 
@@ -248,7 +248,7 @@ def test_who_is_held_back_can_be_cancelled_and_fails_when_the_last_worker_is_los
     assert end(driver, "a") == [("w", "d", 0), ("w", "d", 1)]
     assert not turn(driver, "e")
     driver.send(ev.WorkerLost("w", "killed"))
-    failed = {a.run for a in driver.tick(driver.now + 4.0) if isinstance(a, act.FailRun)}
+    failed = {a.run for a in driver.tick(driver.now + 4.0) if isinstance(a, act.NodeFailed)}
     assert failed == {"b", "d", "e"}
 
 
@@ -258,7 +258,8 @@ def test_who_is_held_back_while_there_is_no_worker_waits_for_one_and_is_not_let_
     assert len(placed(driver.send(ev.WorkerJoined("w", (SMALL,))))) == 4, "a and b"
     driver = Driver()
     turn(driver, "a")
-    assert fault_of(driver.tick(driver.now + 4.0)).code == "not_found"
+    (failed,) = [action for action in driver.tick(driver.now + 4.0) if isinstance(action, act.NodeFailed)]
+    assert (failed.run, failed.fault.code) == ("a", "unavailable")
 
 
 def test_whose_context_was_lost_with_its_worker_has_no_place_either() -> None:
