@@ -6,7 +6,6 @@ from a tool after its context has lost its place. What waits there keeps nobody 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
@@ -64,7 +63,6 @@ class Growing:
 
     def __init__(self, residency: Residency) -> None:
         self._residency = residency
-        self._idle = residency.idle = defaultdict[Pool, IdleRuns](IdleRuns)
         self._overdue: dict[Pool, float | None] = {}  # when the next idle run loses its place
 
     def holds_back(self, live: LiveNode, pool: Pool) -> bool:
@@ -94,7 +92,7 @@ class Growing:
 
         If that is not enough: when the next run is overdue, or None if none will be.
         """
-        idle, patience = self._idle[pool], self._residency.patience
+        idle, patience = self._idle(pool), self._residency.patience
         while _lacking(pool, need) > 0:
             entry = idle.first()
             if entry is None:
@@ -108,6 +106,16 @@ class Growing:
             else:
                 self._residency.expire(run, engine)
         return None
+
+    def _idle(self, pool: Pool) -> IdleRuns:
+        """Those of a pool, which are kept in order from the first time on that somebody finds no place."""
+        idle = self._residency.idle.get(pool)
+        if idle is None:
+            idle = self._residency.idle[pool] = IdleRuns()
+            for engine in pool:
+                for run, since in engine.idle.items():
+                    idle.add(engine, run, since)
+        return idle
 
 
 def _lacking(pool: Pool, need: int) -> float:

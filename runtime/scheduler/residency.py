@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -41,7 +40,7 @@ class Residency:
         self.transfer = transfer
         self.directory = Directory()
         self.patience = Patience()
-        self.idle: defaultdict[Pool, IdleRuns] | None = None  # if admission takes their places
+        self.idle: dict[Pool, IdleRuns] = {}  # where somebody has waited for their places
 
     def demand(self, live: LiveNode) -> Demand:
         """What a ready primitive asks for."""
@@ -121,10 +120,11 @@ class Residency:
 
     def _rest(self, run: LiveRun, engine: EngineState, now: float) -> None:
         engine.idle[run] = now
-        if self.idle is not None:
+        if self.idle:
             for pool in engine.pools:
-                self.idle[pool].add(engine, run, now)
-                pool.stir()  # whoever waits for a place may have one when this run's time is over
+                if pool in self.idle:
+                    self.idle[pool].add(engine, run, now)
+                    pool.stir()  # whoever waits for a place may have one when this run's time is over
 
     def expire(self, run: LiveRun, engine: EngineState) -> None:
         """Reckon with what an engine holds for a run no longer: others may take its place."""
