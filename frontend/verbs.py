@@ -271,7 +271,7 @@ class Program(ABC, Generic[P, R]):
     @overload
     async def asubmit(self, *args: Any, stream: bool, detached: bool = False, **kwargs: Any) -> Run[R]: ...
 
-    async def asubmit(  # type: ignore[misc]  # as for submit
+    async def asubmit(  # type: ignore[misc]  # as no program has parameters of these two names
         self, *args: Any, detached: bool = False, stream: bool = False, **kwargs: Any
     ) -> Run[R]:
         """As `submit`, for event loops: async programs and tools run on this one.

@@ -70,11 +70,7 @@ def fp8_linear(x: torch.Tensor, weight: Fp8Matrix, bias: torch.Tensor | None = N
     """
     values, factors = quantize_rows(x)
     if x.is_cuda and x.dtype == torch.bfloat16 and len(x) > _MANY:  # which has no results of other types
-        scaled_mm: Any = torch._scaled_mm
-        scaled: torch.Tensor = scaled_mm(
-            values, weight.values.t(), factors, weight.factors.t(), bias=bias, out_dtype=x.dtype
-        )
-        return scaled
+        return _scaled_mm(values, weight.values, factors, weight.factors.t(), bias=bias, out_dtype=x.dtype)
     return scale_product(_product(values, weight.values), factors, weight.factors, bias, x.dtype)
 
 
@@ -85,9 +81,14 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """
     if not a.is_cuda:
         return a.float() @ b.float().t()
-    scaled_mm: Any = torch._scaled_mm
     one = _one(a.device)
-    product: torch.Tensor = scaled_mm(a, b.t(), one, one, out_dtype=torch.float32)
+    return _scaled_mm(a, b, one, one, out_dtype=torch.float32)
+
+
+def _scaled_mm(a: torch.Tensor, b: torch.Tensor, *factors: torch.Tensor, **options: Any) -> torch.Tensor:
+    """cuBLAS's product of `a` and the transposed `b`, times a factor for each or one for each row of both."""
+    scaled_mm: Any = torch._scaled_mm  # which has no types
+    product: torch.Tensor = scaled_mm(a, b.t(), *factors, **options)
     return product
 
 

@@ -16,6 +16,8 @@ from .state import LiveNode
 
 __all__ = ["ADMISSION", "Admission", "Everybody", "Growing"]
 
+_LEAST: Final = 0.5  # of the KV, that runs which grow may take whatever the others have
+
 
 class Admission(Protocol):
     """Who may queue for an engine."""
@@ -125,8 +127,6 @@ def _lacking(pool: Pool, need: int) -> float:
         return 0.0
     return min(need + pool.promised - pool.free, growing + need - _LEAST * pool.kv_slots)
 
-
-_LEAST: Final = 0.5  # of the KV, that runs which grow may take whatever the others have
 
 ADMISSION: Final[Mapping[str, Callable[[Residency], Admission]]] = {
     "everybody": Everybody,

@@ -105,8 +105,8 @@ async def results_of_programs_in_async_code() -> None:
 
 def arguments_are_checked() -> None:
     title(3)  # type: ignore[arg-type]  # must be an error: mypy says so if it is none any more
-    title.submit(3)  # type: ignore[call-overload]  # as above
-    title.stream(txt="a")  # type: ignore[call-arg]  # as above
+    title.submit(3)  # type: ignore[call-overload]  # must be an error, too
+    title.stream(txt="a")  # type: ignore[call-arg]  # must be an error, too
 
 
 def test_values_have_types() -> None:

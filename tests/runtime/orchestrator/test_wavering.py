@@ -21,7 +21,7 @@ from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2
 
 from .test_run_stream import Conversation, finish
-from .test_withdrawing import LISTED, extend
+from .withdrawals import LISTED, extend
 
 STEPS = 40
 FAILING = [f"fail{number}" for number in range(STEPS)]

@@ -4,112 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
-from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import grpc
 import pytest
 
-from weft.graph.codec import encode_graph, encode_value
-from weft.graph.ir import Graph, Node, Policy, Value
+from weft.graph.codec import encode_value
+from weft.graph.ir import Graph, Node, Value
 from weft.graph.ops.common import Const, Input, Interrupt, Tool
 from weft.graph.ops.control import Map
-from weft.graph.ops.primitive import Chunk, Decode
-from weft.graph.ops.user import Generate, Ingest
-from weft.graph.prompt import Message, Slot
-from weft.graph.sampling import JsonSchema
-from weft.graph.types import STRINGS, TEXT, Type
+from weft.graph.ops.primitive import Decode
+from weft.graph.ops.user import Generate
+from weft.graph.prompt import Message
+from weft.graph.types import STRINGS, TEXT
 from weft.proto import orchestrator_pb2 as pb
-from weft.proto import value_pb2, worker_pb2
+from weft.proto import worker_pb2
 
 from .test_run_stream import Conversation, ask, finish
-
-NOTE, SAY = Tool("note", TEXT), Generate((Message("raw", ("Q: ", Slot("q"))),))
-_MARKERS = count(100)
-LISTED = JsonSchema('{"type": "array", "items": {"type": "string"}}')
-
-
-def extend(
-    *nodes: Node,
-    wanted: Iterable[int] = (),
-    withdrawn: Iterable[int] = (),
-    outside: dict[Value, Type] | None = None,
-) -> pb.RunRequest:
-    """New nodes, and what of the program's values it waits for from now on, or no longer."""
-    increment = pb.Extend(
-        increment=encode_graph(Graph(nodes, (), outside=outside or {})),
-        wanted=[encode_value(Value(number)) for number in wanted],
-        withdrawn=[encode_value(Value(number)) for number in withdrawn],
-    )
-    return pb.RunRequest(extend=increment)
-
-
-CACHED = Node(0, Generate((Message("raw", ("hello",)),), cache=True))
-
-
-async def growing(stage: Any, batch: str = "") -> Conversation:
-    """A growing run, of a batch perhaps."""
-    talk = Conversation(stage.stub)
-    await talk.say(pb.RunRequest(start=pb.Start(submit=pb.SubmitRequest(batch=batch), grows=True)))
-    return talk
-
-
-def noting(number: int, operand: int | None = None) -> Node:
-    args = {} if operand is None else {"x": Value(operand)}
-    return Node(number, NOTE, args, "noting", "app.py:7")
-
-
-def each(number: int, listed: int, op: Tool, concurrency: int) -> Node:
-    """This for every item of a list."""
-    inside = Graph((Node(0, Input("item", TEXT)), Node(1, op, {"x": Value(0)})), (Value(1),))
-    return Node(number, Map(inside, concurrency), {"items": Value(listed)}, "each", "app.py:9")
-
-
-async def answer(talk: Conversation, call: pb.ToolCall) -> None:
-    await talk.say(pb.RunRequest(tool=pb.ToolAnswer(node=call.node, attempt=call.attempt, json='"noted"')))
-
-
-async def refuse(talk: Conversation, call: pb.ToolCall) -> None:
-    fault = value_pb2.Fault(code="tool_failed", message="no")
-    await talk.say(pb.RunRequest(tool=pb.ToolAnswer(node=call.node, attempt=call.attempt, fault=fault)))
-
-
-async def withdraw(talk: Conversation, number: int) -> None:
-    """Wait for a value no longer; done when the orchestrator has seen that."""
-    marker = next(_MARKERS)
-    await talk.say(extend(Node(marker, Const("1")), wanted=[marker], withdrawn=[number]))
-    while (await talk.next("known")).value.node != marker:
-        pass
-
-
-def cancels(worker: Any) -> list[int]:
-    """The decodes that a worker was told to stop."""
-    written = set(decodes(worker))
-    return [node for command in worker.commands for node in command.cancel.nodes if node in written]
-
-
-def decodes(worker: Any) -> list[int]:
-    """The decodes that a worker was given."""
-    return [node.id for node in worker.nodes() if isinstance(node.op, Decode)]
-
-
-async def give_up(talk: Conversation, worker: Any, until: Any) -> None:
-    """Ask for a text, 0, wait for it no longer while it is written, and let its worker write what follows."""
-    await talk.say(extend(ask(0), wanted=[0]))
-    await until(lambda: decodes(worker))
-    await withdraw(talk, 0)
-    await until(lambda: cancels(worker) == decodes(worker))
-    worker.gate.set()
+from .withdrawals import (
+    CACHED,
+    LISTED,
+    NOTE,
+    SAY,
+    answer,
+    cancels,
+    decodes,
+    each,
+    extend,
+    give_up,
+    growing,
+    noting,
+    withdraw,
+)
 
 
 @pytest.fixture
 async def talk(stage: Any) -> Conversation:
     """A growing run that may call a tool here."""
-    talk = Conversation(stage.stub)
-    await talk.say(pb.RunRequest(start=pb.Start(submit=pb.SubmitRequest(), grows=True, tools=["note"])))
-    return talk
+    return await growing(stage, tools=["note"])
 
 
 @pytest.fixture
@@ -215,98 +147,6 @@ async def test_a_tool_that_has_begun_runs_to_its_end(talk: Conversation) -> None
     assert (await talk.finished()).info.state == "done"
     known = [event.known.value for event in talk.seen if event.HasField("known")]
     assert encode_value(Value(0)) not in known
-
-
-async def test_what_a_tool_raises_after_it_was_withdrawn_does_not_matter(talk: Conversation) -> None:
-    await talk.say(extend(noting(0), wanted=[0]))
-    call = await talk.next("tool")
-    await withdraw(talk, 0)
-    await refuse(talk, call)
-    await talk.say(extend(noting(1), wanted=[1]))
-    await answer(talk, await talk.next("tool"))
-    await talk.next("known")
-    await talk.say(finish("done"))
-    assert (await talk.finished()).info.state == "done"
-    events = [event.node for event in talk.seen if event.HasField("node")]
-    assert [event.phase for event in events if event.node == call.node] == ["started", "failed"]
-
-
-async def test_a_program_that_has_returned_waits_for_what_it_withdrew_to_fail(talk: Conversation) -> None:
-    await talk.say(extend(noting(0), wanted=[0]))
-    call = await talk.next("tool")
-    await withdraw(talk, 0)
-    await talk.say(finish("done"))
-    await refuse(talk, call)
-    assert (await talk.finished()).info.state == "done"
-
-
-async def test_a_tool_that_was_withdrawn_may_run_out_of_time(
-    stage: Any, talk: Conversation, until: Any
-) -> None:
-    await talk.say(extend(replace(noting(0), policy=Policy(timeout_s=0.1)), wanted=[0]))
-    call = await talk.next("tool")
-    (run,) = stage.server.orchestrator.shell.runs.values()
-    await withdraw(talk, 0)
-    await until(lambda: not run.attempts or run.record.ended.is_set())
-    await answer(talk, call)
-    await talk.say(finish("done"))
-    assert (await talk.finished()).info.state == "done"
-
-
-async def test_what_a_tool_has_raised_ends_the_run_that_awaits_it_again(talk: Conversation) -> None:
-    await talk.say(extend(noting(0), wanted=[0]))
-    call = await talk.next("tool")
-    await withdraw(talk, 0)
-    await refuse(talk, call)
-    await talk.say(extend(ask(1, 0), wanted=[1], outside={Value(0): TEXT}))
-    fault = (await talk.finished()).fault
-    assert (fault.code, fault.message) == ("tool_failed", "no")
-    assert fault.location == "app.py:7"
-
-
-async def test_what_somebody_else_takes_of_a_tool_ends_the_run(talk: Conversation) -> None:
-    await talk.say(extend(noting(0), ask(1, 0), wanted=[0, 1]))
-    call = await talk.next("tool")
-    await withdraw(talk, 0)
-    await refuse(talk, call)
-    assert (await talk.finished()).fault.code == "tool_failed"
-
-
-async def test_what_a_tool_raises_in_a_map_that_was_withdrawn_matters_once_that_is_awaited_again(
-    talk: Conversation,
-) -> None:
-    words = Node(0, Const('["a", "b"]', STRINGS))
-    await talk.say(extend(words, each(1, 0, NOTE, 0), wanted=[1]))
-    first, second = [await talk.next("tool") for _ in range(2)]
-    await withdraw(talk, 1)
-    await refuse(talk, first)
-    await answer(talk, second)
-    await talk.say(extend(noting(2), wanted=[2]))
-    await answer(talk, await talk.next("tool"))
-    await talk.next("known")
-    await talk.say(extend(wanted=[1]))
-    assert (await talk.finished()).fault.code == "tool_failed"
-
-
-@pytest.mark.parametrize("again", [False, True])
-async def test_an_ingest_that_fails_after_it_was_withdrawn_matters_once_it_is_awaited_again(
-    talk: Conversation, worker: Any, until: Any, again: bool
-) -> None:
-    worker.gated = {Chunk}
-    documents = Node(0, Const('["text"]', STRINGS))
-    await talk.say(extend(documents, Node(1, Ingest("fresh"), {"documents": Value(0)}), wanted=[1]))
-    await until(lambda: any(isinstance(node.op, Chunk) for node in worker.nodes()))
-    await withdraw(talk, 1)
-    worker.faults.append(value_pb2.Fault(code="internal", message="the disk is full"))
-    worker.gate.set()
-    await until(lambda: not worker.faults)
-    await talk.say(extend(*([] if again else [ask(2)]), wanted=[1 if again else 2]))
-    if not again:
-        await talk.next("known")
-        await talk.say(finish("done"))
-    result = await talk.finished()
-    assert result.info.state == ("failed" if again else "done")
-    assert result.fault.message == ("the disk is full" if again else "")
 
 
 async def test_a_tool_that_is_called_for_its_effect_runs_whoever_takes_its_result(
