@@ -126,7 +126,7 @@ async def test_what_cannot_be_rated_is_a_fault_that_leaves_nothing_behind(
 
 
 async def test_cancelling_frees_all_requests(llm: Link) -> None:
-    await llm.run(RATE, values=operands(tuple(f"{TEXTS[2]} {n}" * 20 for n in range(40))))
+    await llm.run(RATE, values=operands(tuple(f"{TEXTS[2]} {n}" * 20 for n in range(800))))
     await llm.status(running=1)
     await llm.send(cancel={"run": "r"})
     await llm.status(running=0, waiting=0, kv_running=0)
