@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -22,21 +23,24 @@ _HIDDEN: Final = frozenset({"gitignore"})  # names that get a leading dot
 
 
 def command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The project, and the folder to make for it.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder to make; its last part names the project.")
+    ],
 ) -> None:
     """Start a project: a program, a test of it that runs offline, and settings."""
+    name = folder.name or str(folder)  # `.` has none
     if not _NAME.fullmatch(name):
         raise UsageProblem(f"{name!r} cannot name a project: letters, digits, - and _, a letter first")
-    folder = Path(name)
-    if folder.exists():
-        raise UsageProblem(f"{str(folder)!r} exists already")
     try:
+        if folder.exists():
+            raise UsageProblem(f"{str(folder)!r} exists already")
+        folder.parent.mkdir(parents=True, exist_ok=True)
         _write(files(__package__) / "template", folder, name)
     except OSError as problem:
         raise UsageProblem(f"{problem.filename!r} cannot be written: {problem.strerror}") from None
     OUTPUT.out(
-        f"made {name}; go on with:\n\n"
-        f"  cd {name}\n"
+        f"made {folder}; go on with:\n\n"
+        f"  cd {shlex.quote(str(folder))}\n"
         '  weft run app.py:answer -i question="Who is the chief executive of Tamrel Works?"\n'
         "  pytest"
     )

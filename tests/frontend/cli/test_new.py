@@ -36,13 +36,27 @@ def test_a_new_project_runs_and_its_test_passes_offline(weft: Weft) -> None:
     assert "2 passed" in tested.stdout
 
 
+def test_a_project_may_lie_elsewhere(weft: Weft) -> None:
+    result = weft("new", "deep er/still/facts")
+    assert result.exit_code == 0, result.output
+    assert "cd 'deep er/still/facts'" in result.stdout
+    assert Path("deep er/still/facts/README.md").read_text("utf-8").startswith("# facts\n")
+    Path("file").touch()
+    result = weft("new", "file/facts")
+    assert result.exit_code == 2
+    assert "'file' cannot be written: File exists" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
         ("taken", "'taken' exists already"),
-        ("../up", "'../up' cannot name a project"),
+        ("taken/../taken", "'taken/../taken' exists already"),
         ("1st", "'1st' cannot name a project"),
-        ("", "'' cannot name a project"),
+        ("deeper/1st", "'1st' cannot name a project"),
+        ("", "'.' cannot name a project"),
+        (".", "'.' cannot name a project"),
+        ("taken/..", "'..' cannot name a project"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused(weft: Weft, name: str, problem: str) -> None:
