@@ -50,6 +50,7 @@ class SubmitRequest(google.protobuf.message.Message):
     PRIORITY_FIELD_NUMBER: builtins.int
     BATCH_FIELD_NUMBER: builtins.int
     QUIET_FIELD_NUMBER: builtins.int
+    PARENT_FIELD_NUMBER: builtins.int
     graph_json: builtins.str
     """the JSON form, for callers without protobuf"""
     program: builtins.str
@@ -66,6 +67,8 @@ class SubmitRequest(google.protobuf.message.Message):
     """Leave out what only observers look at: the events of primitives, and their times in the result. Watch and
     Trace have them all the same.
     """
+    parent: builtins.str
+    """The run whose program, or tool of the server, has started this one, if any."""
     @property
     def graph(self) -> weft.proto.graph_pb2.Graph: ...
     @property
@@ -84,9 +87,10 @@ class SubmitRequest(google.protobuf.message.Message):
         priority: builtins.int = ...,
         batch: builtins.str = ...,
         quiet: builtins.bool = ...,
+        parent: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["graph", b"graph", "graph_json", b"graph_json", "program", b"program", "source", b"source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch", b"batch", "deadline_s", b"deadline_s", "graph", b"graph", "graph_json", b"graph_json", "inputs", b"inputs", "namespace", b"namespace", "priority", b"priority", "program", b"program", "quiet", b"quiet", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "deadline_s", b"deadline_s", "graph", b"graph", "graph_json", b"graph_json", "inputs", b"inputs", "namespace", b"namespace", "parent", b"parent", "priority", b"priority", "program", b"program", "quiet", b"quiet", "source", b"source"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["source", b"source"]) -> typing.Literal["graph", "graph_json", "program"] | None: ...
 
 Global___SubmitRequest: typing_extensions.TypeAlias = SubmitRequest
@@ -600,6 +604,7 @@ class RunInfo(google.protobuf.message.Message):
     NODES_DONE_FIELD_NUMBER: builtins.int
     STATS_FIELD_NUMBER: builtins.int
     WAITING_FIELD_NUMBER: builtins.int
+    PARENT_FIELD_NUMBER: builtins.int
     run: builtins.str
     program: builtins.str
     state: builtins.str
@@ -608,6 +613,8 @@ class RunInfo(google.protobuf.message.Message):
     seconds: builtins.float
     nodes: builtins.int
     nodes_done: builtins.int
+    parent: builtins.str
+    """the run that has started it, if any"""
     @property
     def stats(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NodeStat]:
         """of finished runs: one a primitive"""
@@ -628,8 +635,9 @@ class RunInfo(google.protobuf.message.Message):
         nodes_done: builtins.int = ...,
         stats: collections.abc.Iterable[Global___NodeStat] | None = ...,
         waiting: collections.abc.Iterable[Global___Interrupted] | None = ...,
+        parent: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["nodes", b"nodes", "nodes_done", b"nodes_done", "program", b"program", "run", b"run", "seconds", b"seconds", "started_unix_s", b"started_unix_s", "state", b"state", "stats", b"stats", "waiting", b"waiting"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["nodes", b"nodes", "nodes_done", b"nodes_done", "parent", b"parent", "program", b"program", "run", b"run", "seconds", b"seconds", "started_unix_s", b"started_unix_s", "state", b"state", "stats", b"stats", "waiting", b"waiting"]) -> None: ...
 
 Global___RunInfo: typing_extensions.TypeAlias = RunInfo
 

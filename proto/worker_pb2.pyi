@@ -34,7 +34,7 @@ class _StreamEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """of JSON: as far as it goes, whenever an item or a field of it closes"""
 
 class Stream(_Stream, metaclass=_StreamEnumTypeWrapper):
-    """Which of the text that a decode writes is sent before its end."""
+    """Which of the text that a decode, or a program of a tool worker, writes is sent before its end."""
 
 STREAM_NONE: Stream.ValueType  # 0
 STREAM_TEXT: Stream.ValueType  # 1
@@ -355,12 +355,15 @@ class ToolInfo(google.protobuf.message.Message):
     RESULT_FIELD_NUMBER: builtins.int
     IDEMPOTENT_FIELD_NUMBER: builtins.int
     PURE_FIELD_NUMBER: builtins.int
+    CAPACITY_FIELD_NUMBER: builtins.int
     name: builtins.str
     description: builtins.str
     parameters: builtins.str
     """JSON Schema of the arguments, as an object"""
     idempotent: builtins.bool
     pure: builtins.bool
+    capacity: builtins.int
+    """calls at the same time; 0: as the engine"""
     @property
     def result(self) -> weft.proto.graph_pb2.Type: ...
     def __init__(
@@ -372,9 +375,10 @@ class ToolInfo(google.protobuf.message.Message):
         result: weft.proto.graph_pb2.Type | None = ...,
         idempotent: builtins.bool = ...,
         pure: builtins.bool = ...,
+        capacity: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["result", b"result"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["description", b"description", "idempotent", b"idempotent", "name", b"name", "parameters", b"parameters", "pure", b"pure", "result", b"result"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["capacity", b"capacity", "description", b"description", "idempotent", b"idempotent", "name", b"name", "parameters", b"parameters", "pure", b"pure", "result", b"result"]) -> None: ...
 
 Global___ToolInfo: typing_extensions.TypeAlias = ToolInfo
 

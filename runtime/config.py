@@ -34,9 +34,11 @@ __all__ = [
     "CONFIG_VARIABLE",
     "MODEL_KEY",
     "REFERENCE_MODEL",
+    "SERVER_VARIABLE",
     "ConfigError",
     "DialectName",
     "EngineKind",
+    "HostedPrograms",
     "LogLevel",
     "ModelSettings",
     "Settings",
@@ -50,6 +52,8 @@ CONFIG_VARIABLE: Final = "WEFT_CONFIG"
 """The variable that names another file."""
 MODEL_KEY: Final = "WEFT_MODEL_KEY"
 """The variable by which a worker process gets the key of the server that runs its model."""
+SERVER_VARIABLE: Final = "WEFT_SERVER"
+"""The variable that names the server that clients use."""
 REFERENCE_MODEL: Final = Path(__file__).parent.parent / "apps" / "reference_model" / "model"
 """The folder of the small model that comes with weft."""
 
@@ -307,6 +311,17 @@ class Settings(BaseSettings):
         return self
 
 
+class HostedPrograms(BaseModel):
+    """Python programs that a tool worker runs."""
+
+    model_config = _STRICT
+
+    loader: EntryPoint
+    """The function that makes a tool of one, given its name and its source."""
+    sources: dict[str, str]
+    """By name."""
+
+
 class WorkerConfig(BaseModel):
     """What a worker process is started with."""
 
@@ -329,6 +344,7 @@ class WorkerConfig(BaseModel):
     embedder: str | None = None
     reranker: str | None = None
     tools: list[EntryPoint] = Field(default_factory=list)
+    programs: HostedPrograms | None = None
     profile_s: float = Field(default=1.0, ge=0)
     result_cache_mb: int = Field(default=64, ge=0)
     log_level: LogLevel = "warning"

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Final
 
 from .access import KEY
-from .config import MODEL_KEY, EngineKind, ModelSettings, Settings, WorkerConfig
+from .config import (
+    MODEL_KEY,
+    SERVER_VARIABLE,
+    EngineKind,
+    HostedPrograms,
+    ModelSettings,
+    Settings,
+    WorkerConfig,
+)
 from .processes import ProcessSpec
 
 __all__ = ["ServerLayout", "expected_engines", "light_kinds", "worker_spec"]
@@ -27,6 +35,8 @@ class ServerLayout:
     """Where the orchestrator listens; None: at a Unix socket in the server's private folder."""
     programs: Mapping[str, str] = field(default_factory=dict)
     """The graphs, as JSON, of those programs that no file holds."""
+    hosted: HostedPrograms | None = None
+    """The programs that a worker runs; their graphs are one call."""
 
     @property
     def key(self) -> str | None:
@@ -57,7 +67,7 @@ class ServerLayout:
         return files
 
     def workers(self, folder: Path, address: str) -> Sequence[ProcessSpec]:
-        """The workers of each model, one for retrieval, and one for tools if there are any.
+        """The workers of each model, one for retrieval, and one for tools and programs if there are any.
 
         Tools have a process of their own, because nobody knows what they do to it.
         """
@@ -76,9 +86,13 @@ class ServerLayout:
             for number, model in enumerate(self.settings.models)
             for copy in range(model.workers)
         ]
-        for name, kinds in light_kinds(self.settings).items():
+        for name, kinds in light_kinds(self.settings, hosting=self.hosted is not None).items():
             config = WorkerConfig.of(
-                self.settings, kinds, listen=f"unix:{folder / name}", orchestrator=address
+                self.settings,
+                kinds,
+                listen=f"unix:{folder / name}",
+                orchestrator=address,
+                programs=self.hosted if "tool" in kinds else None,
             )
             found.append(worker_spec(self.settings, config, name=f"worker {name!r}"))
         return found
@@ -94,12 +108,15 @@ def _one_of(model: ModelSettings, number: int) -> ModelSettings:
     return model.model_copy(update={"device": device, "threads": threads})
 
 
-def light_kinds(settings: Settings) -> dict[str, tuple[EngineKind, ...]]:
-    """The engines besides language models that the settings ask for, by worker."""
+def light_kinds(settings: Settings, *, hosting: bool = False) -> dict[str, tuple[EngineKind, ...]]:
+    """The engines besides language models that the settings ask for, by worker.
+
+    `hosting`: whether there are programs that a worker runs.
+    """
     retrieval: tuple[EngineKind, ...] = ("embed", "index")
     if settings.reranker:
         retrieval = (*retrieval, "rerank")
-    return {"retrieval": retrieval} | ({"tools": ("tool",)} if settings.tools else {})
+    return {"retrieval": retrieval} | ({"tools": ("tool",)} if settings.tools or hosting else {})
 
 
 def expected_engines(settings: Settings) -> list[tuple[str, str]]:
@@ -109,11 +126,17 @@ def expected_engines(settings: Settings) -> list[tuple[str, str]]:
 
 
 def worker_spec(settings: Settings, config: WorkerConfig, *, name: str) -> ProcessSpec:
-    """How to start a worker; the modules of its tools are found through `settings.import_paths`."""
+    """How to start a worker.
+
+    The modules of its tools are found through `settings.import_paths`; what runs of programs they start,
+    they start on the server that it joins.
+    """
     paths = [str(path.absolute()) for path in settings.import_paths]
     if "PYTHONPATH" in os.environ:
         paths.append(os.environ["PYTHONPATH"])
     environment = _secrets(settings) | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
+    if "tool" in config.kinds:
+        environment[SERVER_VARIABLE] = config.orchestrator
     if config.model is not None and config.model.key is not None:
         environment[MODEL_KEY] = config.model.key.get_secret_value()
     arguments = ("-m", _WORKER, "--config", config.model_dump_json())

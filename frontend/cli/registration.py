@@ -1,26 +1,47 @@
-"""Programs that a server offers by name: graphs from files, and Python programs lowered to graphs."""
+"""Programs that a server offers by name: graphs from files, and Python programs.
+
+A Python program whose graph is known before it runs is lowered to that. Others run in a worker of the server,
+beside its tools: async programs, and those that call tools of their own process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from weft.frontend.client import Client
 from weft.frontend.errors import TraceError
+from weft.frontend.hosted import as_tool, call_of
+from weft.frontend.program import AsyncProgram
+from weft.frontend.verbs import Program
 from weft.graph.codec import to_json
 from weft.graph.deployment import every_node
 from weft.graph.ir import Graph
 from weft.graph.ops.common import Tool
+from weft.runtime.config import HostedPrograms
+from weft.runtime.worker.engines.tool_loading import ServerTool
 
 from .preparation import prepare
 from .problems import UsageProblem
 from .submit import parse_graph, read_graph
 from .target import load_program
 
-__all__ = ["lowered", "prepare_all", "program_settings"]
+__all__ = ["Registered", "load_hosted", "prepare_all", "program_settings", "registered"]
 
 _GRAPH: Final = ".json"
+_LOADER: Final = f"{__name__}:load_hosted"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What becomes of the programs of a server."""
+
+    graphs: Mapping[str, str]
+    """Of Python programs, as JSON, by name."""
+    hosted: HostedPrograms | None
+    """Those of them that a worker runs."""
 
 
 def program_settings(given: Iterable[str]) -> dict[str, str]:
@@ -38,20 +59,28 @@ def program_settings(given: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def lowered(programs: Mapping[str, str], max_bytes: int) -> dict[str, str]:
-    """The graphs of the Python programs among these, as JSON, by name.
+def registered(programs: Mapping[str, str], max_bytes: int) -> Registered:
+    """What becomes of programs, given by name as the paths of graphs or as TARGETs.
 
-    Raises UsageProblem, GraphError for a file that holds no graph, and TraceError for a program without one.
+    Raises UsageProblem, GraphError for a file that holds no graph, and TraceError for a program that cannot
+    be traced.
     """
-    texts: dict[str, str] = {}
+    graphs: dict[str, str] = {}
+    hosted: dict[str, str] = {}
     for name, source in programs.items():
         if _is_graph(source):
-            graph = parse_graph(Path(source), read_graph(Path(source), max_bytes))
-        else:
-            graph = _lowered(name, source)
-            texts[name] = to_json(graph)
-        _check_tools(name, graph)
-    return texts
+            _check_tools(name, parse_graph(Path(source), read_graph(Path(source), max_bytes)))
+            continue
+        graph, runs_code = _graph_of(load_program(source), name)
+        graphs[name] = to_json(graph)
+        if runs_code:
+            hosted[name] = source
+    return Registered(graphs, HostedPrograms(loader=_LOADER, sources=hosted) if hosted else None)
+
+
+def load_hosted(name: str, source: str) -> ServerTool:
+    """A program as a tool of the worker that this process is. Raises whatever its module raises."""
+    return as_tool(load_program(source), name)
 
 
 def prepare_all(programs: Mapping[str, str], address: str, key: str | None, *, quiet: bool) -> None:
@@ -68,17 +97,27 @@ def _is_graph(source: str) -> bool:
     return source.endswith(_GRAPH) or Path(source).is_file()
 
 
-def _lowered(name: str, target: str) -> Graph:
+def _graph_of(program: Program[..., Any], name: str) -> tuple[Graph, bool]:
+    """The graph by which a program is run, and whether that calls its Python code. Raises TraceError."""
     try:
-        return load_program(target).graph()
+        if not isinstance(program, AsyncProgram):
+            graph = program.graph()
+            if not any(_client_tools(graph)):
+                return graph, False
+        return call_of(program, name), True
     except TraceError as problem:
         raise TraceError(f"program {name!r} cannot be served by name: {problem}") from None
 
 
 def _check_tools(name: str, graph: Graph) -> None:
+    for tool in _client_tools(graph):
+        raise UsageProblem(
+            f"program {name!r} cannot be served by name: its tool {tool!r} runs in the client's "
+            "process; name the tool in the configuration (tools = …) and call it with server_tool()"
+        )
+
+
+def _client_tools(graph: Graph) -> Iterator[str]:
     for node in every_node(graph):
         if isinstance(node.op, Tool) and node.op.where == "client":
-            raise UsageProblem(
-                f"program {name!r} cannot be served by name: its tool {node.op.tool!r} runs in the client's "
-                "process; name the tool in the configuration (tools = …) and call it with server_tool()"
-            )
+            yield node.op.tool

@@ -121,6 +121,7 @@ def _plain(info: pb.RunInfo) -> dict[str, Any]:
     return {
         "run": info.run,
         "program": info.program,
+        "parent": info.parent or None,
         "state": info.state,
         "started": datetime.fromtimestamp(info.started_unix_s).astimezone().isoformat(timespec="seconds"),
         "seconds": info.seconds,
@@ -146,7 +147,8 @@ def _write_list(found: list[dict[str, Any]], as_json: bool) -> None:
 def _row(item: dict[str, Any]) -> tuple[str, ...]:
     nodes = f"{item['nodes_done']} of {item['nodes']}"
     started = item["started"][:19].replace("T", " ")  # in local time, as it is
-    return (item["run"], item["program"], item["state"], started, seconds(item["seconds"]), nodes)
+    program = f"{item['program']} (in {item['parent']})" if item["parent"] else item["program"]
+    return (item["run"], program, item["state"], started, seconds(item["seconds"]), nodes)
 
 
 def _write_one(info: pb.RunInfo, report: RunReport | None, as_json: bool) -> None:

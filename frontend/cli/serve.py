@@ -18,7 +18,7 @@ from weft.runtime.retrieval.folder import INDEXES, expect_writable
 from weft.runtime.supervisor import StartupError, Supervisor
 
 from .output import ERRORS, OUTPUT, print_json
-from .registration import lowered, prepare_all, program_settings
+from .registration import prepare_all, program_settings, registered
 from .server import ConfigOption, JsonOption, warn_if_open
 
 __all__ = ["ModelOption", "command", "model_settings", "until_signal"]
@@ -76,7 +76,8 @@ def command(
     )
     expect_writable(settings.data / INDEXES)
     sources = {name: str(path) for name, path in settings.programs.items()}
-    layout = ServerLayout(settings, settings.listen, lowered(sources, settings.max_message_mb * 2**20))
+    programs = registered(sources, settings.max_message_mb * 2**20)
+    layout = ServerLayout(settings, settings.listen, programs.graphs, programs.hosted)
     asyncio.run(until_signal(lambda: _serve(layout, sources, as_json)))
 
 

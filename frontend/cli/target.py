@@ -91,6 +91,9 @@ def _module(name: str) -> ModuleType:
 def _file_module(file: Path) -> ModuleType:
     if not file.is_file():
         raise UsageProblem(f"there is no file {str(file)!r}")
+    known = sys.modules.get(file.stem)
+    if known is not None and getattr(known, "__file__", None) == str(file.absolute()):
+        return known  # for another of its programs
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
@@ -99,8 +102,9 @@ def _file_module(file: Path) -> ModuleType:
     sys.path.append(str(file.parent.absolute()))  # for what stands beside it
     try:
         spec.loader.exec_module(module)
-    except ImportError as problem:
-        if "no known parent package" not in str(problem):
+    except BaseException as problem:
+        del sys.modules[file.stem]
+        if not (isinstance(problem, ImportError) and "no known parent package" in str(problem)):
             raise
         raise UsageProblem(
             f"{str(file)!r} imports from its package (`from .`): name it as a module, "

@@ -20,6 +20,7 @@ from weft.graph.values import Datum
 from weft.proto import graph_pb2, value_pb2
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.outbox import Outbox
+from weft.runtime.outer_run import OUTER, OuterRun
 
 from .connection import Connection
 from .emitting import emit_into
@@ -73,15 +74,17 @@ class Submission:
     """Runs of one batch compute what they have in common once."""
 
     def request(self) -> pb.SubmitRequest:
-        """The message."""
+        """The message; of what a program on the server starts, that it belongs to the program's run."""
+        outer = OUTER.get() or OuterRun("", "", 0)
         return pb.SubmitRequest(
             graph=self.graph,
             inputs=self.inputs,
             deadline_s=self.deadline_s,
-            namespace=self.namespace,
-            priority=self.priority,
+            namespace=self.namespace or outer.namespace,
+            priority=self.priority or outer.priority,
             quiet=self.quiet,
             batch=self.batch,
+            parent=outer.id,
         )
 
     def start(self) -> pb.RunRequest:

@@ -146,22 +146,17 @@ class Call:
 
     def usage(self, samples: Sequence[Sequence[Value]]) -> Usage:
         """The tokens of several prompts, by the values that were written after each."""
-        return self._usage(
-            sum(self.timing(values[0]).prompt_tokens for values in samples),
-            sum(self.timing(value).generated_tokens for values in samples for value in values),
-        )
+        prompt = sum(self.timing(values[0]).prompt_tokens for values in samples)
+        written = sum(self.timing(value).generated_tokens for values in samples for value in values)
+        return Usage(prompt, max(prompt - self._run.record.tokens.computed, 0), written)
 
     def usage_of_all(self) -> Usage:
-        """The tokens of all prompts that models have read, and of all that they have written."""
-        timings = [times.timing for times in self._run.record.times.values()]
-        return self._usage(
-            sum(timing.prompt_tokens for timing in timings),
-            sum(timing.generated_tokens for timing in timings),
-        )
+        """The tokens of all prompts that models have read, and of all that they have written.
 
-    def _usage(self, prompt: int, written: int) -> Usage:
-        computed = sum(times.timing.computed_tokens for times in self._run.record.times.values())
-        return Usage(prompt, max(prompt - computed, 0), written)
+        Those of the runs that it has started are among them.
+        """
+        prompt, computed, generated = self._run.record.tokens
+        return Usage(prompt, max(prompt - computed, 0), generated)
 
     def _maker(self, value: Value) -> int:
         return self._run.graph.resolve(value).node

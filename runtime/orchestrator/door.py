@@ -169,7 +169,10 @@ def check_names(graph: Graph, fleet: Fleet, client_tools: Collection[str], index
         node, kind = missing
         remedy = f"start one with `weft worker --kind {kind} --connect ADDRESS`"
         if kind == "tool":
-            remedy += ", which reads `tools` of its configuration, or let a @tool of the program do the work"
+            remedy += (
+                ", which reads `tools` and `programs` of its configuration, or let a @tool of the program do "
+                "the work"
+            )
         message = f"{node.where()}: no worker offers {kind!r}; {remedy}"
         raise DoorError(grpc.StatusCode.UNAVAILABLE, message)
     for node in every_node(graph):

@@ -132,14 +132,16 @@ class Orchestrator:
                 raise invalid(f"deadline_s must be 0 (none) or positive, not {request.deadline_s}")
             begun = self._begin_growing(request, tools) if grows else self._instantiate(request, tools, once)
             inputs = read_inputs(begun.source, request.inputs)
+            parent = self.records.get(request.parent)
             record = RunRecord(
                 "r-" + secrets.token_hex(6),
                 begun.source.name,
                 now(),
                 time.time(),
                 request.namespace,
-                CALLER.get({}),
+                CALLER.get({}) or (parent.caller if parent else {}),
                 lasting=lasting,
+                parent=request.parent,
             )
             if grows or once:
                 record.read_bytes = request.graph.ByteSize()
@@ -397,6 +399,9 @@ class Orchestrator:
     ) -> None:
         record.end(state, fault, outputs, now())
         self.counts.over(record)
+        parent = self.records.get(record.parent)
+        if parent is not None:
+            parent.below = parent.below.plus(record.tokens)
         if fault:
             _log.info("run %s %s: %s", record.id, state, fault.message)
         self.records.ended(record)

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import add
 from typing import Final, Literal, NamedTuple, Protocol, cast
 
 from weft.graph.codec import encode_value
@@ -153,6 +154,18 @@ class NodeTimes(NamedTuple):
         )
 
 
+class Tokens(NamedTuple):
+    """What the models of a run have read and written."""
+
+    prompt: int = 0
+    computed: int = 0  # of the prompts: what was not in a cache
+    generated: int = 0
+
+    def plus(self, other: Tokens) -> Tokens:
+        """Both together."""
+        return Tokens(*map(add, self, other))
+
+
 _Entry = pb.RunEvent | Deferred
 
 
@@ -260,13 +273,15 @@ class RunRecord:
     lasting: bool = False  # whether it belongs to no client's stream
     told: tuple[pb.NodeStat, ...] = ()  # of primitives, by an earlier server
     read_bytes: int = 0  # of graphs that no other run has
+    parent: str = ""  # the run that has started this one, if any
+    below: Tokens = field(default_factory=Tokens)  # of the runs that it has started and that are over
 
     @classmethod
     def of(cls, result: pb.RunResult, now: float) -> RunRecord:
         """A detached run that was over when an earlier server ended."""
         info = result.info
         started_s = now - max(0.0, time.time() - info.started_unix_s)  # unless the clock was set back
-        record = cls(info.run, info.program, started_s, info.started_unix_s, lasting=True)
+        record = cls(info.run, info.program, started_s, info.started_unix_s, lasting=True, parent=info.parent)
         record.nodes, record.nodes_done, record.told = info.nodes, info.nodes_done, tuple(info.stats)
         record.emit(pb.RunEvent(started=record.info(started_s)), started_s)
         fault = decode_fault(result.fault) if result.HasField("fault") else None
@@ -283,6 +298,17 @@ class RunRecord:
         """The bytes that it takes, about, once it is over."""
         messages = sum(message.ByteSize() for message in (*self.outputs, *self.told))
         return self.read_bytes + messages + self.log.size + _NODE_BYTES * len(self.times)
+
+    @property
+    def tokens(self) -> Tokens:
+        """Those of its own models so far, and of the runs that it has started and that are over."""
+        timings = [times.timing for times in self.times.values()]
+        own = Tokens(
+            sum(timing.prompt_tokens for timing in timings),
+            sum(timing.computed_tokens for timing in timings),
+            sum(timing.generated_tokens for timing in timings),
+        )
+        return own.plus(self.below)
 
     def emit(self, event: pb.RunEvent, now: float) -> None:
         """Tell the followers."""
@@ -310,6 +336,7 @@ class RunRecord:
             nodes=self.nodes,
             nodes_done=self.nodes_done,
             stats=self.stats() if over and stats else (),
+            parent=self.parent,
         )
 
     def stats(self) -> list[pb.NodeStat]:

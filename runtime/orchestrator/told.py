@@ -64,7 +64,7 @@ class Told:
             node = self._nodes[value.node]
             if isinstance(datum, TextValue) and self.streams(node):
                 self._tell(node, self._texts.pop(node.id, _Text()).end(datum.text), now)
-            elif self.follow and isinstance(node.op, Tool) and value.output == 0:
+            if self.follow and isinstance(node.op, Tool) and value.output == 0:
                 self.begin(node, now)  # unless somebody else had the result already
                 del self._tools[node.id]
                 self._tell_ended(node, pb.ToolEnded(json=_json(plain(datum))), now)

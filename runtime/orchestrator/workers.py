@@ -30,18 +30,20 @@ Lost = Callable[["WorkerLink", str], None]
 
 def engine_specs(info: worker_pb2.WorkerInfo) -> tuple[EngineSpec, ...]:
     """A worker's engines as the scheduler sees them; each tool counts as one."""
-    specs = []
+    specs: list[EngineSpec] = []
     for engine in info.engines:
-        names = [tool.name for tool in engine.tools] if engine.kind == "tool" else [engine.model]
-        specs += [_spec(engine, name) for name in names]
+        if engine.kind == "tool":
+            specs += [_spec(engine, tool.name, tool.capacity) for tool in engine.tools]
+        else:
+            specs.append(_spec(engine, engine.model))
     return tuple(specs)
 
 
-def _spec(engine: worker_pb2.EngineInfo, name: str) -> EngineSpec:
+def _spec(engine: worker_pb2.EngineInfo, name: str, capacity: int = 0) -> EngineSpec:
     return EngineSpec(
         engine.kind,
         name,
-        engine.capacity,
+        capacity or engine.capacity,
         engine.efficient_batch,
         engine.item_ms,
         engine.llm.kv_slots,

@@ -89,8 +89,8 @@ def after_loss(node: Node, worker: str, reason: str, losses: int) -> Fault | Non
         return _lost(
             node,
             worker,
-            f"worker {worker!r} was lost ({reason}) while it ran a tool that may have changed something; "
-            "it is not run again. Declare the tool idempotent if that would be harmless",
+            f"worker {worker!r} was lost ({reason}) while it ran {node.label()}, which may have changed "
+            "something; it is not run again. Declare a tool idempotent if that would be harmless",
         )
     if losses >= MAX_LOSSES:
         return _lost(

@@ -35,7 +35,7 @@ def build_engines(config: WorkerConfig, key: str | None = None) -> list[Engine]:
     if "rerank" in config.kinds and config.reranker is not None:
         engines.append(RerankEngine(config.reranker, profile_s=config.profile_s / 2))
     if "tool" in config.kinds:
-        engines.append(ToolEngine(config.tools))
+        engines.append(ToolEngine(config.tools, config.programs))
     return engines
 
 

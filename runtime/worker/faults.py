@@ -23,16 +23,41 @@ __all__ = ["Code", "TaskError", "fault_of", "invalid_arguments"]
 
 _log = logging.getLogger(__name__)
 
-Code = Literal["invalid", "not_found", "tool_failed", "timeout", "cancelled", "too_large", "internal"]
+Code = Literal[
+    "cancelled",
+    "internal",
+    "invalid",
+    "not_found",
+    "timeout",
+    "too_large",
+    "tool_failed",
+    "unavailable",
+    "worker_lost",
+]
 
 
 class TaskError(Exception):
-    """A task failed for a reason that an engine knows. `retryable`: the same task may succeed later."""
+    """A task failed for a reason that an engine knows. `retryable`: the same task may succeed later.
 
-    def __init__(self, code: Code, message: str, *, retryable: bool = False) -> None:
+    `node`, `location` and `worker` say where, if it was not in the task's own node on this worker.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        retryable: bool = False,
+        node: str = "",
+        location: str = "",
+        worker: str = "",
+    ) -> None:
         super().__init__(message)
         self.code: Code = code
         self.retryable = retryable
+        self.node = node
+        self.location = location
+        self.worker = worker
 
 
 _CODES: Final[tuple[tuple[type[Exception], Code, bool], ...]] = (
@@ -55,7 +80,7 @@ def fault_of(error: Exception, node: Node, worker: str) -> value_pb2.Fault:
     if code is None:
         _log.error("%s failed", node.where(), exc_info=error)
         code, message = "internal", f"{type(error).__name__}: {error}"
-    return value_pb2.Fault(
+    fault = value_pb2.Fault(
         code=code,
         message=sendable(message),
         node=node.label(),
@@ -63,6 +88,10 @@ def fault_of(error: Exception, node: Node, worker: str) -> value_pb2.Fault:
         worker=worker,
         retryable=retryable,
     )
+    if isinstance(error, TaskError):
+        elsewhere = value_pb2.Fault(node=error.node, location=error.location, worker=error.worker)
+        fault.MergeFrom(elsewhere)
+    return fault
 
 
 def _classify(error: Exception) -> tuple[Code | None, bool]:

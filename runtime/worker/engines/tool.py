@@ -1,4 +1,4 @@
-"""The engine of the server's tools."""
+"""The engine of the server's tools, and of its programs that run as Python code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
 
@@ -19,12 +20,14 @@ from weft.graph.ops.common import Tool
 from weft.graph.types import Data, Text, Type
 from weft.graph.values import Datum, Json, TextValue, plain
 from weft.proto import worker_pb2
+from weft.runtime.config import HostedPrograms
 from weft.runtime.elsewhere import InThreads
+from weft.runtime.outer_run import OUTER, OuterRun
 from weft.runtime.threads import Threads
 
 from ..faults import TaskError
-from .base import Emit, Gauges, Operands, Outcome, Task, Timing
-from .tool_loading import ServerTool, load_tools
+from .base import Emit, Gauges, Operands, Outcome, Stream, Task, Timing
+from .tool_loading import ServerTool, load_programs, load_tools
 
 __all__ = ["ToolEngine"]
 
@@ -36,15 +39,17 @@ _CAPACITY: Final = 64
 class ToolEngine:
     """Runs async tools on the worker's event loop, which they must not block, and sync ones in threads.
 
-    A sync tool that is cancelled runs on unheard: Python cannot stop a thread.
+    A program is an async tool; what either runs on the server belongs to the run that calls it. A sync tool
+    that is cancelled runs on unheard: Python cannot stop a thread.
     """
 
     kind: EngineKind = "tool"
     model = ""
 
-    def __init__(self, entry_points: Sequence[str]) -> None:
+    def __init__(self, entry_points: Sequence[str], programs: HostedPrograms | None = None) -> None:
         """`entry_points`: functions as `module:function`."""
         self._entry_points = entry_points
+        self._programs = programs
         self._tools: Mapping[str, ServerTool] = {}
         self._threads: InThreads | None = None
 
@@ -58,8 +63,9 @@ class ToolEngine:
         return Gauges()
 
     async def start(self) -> None:
-        """Import the tools. Raises StartError."""
-        self._tools = load_tools(self._entry_points)
+        """Import the tools and the programs. Raises StartError."""
+        tools = load_tools(self._entry_points)
+        self._tools = tools | (load_programs(self._programs, tools) if self._programs else {})
         self._threads = InThreads(Threads("weft-tool"))
 
     async def stop(self) -> None:
@@ -75,20 +81,32 @@ class ToolEngine:
             known = ", ".join(map(repr, self._tools)) or "none"
             raise TaskError("not_found", f"this worker has no tool {op.tool!r}; it has: {known}")
         arguments = tool.bind({name: plain(datum) for name, datum in operands.items()})
+        OUTER.set(_outer(task, emit))
         started = time.monotonic()
         if tool.is_async:
             result = await _await(tool, arguments)
         else:
             assert self._threads is not None, "the engine has not been started"
-            result = await self._threads.call(partial(_run, tool, arguments))
+            result = await self._threads.call(partial(copy_context().run, _run, tool, arguments))
         timing = Timing(compute=time.monotonic() - started)
         return Outcome((_datum_of(result, tool.name, op.result),), timing)
+
+
+def _outer(task: Task, emit: Emit) -> OuterRun:
+    """The run of a task, for what its tool starts."""
+    loop = asyncio.get_running_loop()
+
+    def write(text: str) -> None:
+        loop.call_soon_threadsafe(partial(emit, text))
+
+    wanted = task.stream is Stream.TEXT
+    return OuterRun(task.run, task.namespace, task.priority, write if wanted else None)
 
 
 async def _await(tool: ServerTool, arguments: Mapping[str, Any]) -> Any:
     try:
         return await tool.function(**arguments)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, TaskError):
         raise
     except BaseException as problem:
         raise _failure(tool, problem) from None
@@ -132,4 +150,5 @@ def _describe(tool: ServerTool) -> worker_pb2.ToolInfo:
         result=encode_type(tool.result),
         idempotent=tool.idempotent,
         pure=tool.pure,
+        capacity=tool.capacity,
     )

@@ -1,15 +1,15 @@
-"""Tools of the server: Python functions named in its configuration, and what their signatures say."""
+"""Tools of the server: Python functions and programs named in its configuration, and what they take."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NotRequired, get_type_hints
+from typing import Any, Final, Literal, NotRequired, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
@@ -17,11 +17,15 @@ from typing_extensions import TypedDict  # before Python 3.12 pydantic takes no 
 
 from weft.graph import schema
 from weft.graph.types import JSON, TEXT, Data, Type
+from weft.runtime.config import HostedPrograms
 
 from ..faults import TaskError
 from .base import StartError
 
-__all__ = ["ServerTool", "load_tools", "tool_of"]
+__all__ = ["ServerTool", "load_programs", "load_tools", "tool_of"]
+
+_PROGRAMS: Final = 1024
+"""So many runs of one program may go on at a time: they wait for models most of it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class ServerTool:
     description: str = ""
     idempotent: bool = False
     pure: bool = False
+    capacity: int = 0
+    """Calls at a time; 0: as many as of tools."""
 
     @cached_property
     def is_async(self) -> bool:
@@ -72,6 +78,24 @@ def load_tools(entry_points: Iterable[str]) -> dict[str, ServerTool]:
             raise StartError(f"tool {entry_point!r}: another tool is called {tool.name!r} too")
         tools[tool.name] = tool
     return tools
+
+
+def load_programs(programs: HostedPrograms, tools: Container[str]) -> dict[str, ServerTool]:
+    """The programs as tools by name.
+
+    Raises StartError for one that cannot be loaded, or is called as a tool.
+    """
+    load = _resolve(programs.loader)
+    found: dict[str, ServerTool] = {}
+    for name, source in programs.sources.items():
+        if name in tools:
+            raise StartError(f"program {name!r}: a tool is called so too; give one of them another name")
+        try:
+            found[name] = replace(load(name, source), capacity=_PROGRAMS)
+        except Exception as problem:  # its module may raise anything
+            reason = f"{type(problem).__name__}: {_first_line(problem)}"
+            raise StartError(f"program {name!r}: {source!r} cannot be loaded: {reason}") from problem
+    return found
 
 
 def tool_of(target: Any, where: str) -> ServerTool:

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from weft.frontend.cli.problems import UsageProblem
-from weft.frontend.cli.registration import lowered, program_settings
+from weft.frontend.cli.registration import load_hosted, program_settings, registered
 from weft.frontend.errors import TraceError
 from weft.graph.codec import from_json
 from weft.graph.errors import GraphError
+from weft.graph.ir import Value
+from weft.graph.ops.common import Input, Tool
+from weft.graph.types import INTEGER, TEXT, Data
+from weft.runtime.worker.faults import TaskError
 
 from .conftest import Weft
 
@@ -32,10 +36,23 @@ def look(x: str) -> str:
     return x
 
 @program
-def use(x: str) -> str:
-    return look(x)
+def use(x: str, times: int = 2) -> list[str]:
+    return [look(x)] * 2
+
+@program
+async def unfit(x: str, how: object = object()) -> str:
+    return x
+
+@program
+def wrong(x: int) -> str:
+    return "yes" if x else "no"
 """
 _GRAPH: dict[str, Any] = {"version": 1, "nodes": [{"id": 0, "const": {"value": 1}}], "outputs": [{"node": 0}]}
+_TOOL: dict[str, Any] = {
+    "version": 1,
+    "nodes": [{"id": 0, "tool": {"tool": "look"}}],
+    "outputs": [{"node": 0}],
+}
 _MOST = 10_000
 
 
@@ -44,6 +61,7 @@ def _files() -> None:
     Path("served.py").write_text(_CODE)
     Path("one.json").write_text(json.dumps(_GRAPH))
     Path("graph").write_text(json.dumps(_GRAPH))
+    Path("tool.json").write_text(json.dumps(_TOOL))
     Path("bad.json").write_text('{"version": 1, "nodes": [{}]}')
 
 
@@ -61,17 +79,52 @@ def test_programs_are_named_after_files_and_functions_unless_said_otherwise() ->
 
 
 def test_python_programs_become_graphs() -> None:
-    texts = lowered({"a": "one.json", "b": "served.py:tell", "c": "graph"}, _MOST)
-    assert texts.keys() == {"b"}
-    graph = from_json(texts["b"])
+    found = registered({"a": "one.json", "b": "served.py:tell", "c": "graph"}, _MOST)
+    assert found.graphs.keys() == {"b"}
+    assert found.hosted is None
+    graph = from_json(found.graphs["b"])
     assert [node.op.label() for node in graph] == ["input", "input", "generate"]
+
+
+def test_programs_without_a_graph_of_their_own_become_one_call() -> None:
+    found = registered({"tell": "served.py:tell", "a": "served.py:grow", "b": "served.py:use"}, _MOST)
+    assert found.hosted
+    assert found.hosted.sources == {"a": "served.py:grow", "b": "served.py:use"}
+    topic, call = from_json(found.graphs["a"])
+    assert topic.op == Input("topic", TEXT)
+    assert call.op == Tool("a", TEXT, "server")
+    assert call.args == {"topic": Value(0)}
+    assert call.location.startswith("served.py:")
+    x, times, call = from_json(found.graphs["b"])
+    assert x.op == Input("x", TEXT)
+    assert times.op == Input("times", INTEGER, "2")
+    assert isinstance(call.op, Tool)
+    assert call.op.result == Data('{"items":{"type":"string"},"type":"array"}')
+
+
+def test_a_worker_loads_them_as_tools() -> None:
+    tool = load_hosted("b", "served.py:use")
+    assert (tool.name, tool.is_async, tool.result) == (
+        "b",
+        True,
+        Data('{"items":{"type":"string"},"type":"array"}'),
+    )
+    assert json.loads(tool.parameters)["required"] == ["x"]
+    assert tool.bind({"x": "y", "times": 3}) == {"x": "y", "times": 3}
+    with pytest.raises(TaskError, match="'b': times: Input should be a valid integer"):
+        tool.bind({"x": "y", "times": "often"})
 
 
 @pytest.mark.parametrize(
     ("source", "error", "said"),
     [
-        ("served.py:grow", TraceError, "program 'p' cannot be served by name: .*'grow' is async"),
-        ("served.py:use", UsageProblem, "its tool 'look' runs in the client's process; name the tool in the"),
+        (
+            "served.py:wrong",
+            TraceError,
+            "program 'p' cannot be served by name: served.py:26: using it as a condition",
+        ),
+        ("served.py:unfit", TraceError, "program 'p' cannot be served by name: .*default argument 'how'"),
+        ("tool.json", UsageProblem, "its tool 'look' runs in the client's process; name the tool in the"),
         ("served.py:gone", UsageProblem, "there is no 'gone' in 'served.py'"),
         ("gone.json", UsageProblem, "gone.json: cannot be read"),
         ("bad.json", GraphError, "bad.json: %0 node: has no operation"),
@@ -80,13 +133,12 @@ def test_python_programs_become_graphs() -> None:
 )
 def test_what_cannot_be_served_by_name(source: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
-        lowered({"p": source}, _MOST)
+        registered({"p": source}, _MOST)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--program", "served.py:grow"], "is async"),
         (["--program", "gone.json"], "gone.json: cannot be read"),
         (["--http", "unix:x"], "arguments: http: an HTTP address is 'HOST:PORT', not 'unix:x'"),
         (["--http", "8000"], "arguments: http: an HTTP address is 'HOST:PORT'"),

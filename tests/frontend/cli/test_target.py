@@ -39,6 +39,16 @@ def test_a_program_is_found_in_modules_and_files_with_what_stands_beside(target:
     assert load_program(target).name == "greet"
 
 
+def test_a_file_is_run_once_for_all_of_its_programs(tmp_path: Path) -> None:
+    file = tmp_path / "hello.py"
+    file.write_text(_CODE + "\nraise OSError('down')\n")
+    for _ in "12":
+        with pytest.raises(OSError, match="down"):
+            load_program("hello.py:greet")
+    file.write_text(_CODE + "\nagain = greet\n")
+    assert load_program("hello.py:greet") is load_program("hello.py:again")
+
+
 def test_bundled_apps_are_known_by_name() -> None:
     names = list(bundled_apps())
     assert {"rag", "rag_advanced", "react"} <= set(names)
