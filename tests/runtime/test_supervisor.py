@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from weft.runtime.config import MODEL_KEY, ModelSettings, Settings
+from weft.runtime.config import MODEL_KEY, HostedPrograms, ModelSettings, Settings
 from weft.runtime.layout import ServerLayout
 from weft.runtime.processes import ProcessSpec
 from weft.runtime.supervisor import RestartBudget, StartupError, Supervisor
@@ -174,6 +174,17 @@ def test_a_server_has_a_worker_for_each_model_and_one_for_the_rest(tmp_path: Pat
     assert configs[3]["tools"] == ["shop:price"]
     assert str(tmp_path) in layout.workers(tmp_path, "unix:x")[3].environment["PYTHONPATH"]
     assert json.loads(layout.orchestrator(tmp_path).arguments[-1])["listen"] == "127.0.0.1:7000"
+
+
+def test_programs_that_run_as_code_have_a_worker_that_uses_the_server(tmp_path: Path) -> None:
+    hosted = HostedPrograms(loader="apps:load", sources={"agent": "app.py:agent"})
+    layout = ServerLayout(Settings(), "127.0.0.1:7000", {"agent": "{}"}, hosted)
+    *others, tools = layout.workers(tmp_path, "127.0.0.1:7000")
+    configs = [json.loads(spec.arguments[-1]) for spec in (*others, tools)]
+    assert configs[-1]["kinds"] == ["tool"]
+    assert [config["programs"] for config in configs] == [None, None, hosted.model_dump()]
+    assert tools.environment["WEFT_SERVER"] == "127.0.0.1:7000"
+    assert not any("WEFT_SERVER" in spec.environment for spec in others)
 
 
 def test_the_workers_of_a_model_share_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

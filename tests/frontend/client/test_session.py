@@ -10,10 +10,12 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
 
 from weft.frontend.client.journal import Journal
-from weft.frontend.client.session import WatchSession, _messages
+from weft.frontend.client.session import Submission, WatchSession, _messages
 from weft.frontend.errors import ProgramError, Unauthenticated
 from weft.graph.ir import Value
 from weft.proto import orchestrator_pb2 as pb
+from weft.proto.graph_pb2 import Graph
+from weft.runtime.outer_run import OUTER, OuterRun
 
 
 def answer(number: int, size: int) -> pb.RunRequest:
@@ -31,6 +33,19 @@ def test_small_requests_travel_together_and_large_ones_alone_in_order() -> None:
     ]
     messages = [[request.tool.node for request in message.requests] for message in _messages(requests)]
     assert messages == [[0, 1], [2], [3], [4, 5]]
+
+
+def test_what_code_on_a_server_starts_belongs_to_the_run_that_it_works_for() -> None:
+    plain = Submission("p", Graph()).request()
+    assert (plain.parent, plain.namespace, plain.priority) == ("", "", 0)
+    token = OUTER.set(OuterRun("r-1", "tenant", 2))
+    try:
+        inside = Submission("p", Graph()).request()
+        other = Submission("p", Graph(), namespace="mine", priority=1).request()
+    finally:
+        OUTER.reset(token)
+    assert (inside.parent, inside.namespace, inside.priority) == ("r-1", "tenant", 2)
+    assert (other.parent, other.namespace, other.priority) == ("r-1", "mine", 1)
 
 
 async def test_values_that_never_came_end_with_the_run() -> None:

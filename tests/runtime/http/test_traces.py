@@ -73,10 +73,14 @@ class Traced:
         assert isinstance(self._exporter, InMemorySpanExporter)
         return sorted(self._exporter.get_finished_spans(), key=lambda span: span.kind is not SpanKind.SERVER)
 
-    async def invoke(self, graph: Graph, *, metadata: Any = (), **inputs: str) -> pb.RunResult:
+    async def invoke(
+        self, graph: Graph, *, metadata: Any = (), parent: str = "", **inputs: str
+    ) -> pb.RunResult:
         async with grpc.aio.insecure_channel(self.door.grpc) as channel:
             stub: Any = orchestrator_pb2_grpc.OrchestratorStub(channel)
-            request = pb.SubmitRequest(graph=encode_graph(graph), inputs=inputs, namespace="acme")
+            request = pb.SubmitRequest(
+                graph=encode_graph(graph), inputs=inputs, namespace="acme", parent=parent
+            )
             result: pb.RunResult = await stub.Invoke(request, metadata=metadata)
             return result
 
@@ -145,6 +149,14 @@ async def test_the_trace_of_the_caller_goes_on_by_both_doors(door: Door) -> None
     assert [span.context.trace_id == TRACE for span in roots] == [True, True, False, False]
     assert [span.context.trace_state.to_header() for span in roots[:2]] == ["vendor=1"] * 2
     assert [span.parent for span in roots[2:]] == [None, None]
+
+
+async def test_what_a_run_starts_is_in_its_trace(door: Door) -> None:
+    traced = Traced(door)
+    outer = await traced.invoke(GRAPH, q='"x"', k="1", metadata=(("traceparent", TRACEPARENT),))
+    await traced.invoke(GRAPH, q='"x"', k="1", parent=outer.info.run)
+    roots = [span for span in await traced.spans() if span.kind is SpanKind.SERVER]
+    assert [span.context.trace_id for span in roots] == [TRACE, TRACE]
 
 
 async def test_what_the_caller_does_not_sample_is_not_sent(door: Door) -> None:

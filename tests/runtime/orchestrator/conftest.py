@@ -156,8 +156,8 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
             return
         results = self._compute(run, node.id, node.op, keys)
         if task.stream:
-            assert isinstance(results[1], TextValue)
-            await self.write(run, task, results[1].text)
+            assert isinstance(results[-1], TextValue)
+            await self.write(run, task, results[-1].text)
         for output, datum in enumerate(results):
             self._set(run, f"%{node.id}.{output}" if output else f"%{node.id}", datum)
         done = worker_pb2.TaskDone(

@@ -153,6 +153,15 @@ async def test_tools_of_the_server_are_told_once_their_arguments_are_known(talk:
     ]
 
 
+async def test_a_tool_may_write_its_result_in_pieces(talk: Conversation) -> None:
+    lookup = Node(1, Tool("lookup", TEXT, where="server"), {"q": Value(0)})
+    await talk.say(start((NODES[0], lookup), Value(1), stream=[Value(1)], q="why?"))
+    await talk.finished()
+    assert texts(talk) == {(1, ""): "lookup(why?)"}
+    assert sum(event.HasField("delta") for event in talk.seen) == len("lookup(why?)")
+    assert [what for what, _, _ in calls(talk)] == ["started", "ended"]
+
+
 async def test_a_pure_tool_that_has_run_before_begins_and_ends_at_once(talk: Conversation) -> None:
     pure = Tool("f", TEXT, pure=True)
     nodes = (
