@@ -135,7 +135,8 @@ def said(text: str) -> list[Any]:
 
 def ask(client: openai.OpenAI, model: str, question: str = QUESTION, **options: Any) -> str | None:
     answer = client.chat.completions.create(model=model, messages=said(question), **options)
-    return answer.choices[0].message.content
+    content: str | None = answer.choices[0].message.content
+    return content
 
 
 def family(server: Server, program: str) -> tuple[pb.RunInfo, pb.RunInfo]:
