@@ -1,8 +1,8 @@
 """Configuration: what a person sets, and what each process of a server is started with.
 
 `Settings` come from arguments, `WEFT_*` variables, `weft.toml` and defaults; the first to name a key wins.
-Processes get theirs as a JSON document, their argument ``--config``: the orchestrator all settings, a worker
-its `WorkerConfig`.
+Processes get theirs as a JSON document, their argument ``--config``: the orchestrator all settings, as
+`OrchestratorConfig`, a worker its `WorkerConfig`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ __all__ = [
     "HostedPrograms",
     "LogLevel",
     "ModelSettings",
+    "OrchestratorConfig",
     "Settings",
     "WorkerConfig",
     "load_settings",
@@ -309,6 +310,13 @@ class Settings(BaseSettings):
             if name in self.programs:
                 raise ValueError(f"a model and a program are called {name!r}: give each a name of its own")
         return self
+
+
+class OrchestratorConfig(Settings):
+    """What an orchestrator process is started with: the settings, and what follows from their programs."""
+
+    hosting: bool = False
+    """Whether a tool worker runs some of the programs."""
 
 
 class HostedPrograms(BaseModel):

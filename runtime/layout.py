@@ -15,6 +15,7 @@ from .config import (
     EngineKind,
     HostedPrograms,
     ModelSettings,
+    OrchestratorConfig,
     Settings,
     WorkerConfig,
 )
@@ -49,7 +50,8 @@ class ServerLayout:
         `where`: what one has announced in whose place this one is to be, at the same ports.
         """
         listen = self.listen or f"unix:{folder / 'orchestrator'}"
-        config = self.settings.absolute()
+        settings = self.settings.absolute()
+        config = OrchestratorConfig.model_construct(**dict(settings), hosting=self.hosted is not None)
         programs = config.programs | self._written(folder)
         config = config.model_copy(update={"listen": listen, "programs": programs})
         if not self.listen:  # an embedded server is nobody else's, and nobody's runs outlive it
@@ -120,9 +122,12 @@ def light_kinds(settings: Settings, *, hosting: bool = False) -> dict[str, tuple
 
 
 def expected_engines(settings: Settings) -> list[tuple[str, str]]:
-    """The kinds of all engines that the settings ask for, and the names of language models."""
+    """The kinds of all engines that the settings, programs included, ask for, and the names of models."""
     models = [("llm", model.name) for model in settings.models]
-    return models + [(kind, "") for kinds in light_kinds(settings).values() for kind in kinds]
+    hosting = isinstance(settings, OrchestratorConfig) and settings.hosting
+    return models + [
+        (kind, "") for kinds in light_kinds(settings, hosting=hosting).values() for kind in kinds
+    ]
 
 
 def worker_spec(settings: Settings, config: WorkerConfig, *, name: str) -> ProcessSpec:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from weft.runtime.config import Settings
+from weft.runtime.config import OrchestratorConfig, Settings
 from weft.runtime.files import allow_many_files, watch_files
 from weft.runtime.process import end_of_process, run_process, stop
 from weft.runtime.telemetry.collector import open_traces
@@ -26,7 +26,7 @@ __all__ = ["main", "run"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until standard input closes or a signal asks to end; returns the exit status."""
     expected = (AddressError, JournalError, ValueError)
-    return run_process("orchestrator", Settings, run, expected, arguments)
+    return run_process("orchestrator", OrchestratorConfig, run, expected, arguments)
 
 
 async def run(settings: Settings) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from weft.runtime.config import MODEL_KEY, HostedPrograms, ModelSettings, Settings
-from weft.runtime.layout import ServerLayout
+from weft.runtime.config import MODEL_KEY, HostedPrograms, ModelSettings, OrchestratorConfig, Settings
+from weft.runtime.layout import ServerLayout, expected_engines
 from weft.runtime.processes import ProcessSpec
 from weft.runtime.supervisor import RestartBudget, StartupError, Supervisor
 
@@ -185,6 +185,9 @@ def test_programs_that_run_as_code_have_a_worker_that_uses_the_server(tmp_path: 
     assert [config["programs"] for config in configs] == [None, None, hosted.model_dump()]
     assert tools.environment["WEFT_SERVER"] == "127.0.0.1:7000"
     assert not any("WEFT_SERVER" in spec.environment for spec in others)
+    document = layout.orchestrator(tmp_path).arguments[-1]
+    assert ("tool", "") in expected_engines(OrchestratorConfig.model_validate_json(document))
+    assert ("tool", "") not in expected_engines(Settings())
 
 
 def test_the_workers_of_a_model_share_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

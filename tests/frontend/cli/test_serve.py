@@ -15,6 +15,10 @@ from tempfile import TemporaryDirectory
 import grpc
 import pytest
 
+from weft.graph.codec import encode_graph
+from weft.graph.ir import Graph, Node, Value
+from weft.graph.ops.common import Input, Tool
+from weft.graph.types import TEXT
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto.orchestrator_pb2_grpc import OrchestratorStub
 
@@ -194,4 +198,30 @@ def test_a_worker_joins_and_leaves(weft: Weft, command: Command, server: str) ->
     assert process.returncode == 0
     assert errors == f"worker (embed) joins {server}; Ctrl-C ends it\n"
     while workers() != before:
+        pass
+
+
+def test_a_worker_of_tools_runs_the_programs_of_its_configuration(
+    weft: Weft, command: Command, server: str
+) -> None:
+    Path("weft.toml").write_text('models = []\n[programs]\nechoes = "served.py:echoes"\n')
+    Path("served.py").write_text(
+        "from weft import program\n\n@program\nasync def echoes(word: str) -> str:\n    return word\n"
+    )
+
+    def tools() -> list[str]:
+        result = weft("models", "--server", server, "--json")
+        return [tool["name"] for tool in json.loads(result.stdout)["tools"]]
+
+    with command("worker", "--kind", "tool", "--connect", server) as process:
+        while not tools():
+            assert process.poll() is None
+        nodes = (Node(0, Input("word")), Node(1, Tool("echoes", TEXT, "server"), {"word": Value(0)}))
+        request = pb.SubmitRequest(graph=encode_graph(Graph(nodes, (Value(1),))), inputs={"word": '"hey"'})
+        with grpc.insecure_channel(server) as channel:
+            result = OrchestratorStub(channel).Invoke(request)
+        assert result.outputs[0].text.text == "hey"
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    while tools():
         pass
