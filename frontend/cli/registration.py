@@ -6,6 +6,7 @@ beside its tools: async programs, and those that call tools of their own process
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from weft.graph.codec import to_json
 from weft.graph.deployment import every_node
 from weft.graph.ir import Graph
 from weft.graph.ops.common import Tool
-from weft.runtime.config import HostedPrograms
+from weft.runtime.config import HostedPrograms, Settings
 from weft.runtime.worker.engines.tool_loading import ServerTool
 
 from .preparation import prepare
@@ -59,17 +60,20 @@ def program_settings(given: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def registered(programs: Mapping[str, str], max_bytes: int) -> Registered:
-    """What becomes of programs, given by name as the paths of graphs or as TARGETs.
+def registered(settings: Settings) -> Registered:
+    """What becomes of the programs of the settings, which are paths of graphs, or TARGETs.
 
     Raises UsageProblem, GraphError for a file that holds no graph, and TraceError for a program that cannot
     be traced.
     """
     graphs: dict[str, str] = {}
     hosted: dict[str, str] = {}
-    for name, source in programs.items():
+    max_bytes = settings.max_message_mb * 2**20
+    sys.path[:0] = [str(path.absolute()) for path in settings.import_paths]  # as in workers
+    for name, path in settings.programs.items():
+        source = str(path)
         if _is_graph(source):
-            _check_tools(name, parse_graph(Path(source), read_graph(Path(source), max_bytes)))
+            _check_tools(name, parse_graph(path, read_graph(path, max_bytes)))
             continue
         graph, runs_code = _graph_of(load_program(source), name)
         graphs[name] = to_json(graph)

@@ -76,7 +76,7 @@ def command(
     )
     expect_writable(settings.data / INDEXES)
     sources = {name: str(path) for name, path in settings.programs.items()}
-    programs = registered(sources, settings.max_message_mb * 2**20)
+    programs = registered(settings)
     layout = ServerLayout(settings, settings.listen, programs.graphs, programs.hosted)
     asyncio.run(until_signal(lambda: _serve(layout, sources, as_json)))
 

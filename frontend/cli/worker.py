@@ -56,7 +56,6 @@ def command(
         raise UsageProblem(f"a worker runs one model, not {len(settings.models)}: name it with --model PATH")
     if Kind.INDEX in kind:
         expect_writable(settings.data / INDEXES)
-    sources = {name: str(path) for name, path in settings.programs.items()} if Kind.TOOL in kind else {}
     worker = WorkerConfig.of(
         settings,
         tuple(dict.fromkeys(engine.value for engine in kind)),
@@ -64,7 +63,7 @@ def command(
         advertise=advertise or None,
         orchestrator=connect,
         model=settings.models[0] if llm else None,
-        programs=registered(sources, settings.max_message_mb * 2**20).hosted,
+        programs=registered(settings).hosted if Kind.TOOL in kind else None,
     )
     warn_if_open([listen], settings.key)
     ERRORS.print(f"worker ({', '.join(kind)}) joins {connect}; Ctrl-C ends it", markup=False)

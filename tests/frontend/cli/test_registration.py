@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from weft.frontend.cli.problems import UsageProblem
-from weft.frontend.cli.registration import load_hosted, program_settings, registered
+from weft.frontend.cli.registration import (
+    Registered,
+    load_hosted,
+    program_settings,
+    registered,
+)
 from weft.frontend.errors import TraceError
 from weft.graph.codec import from_json
 from weft.graph.errors import GraphError
 from weft.graph.ir import Value
 from weft.graph.ops.common import Input, Tool
 from weft.graph.types import INTEGER, TEXT, Data
+from weft.runtime.config import Settings
 from weft.runtime.worker.faults import TaskError
 
 from .conftest import Weft
@@ -53,7 +60,6 @@ _TOOL: dict[str, Any] = {
     "nodes": [{"id": 0, "tool": {"tool": "look"}}],
     "outputs": [{"node": 0}],
 }
-_MOST = 10_000
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +69,16 @@ def _files() -> None:
     Path("graph").write_text(json.dumps(_GRAPH))
     Path("tool.json").write_text(json.dumps(_TOOL))
     Path("bad.json").write_text('{"version": 1, "nodes": [{}]}')
+
+
+@pytest.fixture(autouse=True)
+def _path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def of(sources: dict[str, str], **settings: Any) -> Registered:
+    """What becomes of programs by these names."""
+    return registered(Settings(programs={name: Path(source) for name, source in sources.items()}, **settings))
 
 
 def test_programs_are_named_after_files_and_functions_unless_said_otherwise() -> None:
@@ -79,7 +95,7 @@ def test_programs_are_named_after_files_and_functions_unless_said_otherwise() ->
 
 
 def test_python_programs_become_graphs() -> None:
-    found = registered({"a": "one.json", "b": "served.py:tell", "c": "graph"}, _MOST)
+    found = of({"a": "one.json", "b": "served.py:tell", "c": "graph"})
     assert found.graphs.keys() == {"b"}
     assert found.hosted is None
     graph = from_json(found.graphs["b"])
@@ -87,7 +103,7 @@ def test_python_programs_become_graphs() -> None:
 
 
 def test_programs_without_a_graph_of_their_own_become_one_call() -> None:
-    found = registered({"tell": "served.py:tell", "a": "served.py:grow", "b": "served.py:use"}, _MOST)
+    found = of({"tell": "served.py:tell", "a": "served.py:grow", "b": "served.py:use"})
     assert found.hosted
     assert found.hosted.sources == {"a": "served.py:grow", "b": "served.py:use"}
     topic, call = from_json(found.graphs["a"])
@@ -100,6 +116,13 @@ def test_programs_without_a_graph_of_their_own_become_one_call() -> None:
     assert times.op == Input("times", INTEGER, "2")
     assert isinstance(call.op, Tool)
     assert call.op.result == Data('{"items":{"type":"string"},"type":"array"}')
+
+
+def test_what_a_program_imports_may_lie_where_tools_may() -> None:
+    Path("lib").mkdir()
+    Path("lib/beside_tools.py").write_text("WORD = 'hey'\n")
+    Path("away.py").write_text("from beside_tools import WORD\n" + _CODE)
+    assert of({"p": "away.py:grow"}, import_paths=[Path("lib")]).hosted
 
 
 def test_a_worker_loads_them_as_tools() -> None:
@@ -133,7 +156,7 @@ def test_a_worker_loads_them_as_tools() -> None:
 )
 def test_what_cannot_be_served_by_name(source: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
-        registered({"p": source}, _MOST)
+        of({"p": source})
 
 
 @pytest.mark.parametrize(
