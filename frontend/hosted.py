@@ -83,7 +83,7 @@ class _Hosted:
 
 def _failed_run(problem: ProgramError) -> TaskError:
     """What a run of the program has failed of, as the reason why the call of it has."""
-    code: Code = problem.code if problem.code in get_args(Code) else "internal"  # type: ignore[assignment]  # as was just looked up
+    code: Code = next((known for known in get_args(Code) if known == problem.code), "internal")
     return TaskError(
         code,
         problem.message,

@@ -254,7 +254,7 @@ class Settings(BaseSettings):
     import_paths: list[Path] = Field(default_factory=list)
     """Folders where the tools' modules are looked for, before installed packages and the working folder."""
     programs: dict[str, Path] = Field(default_factory=dict)
-    """Workflow graphs (JSON files) that clients may run by name."""
+    """Workflow graphs (JSON files) and Python programs (`file.py:function`) that clients may run by name."""
     passes_off: list[str] = Field(default_factory=list)
     """Optimizer passes that are switched off."""
     result_cache_mb: int = Field(default=64, ge=0)

@@ -388,6 +388,14 @@ class Orchestrator:
             self.keeping.end(run.record)
         self.shell.handle(ev.RunEnded(run.id))
         self.shell.pass_on(run)
+        if state != "done":
+            self._end_inner(run.record)
+
+    def _end_inner(self, outer: RunRecord) -> None:
+        """Cancel what a run has started, be its program willing or not; nobody waits for it any more."""
+        for record in self.records.inner(outer.id):
+            if not record.lasting:
+                self.cancel(record.id, f"run {outer.id}, which it belongs to, is over")
 
     def give_up(self, record: RunRecord, state: State, fault: Fault) -> None:
         """A run that an earlier server has left has ended without having gone on."""

@@ -27,10 +27,13 @@ class Records(dict[str, RunRecord]):
         # by whether they are `lasting`, in the order of their ends, each with its size
         self._over: dict[bool, deque[tuple[RunRecord, int]]] = {False: deque(), True: deque()}
         self._bytes = {False: 0, True: 0}
+        self._inner: dict[str, dict[str, RunRecord]] = {}  # by the run that has started them; none is over
 
     def add(self, record: RunRecord) -> None:
         """Speak of a run."""
         self[record.id] = record
+        if record.parent:
+            self._inner.setdefault(record.parent, {})[record.id] = record
 
     def take_up(self, result: pb.RunResult, now: float) -> None:
         """Speak of a detached run that was over before this server began."""
@@ -47,8 +50,16 @@ class Records(dict[str, RunRecord]):
             )
         return self[run_id]
 
+    def inner(self, run_id: str) -> list[RunRecord]:
+        """The runs that a run has started and that are not over."""
+        return list(self._inner.get(run_id, {}).values())
+
     def ended(self, record: RunRecord) -> None:
         """A run is over; it may be forgotten when many others are, too."""
+        siblings = self._inner.get(record.parent, {})
+        siblings.pop(record.id, None)
+        if not siblings:
+            self._inner.pop(record.parent, None)
         size = record.size
         self._over[record.lasting].append((record, size))
         self._bytes[record.lasting] += size

@@ -70,7 +70,9 @@ async def hopeless(question: str) -> str:
 
 @program
 async def endless(question: str) -> str:
-    return gen(question, max_tokens=900, ignore_eos=True)
+    while question != "Tell":
+        await gen(question, max_tokens=900, ignore_eos=True)
+    return gen(question, max_tokens=4000, temperature=1.0, ignore_eos=True)
 
 
 @program
@@ -224,10 +226,18 @@ def test_closing_the_connection_ends_it_down_to_the_engine(
         chunks.close()
     else:
         with pytest.raises(openai.APITimeoutError):
-            ask(client, "endless", timeout=0.2)
+            ask(client, "endless", "Tell me for ever", timeout=0.2)
     eventually(lambda: {info.state for info in family(server, "endless")} == {"cancelled"})
     eventually(lambda: not server.status().kv_running)
     eventually(lambda: not server.status("tool").running)
+
+
+def test_a_deadline_holds_for_all_of_it(server: Server) -> None:
+    request = pb.SubmitRequest(program="endless", inputs={"question": '"For ever"'}, deadline_s=0.5)
+    result = server.client.call(lambda stub: stub.Invoke(request))
+    assert (result.info.state, result.fault.code) == ("failed", "timeout")
+    eventually(lambda: [info.state for info in family(server, "endless")] == ["failed", "cancelled"])
+    eventually(lambda: not server.status().kv_running)
 
 
 def test_two_runs_go_on_at_the_same_time(client: openai.OpenAI) -> None:

@@ -23,8 +23,6 @@ from weft.proto import worker_pb2
 from weft.runtime.orchestrator.record import EventLog
 from weft.runtime.scheduler.faults import Fault
 
-from .conftest import Until
-
 GRAPH = Graph(
     (
         Node(0, Input("q")),
@@ -53,29 +51,6 @@ async def test_watch_replays_from_the_beginning(stage: Any) -> None:
     assert [event.at_s for event in events] == sorted(event.at_s for event in events)
     with pytest.raises(grpc.aio.AioRpcError, match="unknown run"):
         _ = [event async for event in stage.stub.Watch(pb.WatchRequest(run="r-none"))]
-
-
-async def test_a_run_may_belong_to_another_one(stage: Any, until: Until) -> None:
-    worker = stage.workers["w1"]
-    worker.gated.add(Tool)
-    outer = asyncio.ensure_future(run(stage))
-    await until(lambda: stage.server.orchestrator.shell.runs)
-    (record,) = stage.server.orchestrator.records.values()
-    worker.gated.clear()
-    request = pb.SubmitRequest(graph=encode_graph(GRAPH), inputs={"q": '"x"'}, parent=record.id)
-    inner = await stage.stub.Invoke(request)
-    assert inner.info.parent == record.id
-    request.parent = inner.info.run
-    innermost = await stage.stub.Invoke(request)
-    assert record.tokens.generated == 3  # of the inner run alone: its own was over after it
-    worker.gate.set()
-    await outer
-    assert record.tokens.generated == 6
-    listed = await stage.stub.ListRuns(pb.ListRunsRequest())
-    assert [info.parent for info in listed.runs] == [inner.info.run, record.id, ""]
-    assert innermost.info.parent == inner.info.run
-    request.parent = "r-forgotten"
-    assert (await stage.stub.Invoke(request)).info.parent == "r-forgotten"
 
 
 async def test_list_of_runs(stage: Any) -> None:
