@@ -242,8 +242,8 @@ async def test_a_collector_that_is_down_costs_spans_and_is_said_once(
     exporter.down = False
     await door.raw.post(CHAT, json={"model": "m", "messages": HI})
     await until(lambda: traces.sent == 3)
+    await traces.stop()  # once its thread has said so
     assert "spans are sent again; 9 have been dropped" in caplog.text
-    await traces.stop()
 
 
 async def test_runs_do_not_pile_up_before_a_collector_that_hangs(
