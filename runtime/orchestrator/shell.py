@@ -468,7 +468,7 @@ class Shell:
 
     def _expand(self, run: Run, number: int) -> None:
         node = run.node(number)
-        idle = isinstance(node.op, Fold) and run.may_guess and self.scheduler.idle("llm")
+        idle = isinstance(node.op, Fold) and run.may_guess and self.scheduler.idle("llm", run.id)
         growth = run.graph.expand(number, run.operands(node), idle=idle)
         self.grown(run, growth)
         if run.give_up(growth):

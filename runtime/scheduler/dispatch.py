@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
@@ -265,13 +265,15 @@ class Dispatcher:
         queues = self._queues.items()
         return [Backlog(pool.key, len(queue.waiting()), held.get(pool, 0)) for pool, queue in queues]
 
-    def idle(self, kind: str) -> bool:
-        """Whether nothing waits for the engines of a kind, and each could work on several times as much."""
-        pools = [pool for key, pool in self._pools.items() if key.kind == kind]
-        engines = [engine for worker in self.workers.values() for engine in worker.engines]
-        return not any(self._queues[pool] for pool in pools) and all(
-            engine.active <= _IDLE * _efficient(engine) for engine in engines if engine.spec.kind == kind
-        )
+    def idle(self, kind: str, run: str) -> bool:
+        """Whether nothing waits for the engines of a kind, and other runs leave most of each to this one."""
+        if any(self._queues[pool] for key, pool in self._pools.items() if key.kind == kind):
+            return False
+        for worker in self.workers.values():
+            others = Counter(live.engine for live in worker.tasks if live.run.id != run)
+            if any(others[e] > _IDLE * _efficient(e) for e in worker.engines if e.spec.kind == kind):
+                return False
+        return True
 
     def last_lost(self, key: EngineKey) -> tuple[str, str] | None:
         """The worker with such an engine that was lost last, and how."""

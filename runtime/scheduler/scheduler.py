@@ -106,9 +106,9 @@ class Scheduler:
         live = self._runs.get(run)
         return 0.0 if live is None else self._dispatcher.head_start(live.nodes[node], self._now)
 
-    def idle(self, kind: str) -> bool:
-        """Whether the engines of a kind, some of which there are, have time for what may be of no use."""
-        return self._dispatcher.idle(kind)
+    def idle(self, kind: str, run: str) -> bool:
+        """Whether the engines of a kind have time for what may turn out to be of no use to a run."""
+        return self._dispatcher.idle(kind, run)
 
     def backlogs(self) -> list[Backlog]:
         """What is ready and has not been handed out."""

@@ -151,7 +151,7 @@ def test_what_has_an_effect_is_not_done_on_a_guess(pure: bool) -> None:
     run = Interpreter(graph, {"items": ["=", "="], "state": STATE}, (), 0, Refining())
     run.live.extend(graph, closed=True)
     fold = next(node for node in run.live.nodes.values() if isinstance(node.op, Fold))
-    args = {"items": Json(["=", "="]), "state": TextValue(STATE)}
+    args: dict[str, Datum] = {"items": Json(["=", "="]), "state": TextValue(STATE)}
     growth = run.live.expand(fold.id, args, idle=True)
     assert isinstance(growth.nodes[-1].op, Fold) == pure
 
