@@ -52,7 +52,14 @@ from weft.runtime.llm.requests import PrefillRequest
 from weft.runtime.orchestrator.chat import TemplateRenderer
 from weft.runtime.worker.engines.llm_loading import load
 
-WORKLOADS: Final = ("advanced_rag", "naive_rag_refine", "naive_rag_tree", "search_engine", "contextual")
+WORKLOADS: Final = (
+    "advanced_rag",
+    "naive_rag_refine",
+    "naive_rag_tree",
+    "refine_chain",
+    "search_engine",
+    "contextual",
+)
 BASELINES: Final = ("a modules", "b gathered", "c langgraph")
 GROUPS: Final = {
     "parallel": ("prune", "dedupe", "split_prefill"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 from .analyses.depth import remaining_ms
 from .costs import CHARS_PER_TOKEN, DEFAULT_COSTS, ModelCosts
@@ -17,7 +18,7 @@ from .prompt import Fixed
 from .sampling import Sampling
 from .sketch import RELATIVE_ERROR
 
-__all__ = ["Estimator"]
+__all__ = ["Estimator", "Generation"]
 
 _HOST_MS: Final = 0.05
 _CONTROL_MS: Final = 0.1
@@ -28,12 +29,20 @@ _RATED_TOKENS: Final = 1024.0  # of passages that nobody has seen yet
 _MOST_EXPECTED: Final = 64  # tokens of a decode that nobody has seen yet
 
 
+class Generation(NamedTuple):
+    """Milliseconds."""
+
+    read_ms: float  # beside others that are read in the same step
+    write_ms: float  # alone on an idle engine
+    beside_ms: float  # that another text takes longer for being written beside it
+
+
 class Estimator:
     """Predictions from the measured profiles of a deployment and from what earlier runs took."""
 
     def __init__(self, deployment: Deployment, observed: Observed) -> None:
         self.deployment = deployment
-        self._observed = observed
+        self.observed = observed
 
     def duration_ms(self, node: Node) -> float:
         """The milliseconds of a node."""
@@ -45,7 +54,7 @@ class Estimator:
             case Score(model=model) | Weigh(model=model):
                 return self.costs(model).prefill_ms(_CONTEXT_TOKENS, self.options(node))
             case Rate(model=model):
-                seen = self._observed.quantile(duration_key(node), 0.5)
+                seen = self.observed.quantile(duration_key(node), 0.5)
                 alone = self.costs(model).prefill_ms(0, _RATED_TOKENS)
                 return alone if seen is None else seen
             case Generate(sampling=sampling):  # within a body, which is lowered once it runs
@@ -59,12 +68,12 @@ class Estimator:
             return _HOST_MS
         if node.op.kind == "control":
             return _CONTROL_MS
-        seen = self._observed.quantile(duration_key(node), 0.5)
+        seen = self.observed.quantile(duration_key(node), 0.5)
         return _DEFAULT_MS.get(node.op.kind, 0.0) if seen is None else seen
 
     def spread_ms(self, node: Node) -> float:
         """How much longer than usual a node takes one time in ten: all of it where nobody has seen it yet."""
-        usual, long = (self._observed.quantile(duration_key(node), q) for q in (0.5, 0.9))
+        usual, long = (self.observed.quantile(duration_key(node), q) for q in (0.5, 0.9))
         if usual is None or long is None:
             return self.duration_ms(node)
         return long - usual if long > usual * (1 + 3 * RELATIVE_ERROR) else 0.0
@@ -74,6 +83,16 @@ class Estimator:
         assert isinstance(node.op, Prefill)
         pieces = node.op.pieces
         return sum(len(p.text) / CHARS_PER_TOKEN if isinstance(p, Fixed) else _SLOT_TOKENS for p in pieces)
+
+    def generation(self, node: Node, read: float) -> Generation:
+        """What it takes to write a text, in the user's dialect, after reading so many tokens."""
+        assert isinstance(node.op, Generate)
+        sampling, model = node.op.sampling, self._model(node)
+        costs, tokens = self.costs(model), self.length(replace(node, op=Decode(model, sampling)))
+        alone_ms, wider_ms = (tokens * costs.decode_ms(batch, _CONTEXT_TOKENS) for batch in (1, 2))
+        return Generation(
+            max(costs.prefill_ms(0, read) - costs.prefill_terms[0], 0.0), alone_ms, wider_ms - alone_ms
+        )
 
     def options(self, node: Node) -> float:
         """The tokens of all choices that are scored, or of the text that is weighed."""
@@ -85,7 +104,7 @@ class Estimator:
     def length(self, node: Node) -> float:
         """The tokens that a decode writes."""
         assert isinstance(node.op, Decode)
-        seen = self._observed.quantile(length_key(node), 0.5)
+        seen = self.observed.quantile(length_key(node), 0.5)
         return self.most_expected(node.op.sampling) if seen is None else seen
 
     def most_expected(self, sampling: Sampling) -> float:

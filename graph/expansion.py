@@ -51,8 +51,8 @@ class Expansion:
             if isinstance(node.op, Search | Neighbours) and self._orders(given.get("after"), node.op):
                 args.setdefault("after", given["after"])
             made = self._append(replace(node, id=self._new_id(), args=args, origin=node.id))
-            for output in range(len(infer(node, body.types))):
-                names[Value(node.id, output)] = Value(made.node, output)
+            for result in body.results[node.id]:
+                names[result] = Value(made.node, result.output)
         return tuple(names[value] for value in body.outputs)
 
     def _orders(self, effect: Value | None, op: Search | Neighbours) -> bool:

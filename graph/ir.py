@@ -137,6 +137,15 @@ class Graph:
         return {node.id: node for node in self.nodes}
 
     @cached_property
+    def results(self) -> Mapping[int, Mapping[Value, Type]]:
+        """The types of what each node gives, by its id."""
+        found: dict[int, dict[Value, Type]] = {node.id: {} for node in self.nodes}
+        for value, kind in self.types.items():
+            if value.node in found:
+                found[value.node][value] = kind
+        return found
+
+    @cached_property
     def users(self) -> Mapping[Value, tuple[Node, ...]]:
         """The nodes that take each value, each once, in order."""
         found: dict[Value, dict[int, Node]] = {}

@@ -17,6 +17,7 @@ from .errors import EvaluationError, GraphError
 from .estimate import Estimator
 from .evaluate import lift
 from .expansion import Expansion, expand_stage
+from .guessing import Folds, GuessedFold
 from .ir import Graph, Node, Value, infer
 from .merging import first_of_each
 from .observed import Observed
@@ -25,7 +26,7 @@ from .ops.base import Op
 from .ops.common import Forward, Gather, Input, Project
 from .ops.control import Cond, Fold, Loop, Map
 from .ops.optimized import Element, Merge, Stage
-from .passes import Context, PassReport, Pipeline
+from .passes import GUESS, Context, PassReport, Pipeline
 from .passes.base import follow
 from .passes.pipeline_decode import PipelineDecode
 from .streams import Streams
@@ -44,6 +45,8 @@ class Growth(NamedTuple):
     """Whether the last of them has the id of a control node, whose place it takes."""
     control: int | None = None
     """The control node of which they are bodies, if it stays."""
+    given_up: tuple[int, ...] = ()
+    """Nodes that were begun on a guess which has turned out to be wrong."""
 
 
 class LiveGraph:
@@ -59,6 +62,7 @@ class LiveGraph:
         self.estimator = Estimator(deployment, observed or Observed())
         self._start()
         self._pipeline = Pipeline(self._context(), disabled)
+        self._guesses = GUESS not in disabled
 
     def _start(self) -> None:
         self.nodes: dict[int, Node] = {}
@@ -72,6 +76,7 @@ class LiveGraph:
         self._declared: dict[Value, Type] = {}  # their types, which passes may make less precise
         self._aliases: dict[Value, Value] = {}  # values that passes replaced
         self._maps = OpenMaps()
+        self._folds = Folds(self.estimator, self.known, self._aliases)
         self.predicted_ms: dict[int, float] = {}  # by node, as expected when it was added
         self._consumers: dict[int, list[int]] = {}  # maps by the node that makes their list
         self._merged: dict[int, list[Value]] = {}  # by map: the parts of the list of passages that it gives
@@ -94,6 +99,7 @@ class LiveGraph:
         """The same graph for another run, of which nothing is known yet."""
         other = type(self).__new__(type(self))
         other.estimator = self.estimator
+        other._guesses = self._guesses
         other._start()
         other.nodes.update(self.nodes)
         other.predicted_ms.update(self.predicted_ms)
@@ -192,6 +198,7 @@ class LiveGraph:
     def learned(self, values: Mapping[Value, Datum]) -> list[int]:
         """Take note of values that are known; the open maps that may `advance` now."""
         self.known.update(values)
+        self._folds.learned(values)
         if not (self._sources or self._maps.waited_for):
             return []
         freed = self._maps.learned(values)
@@ -280,11 +287,17 @@ class LiveGraph:
 
     # ---- control flow
 
-    def expand(self, node: int, args: Mapping[str, Datum]) -> Growth:
+    @property
+    def guesses(self) -> set[int]:
+        """The nodes for whose results nobody waits yet: they were begun on a guess."""
+        return self._folds.guesses
+
+    def expand(self, node: int, args: Mapping[str, Datum], *, idle: bool = False) -> Growth:
         """What a control node becomes, now that its operands are known.
 
-        Of a map with many items, what may run now; the rest follows by `advance`. Raises EvaluationError
-        when the operands do not allow it.
+        Of a map with many items, what may run now; the rest follows by `advance`. `idle`: whether models
+        have time for what may turn out to be of no use. Raises EvaluationError when the operands do not allow
+        it.
         """
         control = self.nodes[node]
         match control.op:
@@ -296,7 +309,7 @@ class LiveGraph:
                 done = plain(args["done"]) if "done" in args else False
                 return self._expand_loop(control, control.op, done)
             case Fold():
-                return self._expand_fold(control, control.op, plain(args["items"]))
+                return self._expand_fold(control, control.op, args, idle=idle)
             case Stage():
                 expansion = self._expansion(control)
                 op, names = expand_stage(expansion, control.op, control.args, args)
@@ -381,17 +394,62 @@ class LiveGraph:
         turn = {**captured, "state": state, "done": stop}
         return self._replace(node, expansion, replace(op, limit=op.limit - 1), turn)
 
-    def _expand_fold(self, node: Node, op: Fold, items: object) -> Growth:
-        """All bodies at once, so that what does not depend on the state need not wait for it."""
+    def _expand_fold(self, node: Node, op: Fold, args: Mapping[str, Datum], *, idle: bool) -> Growth:
+        items = plain(args["items"])
         if not isinstance(items, list):
             raise EvaluationError(f"fold needs a list, not {type(items).__name__}")
+        fold = self._folds.take(node, args["state"])
+        guesses = self._guesses and idle and not op.effectful
+        nodes: tuple[Node, ...] = ()
+        given_up: list[Value] = []
+        while True:
+            given_up += self._folds.go_on(fold)
+            bodies = min(self._folds.width(fold) if guesses else 1, len(items) - fold.index)
+            if bodies < 2 and not fold.row:  # nothing is guessed, or there is one item or none
+                break
+            nodes += self._guess(node, op, fold, bodies)
+            if fold.row[0] not in self.known:  # it may be, if it is what somebody has computed before
+                self._folds.wait(fold)
+                wait = self._succeed(node, op, {**node.args, "state": fold.row[0]})
+                return self._grown(nodes, wait, given_up, fold.row)
+        rest = self._expand_rest(node, op, fold, len(items))
+        return self._grown((*nodes, *rest.nodes[:-1]), rest.nodes[-1], given_up, ())
+
+    def _guess(self, node: Node, op: Fold, fold: GuessedFold, bodies: int) -> tuple[Node, ...]:
+        """Begin bodies of a fold on the state that is known, until there are so many."""
+        begun = range(fold.index + len(fold.row), fold.index + bodies)
+        if not begun:
+            return ()
         expansion = self._expansion(node)
-        captured = {name: value for name, value in node.args.items() if name not in ("items", "state")}
-        state = node.args["state"]
-        for index in range(len(items)):
-            item = expansion.add(Project(index), {"value": node.args["items"]})
-            (state,) = expansion.body(op.body, {**captured, op.STATE: state, op.ITEM: item}, index)
+        for index in begun:
+            fold.row.append(self._fold_body(node, op, index, fold.state, expansion))
+        nodes = self._absorb(node, expansion, fold.row)
+        fold.row = [follow(self._aliases, value) for value in fold.row]
+        return nodes
+
+    def _expand_rest(self, node: Node, op: Fold, fold: GuessedFold, count: int) -> Growth:
+        """All bodies that are left, at once: what does not depend on the state need not wait for it."""
+        expansion = self._expansion(node)
+        state = fold.state
+        chain = [state]
+        for index in range(fold.index, count):
+            state = self._fold_body(node, op, index, state, expansion)
+            chain.append(state)
+        self._folds.watch(node, chain)
         return self._replace(node, expansion, Forward(self.types[Value(node.id)]), {"value": state})
+
+    def _fold_body(self, node: Node, op: Fold, index: int, state: Value, expansion: Expansion) -> Value:
+        captured = {name: value for name, value in node.args.items() if name not in ("items", "state")}
+        item = expansion.add(Project(index), {"value": node.args["items"]})
+        (result,) = expansion.body(op.body, {**captured, op.STATE: state, op.ITEM: item}, index)
+        return result
+
+    def _grown(
+        self, nodes: tuple[Node, ...], successor: Node, given_up: Iterable[Value], kept: Iterable[Value]
+    ) -> Growth:
+        """A fold has become nodes and its successor, with what nobody waits for any more."""
+        gone = {value.node for value in given_up} - {value.node for value in kept}
+        return Growth((*nodes, successor), replaces=True, given_up=tuple(sorted(gone)))
 
     def _replace(self, node: Node, expansion: Expansion, op: Op, args: Mapping[str, Value]) -> Growth:
         """Run the passes over an expansion, and let `op` take the control node's place."""

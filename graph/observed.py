@@ -11,11 +11,21 @@ from .ops.common import Embed, Neighbours, Search, Tool
 from .ops.primitive import Decode, Upsert
 from .sketch import Quantiles
 
-__all__ = ["Observed", "duration_key", "length_key"]
+__all__ = ["Observed", "constancy_key", "duration_key", "length_key"]
 
 _KEYS: Final = 4096
 _SETTLED: Final = 8  # values from which a median counts
 _MOVED: Final = 2.0  # the factor by which it must move to make plans stale
+
+
+_REMEMBERED: Final = 32  # outcomes, about, that a chance is the mean of
+_UNKNOWN: Final = 0.5
+
+
+@dataclass(slots=True)
+class _Chance:
+    value: float = _UNKNOWN
+    weight: float = 2.0  # as much as two outcomes that were seen, one of each
 
 
 @dataclass(slots=True)
@@ -31,6 +41,7 @@ class Observed:
         self.epoch = 0
         """Rises when predictions have changed so much that plans should be made anew."""
         self._series: OrderedDict[str, _Series] = OrderedDict()
+        self._chances: OrderedDict[str, _Chance] = OrderedDict()
 
     def add(self, key: str, value: float) -> None:
         """Count a value: tokens or milliseconds."""
@@ -50,6 +61,19 @@ class Observed:
         """A quantile of what was counted, or None if nothing was."""
         series = self._series.get(key)
         return series.values.quantile(q) if series is not None else None
+
+    def happened(self, key: str, *, whether: bool) -> None:
+        """Count an outcome."""
+        chance = self._chances.pop(key, None) or _Chance()
+        self._chances[key] = chance  # the last one
+        if len(self._chances) > _KEYS:
+            self._chances.popitem(last=False)
+        chance.weight = min(chance.weight + 1, _REMEMBERED)
+        chance.value += (whether - chance.value) / chance.weight
+
+    def chance(self, key: str) -> float:
+        """How often it happens, lately; 0.5 if nobody knows."""
+        return self._chances[key].value if key in self._chances else _UNKNOWN
 
     def _review(self, series: _Series) -> None:
         median = series.values.quantile(0.5)
@@ -75,3 +99,8 @@ def duration_key(node: Node) -> str:
         case _:
             what = ""
     return f"ms|{node.op.label()}|{what}|{node.location}|{node.name}"
+
+
+def constancy_key(node: Node) -> str:
+    """Under which it is counted how often the state of a fold stays as it was."""
+    return f"same|{node.location}|{node.name}"

@@ -12,10 +12,11 @@ from typing import Any
 
 from weft import Client, Document, Passage
 from weft.apps.contextual_retrieval.program import Part
+from weft.apps.instructions import NOT_FOUND
 
 from . import modules
 from .modules import CONTEXTUAL, look_up
-from .programs import EACH
+from .programs import EACH, MANY
 
 __all__ = ["Gathered", "Run", "Sequential", "merged"]
 
@@ -61,6 +62,13 @@ class Sequential:
         found = await self.find.ainvoke(question, k=3)
         partial = await self._each([self.answer.ainvoke(question, passage.text) for passage in found])
         return await self.combine.ainvoke(question, *partial)
+
+    async def refine_chain(self, question: str) -> str:
+        """As the program of that name."""
+        reply = NOT_FOUND
+        for passage in await self.find.ainvoke(question, k=MANY):
+            reply = await self.refine.ainvoke(question, reply, passage.text)
+        return reply
 
     async def search_engine(self, question: str, delay_ms: int) -> str:
         """As the program of that name."""

@@ -9,10 +9,11 @@ from typing import Annotated, Any, TypedDict
 
 from weft import Client, Document, Passage
 from weft.apps.contextual_retrieval.program import Part
+from weft.apps.instructions import NOT_FOUND
 
 from .baselines import Gathered, Run, merged
 from .modules import CONTEXTUAL, look_up
-from .programs import EACH
+from .programs import EACH, MANY
 
 __all__ = ["langgraph_version", "langgraph_workloads"]
 
@@ -29,6 +30,7 @@ class _State(TypedDict, total=False):
     delay_ms: int
     guess: str
     reply: str
+    place: int
 
 
 def langgraph_version() -> str:
@@ -48,6 +50,7 @@ def langgraph_workloads(client: Client) -> Mapping[str, Run]:
         "advanced_rag": _advanced(plain),
         "naive_rag_refine": _naive_refine(plain),
         "naive_rag_tree": _naive_tree(plain),
+        "refine_chain": _refine_chain(plain),
         "search_engine": _search_engine(plain),
         "contextual": _contextual(plain),
     }
@@ -101,6 +104,30 @@ def _naive_refine(call: Gathered) -> Run:
     graph.add_edge(START, "find")
     graph.add_edge("find", "answer")
     graph.add_edge(last, END)
+    return _runner(graph.compile())
+
+
+def _refine_chain(call: Gathered) -> Run:
+    from langgraph.graph import END, START, StateGraph
+
+    async def find(state: _State) -> dict[str, Any]:
+        found = await call.find.ainvoke(state["question"], k=MANY)
+        return {"best": found, "reply": NOT_FOUND, "place": 0}
+
+    async def refine(state: _State) -> dict[str, Any]:
+        place = state["place"]
+        reply = await call.refine.ainvoke(state["question"], state["reply"], state["best"][place].text)
+        return {"reply": reply, "place": place + 1}
+
+    def go_on(state: _State) -> str:
+        return "refine" if state["place"] < len(state["best"]) else END
+
+    graph = StateGraph(_State)
+    graph.add_node("find", find)
+    graph.add_node("refine", refine)
+    graph.add_edge(START, "find")
+    graph.add_conditional_edges("find", go_on)
+    graph.add_conditional_edges("refine", go_on)
     return _runner(graph.compile())
 
 

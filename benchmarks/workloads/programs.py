@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from weft import Document, Static, Var, cond, gen, ingest, map, program, rerank, search
+from weft import Document, Static, Var, cond, fold, gen, ingest, map, program, rerank, search
 from weft.apps.contextual_retrieval.program import Part
-from weft.apps.instructions import BRIEF, EXPAND, REFINE
+from weft.apps.instructions import BRIEF, EXPAND, NOT_FOUND, REFINE
 from weft.apps.search_answer.program import TRUST
 
 from . import modules
@@ -14,6 +14,9 @@ from .modules import CONTEXTUAL, INDEX, TOKENS, answer, combine, find, look_up, 
 
 EACH = 16
 """Passages that are searched for with each query."""
+
+MANY = 8
+"""Passages that an answer is refined over."""
 
 
 @program
@@ -46,6 +49,13 @@ def naive_rag_tree(question: str) -> str:
     found = find(question, k=3)
     partial = [answer(question, found[place].text) for place in range(3)]
     return combine(question, *partial)
+
+
+@program
+def refine_chain(question: str) -> str:
+    """Search 8 passages and refine, over each of them, what is no answer yet."""
+    found = find(question, k=MANY)
+    return fold(lambda reply, passage: refine(question, reply, passage.text), found, NOT_FOUND)
 
 
 @program

@@ -15,7 +15,7 @@ from .prune import Prune
 from .split_prefill import SplitPrefill
 from .stage import Stages
 
-__all__ = ["OPTIONAL", "Context", "Pass", "PassReport", "Pipeline", "Rewrite"]
+__all__ = ["GUESS", "OPTIONAL", "Context", "Pass", "PassReport", "Pipeline", "Rewrite"]
 
 _PASSES: Final[tuple[Callable[[Context], Pass], ...]] = (
     Lower,
@@ -26,8 +26,11 @@ _PASSES: Final[tuple[Callable[[Context], Pass], ...]] = (
     lambda _: Prune(),
 )
 
-OPTIONAL: Final = ("pipeline_decode", "split_prefill", "stage", "dedupe", "prune")
-"""The passes that can be switched off by name, in their order; the outputs stay the same."""
+GUESS: Final = "guess"
+"""What goes by the name of a pass, too: folds that guess, see `weft.graph.guessing`."""
+
+OPTIONAL: Final = ("pipeline_decode", "split_prefill", "stage", "dedupe", "prune", GUESS)
+"""What can be switched off by name, in its order; the outputs stay the same."""
 
 
 class Pipeline:

@@ -160,10 +160,7 @@ class Builder:
 
     def _take_over(self, node: Node) -> None:
         """Take over a node of the source that has not changed: its types are known."""
-        output = 0
-        while (value := Value(node.id, output)) in self.source.types:
-            self.types[value] = self.source.types[value]
-            output += 1
+        self.types.maps[0].update(self.source.results[node.id])
         self.nodes.append(node)
 
     def _add(self, node: Node) -> None:

@@ -68,7 +68,8 @@ class Dedupe:
         """The node that computes the same, if it is not this one."""
         if not _mergeable(node):
             return None
-        key = (node.op, frozenset(builder.renamed(node).items()), node.policy)
+        args = builder.renamed(node) if builder.aliases else node.args
+        key = (node.op, frozenset(args.items()), node.policy)
         earlier = self._numbers.get(key)
         if earlier is None or Value(earlier) not in builder.types:  # a later pass may have removed it
             self._numbers[key] = node.id

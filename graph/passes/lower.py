@@ -19,6 +19,9 @@ from .lower_retrieval import RATING, lower_ingest, lower_rerank, lower_search
 
 __all__ = ["Lower"]
 
+_WRITTEN_BY_USERS = (Generate, Select, Probe, Ingest, Search, Rerank)
+"""What may have to be replaced."""
+
 
 class Lower:
     """Graph construction of Teola (section 4.1, Algorithm 1), over all increments of a run."""
@@ -38,6 +41,8 @@ class Lower:
     def __call__(self, graph: Graph) -> Rewrite:
         """Replace each node of the user's dialect. Raises GraphError with node and source line."""
         self._prompts.rename()
+        if not any(isinstance(node.op, _WRITTEN_BY_USERS) for node in graph):
+            return Rewrite(graph, {}, "all nodes are primitives")
         builder = self._context.builder(graph)
         for node in graph:
             self._lower(node, builder)

@@ -81,6 +81,8 @@ class PipelineDecode:
 
     def __call__(self, graph: Graph) -> Rewrite:
         """Rewrite what takes parts of a text that a model writes in JSON."""
+        if not (self._parts or any(isinstance(node.op, Parse) for node in graph)):
+            return Rewrite(graph, {}, "no model writes anything that has parts")
         step = _Step(self._context, self._parts, graph)
         for node in graph:
             step.take(node)

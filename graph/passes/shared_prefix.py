@@ -48,10 +48,11 @@ class SharedPrefixes:
 
     def __call__(self, graph: Graph) -> Rewrite:
         """Cut common heads off the prompts of an increment."""
-        cuts: dict[
-            int, list[str]
-        ] = {}  # by node: the heads that it is to begin with, each longer than the last
-        for place, prompts in _by_place(graph).items():
+        places = _by_place(graph)
+        if not places:
+            return Rewrite(graph, {}, "no prompt begins with a constant")
+        cuts: dict[int, list[str]] = {}  # by node: the heads that it begins with, each longer than the last
+        for place, prompts in places.items():
             self._plan(prompts, place, cuts)
         builder = self._context.builder(graph)
         for node in graph:

@@ -43,6 +43,8 @@ class Stages:
 
     def __call__(self, graph: Graph) -> Rewrite:
         """Let batchable work of unknown size be cut once the size is known."""
+        if not any(isinstance(node.op, Embed | Upsert | Rerank) for node in graph):
+            return Rewrite(graph, {}, "nothing could run in stages")
         stored = {embed.id: node.id for node in graph if (embed := _embed_of(node, graph)) is not None}
         builder = self._context.builder(graph)
         for node in graph:

@@ -9,6 +9,7 @@ from weft.graph.ir import Node, Value
 from weft.graph.live import Growth
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Interrupt
+from weft.graph.ops.control import Fold
 from weft.graph.ops.optimized import Stage
 from weft.graph.ops.primitive import Upsert
 
@@ -31,10 +32,13 @@ class Needs:
         self._withdrawn: set[int] = set()
         self._failed: set[int] = set()
         self._parts: dict[int, list[int]] = {}  # by control node: the nodes that it has become
+        self._guessing: set[int] = set()  # those of them that need but the parts that they take
 
     def add(self, growth: Growth) -> None:
         """Take note of new nodes."""
         control = growth.nodes[-1].id if growth.replaces else growth.control
+        if growth.replaces and isinstance(growth.nodes[-1].op, Fold):
+            self._guessing.add(growth.nodes[-1].id)
         if control is not None:
             parts = self._parts.setdefault(control, [])
             parts += (node.id for node in growth.nodes if node.id != control)
@@ -47,8 +51,10 @@ class Needs:
         """This node will never give results, nor will what takes them."""
         self._failed.add(number)
 
-    def unneeded(self, begun: Collection[int]) -> set[int]:
+    def unneeded(self, begun: Collection[int], guesses: Collection[int] = ()) -> set[int]:
         """What need not be computed now. `begun`: tools that run, which nobody calls back.
+
+        `guesses`: nodes that are to be taken for withdrawn, too.
 
         Of what is withdrawn, and what that takes, all that serves nobody else. A node that was never
         withdrawn, nor an equal one that is the same node now, serves the program, which may come to wait for
@@ -56,7 +62,7 @@ class Needs:
         wanted for themselves, unless they are withdrawn and wait for what has failed.
         """
         self._withdrawn &= self._pending
-        given_up = self._closure(self._withdrawn, self._producers)
+        given_up = self._closure({*self._withdrawn, *guesses}, self._producers)
         if not given_up:
             return set()
         called_off = self._closure(self._withdrawn, self._parts_of)
@@ -71,11 +77,11 @@ class Needs:
                 carried_out = isinstance(op, (Upsert, Stage)) and not self._is_hopeless(number)
                 if carried_out or number not in called_off:
                     needed.add(number)
-        return given_up - self._closure(needed, self._producers)
+        return given_up - self._closure(needed, self._needed_for)
 
     def _is_hopeless(self, number: int) -> bool:
         """Whether a node has failed, or something that it waits for."""
-        return bool(self._failed) and not self._failed.isdisjoint(self._closure([number], self._producers))
+        return bool(self._failed) and not self._failed.isdisjoint(self._closure([number], self._needed_for))
 
     def _closure(self, numbers: Iterable[int], follow: Callable[[int], Iterable[int]]) -> set[int]:
         """Those of the nodes that are not done, and all such that can be reached from them."""
@@ -92,8 +98,14 @@ class Needs:
         return self._parts.get(number, ())
 
     def _producers(self, number: int) -> Iterable[int]:
-        yield from (value.node for value in self._nodes[number].args.values())
+        yield from self._operands(number)
         yield from self._parts_of(number)
+
+    def _needed_for(self, number: int) -> Iterable[int]:
+        return self._operands(number) if number in self._guessing else self._producers(number)
+
+    def _operands(self, number: int) -> Iterable[int]:
+        return (value.node for value in self._nodes[number].args.values())
 
 
 def _lasts(op: Op) -> bool:

@@ -90,7 +90,12 @@ class Run:
         """Whether nothing is left to do: all nodes, or of a program that has returned, all effects."""
         if self.grows:
             return self.finishing is not None and self.effects <= self.graph.shelved
-        return not self.pending
+        return self.pending <= self.graph.shelved
+
+    @property
+    def may_guess(self) -> bool:
+        """Whether it may do what turns out to be of no use: nobody is told of it, and no journal either."""
+        return self.durable is None and not self.told.follow
 
     def node(self, number: int) -> Node:
         """A node of the live graph."""
@@ -109,8 +114,7 @@ class Run:
             else:
                 self.effects.discard(node.id)
         self.record.nodes += len(self._added_s) - before
-        if self.grows:
-            self._needs.add(growth)
+        self._needs.add(growth)
         self.reuse.add(growth)
         self.own.add(nodes)
 
@@ -218,6 +222,12 @@ class Run:
                 self._wanted[value] = left
             self._needs.withdraw(value.node)
 
+    def give_up(self, growth: Growth) -> bool:
+        """Take note of guesses that were wrong; whether there may be something to call back, or to regret."""
+        for number in growth.given_up:
+            self._needs.withdraw(number)
+        return bool(growth.given_up or self._failed)
+
     def shelve(self) -> list[int]:
         """The nodes that nobody needs any more."""
         before = self.graph.shelved
@@ -242,16 +252,16 @@ class Run:
         """Why the run cannot go on: the fault of something that has failed and that somebody needs."""
         if not self._failed:
             return None
-        unneeded = self._unneeded()
+        unneeded = self._unneeded(self.graph.guesses)
         return next((fault for number, fault in self._failed.items() if number not in unneeded), None)
 
-    def _unneeded(self) -> set[int]:
+    def _unneeded(self, guesses: Collection[int] = ()) -> set[int]:
         # A tool that waits for operands on its worker has not begun; one that must not run twice may have,
         # with results that have not come here yet.
         tools = [attempt.node for attempt in self.attempts.values() if isinstance(attempt.node.op, Tool)]
         known = self.values.keys()
         begun = {tool.id for tool in tools if not repeatable(tool) or known >= set(tool.args.values())}
-        return self._needs.unneeded(begun)
+        return self._needs.unneeded(begun, guesses)
 
     def call_back(self, numbers: Iterable[int], now: float) -> None:
         """What is under way of these nodes has been given up; of a map that has begun, only its bodies."""

@@ -16,7 +16,7 @@ from weft.graph.errors import GraphError, TooLargeError
 from weft.graph.evaluate import evaluate
 from weft.graph.ir import Node, Value
 from weft.graph.live import Growth
-from weft.graph.ops.control import Map
+from weft.graph.ops.control import Fold, Map
 from weft.graph.ops.primitive import Upsert
 from weft.graph.values import Datum
 from weft.proto import worker_pb2
@@ -430,7 +430,7 @@ class Shell:
     def _perform_for(
         self,
         run: Run,
-        action: act.Evaluate | act.Expand | act.AskClient | act.FailRun | act.NodeFailed,
+        action: act.Evaluate | act.Expand | act.AskClient | act.NodeFailed,
     ) -> None:
         match action:
             case act.Evaluate(node=node, attempt=attempt):
@@ -440,8 +440,6 @@ class Shell:
             case act.AskClient(node=node, attempt=attempt):
                 run.begin(node, attempt, PERSON if run.is_question(node) else CLIENT, now())
                 self._owner.ask_client(run, run.node(node), attempt)
-            case act.FailRun(fault=fault):
-                self._owner.run_failed(run, fault)
             case act.NodeFailed(node=node, fault=fault):
                 run.fail(node, fault, now())
                 if not self._cannot_go_on(run):
@@ -469,8 +467,12 @@ class Shell:
         return evaluate(node.op, run.operands(node), self._most)
 
     def _expand(self, run: Run, number: int) -> None:
-        growth = run.graph.expand(number, run.operands(run.node(number)))
+        node = run.node(number)
+        idle = isinstance(node.op, Fold) and run.may_guess and self.scheduler.idle("llm", run.id)
+        growth = run.graph.expand(number, run.operands(node), idle=idle)
         self.grown(run, growth)
+        if run.give_up(growth):
+            self._lacking[run.id] = None
         self.settle(run)
 
 

@@ -16,7 +16,6 @@ __all__ = [
     "Dispatch",
     "Evaluate",
     "Expand",
-    "FailRun",
     "Fragment",
     "Keep",
     "NodeFailed",
@@ -106,16 +105,8 @@ class Release(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class FailRun:
-    """A run cannot go on. The scheduler has forgotten it."""
-
-    run: str
-    fault: Fault
-
-
-@dataclass(frozen=True, slots=True)
 class NodeFailed:
-    """A node of a run that grows has failed for good, and is shelved. Who needs it cannot go on."""
+    """A node has failed for good, and is shelved. Who needs it cannot go on."""
 
     run: str
     node: int
@@ -129,4 +120,4 @@ class WakeAt:
     time: float  # monotonic seconds
 
 
-Action = Dispatch | Evaluate | Expand | AskClient | CancelTasks | Release | FailRun | NodeFailed | WakeAt
+Action = Dispatch | Evaluate | Expand | AskClient | CancelTasks | Release | NodeFailed | WakeAt

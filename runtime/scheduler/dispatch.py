@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
+
+from weft.graph.costs import DEFAULT_COSTS
 
 from .actions import Dispatch, Fragment, Source
 from .charges import Charge
@@ -23,6 +25,7 @@ from .transfer import TRANSFER, Move
 __all__ = ["Backlog", "Dispatcher", "Timer"]
 
 _REMEMBERED_LOSSES: Final = 32
+_IDLE: Final = 0.25  # of what an engine does efficiently at a time
 _PATIENCE: Final = 10.0  # times what is expected; who is not reading what is wanted answers at once anyway
 
 Timer = tuple[LiveNode, int] | EngineKey
@@ -262,6 +265,16 @@ class Dispatcher:
         queues = self._queues.items()
         return [Backlog(pool.key, len(queue.waiting()), held.get(pool, 0)) for pool, queue in queues]
 
+    def idle(self, kind: str, run: str) -> bool:
+        """Whether nothing waits for the engines of a kind, and other runs leave most of each to this one."""
+        if any(self._queues[pool] for key, pool in self._pools.items() if key.kind == kind):
+            return False
+        for worker in self.workers.values():
+            others = Counter(live.engine for live in worker.tasks if live.run.id != run)
+            if any(others[e] > _IDLE * _efficient(e) for e in worker.engines if e.spec.kind == kind):
+                return False
+        return True
+
     def last_lost(self, key: EngineKey) -> tuple[str, str] | None:
         """The worker with such an engine that was lost last, and how."""
         lost = reversed(self._lost)
@@ -272,3 +285,8 @@ class Dispatcher:
 def _shared(spec: EngineSpec) -> EngineSpec:
     """The one spec of engines that are alike: a choice that looks at several looks at it once."""
     return spec
+
+
+def _efficient(engine: EngineState) -> int:
+    costs = engine.spec.costs
+    return costs.efficient_batch if costs is not None else DEFAULT_COSTS.efficient_batch

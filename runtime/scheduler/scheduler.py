@@ -18,7 +18,6 @@ from .actions import (
     CancelTasks,
     Evaluate,
     Expand,
-    FailRun,
     NodeFailed,
     Release,
     WakeAt,
@@ -106,6 +105,10 @@ class Scheduler:
         """
         live = self._runs.get(run)
         return 0.0 if live is None else self._dispatcher.head_start(live.nodes[node], self._now)
+
+    def idle(self, kind: str, run: str) -> bool:
+        """Whether the engines of a kind have time for what may turn out to be of no use to a run."""
+        return self._dispatcher.idle(kind, run)
 
     def backlogs(self) -> list[Backlog]:
         """What is ready and has not been handed out."""
@@ -358,15 +361,8 @@ class Scheduler:
         self._actions.append(CancelTasks(worker, live.run.id, (live.number,)))
 
     def _fail_for_good(self, live: LiveNode, fault: Fault) -> None:
-        if live.run.grows:
-            self._shelve(live)
-            self._actions.append(NodeFailed(live.run.id, live.number, fault))
-        else:
-            self._fail_run(live.run, fault)
-
-    def _fail_run(self, run: LiveRun, fault: Fault) -> None:
-        self._forget(run)
-        self._actions.append(FailRun(run.id, fault))
+        self._shelve(live)
+        self._actions.append(NodeFailed(live.run.id, live.number, fault))
 
     def _worker_joined(self, event: WorkerJoined) -> None:
         if event.worker in self._dispatcher.workers:

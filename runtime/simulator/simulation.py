@@ -162,8 +162,6 @@ class Simulation:
                 if run in self._runs:
                     self._runs[run].call_off(worker, nodes)
                 self._to(worker, lambda w: w.cancel(run, nodes))
-            case act.FailRun(run, fault):
-                self._end(run, fault.message)
             case act.WakeAt(when):
                 if self._alarm is not None:
                     self._alarm.call_off()

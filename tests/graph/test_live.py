@@ -233,10 +233,10 @@ def test_reports_tell_what_each_pass_did() -> None:
     live = live_with(Node(0, Input("q")), Node(1, Const("1")), Node(2, Format((Slot("q"),)), {"q": Value(0)}))
     assert [(report.name, report.summary) for report in live.reports] == [
         ("as written", "3 nodes"),
-        ("lower", "3 nodes became 3"),
-        ("pipeline_decode", "0 nodes begin before a decode has ended"),
+        ("lower", "all nodes are primitives"),
+        ("pipeline_decode", "no model writes anything that has parts"),
         ("split_prefill", "no prompt waits for a part of it"),
-        ("stage", "0 nodes may run in stages"),
+        ("stage", "nothing could run in stages"),
         ("dedupe", "merged 0 of 3 nodes"),
         ("prune", "removed 1 of 3 nodes"),
     ]

@@ -222,7 +222,7 @@ class Interpreter:
         args = {name: self.known[value] for name, value in node.args.items()}
         del self.todo[node.id]
         if node.op.kind == "control":
-            self.grow(self.live.expand(node.id, args))
+            self.grow(self.live.expand(node.id, args, idle=True))
             return
         if isinstance(node.op, Input):
             self.learn({Value(node.id): lift(self.inputs[node.op.name])})

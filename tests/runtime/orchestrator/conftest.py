@@ -38,6 +38,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
     """Reads prompts as strings and writes `<prompt>`; remembers every command that it was sent.
 
     `gate`: tasks of the kinds in `gated` wait for it. `faults`: raised by the next tasks, in order.
+    `held`, `refused`: prompts after which it writes once the gate is open, and after which it cannot write.
     `together`: reports that are there at the same time travel in one message.
     """
 
@@ -47,6 +48,8 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         self.gate = asyncio.Event()
         self.gated: set[type] = set()
         self.faults: list[value_pb2.Fault] = []
+        self.held: set[str] = set()
+        self.refused: set[str] = set()
         self.step = 1
         self.together = False
         self.commands: list[worker_pb2.Command] = []
@@ -146,8 +149,11 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         keys = {name: str(value) for name, value in node.args.items()}
         while not all((run, key) in self._values for key in keys.values()):
             await self._known.wait()
-        if type(node.op) in self.gated:
+        prompt = self.contexts[run, keys["kv"]] if isinstance(node.op, Decode) else None
+        if type(node.op) in self.gated or prompt in self.held:
             await self.gate.wait()
+        if prompt in self.refused:
+            self.faults.append(value_pb2.Fault(code="too_large", message="it is too long"))
         if self.faults:
             failed = worker_pb2.TaskFailed(
                 run=run, node=node.id, attempt=task.attempt, fault=self.faults.pop(0)

@@ -86,7 +86,7 @@ class Driver:
 
 
 def fault_of(actions: list[act.Action]) -> Fault:
-    (fault,) = [action.fault for action in actions if isinstance(action, act.FailRun)]
+    (fault,) = [action.fault for action in actions if isinstance(action, act.NodeFailed)]
     return fault
 
 

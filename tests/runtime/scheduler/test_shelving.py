@@ -148,7 +148,7 @@ def test_what_has_failed_for_good_in_a_growing_run_is_shelved_and_the_run_goes_o
 
 
 class Wavering(Chaos):
-    """Besides, growing runs come to need less, and what they did not need again."""
+    """Besides, runs come to need less, and what they did not need again."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -167,14 +167,14 @@ class Wavering(Chaos):
                 books = (live.work_ms, live.claim, live.turn)
                 assert live.phase is not SHELVED or books == (0.0, None, False)
 
-    def growing(self) -> list[str]:
-        return [name for name, run in self.world.runs.items() if run.grows and not run.over]
+    def alive(self) -> list[str]:
+        return [name for name, run in self.world.runs.items() if not run.over]
 
     def shelve(self) -> None:
         """Something, with all that takes it, unless it holds what has begun and cannot be called back."""
-        if not self.growing():
+        if not self.alive():
             return
-        run = self.choose.choice(self.growing())
+        run = self.choose.choice(self.alive())
         self.give_up(run, {self.choose.choice(sorted(self.world.runs[run].nodes.keys() - {0}))})
 
     def do_without(self, run: str) -> None:
@@ -199,7 +199,7 @@ class Wavering(Chaos):
 
     def take_up(self) -> None:
         """Something that was given up, with all that it takes."""
-        runs = [run for run in self.growing() if self.shelved.get(run)]
+        runs = [run for run in self.alive() if self.shelved.get(run)]
         if runs:
             run = self.choose.choice(runs)
             self.need(run, {self.choose.choice(sorted(self.shelved[run]))})
@@ -207,7 +207,7 @@ class Wavering(Chaos):
     def grow(self) -> None:
         """What takes something that was given up needs it."""
         super().grow()
-        for run in self.growing():
+        for run in self.alive():
             shelved, nodes = self.shelved.get(run, set()), self.world.runs[run].nodes
             taken = {v.node for n in nodes.values() if n.id not in shelved for v in n.args.values()}
             self.need(run, taken & shelved)
@@ -228,7 +228,7 @@ class Wavering(Chaos):
 
     def settle(self) -> None:
         """Once all is needed, every run ends."""
-        for run in self.growing():
+        for run in self.alive():
             self.need(run, set(self.shelved.get(run, ())))
         super().settle()
 

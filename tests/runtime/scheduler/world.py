@@ -202,13 +202,8 @@ class World:
                         del self.outstanding[key]
             case act.Release(worker, run, values):
                 self.release(live, worker, run, values)
-            case act.FailRun(run, fault):
-                assert fault.message
-                live.over = live.failed = True
-                self.drop(run)
             case act.NodeFailed(run, node, fault):
                 assert fault.message
-                assert live.grows
                 self.outstanding.pop((run, node), None)  # it is out of time
                 live.lacks.add(node)
 
