@@ -10,7 +10,7 @@ from weft.graph.prompt import Fixed, Message, Piece, Slot
 from weft.runtime.calling.reading import CALL_BEGIN, CALL_END
 from weft.runtime.llm import chat
 from weft.runtime.llm.pieces import TextPiece
-from weft.runtime.llm.toolless import begins_calls, knows_tools, with_tools_described
+from weft.runtime.llm.toolless import begins_calls, knows_tools, with_tools_described, writes_ids
 
 __all__ = ["TemplateRenderer"]
 
@@ -34,31 +34,32 @@ class TemplateRenderer:
         self._control_tokens = control_tokens
         self._knows_tools = knows_tools(self._template.source)
         self._begins_calls = begins_calls(self._template.source)
+        self._writes_ids = writes_ids(self._template.source)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> tuple[Piece, ...]:
         """The assembled prompt. Raises ValueError with the template's own words if it refuses.
 
-        A turn that calls tools stands there as the model wrote it, unless the template takes calls in its
-        own form only.
+        A turn that calls tools stands there as the model wrote it, unless the template adds ids to calls, or
+        does not take calls as text.
         """
         begins = bool(messages) and messages[-1].role == "call" and not messages[-1].written
         said = messages[:-1] if begins else messages
         try:
-            pieces = self._rendered(said, add_generation_prompt, as_written=True)
+            pieces = self._rendered(said, add_generation_prompt)
         except chat.ChatTemplateError as problem:
-            if not any(message.written for message in said):
-                raise ValueError(str(problem)) from None
-            pieces = self._in_own_form(said, add_generation_prompt)
+            raise ValueError(str(problem)) from None
         begun = (_BEGIN,) if begins and self._begins_calls else ()
         return tuple(_piece(piece) for piece in (*pieces, *begun))
 
-    def _in_own_form(self, messages: Sequence[Message], prompt: bool) -> tuple[chat.Piece, ...]:
+    def _rendered(self, messages: Sequence[Message], prompt: bool) -> tuple[chat.Piece, ...]:
+        if not any(message.written for message in messages) or self._writes_ids:
+            return self._in_form(messages, prompt, as_written=False)
         try:
-            return self._rendered(messages, prompt, as_written=False)
-        except chat.ChatTemplateError as problem:
-            raise ValueError(str(problem)) from None
+            return self._in_form(messages, prompt, as_written=True)
+        except chat.ChatTemplateError:
+            return self._in_form(messages, prompt, as_written=False)
 
-    def _rendered(
+    def _in_form(
         self, messages: Sequence[Message], prompt: bool, *, as_written: bool
     ) -> tuple[chat.Piece, ...]:
         tools = [tool for message in messages if message.role == "tools" for tool in _tools_of(message)]
