@@ -152,10 +152,8 @@ def _function(tool: AnyTool) -> dict[str, Any]:
             )
         case ServerTool(parameters=Mapping() as parameters):
             return _specified(tool.name, {"description": tool.description, "parameters": parameters})
-        case {"type": "function", "function": {"name": str(name)} as function}:
-            return _specified(name, function)
-        case {"name": str(name)}:
-            return _specified(name, tool)
+        case {"type": "function", "function": {"name": str(name), **given}} | {"name": str(name), **given}:
+            return _specified(name, given)
         case _:
             pass
     raise TraceError(
@@ -166,7 +164,7 @@ def _function(tool: AnyTool) -> dict[str, Any]:
     )
 
 
-def _specified(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _specified(name: str, given: Mapping[Any, Any]) -> dict[str, Any]:
     parameters = given.get("parameters", _NO_ARGUMENTS)
     try:
         json_schema.parse(json.dumps(parameters))
