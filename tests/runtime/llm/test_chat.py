@@ -267,7 +267,7 @@ def test_tools_calls_and_results_are_written_as_transformers_does() -> None:
         {"role": "tool", "content": f'"{values["x"]}\n<|ok|>', "tool_call_id": "c1"},
         {"role": "assistant", "content": "", **fields},
     ]
-    (rendered,), _ = render_jinja_template([turns], tools=tools, chat_template=TOOLS)
+    rendered = render_jinja_template([turns], tools=tools, chat_template=TOOLS)[0][0]
     assert written == rendered
     assert written.count("<|end|>") == 3
     assert not any("<|end|>" in p.text for p in pieces if isinstance(p, TextPiece) and p.trusted)
