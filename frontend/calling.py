@@ -123,7 +123,8 @@ class Toolset:
             return tool.problem(arguments)
         parameters = self._functions[name]["parameters"]
         unknown = arguments.keys() - parameters.get("properties", {}).keys()
-        if unknown and parameters.get("additionalProperties") is False:
+        closed = isinstance(tool, ServerTool)  # the server would end the run
+        if unknown and not parameters.get("additionalProperties", not closed):
             return f"there is no {min(unknown)!r}"
         try:
             json_schema.check(arguments, json.dumps(parameters), "the object")

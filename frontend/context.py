@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar, Unpack, overload
 
 from weft.graph.ops.user import ScoreMethod
 from weft.graph.prompt import Role
@@ -28,6 +28,8 @@ __all__ = ["Context"]
 
 C = TypeVar("C", bound=str)
 T = TypeVar("T")
+
+_TURN: Final = 1024  # tokens, for a call that is cut off is none
 
 
 class Context(Conversation):
@@ -127,7 +129,8 @@ class Context(Conversation):
         A call that names no tool, or whose arguments do not fit, has a `problem`; what has not the form of a
         call is text. `tool_choice`: "auto" leaves it to the model; "required" holds it to one call of a tool,
         the tool itself or its name to a call of that one, with arguments that fit; "none" to text. Other
-        options as those of `weft.gen`. A turn whose wait is cancelled is no part of the conversation.
+        options as those of `weft.gen`, but for `max_tokens`, which is 1024 unless given. A turn whose wait is
+        cancelled is no part of the conversation.
 
         Example::
 
@@ -206,6 +209,7 @@ class Context(Conversation):
         if forced:
             want = Wanted(TEXT, py_type(str), self._toolset.forced(choice))
             prompt.turns.append(Entry("call", ""))
+        options.setdefault("max_tokens", _TURN)
         written = gen(prompt, type=want, **options)
         mark = str(written)
         entry = Entry("call", "", written=mark) if forced else Entry("assistant", mark)

@@ -18,6 +18,7 @@ from weft import (
     TraceError,
     Turn,
     fake_model,
+    map,
     program,
     server_tool,
     tool,
@@ -187,6 +188,8 @@ def test_a_turn_is_for_async_programs_and_not_for_bodies() -> None:
 
     with pytest.raises(TraceError, match=r"turn\(\) needs an async program.*`async def`"):
         plain.graph()
+    with pytest.raises(TraceError, match=r"turn\(\) needs an async program.*outside of map"):
+        ask(lambda chat: map(lambda wish: Context().user(wish).turn(), ["a"]))
 
 
 def test_other_texts_of_the_conversation_know_the_tools_too() -> None:
