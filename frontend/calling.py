@@ -127,7 +127,7 @@ class Toolset:
         if unknown and not parameters.get("additionalProperties", not closed):
             return f"there is no {min(unknown)!r}"
         try:
-            json_schema.check(arguments, json.dumps(parameters), "the object")
+            json_schema.check(arguments, json.dumps(parameters), name)
         except ValueError as problem:
             return str(problem)
         return ""

@@ -58,7 +58,8 @@ class Context(Conversation):
         """
         self.turns = [] if system is None else [Entry("system", str(system))]
         self.turns += [entry_of(message) for message in messages]
-        self._use(Toolset(tools))
+        self._toolset = Toolset(tools)
+        self.tools = (Entry("tools", self._toolset.text),) if self._toolset else ()
         self._begun = False  # the last turn is the assistant's, and not complete
 
     @property
@@ -196,7 +197,7 @@ class Context(Conversation):
         copies = [Context() for _ in range(n)]
         for copy in copies:
             copy.turns = list(self.turns)
-            copy._use(self._toolset)
+            copy._toolset, copy.tools = self._toolset, self.tools
             copy._begun = self._begun
         return copies
 
@@ -204,9 +205,9 @@ class Context(Conversation):
         self._expect_turn("turn()", options)
         if self._begun or self._last() == "raw":
             raise TraceError(located("turn() cannot go on from what text() has begun; write gen()"))
-        want, (prompt,) = Wanted(TEXT, py_type(str)), self.fork(1)
-        forced = choice not in ("auto", "none")
+        prompt, want, forced = self, Wanted(TEXT, py_type(str)), choice not in ("auto", "none")
         if forced:
+            (prompt,) = self.fork(1)
             want = Wanted(TEXT, py_type(str), self._toolset.forced(choice))
             prompt.turns.append(Entry("call", ""))
         options.setdefault("max_tokens", _TURN)
@@ -230,10 +231,6 @@ class Context(Conversation):
     def _calls(self) -> dict[str, str]:
         """The names of the tools of all calls so far, by the ids of the calls."""
         return {call.id: call.name for entry in self.turns for call in entry.calls}
-
-    def _use(self, tools: Toolset) -> None:
-        self._toolset = tools
-        self.tools = (Entry("tools", tools.text),) if tools else ()
 
     def _unanswered(self) -> dict[str, str]:
         """The same of those that have no result yet."""

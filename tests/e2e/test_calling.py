@@ -10,8 +10,20 @@ from typing import Literal
 
 import pytest
 
-from weft import Client, Context, Message, RunFinished, ToolEnded, program, tool
+from weft import (
+    Client,
+    Context,
+    Message,
+    RunFinished,
+    ToolCall,
+    ToolEnded,
+    fake_model,
+    program,
+    tool,
+)
 from weft.apps import reference_model
+from weft.apps.mcp_agent.program import call
+from weft.apps.mcp_agent.toolbox import SAMPLE, Toolbox
 
 from .conftest import Server, serving
 
@@ -52,6 +64,20 @@ async def act(question: str) -> list[Message]:
     return chat.messages
 
 
+@program
+async def ask_mcp(question: str) -> str:
+    async with Toolbox(SAMPLE) as toolbox:
+        offers = [
+            {"name": offer.name, "description": offer.purpose, "parameters": offer.schema}
+            for offer in toolbox.offers
+        ]
+        chat = Context(tools=offers).user(question)
+        while (turn := await chat.turn()).calls:
+            for made in turn.calls:
+                chat.tool(made, made.problem or call(toolbox.id, made.name, made.arguments))
+        return turn.text
+
+
 @pytest.fixture(params=["words", "template"])
 def client(
     request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory
@@ -82,3 +108,19 @@ def test_forced_calls_fit_and_conversations_go_on(client: Client) -> None:
     assert [(event.tool, not event.error) for event in ended] == [(call["name"], True) for call in calls]
     assert results[1] == str(len(json.loads(calls[1]["arguments"])["numbers"]))
     assert messages[5]["content"]
+
+
+def test_tools_of_an_mcp_server_are_called_by_their_schemas(server: Server) -> None:
+    replies = iter(
+        [
+            [ToolCall("calculator", {"expression": "6 * 7"}), ToolCall("calculator", {"expression": 42})],
+            "Forty-two.",
+        ]
+    )
+    with fake_model(lambda call: next(replies)) as model:
+        assert ask_mcp.using(server.client)("What is six times seven?") == "Forty-two."
+    first, last = model.calls
+    assert first.tools == ("search", "calculator")
+    told = [message["content"] for message in last.messages if message["role"] == "tool"]
+    assert told[0] == "42"
+    assert "calculator.expression must be string, not integer 42; it takes: expression (required)" in told[1]

@@ -142,7 +142,7 @@ async def test_a_template_without_tools_says_them_in_words(bare: Stage, client: 
         ('{"name": "look_up", "arguments": {}}', "do not fit: 'query' is missing; it takes"),
         ('{"name": "look_up", "arguments": {"query": [1]}}', "do not fit: 'query' must be str: "),
         ('{"name": "look_up", "arguments": "a"}', "do not fit: they must be an object; it takes"),
-        ('{"name": "lookup", "arguments": {}}', "do not fit: the object lacks the field 'key'; it takes"),
+        ('{"name": "lookup", "arguments": {}}', "do not fit: lookup lacks the field 'key'; it takes"),
         (
             '{"name": "lookup", "arguments": {"key": "k", "x": 1}}',
             "do not fit: there is no 'x'; it takes: key",
