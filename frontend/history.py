@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NotRequired, cast, get_args
 
 from pydantic import BeforeValidator
 from typing_extensions import TypedDict  # before Python 3.12 pydantic takes no other
 
+from weft.graph import schema as json_schema
 from weft.graph.prompt import MessageCall
 
 from .errors import TraceError
@@ -99,7 +99,7 @@ def _made(call: object) -> MessageCall:
 
 def _is_object(text: str) -> bool:
     try:
-        value: Any = json.loads(text)
+        value: Any = json_schema.loads_safe(text)
     except ValueError:
         return False
     return isinstance(value, dict)

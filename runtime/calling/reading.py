@@ -10,6 +10,8 @@ import json
 from collections.abc import Collection, Iterator
 from typing import Any, Final, NamedTuple
 
+from weft.graph import schema as json_schema
+
 __all__ = ["CALL_BEGIN", "CALL_END", "CallReader", "Called", "Said", "call_text"]
 
 CALL_BEGIN: Final = "<tool_call>"
@@ -96,8 +98,8 @@ class CallReader:
     def _parse(self, text: str) -> list[Called] | None:
         """The calls that the text is; None if it is none."""
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
+            value = json_schema.loads_safe(text)
+        except ValueError:
             return None
         values = value if isinstance(value, list) else [value]
         calls = [call for item in values if (call := self._call_of(item)) is not None]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
+from weft.graph import schema as json_schema
 from weft.graph.prompt import Fixed, Message, Piece, Slot
 from weft.runtime.calling.reading import CALL_BEGIN, CALL_END
 from weft.runtime.llm import chat
@@ -127,8 +127,8 @@ def _object(text: str) -> dict[str, Any]:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return json_schema.loads_safe(text)
+    except ValueError:
         return None
 
 

@@ -27,6 +27,13 @@ def test_without_names_all_that_has_the_form_is_a_call(text: str, said: list[Sai
     assert reader.called == any(isinstance(piece, Called) for piece in said)
 
 
+@pytest.mark.parametrize("value", ["NaN", '"\\ud800"', "[" * 150 + "]" * 150, "[" * 100_000])
+def test_what_no_json_carries_is_text(value: str) -> None:
+    text = f'{{"name": "f", "arguments": {{"x": {value}}}}}'
+    reader = CallReader()
+    assert [*reader.push(text), *reader.close()] == [text]
+
+
 def test_a_call_that_is_written_is_read_again() -> None:
     reader = CallReader(["f"])
     assert reader.push(call_text("f", {"a": "ü"})) == [Called("f", {"a": "ü"})]

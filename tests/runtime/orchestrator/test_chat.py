@@ -43,7 +43,12 @@ def test_template_that_refuses_says_why() -> None:
         (Message("tools", ("{",)), "tools must be a list of functions"),
         (Message("tools", ('[{"name": "f"}]',)), "tools must be a list of functions"),
         (Message("tools", ("[" * 100_000,)), "tools must be a list of functions"),
+        (
+            Message("tools", ('[{"type": "function", "function": {"name": "\\ud800"}}]',)),
+            "tools must be a list",
+        ),
         (Message("assistant", (), (MessageCall("c", "f", "[]"),)), "the JSON text of an object"),
+        (Message("assistant", (), (MessageCall("c", "f", '{"a": NaN}'),)), "the JSON text of an object"),
     ],
 )
 def test_malformed_tools_and_calls(message: Message, problem: str) -> None:
