@@ -2,49 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    Literal,
-    NoReturn,
-    Self,
-    TypeVar,
-    Unpack,
-    cast,
-    get_args,
-    overload,
-)
-
-from typing_extensions import TypedDict  # before Python 3.12 pydantic takes no other
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar, Unpack, overload
 
 from weft.graph.ops.user import ScoreMethod
 from weft.graph.prompt import Role
+from weft.graph.types import TEXT
 
+from .calling import AnyTool, ToolCall, Toolset, Turn
+from .constraint import Wanted
+from .dynamic import LiveTrace
 from .errors import TraceError
-from .generate import TurnOptions, gen, select, text_of
+from .generate import CallOptions, TurnOptions, gen, select, text_of
+from .history import Message, entry_of, message_of
 from .location import located
-from .messages import Conversation, Turn
+from .messages import Conversation, Entry
+from .pytypes import py_type
+from .trace import current
 from .var import Var
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-__all__ = ["Context", "Message"]
+__all__ = ["Context"]
 
 C = TypeVar("C", bound=str)
 T = TypeVar("T")
 
-_Speaker = Literal["system", "user", "assistant"]
-_SPEAKERS: Final = get_args(_Speaker)
-
-
-class Message(TypedDict):
-    """A turn of a conversation, as in OpenAI's API."""
-
-    role: _Speaker
-    content: str
+_TURN: Final = 1024  # tokens, for a call that is cut off is none
 
 
 class Context(Conversation):
@@ -60,13 +45,21 @@ class Context(Conversation):
         short = chat.user("Shorter!").gen()   # the model goes on from its own draft
     """
 
-    def __init__(self, system: str | None = None, *, messages: Iterable[Message] = ()) -> None:
+    def __init__(
+        self,
+        system: str | None = None,
+        *,
+        messages: Iterable[Message] = (),
+        tools: Iterable[AnyTool] = (),
+    ) -> None:
         """A conversation that begins with a system message, and has gone on with `messages`.
 
-        Raises TraceError for what is no message.
+        `tools` are what the model may call, see `turn`. Raises TraceError for what is no message and no tool.
         """
-        self.turns = [] if system is None else [("system", str(system))]
-        self.turns += [_turn(message) for message in messages]
+        self.turns = [] if system is None else [Entry("system", str(system))]
+        self.turns += [entry_of(message) for message in messages]
+        self._toolset = Toolset(tools)
+        self.tools = (Entry("tools", self._toolset.text),) if self._toolset else ()
         self._begun = False  # the last turn is the assistant's, and not complete
 
     @property
@@ -78,7 +71,7 @@ class Context(Conversation):
         if self._begun or self._last() == "raw":
             what = "a turn that is not complete" if self._begun else "plain text"
             raise TraceError(located(f"{what} is no message; call gen() first, or begin with user()"))
-        return [Message(role=cast("_Speaker", role), content=text) for role, text in self.turns]
+        return [message_of(entry) for entry in self.turns]
 
     def __format__(self, spec: str) -> NoReturn:
         raise TraceError(located("a Context is no text: write context.gen(), or gen(context)"))
@@ -100,8 +93,9 @@ class Context(Conversation):
         last = self._last()
         if last in ("", "raw") or self._begun:
             self._go_on("raw" if last in ("", "raw") else "assistant", text)
-        elif last == "user":
-            self.turns.append(("assistant", str(text)))
+        elif last in ("user", "tool"):
+            self._expect_answered("text()")
+            self.turns.append(Entry("assistant", str(text)))
             self._begun = True
         else:
             raise TraceError(
@@ -128,6 +122,61 @@ class Context(Conversation):
         self._answer(text_of(written))
         return written
 
+    def turn(
+        self, *, tool_choice: str | AnyTool = "auto", **options: Unpack[CallOptions]
+    ) -> Coroutine[Any, Any, Turn]:
+        """In an async program, let the model write the assistant's turn: text, calls of tools, or both.
+
+        A call that names no tool, or whose arguments do not fit, has a `problem`; what has not the form of a
+        call is text. `tool_choice`: "auto" leaves it to the model; "required" holds it to one call of a tool,
+        the tool itself or its name to a call of that one, with arguments that fit; "none" to text. Other
+        options as those of `weft.gen`, but for `max_tokens`, which is 1024 unless given. A turn whose wait is
+        cancelled is no part of the conversation.
+
+        Example::
+
+            chat = Context(tools=[look_up]).user(question)
+            while (turn := await chat.turn()).calls:
+                chat.run(turn.calls)
+            return turn.text
+
+        Raises TraceError.
+        """
+        if not isinstance(current("turn()"), LiveTrace):
+            raise TraceError(
+                located(
+                    "turn() needs an async program, since what the model calls decides what comes next: make "
+                    "it an `async def`, outside of map, cond, loop and fold, or write gen()"
+                )
+            )
+        for name in ("type", "regex", "choices", "system", "raw", "n"):
+            if name in options:
+                raise TraceError(located(f"turn() takes no {name!r}: the model writes text and calls"))
+        return self._turn(tool_choice, options)
+
+    def run(self, calls: Iterable[ToolCall]) -> Self:
+        """Carry out calls, side by side, and add what the tools give.
+
+        The model is told of calls that cannot be carried out. Raises TraceError for calls of specifications.
+        """
+        for call in calls:
+            self.tool(call, f"error: {call.problem}" if call.problem else self._toolset.run(call))
+        return self
+
+    def tool(self, call: ToolCall, result: object) -> Self:
+        """Add what a tool gives to a call: a `Var`, a text, or JSON data. Raises TraceError."""
+        waiting = self._unanswered()
+        if call.id not in waiting:
+            known = ", ".join(waiting) or "none"
+            raise TraceError(
+                located(f"no call {call.id!r} of {call.name!r} waits for a result; those that do: {known}")
+            )
+        if not isinstance(result, (str, Var)):
+            trace = current("tool()")
+            result = trace.var(trace.lift(result))
+        self.turns.append(Entry("tool", str(result), call=call.id))
+        return self
+
     def select(
         self,
         choices: Sequence[C],
@@ -148,11 +197,58 @@ class Context(Conversation):
         copies = [Context() for _ in range(n)]
         for copy in copies:
             copy.turns = list(self.turns)
+            copy._toolset, copy.tools = self._toolset, self.tools
             copy._begun = self._begun
         return copies
 
+    async def _turn(self, choice: str | AnyTool, options: CallOptions) -> Turn:
+        self._expect_turn("turn()", options)
+        if self._begun or self._last() == "raw":
+            raise TraceError(located("turn() cannot go on from what text() has begun; write gen()"))
+        prompt, want, forced = self, Wanted(TEXT, py_type(str)), choice not in ("auto", "none")
+        if forced:
+            (prompt,) = self.fork(1)
+            want = Wanted(TEXT, py_type(str), self._toolset.forced(choice))
+            prompt.turns.append(Entry("call", ""))
+        options.setdefault("max_tokens", _TURN)
+        written = gen(prompt, type=want, **options)
+        mark = str(written)
+        entry = Entry("call", "", written=mark) if forced else Entry("assistant", mark)
+        self.turns.append(entry)
+        try:
+            text: str = await written
+        except BaseException:  # cancelled, for one
+            self.turns.remove(entry)
+            raise
+        turn = self._toolset.read(text, self._calls()) if choice != "none" and self.tools else Turn(text, [])
+        if turn.calls:
+            entry.text, entry.written = turn.text, mark
+            entry.calls = tuple(call.message for call in turn.calls)
+        else:
+            entry.role, entry.text, entry.written = "assistant", mark, ""
+        return turn
+
+    def _calls(self) -> dict[str, str]:
+        """The names of the tools of all calls so far, by the ids of the calls."""
+        return {call.id: call.name for entry in self.turns for call in entry.calls}
+
+    def _unanswered(self) -> dict[str, str]:
+        """The same of those that have no result yet."""
+        answered = {entry.call for entry in self.turns}
+        return {id: name for id, name in self._calls().items() if id not in answered}
+
+    def _expect_answered(self, what: str) -> None:
+        waiting = ", ".join(sorted(set(self._unanswered().values())))
+        if waiting:
+            raise TraceError(
+                located(
+                    f"{what} cannot follow calls without results, of {waiting}; call run(turn.calls) first, "
+                    "or tool(call, result) for each"
+                )
+            )
+
     def _last(self) -> str:
-        return self.turns[-1][0] if self.turns else ""
+        return self.turns[-1].role if self.turns else ""
 
     def _say(self, role: Role, text: str) -> Self:
         if self._last() == "raw" or self._begun:
@@ -160,12 +256,13 @@ class Context(Conversation):
             raise TraceError(
                 located(f"{role}() cannot follow {begun}; call gen() first, or use another Context")
             )
-        self.turns.append((role, str(text)))
+        self._expect_answered(f"{role}()")
+        self.turns.append(Entry(role, str(text)))
         return self
 
     def _go_on(self, role: Role, text: str) -> None:
-        past = self.turns.pop()[1] if self.turns else ""
-        self.turns.append((role, past + str(text)))
+        past = self.turns.pop().text if self.turns else ""
+        self.turns.append(Entry(role, past + str(text)))
 
     def _answer(self, text: Var[str]) -> None:
         if self._last() == "raw":
@@ -173,35 +270,17 @@ class Context(Conversation):
         elif self._begun:
             self._go_on("assistant", str(text))
         else:
-            self.turns.append(("assistant", str(text)))
+            self.turns.append(Entry("assistant", str(text)))
         self._begun = False
 
     def _expect_turn(self, what: str, options: Any) -> None:
         if not self.turns:
             raise TraceError(located(f"{what} has nothing to go on from: the Context is empty"))
-        if self._last() == "assistant" and not self._begun:
+        self._expect_answered(what)
+        if self._last() in ("assistant", "call") and not self._begun:
             raise TraceError(
                 located(f"{what} cannot follow a complete turn of the assistant; call user() first")
             )
         for name in ("system", "raw", "n"):
             if name in options:
                 raise TraceError(located(f"{what} of a Context takes no {name!r}"))
-
-
-def _turn(message: object) -> Turn:
-    match message:
-        case {"role": role, "content": str() | Var() as content} if role in _SPEAKERS:
-            return role, str(content)
-        case {"role": role} if role not in _SPEAKERS:
-            known = ", ".join(map(repr, _SPEAKERS))
-            hint = "; write what a tool says as a turn of the user" if role in ("tool", "function") else ""
-            raise TraceError(located(f"there is no role {role!r}; known: {known}{hint}"))
-        case {"role": _, "content": content}:
-            kind = type(content).__name__
-            raise TraceError(located(f"the content of a message must be a text, not {kind}"))
-        case _:
-            raise TraceError(located(f"a message is a dict with 'role' and 'content', not {_shown(message)}"))
-
-
-def _shown(message: object) -> str:
-    return f"one with {', '.join(map(repr, message))}" if isinstance(message, Mapping) else repr(message)

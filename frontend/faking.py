@@ -13,9 +13,12 @@ from pydantic_core import to_jsonable_python
 from weft.graph.ir import NO_POLICY, Policy
 from weft.graph.ops import common
 from weft.graph.types import TEXT
+from weft.runtime.calling.reading import call_text
 
+from .calling import ToolCall, Turn
 from .constraint import Wanted
-from .messages import Turn
+from .history import message_of
+from .messages import Entry
 from .pytypes import PyType
 from .tools import Tool
 from .trace import Trace
@@ -28,17 +31,20 @@ __all__ = ["FakeModel", "ModelCall", "fake_model", "faked"]
 class ModelCall:
     """What a fake model was asked."""
 
-    messages: list[dict[str, str]]
-    """`role` and `content` of each; the role of a text past the chat template is `raw`."""
+    messages: list[dict[str, Any]]
+    """Those of OpenAI's API; the role of a text past the chat template is `raw`."""
     type: Any
     """What is wanted: the `type` of `gen`, or a Literal of the choices."""
     name: str
     model: str
+    tools: tuple[str, ...] = ()
+    """The names of those that the model may call; for a `turn`."""
 
     @property
     def prompt(self) -> str:
         """The last message."""
-        return self.messages[-1]["content"]
+        prompt: str = self.messages[-1]["content"]
+        return prompt
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class _Site:
     pytype: PyType
     name: str
     model: str
+    tools: tuple[str, ...]
 
 
 class FakeModel:
@@ -65,7 +72,7 @@ class FakeModel:
     def write(
         self,
         trace: Trace,
-        turns: Sequence[Turn],
+        turns: Sequence[Entry],
         want: Wanted,
         name: str,
         model: str,
@@ -74,10 +81,12 @@ class FakeModel:
         pure: bool,
     ) -> Var[Any]:
         """In a program, the `Var` of a reply; equal calls that are `pure` are one."""
-        site = _Site(want.pytype, name, model)
+        tools = [tool for entry in turns if entry.role == "tools" for tool in json.loads(entry.text)]
+        site = _Site(want.pytype, name, model, tuple(tool["function"]["name"] for tool in tools))
         if site not in self._sites:
             self._sites.append(site)
-        said = [{"role": role, "content": text} for role, text in turns]
+        asking = ("tools", "call") if turns[-1].role == "call" else ("tools",)
+        said = [message_of(entry) for entry in turns if entry.calls or entry.role not in asking]
         operands = {"site": trace.lift(self._sites.index(site)), "messages": trace.lift(said)}
         trace.register_tool(self._tool)
         op = common.Tool(self._tool.name, want.kind, pure=pure)
@@ -87,12 +96,12 @@ class FakeModel:
         """A reply as a model would have written it."""
         return reply if reply._trace.types[reply._value] == TEXT else self._writer(reply)
 
-    def fake_model(self, site: int, messages: list[dict[str, str]]) -> Any:
+    def fake_model(self, site: int, messages: list[dict[str, Any]]) -> Any:
         """The tool that answers: a reply as JSON data."""
         asked = self._sites[site]
-        call = ModelCall(messages, asked.pytype.annotation, asked.name, asked.model)
+        call = ModelCall(messages, asked.pytype.annotation, asked.name, asked.model, asked.tools)
         self.calls.append(call)
-        return to_jsonable_python(self._reply(call), by_alias=True)
+        return to_jsonable_python(_as_written(self._reply(call)), by_alias=True)
 
 
 _in_place: list[FakeModel] = []
@@ -107,8 +116,9 @@ def faked() -> FakeModel | None:
 def fake_model(reply: Callable[[ModelCall], Any]) -> Iterator[FakeModel]:
     """For tests: within the `with` block, `reply` answers what programs ask models for by `gen` and `select`.
 
-    It gives a text, or a value of the type that the call names or JSON data for one, and runs in threads of
-    this process. What it raises fails the run. Texts come whole: nothing is streamed.
+    It gives a text, or a value of the type that the call names or JSON data for one; of a `turn`, also a
+    `ToolCall`, a list of them or a `Turn`. It runs in threads of this process. What it raises fails the run.
+    Texts come whole: nothing is streamed.
 
     Example::
 
@@ -122,6 +132,19 @@ def fake_model(reply: Callable[[ModelCall], Any]) -> Iterator[FakeModel]:
         yield model
     finally:
         _in_place.remove(model)
+
+
+def _as_written(reply: Any) -> Any:
+    """Calls of tools as a model would write them; all else as it is."""
+    match reply:
+        case ToolCall():
+            return call_text(reply.name, reply.arguments)
+        case Turn(text, calls):
+            return "\n".join([text, *map(_as_written, calls)])
+        case [ToolCall(), *_]:
+            return "\n".join(map(_as_written, reply))
+        case _:
+            return reply
 
 
 def _as_json(value: Any) -> str:

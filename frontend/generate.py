@@ -24,14 +24,14 @@ from .var import Var
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-__all__ = ["TurnOptions", "gen", "select", "text_of"]
+__all__ = ["CallOptions", "TurnOptions", "gen", "select", "text_of"]
 
 C = TypeVar("C", bound=str)
 T = TypeVar("T")
 
 
-class TurnOptions(TypedDict, total=False):
-    """The options of `Context.gen`; `gen` says what each means."""
+class CallOptions(TypedDict, total=False):
+    """The options of `Context.turn`; `gen` says what each means."""
 
     max_tokens: int
     temperature: float
@@ -39,14 +39,19 @@ class TurnOptions(TypedDict, total=False):
     top_k: int
     stop: str | Sequence[str]
     ignore_eos: bool
-    regex: str | None
-    choices: Sequence[str] | None
     seed: int | None
     model: str
     cache: bool
     name: str
     timeout: Timeout
     retry: RetryPolicy | None
+
+
+class TurnOptions(CallOptions, total=False):
+    """The options of `Context.gen`."""
+
+    regex: str | None
+    choices: Sequence[str] | None
 
 
 class _GenOptions(TurnOptions, total=False):
@@ -120,7 +125,7 @@ def gen(
     trace = current("gen()")
     if n is not None:
         _expect("n", n, Integral)
-    want = wanted(type, regex, choices)
+    want = type if isinstance(type, Wanted) else wanted(type, regex, choices)
     sampling = _sampling(max_tokens, temperature, top_p, top_k, seed, stop, ignore_eos)
     if ignore_eos and want.constraint is not None:
         raise TraceError(

@@ -31,7 +31,7 @@ from weft.graph.types import TEXT, Data, Type
 
 from .schemas import Schemas
 
-__all__ = ["ANYTHING", "PyField", "PyType", "problem_of", "py_type", "text_options"]
+__all__ = ["ANYTHING", "PyField", "PyType", "problem_of", "py_type", "schemas_of", "text_options"]
 
 SchemaMode = Literal["validation", "serialization"]
 
@@ -179,6 +179,22 @@ def _cached(annotation: Any) -> PyType:
 
 ANYTHING: Final = PyType(Any)
 """Any JSON value, taken as it is."""
+
+
+def schemas_of(types: Mapping[str, PyType]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The JSON Schemas of what is read by name, and `$defs` of what they share.
+
+    Raises TypeError for a type that JSON cannot carry.
+    """
+    try:
+        schemas, shared = TypeAdapter.json_schemas(
+            [(name, "validation", pytype._adapter) for name, pytype in types.items()],
+            schema_generator=Schemas,
+        )
+    except PydanticUserError as problem:
+        raise TypeError(str(problem)) from None
+    found = {name: schemas[name, "validation"] for name in types}
+    return found, {key: value for key, value in shared.items() if key == "$defs"}
 
 
 def text_options(annotation: Any) -> tuple[str, ...] | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_typ
 from .errors import TraceError
 from .lifting import holds_var
 from .location import function_location, located
-from .pytypes import ANYTHING, PyType, py_type
+from .pytypes import ANYTHING, PyType, py_type, schemas_of
 from .var import Var
 
 __all__ = ["Signature", "Static"]
@@ -170,14 +170,31 @@ class Signature:
         except ValueError as problem:
             raise TraceError(f"{self.owner}: {problem}") from None
 
+    def problem(self, data: Mapping[str, Any]) -> str:
+        """What is wrong with arguments that arrived as JSON data; empty if nothing is."""
+        for name in data:
+            if name not in self.names:
+                return f"there is no {name!r}"
+        for name, parameter in self._signature.parameters.items():
+            if name not in data and parameter.default is inspect.Parameter.empty:
+                return f"{name!r} is missing"
+        for name, value in data.items():
+            try:
+                self.types[name].load(value)
+            except ValueError as problem:
+                return f"{name!r} must be {self.types[name].name}: {problem}"
+        return ""
+
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of the arguments, as an object."""
+        schemas, definitions = schemas_of(self.types)
         parameters = self._signature.parameters.values()
         return {
             "type": "object",
-            "properties": {n: json.loads(t.schema("validation")) for n, t in self.types.items()},
+            "properties": schemas,
             "required": [p.name for p in parameters if p.default is inspect.Parameter.empty],
             "additionalProperties": False,
+            **definitions,
         }
 
     @property

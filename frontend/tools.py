@@ -116,6 +116,10 @@ class Tool(Generic[P, R]):
         """Arguments that arrived as JSON data, as the function takes them. Raises TypeError."""
         return self._signature.load(data)
 
+    def problem(self, data: Mapping[str, Any]) -> str:
+        """What is wrong with arguments that arrived as JSON data; empty if nothing is."""
+        return self._signature.problem(data)
+
     def invoke(self, arguments: Mapping[str, Any]) -> Any:
         """Call the function; what it returns, or a coroutine that does."""
         fn: Callable[..., Any] = self._fn
@@ -146,7 +150,18 @@ class Tool(Generic[P, R]):
 class ServerTool(Generic[R]):
     """A tool that the server's configuration names; it takes keyword arguments only."""
 
-    def __init__(self, op: common.Tool, result: PyType, policy: Policy) -> None:
+    def __init__(
+        self,
+        op: common.Tool,
+        result: PyType,
+        policy: Policy,
+        *,
+        description: str = "",
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = op.tool
+        self.description = description
+        self.parameters = parameters
         self._op = op
         self._result = result
         self._policy = policy
@@ -225,6 +240,8 @@ class _ToolOptions(TypedDict, total=False):
     pure: bool
     timeout: Timeout
     retry: RetryPolicy | None
+    description: str
+    parameters: Mapping[str, Any] | None
 
 
 @overload
@@ -243,8 +260,15 @@ def server_tool(
     pure: bool = False,
     timeout: Timeout = None,
     retry: RetryPolicy | None = None,
+    description: str = "",
+    parameters: Mapping[str, Any] | None = None,
 ) -> ServerTool[Any]:
-    """A tool that runs on the server, whose configuration has it by `name`; `result` is its Python type."""
+    """A tool that runs on the server, whose configuration has it by `name`; `result` is its Python type.
+
+    `description` and `parameters`, a JSON Schema of its arguments, are for models that may call it: see
+    `Context(tools=)`.
+    """
     pytype = py_type(result)
     op = common.Tool(name, pytype.graph_type(), "server", idempotent=idempotent or pure, pure=pure)
-    return ServerTool(op, pytype, node_policy(timeout, retry))
+    policy = node_policy(timeout, retry)
+    return ServerTool(op, pytype, policy, description=description, parameters=parameters)

@@ -26,7 +26,13 @@ _PROMPTS: Final = frozenset({"messages", "parts", "pieces"})
 _FLAT: Final = frozenset({"sampling", "chunking"})
 """Attributes whose own fields stand in the line."""
 
-_STRIPS: Final = {"": "{}", "left": "lstrip({})", "right": "rstrip({})", "both": "strip({})"}
+_STRIPS: Final = {
+    "": "{}",
+    "left": "lstrip({})",
+    "right": "rstrip({})",
+    "both": "strip({})",
+    "escaped": "escape({})",
+}
 
 
 # ---- text
@@ -138,15 +144,20 @@ def _parts(prompt: Sequence[Any]) -> Iterator[str | Slot | Fixed]:
     for part in prompt:
         if isinstance(part, Message):
             yield from part.parts
+            if part.written:
+                yield Slot(part.written)
         else:
             yield part
 
 
 def _segment(part: Message | str | Fixed | Slot, node: Node) -> str:
     match part:
-        case Message(role, parts):
-            inner = ", ".join(_segment(inner, node) for inner in parts)
-            return f"{role}({inner})"
+        case Message(role, written=written) if written:
+            return f"{role}({_segment(Slot(written), node)})"
+        case Message(role, parts, calls):
+            said = [_segment(inner, node) for inner in parts]
+            called = [f"{call.name}({call.arguments})" for call in calls]
+            return f"{role}({', '.join([*said, *called])})"
         case Slot(name, strip):
             filled = node.args.get(name, "each")  # what a rating reads its prompt with
             return f"{_word(name)}={_STRIPS[strip].format(filled)}"

@@ -10,6 +10,7 @@ __all__ = [
     "ChatRenderer",
     "Fixed",
     "Message",
+    "MessageCall",
     "Part",
     "Piece",
     "Role",
@@ -19,13 +20,22 @@ __all__ = [
     "slots",
 ]
 
-Role = Literal["system", "user", "assistant", "raw"]
-Strip = Literal["", "left", "right", "both"]
+Role = Literal["tools", "system", "user", "assistant", "call", "tool", "raw"]
+"""Who speaks.
+
+tools: nobody; the functions that the model may call, as the JSON text of a list. call: the assistant, in a
+turn that is one call and nothing else, written as `{"name": …, "arguments": …}`; as the last message, and
+not written yet, it has the model begin one. raw: nobody; text that no chat template touches.
+"""
+Strip = Literal["", "left", "right", "both", "escaped"]
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The place of the operand called `name`; `strip` says which of its edges lose their white space."""
+    """The place of the operand called `name`; `strip` says which of its edges lose their white space.
+
+    What is `escaped` stands in the string of a JSON text.
+    """
 
     name: str
     strip: Strip = ""
@@ -36,11 +46,31 @@ Part = str | Slot
 
 
 @dataclass(frozen=True, slots=True)
+class MessageCall:
+    """A call of a tool, as a message of the assistant makes it."""
+
+    id: str
+    name: str
+    arguments: str = "{}"  # JSON text
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation. The role `raw` is text that no chat template touches."""
+    """One message of a conversation."""
 
     role: Role
     parts: tuple[Part, ...]
+    calls: tuple[MessageCall, ...] = ()
+    """What the assistant calls besides what it says."""
+    written: str = ""
+    """The slot of all of the turn, calls included, as the model wrote it; empty for other messages."""
+    call: str = ""
+    """Of a tool: the id of the call that it answers."""
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The operand names that the message mentions, each once, in order."""
+        return slots((*self.parts, Slot(self.written)) if self.written else self.parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ __all__ = [
     "item",
     "list_of",
     "loads",
+    "loads_safe",
     "parse",
     "resolve",
 ]
@@ -29,7 +30,7 @@ ANY: Final = "{}"
 
 _KEPT: Final = 1024  # answers about schemas: a program asks for the same few again and again
 
-_MAX_DEPTH: Final = 100  # of a schema's JSON, so that walking it cannot exhaust the stack
+_MAX_DEPTH: Final = 100  # of JSON that is walked, so that this cannot exhaust the stack
 
 _JSON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "string": (str,),
@@ -66,6 +67,18 @@ def loads(text: str) -> Any:
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def loads_safe(text: str) -> Any:
+    """The value of a JSON text of a model or a client, which can be walked and sent.
+
+    Raises ValueError as `loads`, and where it is nested too deep or has halves of surrogate pairs.
+    """
+    value = loads(text)
+    if _depth(value) > _MAX_DEPTH:
+        raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def parse(text: str) -> Schema:

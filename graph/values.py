@@ -121,8 +121,10 @@ def render(datum: Datum) -> str:
 
 
 def strip(text: str, edges: Strip) -> str:
-    """The text without white space at the `edges`."""
+    """The text without white space at the `edges`, or as the string of a JSON text has it."""
     match edges:
+        case "escaped":
+            return json.dumps(text, ensure_ascii=False)[1:-1]
         case "left":
             return text.lstrip()
         case "right":

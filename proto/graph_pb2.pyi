@@ -374,7 +374,7 @@ class Part(google.protobuf.message.Message):
     slot: builtins.str
     """the operand of that name"""
     strip: builtins.str
-    """of a slot: "", "left", "right" or "both" """
+    """of a slot: "", "left", "right", "both" or "escaped" """
     trusted: builtins.bool
     """of a text: spellings of special tokens become special tokens"""
     def __init__(
@@ -397,19 +397,55 @@ class Message(google.protobuf.message.Message):
 
     ROLE_FIELD_NUMBER: builtins.int
     PARTS_FIELD_NUMBER: builtins.int
+    CALLS_FIELD_NUMBER: builtins.int
+    WRITTEN_FIELD_NUMBER: builtins.int
+    CALL_FIELD_NUMBER: builtins.int
     role: builtins.str
-    """system, user, assistant or raw"""
+    """tools, system, user, assistant, call, tool or raw"""
+    written: builtins.str
+    """the slot of the whole turn as the model wrote it"""
+    call: builtins.str
+    """of a tool: the id of the call that it answers"""
     @property
     def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Part]: ...
+    @property
+    def calls(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___MessageCall]:
+        """of the assistant"""
+
     def __init__(
         self,
         *,
         role: builtins.str = ...,
         parts: collections.abc.Iterable[Global___Part] | None = ...,
+        calls: collections.abc.Iterable[Global___MessageCall] | None = ...,
+        written: builtins.str = ...,
+        call: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["parts", b"parts", "role", b"role"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["call", b"call", "calls", b"calls", "parts", b"parts", "role", b"role", "written", b"written"]) -> None: ...
 
 Global___Message: typing_extensions.TypeAlias = Message
+
+@typing.final
+class MessageCall(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    ARGUMENTS_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    name: builtins.str
+    arguments: builtins.str
+    """JSON text of an object"""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        name: builtins.str = ...,
+        arguments: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arguments", b"arguments", "id", b"id", "name", b"name"]) -> None: ...
+
+Global___MessageCall: typing_extensions.TypeAlias = MessageCall
 
 @typing.final
 class Sampling(google.protobuf.message.Message):

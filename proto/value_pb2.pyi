@@ -134,7 +134,7 @@ class Segment(google.protobuf.message.Message):
     trusted: builtins.bool
     """spellings of special tokens are special tokens"""
     strip: builtins.str
-    """"", "left", "right" or "both": edges whose white space is dropped"""
+    """"", "left", "right" or "both": edges whose white space is dropped; or "escaped", as in a JSON text"""
     @property
     def text(self) -> Global___TextDatum: ...
     def __init__(

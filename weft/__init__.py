@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from weft.frontend.calling import ToolCall, Turn
     from weft.frontend.client import (
         Client,
         Emitted,
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
         ToolStarted,
         connect,
     )
-    from weft.frontend.context import Context, Message
+    from weft.frontend.context import Context
     from weft.frontend.control import cond, fold, loop, map
     from weft.frontend.emit import emit
     from weft.frontend.errors import ProgramError, TraceError, WeftError
     from weft.frontend.faking import ModelCall, fake_model
     from weft.frontend.generate import gen, select
+    from weft.frontend.history import Message
     from weft.frontend.interrupt import interrupt
     from weft.frontend.passages import Document, Passage
     from weft.frontend.policy import RetryPolicy, TimeoutPolicy
@@ -60,9 +62,11 @@ __all__ = [
     "Static",
     "TextAdded",
     "TimeoutPolicy",
+    "ToolCall",
     "ToolEnded",
     "ToolStarted",
     "TraceError",
+    "Turn",
     "Var",
     "WeftError",
     "cond",
@@ -100,12 +104,14 @@ _HOMES = {
         "ToolStarted",
         "connect",
     ),
-    "frontend.context": ("Context", "Message"),
+    "frontend.calling": ("ToolCall", "Turn"),
+    "frontend.context": ("Context",),
     "frontend.control": ("cond", "fold", "loop", "map"),
     "frontend.errors": ("ProgramError", "TraceError", "WeftError"),
     "frontend.emit": ("emit",),
     "frontend.faking": ("ModelCall", "fake_model"),
     "frontend.generate": ("gen", "select"),
+    "frontend.history": ("Message",),
     "frontend.interrupt": ("interrupt",),
     "frontend.passages": ("Document", "Passage"),
     "frontend.policy": ("RetryPolicy", "TimeoutPolicy"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ..errors import OperandError
-from ..prompt import Message, slots
+from ..prompt import Message
 from ..sampling import DEFAULT_SAMPLING, Choices, Constraint, Sampling
 from ..types import INTEGER, JSON, PASSAGES, STRINGS, TEXT, TOKENS, Data, Effect, Text, Type, list_type
 from .base import Dialect, EngineKind, Op, expect, expect_operands
@@ -213,5 +213,5 @@ def _expect_prompt(
         raise OperandError("the prompt has no messages")
     if messages and ids:
         raise OperandError("the prompt is given twice: as messages and as ids")
-    expect_operands(args, slots(part for message in messages for part in message.parts))
+    expect_operands(args, tuple(dict.fromkeys(name for message in messages for name in message.slots)))
     expect_renderable(args)

@@ -175,7 +175,8 @@ def _assemble(node: Node, messages: tuple[Message, ...], spec: ModelSpec) -> tup
 def _with_template(node: Node, messages: tuple[Message, ...], spec: ModelSpec) -> tuple[Piece, ...]:
     """The chat as the template writes it; a last message of the assistant is a beginning to go on from."""
     assert spec.chat is not None
-    begun = messages[-1:] if messages[-1].role == "assistant" else ()
+    last = messages[-1]
+    begun = (last,) if last.role == "assistant" and not (last.calls or last.written) else ()
     closed = messages[: len(messages) - len(begun)]
     try:
         return spec.chat.render(closed, add_generation_prompt=True) + _constants(begun, trusted=False)

@@ -7,9 +7,7 @@ comes back as a slot, and what fills a slot is never trusted.
 
 from __future__ import annotations
 
-import re
-import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
@@ -18,12 +16,14 @@ import jinja2
 
 from weft.graph.prompt import Message, Part, Slot
 from weft.proto import worker_pb2
-from weft.runtime.llm.chat import ChatTemplate
+from weft.runtime.calling.reading import CALL_BEGIN
+from weft.runtime.llm.chat import ChatMessage, ChatTemplate
+from weft.runtime.llm.shield import Shield
 from weft.runtime.llm.template_engine import TemplateRefusal, compile_template
+from weft.runtime.llm.toolless import begins_calls, knows_tools, with_tools_described
 
 from .bodies import MessageBody, ToolBody
 from .errors import ApiError
-from .toolless import CALL_BEGIN, with_tools_described
 
 __all__ = ["Prompt", "chat_prompt"]
 
@@ -76,41 +76,39 @@ def chat_prompt(
         )
     template = _template(llm.chat_template)
     turns = [_turn(message) for message in messages]
-    if tools or any("tool_calls" in turn or turn["role"] == "tool" for turn in turns):
+    if tools or any("tool_calls" in turn.fields or turn.role == "tool" for turn in turns):
         listed = [tool.model_dump(exclude={"function": {"strict"}}) for tool in tools]
-        if not _knows_tools(template.source):
+        if not knows_tools(template.source):
             turns, listed = with_tools_described(turns, listed), []
     else:
         listed = []
-    shield = _Shield(llm.control_tokens)
+    shield = Shield(llm.control_tokens)
     text = _rendered(model, template, {
         **shield.over(variables or {}),
-        "messages": shield.over(turns),
+        "messages": shield.over([_variables(turn) for turn in turns]),
         "tools": shield.over(listed) or None,
         "documents": None,
         "add_generation_prompt": True,
     })  # fmt: skip
-    prompt = shield.lifted(text)
-    begins_call = calling and (CALL_BEGIN in template.source or not _knows_tools(template.source))
-    return prompt.followed_by(f"{CALL_BEGIN}\n") if begins_call else prompt
+    prompt = _lifted(shield, text)
+    return prompt.followed_by(f"{CALL_BEGIN}\n") if calling and begins_calls(template.source) else prompt
 
 
-def _turn(message: MessageBody) -> dict[str, Any]:
+def _turn(message: MessageBody) -> ChatMessage:
     """A message as templates know them."""
-    turn: dict[str, Any] = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": message.content or message.refusal,
+    fields: dict[str, Any] = {
+        name: value
+        for name in ("name", "tool_call_id", "reasoning_content")
+        if (value := getattr(message, name))
     }
-    for name in ("name", "tool_call_id", "reasoning_content"):
-        if getattr(message, name):
-            turn[name] = getattr(message, name)
     if message.tool_calls:
-        turn["tool_calls"] = [call.model_dump(exclude={"index"}) for call in message.tool_calls]
-    return turn
+        fields["tool_calls"] = [call.model_dump(exclude={"index"}) for call in message.tool_calls]
+    role = "system" if message.role == "developer" else message.role
+    return ChatMessage(role, (message.content or message.refusal,), fields)
 
 
-def _knows_tools(source: str) -> bool:
-    return re.search(r"\btools\b", source) is not None
+def _variables(turn: ChatMessage) -> dict[str, Any]:
+    return {"role": turn.role, "content": "".join(map(str, turn.content)), **turn.fields}
 
 
 @lru_cache(_CACHED)
@@ -128,44 +126,15 @@ def _rendered(model: str, template: ChatTemplate, variables: Mapping[str, Any]) 
     raise ApiError(400, message, param="messages")
 
 
-class _Shield:
-    """Stands between control tokens that a client spells and the template: marks in their place."""
-
-    def __init__(self, control_tokens: Collection[str]) -> None:
-        self._nonce = secrets.token_hex(16)
-        self._spelled: list[str] = []
-        self._pattern = _alternatives(tuple(control_tokens))
-
-    def over(self, value: Any) -> Any:
-        """The same data with marks."""
-        match value:
-            case str():
-                return self._pattern.sub(self._mark, value)
-            case Mapping():
-                return {self.over(key): self.over(inner) for key, inner in value.items()}
-            case list():
-                return [self.over(inner) for inner in value]
-            case _:
-                return value
-
-    def lifted(self, text: str) -> Prompt:
-        """The rendered text, with slots in place of the marks."""
-        parts: list[Part] = []
-        slots: dict[str, str] = {}
-        for index, piece in enumerate(re.split(f"{self._nonce}_([0-9]+)_", text)):
-            if index % 2:
-                name = f"spelled_{index // 2}"
-                slots[name] = self._spelled[int(piece)]
-                parts.append(Slot(name))
-            elif piece:
-                parts.append(piece)
-        return Prompt(Message("raw", tuple(parts)), slots)
-
-    def _mark(self, match: re.Match[str]) -> str:
-        self._spelled.append(match[0])
-        return f"{self._nonce}_{len(self._spelled) - 1}_"
-
-
-@lru_cache(_CACHED)
-def _alternatives(texts: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
+def _lifted(shield: Shield, text: str) -> Prompt:
+    """The rendered text, with slots in place of what was spelled like control tokens."""
+    parts: list[Part] = []
+    slots: dict[str, str] = {}
+    for index, piece in enumerate(shield.cut(text)):
+        if index % 2:
+            name = f"spelled_{index // 2}"
+            slots[name] = piece
+            parts.append(Slot(name))
+        elif piece:
+            parts.append(piece)
+    return Prompt(Message("raw", tuple(parts)), slots)

@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Protocol
 
-from .toolless import CALL_BEGIN, CALL_END
+from weft.runtime.calling.reading import CallReader, Said
+
 from .tools import Toolbox
 
 __all__ = ["Delta", "Reader", "message_of", "reader_for"]
@@ -20,8 +21,6 @@ __all__ = ["Delta", "Reader", "message_of", "reader_for"]
 Delta = dict[str, Any]
 
 _HEAD: Final = re.compile(r'\{"name": ("(?:[^"\\]|\\.)*"), "arguments": ')
-_MISTRAL: Final = "[TOOL_CALLS]"
-_BARE: Final = ("{", "[{", _MISTRAL)  # how an answer begins that is all calls
 
 
 class Reader(Protocol):
@@ -107,88 +106,31 @@ class _CallReader:
 
 
 class _MixedReader:
-    """The answer may be content, calls, or content and then calls, in the forms that models are trained on.
-
-    `<tool_call>{…}</tool_call>` (Hermes, Qwen), one JSON object with the name of a tool (Llama), or a list of
-    them (Mistral). Text is held back only while it may be the beginning of a call, or the white space before
-    one, which belongs to the form of the call, as does the one behind it.
-    """
+    """The answer may be content, calls, or content and then calls."""
 
     def __init__(self, tools: Toolbox) -> None:
-        self._tools = tools
-        self._held = ""
-        self._begun = False  # with content
+        self._reader = CallReader(tools.names)
+        self._parallel = tools.parallel
         self._calls = 0
 
     @property
     def called(self) -> bool:
-        return self._calls > 0
+        return self._reader.called
 
     def push(self, text: str) -> list[Delta]:
-        self._held += text
-        return list(self._read())
+        return list(self._deltas(self._reader.push(text)))
 
     def close(self) -> list[Delta]:
-        held, self._held = self._held, ""
-        text = held.strip().removeprefix(CALL_BEGIN).removesuffix(CALL_END).removeprefix(_MISTRAL)
-        calls = None if self._begun and not held.lstrip().startswith(CALL_BEGIN) else self._parse(text)
-        if calls is not None:
-            return [delta for call in calls for delta in self._add(*call)]
-        return self._content(held)
+        return list(self._deltas(self._reader.close()))
 
-    def _read(self) -> Iterator[Delta]:
-        while self._held.strip() and not self._may_be_bare():
-            before, mark, rest = self._held.partition(CALL_BEGIN)
-            settled = before if mark else before[: len(before) - _overlap(before, CALL_BEGIN)]
-            settled = settled.rstrip()
-            if settled:
-                self._held = self._held[len(settled) :]
-                yield from self._content(settled)
-            inner, end, after = rest.partition(CALL_END)
-            if not end:
-                return
-            self._held = after
-            calls = self._parse(inner)
-            if calls is None:
-                yield from self._content(before[len(settled) :] + mark + inner + end)
-            for call in calls or ():
-                yield from self._add(*call)
-
-    def _may_be_bare(self) -> bool:
-        """Whether all of the answer may be JSON that is a call."""
-        text = self._held.lstrip()
-        fits = any(text.startswith(mark) or mark.startswith(text) for mark in _BARE)
-        return fits and not (self._begun or self._calls)
-
-    def _content(self, text: str) -> list[Delta]:
-        """Text of the answer; white space alone, behind a call, is none."""
-        if not text or (not text.strip() and self._calls):
-            return []
-        self._begun = True
-        return [{"content": text}]
-
-    def _parse(self, text: str) -> list[tuple[str, str]] | None:
-        """The calls that the text is; None if it is none of a known tool."""
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            return None
-        values = value if isinstance(value, list) else [value]
-        calls = [call for item in values if (call := self._call_of(item)) is not None]
-        return calls if calls and len(calls) == len(values) else None
-
-    def _call_of(self, value: Any) -> tuple[str, str] | None:
-        match value:
-            case {"name": str(name), "arguments": arguments} | {"name": str(name), "parameters": arguments}:
-                if name in self._tools.names and isinstance(arguments, dict):
-                    return name, json.dumps(arguments, ensure_ascii=False)
-        return None
-
-    def _add(self, name: str, arguments: str) -> list[Delta]:
-        if self._calls and not self._tools.parallel:
-            return []
-        self._calls += 1
-        return [_call(self._calls - 1, name, arguments)]
+    def _deltas(self, said: Iterable[Said]) -> Iterator[Delta]:
+        for piece in said:
+            if isinstance(piece, str):
+                yield {"content": piece}
+            elif self._parallel or not self._calls:
+                self._calls += 1
+                arguments = json.dumps(piece.arguments, ensure_ascii=False)
+                yield _call(self._calls - 1, piece.name, arguments)
 
 
 def _call(index: int, name: str, arguments: str) -> Delta:
@@ -203,8 +145,3 @@ def _call(index: int, name: str, arguments: str) -> Delta:
 
 def _arguments(index: int, text: str) -> Delta:
     return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
-
-
-def _overlap(text: str, mark: str) -> int:
-    """How many characters at the end of the text may be the beginning of the mark."""
-    return next((n for n in range(len(mark) - 1, 0, -1) if text.endswith(mark[:n])), 0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from weft.graph.sampling import JsonSchema
+from weft.runtime.calling.forcing import one_call_of
 
 from .bodies import ToolBody
 from .errors import ApiError
@@ -39,24 +39,7 @@ class Toolbox:
         """What forces one call of one of the tools: `{"name": "…", "arguments": {…}}`."""
         if self.mode != "required":
             return None
-        definitions: dict[str, Any] = {}
-        calls = []
-        for number, tool in enumerate(self.tools):
-            name = f"tool{number}"
-            definitions[name] = _moved(tool.function.parameters, f"#/$defs/{name}")
-            calls.append(
-                {
-                    "type": "object",
-                    "properties": {
-                        "name": {"const": tool.function.name},
-                        "arguments": {"$ref": f"#/$defs/{name}"},
-                    },
-                    "required": ["name", "arguments"],
-                    "additionalProperties": False,
-                }
-            )
-        schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
-        return JsonSchema(json.dumps({**schema, "$defs": definitions}, ensure_ascii=False))
+        return one_call_of({tool.function.name: tool.function.parameters for tool in self.tools})
 
 
 NO_TOOLS: Final = Toolbox((), "none")
@@ -85,17 +68,3 @@ def read_tools(tools: Sequence[ToolBody], choice: Any, parallel: bool) -> Toolbo
             raise ApiError(400, f"'tool_choice' names {name!r}; the tools are: {known}", param="tool_choice")
         case _:
             raise ApiError(400, f"'tool_choice' must be {_CHOICES}", param="tool_choice")
-
-
-def _moved(schema: Any, place: str) -> Any:
-    """The schema with its references to its own root pointing to where it stands now."""
-    if isinstance(schema, list):
-        return [_moved(item, place) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    return {
-        key: place + value[1:]
-        if key == "$ref" and isinstance(value, str) and value.startswith("#")
-        else _moved(value, place)
-        for key, value in schema.items()
-    }

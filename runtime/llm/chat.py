@@ -10,26 +10,31 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import jinja2
 
 from .errors import RequestError
 from .pieces import TextPiece
+from .shield import Shield
 from .template_engine import TemplateRefusal, compile_template
 from .tokenizer_files import read_object, token_text
 
 __all__ = ["ChatMessage", "ChatTemplate", "ChatTemplateError", "Hole", "HolePiece", "Piece"]
 
-# Ends of a probe as a template may leave them: whole, stripped of newlines, stripped of whitespace.
-_LEFT_EDGES = ("\n\u2005", "\u2005", "")
-_RIGHT_EDGES = ("\u2006\n", "\u2006", "")
-_STRIPPED = ("", "\n", None)
+# Ends of a probe as a template may leave them: whole, stripped of newlines, stripped of whitespace; or whole
+# in the string of a JSON text.
+_LEFT_EDGES = ("\n\u2005", "\u2005", "", "\\n\u2005")
+_RIGHT_EDGES = ("\u2006\n", "\u2006", "", "\u2006\\n")
+_ESCAPED = "\\"
+_STRIPPED = ("", "\n", None, _ESCAPED)
 _MIDDLE = "\"'<&>\\\n"  # what is probed for being escaped
+_MIDDLE_ESCAPED = json.dumps(_MIDDLE)[1:-1]
 _TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -47,15 +52,17 @@ class ChatMessage(NamedTuple):
     """One turn of a conversation."""
 
     role: str
-    content: tuple[str | Hole, ...]
+    content: tuple[str | TextPiece | Hole, ...]
+    fields: Mapping[str, Any] = MappingProxyType({})
+    """What else a template may ask for, such as `tool_calls`."""
 
 
 class HolePiece(NamedTuple):
     """A place in a rendered prompt for the text of the hole `name`."""
 
     name: str
-    strip: Literal["", "left", "right", "both"] = ""
-    """At which ends the template strips the text."""
+    strip: Literal["", "left", "right", "both", "escaped"] = ""
+    """At which ends the template strips the text; or that it writes it into the string of a JSON text."""
     characters: str | None = None
     """Which characters it strips, as in `str.strip`; None: all whitespace."""
 
@@ -101,85 +108,124 @@ class ChatTemplate:
         """Read what `to_json` wrote."""
         return cls(**json.loads(text))
 
-    def render(self, messages: Sequence[ChatMessage], add_generation_prompt: bool) -> tuple[Piece, ...]:
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        add_generation_prompt: bool,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        control_tokens: Collection[str] = (),
+    ) -> tuple[Piece, ...]:
         """Write a conversation, with a `HolePiece` for each hole; the pieces come in the order of the prompt.
 
         With the holes filled in, the text is that of transformers' `apply_chat_template`, provided that a
         hole whose end is stripped is not empty. A prompt begins with the BOS exactly if the template writes
-        it.
+        it. `tools` are functions as in OpenAI's API; what they and the fields of messages spell like one of
+        the `control_tokens` is none. A message without content, or whose content gives way to its calls, may
+        be missing.
 
         Raises:
             ChatTemplateError: the template refuses the conversation (its own words are quoted), is itself
                 malformed, or changes a message's content in a way that cannot be written with holes.
         """
-        marks = [secrets.token_hex(16) for _ in messages]
-        plain = [mark + _MIDDLE + mark for mark in marks]
-        edged = [_LEFT_EDGES[0] + mark + _RIGHT_EDGES[0] for mark in plain]
-        between = self._split(self._apply(messages, plain, add_generation_prompt), messages, marks)
-        probed = self._split(self._apply(messages, edged, add_generation_prompt), messages, marks)
-        pieces = _merged(self._fill(between, probed, messages, marks))
-        self._verify(messages, add_generation_prompt, pieces)
-        return pieces
+        shield = Shield(control_tokens)
+        said = [message._replace(fields=shield.over(message.fields)) for message in messages]
+        draft = _Draft(self, said, shield.over([*tools]) or None, add_generation_prompt)
+        return _merged(_lifted(shield, draft.pieces()))
 
-    def _apply(self, messages: Sequence[ChatMessage], contents: Sequence[str], prompt: bool) -> str:
-        turns = [{"role": m.role, "content": text} for m, text in zip(messages, contents, strict=True)]
+    def apply(self, turns: Sequence[Mapping[str, Any]], prompt: bool, tools: Any) -> str:
+        """Write a conversation whose contents are all known. Raises ChatTemplateError."""
         try:
             render = compile_template(self.source)
             return render(
-                messages=turns, add_generation_prompt=prompt, tools=None, documents=None, **self.tokens
+                messages=turns, add_generation_prompt=prompt, tools=tools, documents=None, **self.tokens
             )
         except TemplateRefusal as error:
             raise ChatTemplateError(f"the chat template of {self.name!r} refuses: {error}") from error
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             raise ChatTemplateError(f"the chat template of {self.name!r} fails: {error}") from error
 
-    def _split(self, rendered: str, messages: Sequence[ChatMessage], marks: Sequence[str]) -> list[str]:
-        """Split at the marked contents: the template's text, a mark, the template's text, and so on."""
-        parts = re.split(f"({'|'.join(marks) or '(?!)'}){re.escape(_MIDDLE)}\\1", rendered)
-        for message, mark in zip(messages, marks, strict=True):
-            if parts.count(mark) != 1 or rendered.count(mark) != 2:
+
+@dataclass(frozen=True)
+class _Draft:
+    """A conversation that a template is to write."""
+
+    template: ChatTemplate
+    messages: Sequence[ChatMessage]
+    tools: Any
+    prompt: bool
+
+    def pieces(self) -> list[Piece]:
+        """The prompt, checked. Raises ChatTemplateError."""
+        marks = [secrets.token_hex(16) for _ in self.messages]
+        plain = [mark + _MIDDLE + mark for mark in marks]
+        edged = [_LEFT_EDGES[0] + text + _RIGHT_EDGES[0] for text in plain]
+        pieces = self._fill(self._split(plain, marks), self._split(edged, marks), marks)
+        self._verify(pieces)
+        return pieces
+
+    def _apply(self, contents: Sequence[str]) -> str:
+        turns = [
+            {**m.fields, "role": m.role, "content": text if m.content else ""}
+            for m, text in zip(self.messages, contents, strict=True)
+        ]
+        return self.template.apply(turns, self.prompt, self.tools)
+
+    def _split(self, contents: Sequence[str], marks: Sequence[str]) -> list[str]:
+        """Split at the marked contents: the template's text, a mark, the content's middle, and so on."""
+        rendered = self._apply(contents)
+        middles = f"{re.escape(_MIDDLE)}|{re.escape(_MIDDLE_ESCAPED)}"
+        parts = re.split(f"({'|'.join(marks) or '(?!)'})({middles})\\1", rendered)
+        for message, mark in zip(self.messages, marks, strict=True):
+            found = parts[1::3].count(mark)
+            may_be_missing = not message.content or "tool_calls" in message.fields
+            if rendered.count(mark) != 2 * found or not (found == 1 or (found == 0 and may_be_missing)):
                 raise self._unrepresentable(message.role)
         return parts
 
-    def _fill(
-        self, between: list[str], probed: list[str], messages: Sequence[ChatMessage], marks: Sequence[str]
-    ) -> list[Piece]:
+    def _fill(self, between: list[str], probed: list[str], marks: Sequence[str]) -> list[Piece]:
         """Put the messages' contents in place of their marks, stripped as the probes were."""
         pieces: list[Piece] = [TextPiece(between[0], trusted=True)]
-        strips = [_strips(*texts) for texts in zip(between[::2], probed[::2], strict=True)]
-        for (before, after), mark, text in zip(pairwise(strips), between[1::2], between[2::2], strict=True):
-            message = messages[marks.index(mark)]
-            if before is None or after is None:
+        strips = [_strips(*texts) for texts in zip(between[::3], probed[::3], strict=True)]
+        contents = zip(pairwise(strips), between[1::3], between[2::3], between[3::3], strict=True)
+        for (before, after), mark, middle, text in contents:
+            message = self.messages[marks.index(mark)]
+            escaped = middle != _MIDDLE
+            if (
+                before is None
+                or after is None
+                or not escaped == (before[1] == _ESCAPED) == (after[0] == _ESCAPED)
+            ):
                 raise self._unrepresentable(message.role)
-            pieces += _filled(message.content, before[1], after[0])
+            pieces += _escaped(message.content) if escaped else _filled(message.content, before[1], after[0])
             pieces.append(TextPiece(text, trusted=True))
         return pieces
 
     def _unrepresentable(self, role: str) -> ChatTemplateError:
         return ChatTemplateError(
-            f"the chat template of {self.name!r} drops, repeats or rewrites the content of a {role!r} "
-            "message; write the prompt without the template, or word this message differently"
+            f"the chat template of {self.template.name!r} drops, repeats or rewrites the content of a "
+            f"{role!r} message; write the prompt without the template, or word this message differently"
         )
 
-    def _verify(self, messages: Sequence[ChatMessage], prompt: bool, pieces: Sequence[Piece]) -> None:
+    def _verify(self, pieces: Sequence[Piece]) -> None:
         """Check that the pieces, holes filled, are what the template writes for the filled messages."""
-        names = {part.name for message in messages for part in message.content if isinstance(part, Hole)}
+        names = {part.name for message in self.messages for part in message.content if isinstance(part, Hole)}
         values = {name: secrets.token_hex(16) for name in sorted(names)}
-        contents = ["".join(p if isinstance(p, str) else values[p.name] for p in m.content) for m in messages]
+        contents = ["".join(_said(part, values) for part in m.content) for m in self.messages]
         written = "".join(p.text if isinstance(p, TextPiece) else values[p.name] for p in pieces)
-        if self._apply(messages, contents, prompt) == written:
+        if self._apply(contents) == written:
             return
-        raise self._unrepresentable(self._culprit(messages, contents, prompt))
+        raise self._unrepresentable(self._culprit(contents))
 
-    def _culprit(self, messages: Sequence[ChatMessage], contents: Sequence[str], prompt: bool) -> str:
+    def _culprit(self, contents: Sequence[str]) -> str:
         """Find the role whose content, rather than a neutral one, the template treats specially."""
-        neutral = [secrets.token_hex(16) for _ in messages]
-        base = self._apply(messages, neutral, prompt)
-        for index, message in enumerate(messages):
+        neutral = [secrets.token_hex(16) for _ in self.messages]
+        base = self._apply(neutral)
+        for index, message in enumerate(self.messages):
             tried = [*neutral[:index], contents[index], *neutral[index + 1 :]]
-            if self._apply(messages, tried, prompt) != base.replace(neutral[index], contents[index]):
+            if self._apply(tried) != base.replace(neutral[index], contents[index]):
                 return message.role
-        return messages[-1].role
+        return self.messages[-1].role
 
 
 def _default(templates: object) -> str | None:
@@ -193,36 +239,74 @@ def _default(templates: object) -> str | None:
 def _strips(between: str, probed: str) -> tuple[str | None, str | None] | None:
     """Read off what was stripped from the edges around a text of the template: before it, and after it.
 
-    "" for nothing, "\\n" for newlines, None for all whitespace; no pair if the text itself changed.
+    "" for nothing, "\\n" for newlines, None for all whitespace, or that all is escaped; no pair if the text
+    itself changed.
     """
-    for right, left in product(range(3), repeat=2):
+    for right, left in product(range(len(_STRIPPED)), repeat=2):
         if probed == _RIGHT_EDGES[right] + between + _LEFT_EDGES[left]:
             return _STRIPPED[right], _STRIPPED[left]
     return None
 
 
-def _filled(content: Sequence[str | Hole], left: str | None, right: str | None) -> list[Piece]:
+def _said(part: str | TextPiece | Hole, values: Mapping[str, str]) -> str:
+    """A part of a content as text."""
+    if isinstance(part, Hole):
+        return values[part.name]
+    return part.text if isinstance(part, TextPiece) else part
+
+
+def _escaped(content: Sequence[str | TextPiece | Hole]) -> list[Piece]:
+    """The pieces of a content that stands in the string of a JSON text."""
+    return [
+        HolePiece(part.name, "escaped")
+        if isinstance(part, Hole)
+        else TextPiece(json.dumps(_said(part, {}), ensure_ascii=False)[1:-1])
+        for part in content
+    ]
+
+
+def _filled(content: Sequence[str | TextPiece | Hole], left: str | None, right: str | None) -> list[Piece]:
     """Return the pieces of a content that is stripped of these characters at its ends."""
-    parts: list[str | HolePiece] = [p if isinstance(p, str) else HolePiece(p.name) for p in content]
+    pieces: list[Piece] = [
+        HolePiece(part.name)
+        if isinstance(part, Hole)
+        else part
+        if isinstance(part, TextPiece)
+        else TextPiece(part)
+        for part in content
+    ]
     if left != "":
-        _strip_end(parts, range(len(parts)), "left", left)
+        _strip_end(pieces, range(len(pieces)), "left", left)
     if right != "":
-        _strip_end(parts, range(len(parts) - 1, -1, -1), "right", right)
-    return [TextPiece(part) if isinstance(part, str) else part for part in parts]
+        _strip_end(pieces, range(len(pieces) - 1, -1, -1), "right", right)
+    return pieces
 
 
 def _strip_end(
-    parts: list[str | HolePiece], inwards: range, side: Literal["left", "right"], characters: str | None
+    pieces: list[Piece], inwards: range, side: Literal["left", "right"], characters: str | None
 ) -> None:
     """Strip constants from one end inwards, up to the first that keeps something or the first hole."""
     for index in inwards:
-        part = parts[index]
-        if isinstance(part, HolePiece):
-            parts[index] = HolePiece(part.name, "both" if part.strip else side, characters)
+        piece = pieces[index]
+        if isinstance(piece, HolePiece):
+            pieces[index] = HolePiece(piece.name, "both" if piece.strip else side, characters)
             return
-        parts[index] = kept = part.lstrip(characters) if side == "left" else part.rstrip(characters)
+        kept = piece.text.lstrip(characters) if side == "left" else piece.text.rstrip(characters)
+        pieces[index] = piece._replace(text=kept)
         if kept:
             return
+
+
+def _lifted(shield: Shield, pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces with what was spelled like control tokens as the plain text that it is."""
+    lifted: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, TextPiece) and piece.trusted:
+            texts = enumerate(shield.cut(piece.text))
+            lifted += [TextPiece(text, trusted=index % 2 == 0) for index, text in texts]
+        else:
+            lifted.append(piece)
+    return lifted
 
 
 def _merged(pieces: Sequence[Piece]) -> tuple[Piece, ...]:

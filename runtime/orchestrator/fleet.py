@@ -38,7 +38,7 @@ class Fleet:
         self._grace_s = grace_s
         self._links: dict[str, WorkerLink] = {}
         self._lost: dict[str, tuple[WorkerLink, float]] = {}  # with the time until which it counts
-        self._chats: dict[str, ChatRenderer] = {}
+        self._chats: dict[tuple[str, tuple[str, ...]], ChatRenderer] = {}
         self.joins: Counter[tuple[str, str]] = Counter()
         """How often engines have joined, by kind and name of a model."""
         self.losses: Counter[tuple[str, str]] = Counter()
@@ -166,16 +166,17 @@ class Fleet:
 
     def _model(self, engine: worker_pb2.EngineInfo) -> ModelSpec:
         llm = engine.llm
-        chat = self._chat(llm.chat_template) if llm.chat_template else None
+        chat = self._chat(llm) if llm.chat_template else None
         costs = costs_of(llm.profile)
         return ModelSpec(engine.model, llm.context_length, chat, llm.tokenizer, costs, engine.processor)
 
-    def _chat(self, template: str) -> ChatRenderer:
-        if template not in self._chats:
+    def _chat(self, llm: worker_pb2.LlmInfo) -> ChatRenderer:
+        key = (llm.chat_template, tuple(llm.control_tokens))
+        if key not in self._chats:
             if len(self._chats) >= _CHAT_CACHE:
                 self._chats.clear()
-            self._chats[template] = TemplateRenderer(template)
-        return self._chats[template]
+            self._chats[key] = TemplateRenderer(*key)
+        return self._chats[key]
 
 
 def _first(engines: Iterable[worker_pb2.EngineInfo], kind: str) -> str:

@@ -19,6 +19,7 @@ from weft import (
     RetryPolicy,
     Static,
     TimeoutPolicy,
+    ToolCall,
     TraceError,
     Var,
     program,
@@ -254,6 +255,8 @@ def test_misuse(use: Callable[[Any, Any], Any], message: str) -> None:
         (lambda c: c.user("a").gen(raw=True), "takes no 'raw'"),
         (lambda c: c.text("a").messages, "plain text is no message; call"),
         (lambda c: c.user("a").text("b").messages, "a turn that is not complete is no message; call"),
+        (lambda c: c.user("a").turn(), r"turn\(\) needs an async program, .*: make it an `async def`"),
+        (lambda c: c.user("a").tool(ToolCall("f", {}, "c1"), "x"), "no call 'c1' of 'f' waits .*: none"),
     ],
 )
 def test_misuse_of_contexts(use: Callable[[Context], Any], message: str) -> None:
@@ -264,8 +267,17 @@ def test_misuse_of_contexts(use: Callable[[Context], Any], message: str) -> None
 @pytest.mark.parametrize(
     ("message", "problem"),
     [
-        ({"role": "tool", "content": "x"}, "no role 'tool'; known: .*; write what a tool says as a turn of"),
-        ({"role": "me", "content": "x"}, "no role 'me'; known: 'system', 'user', 'assistant'$"),
+        ({"role": "tool", "content": "x"}, "a message of a tool has 'tool_call_id', the id of a call"),
+        ({"role": "tool", "content": 1, "tool_call_id": "c"}, "must be a text, not int"),
+        ({"role": "me", "content": "x"}, "no role 'me'; known: 'system', 'user', 'assistant', 'tool'$"),
+        ({"role": "assistant", "content": "x", "tool_calls": [1]}, 'a call is {"id": .* not 1'),
+        (
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "[]"}}],
+            },
+            "with the JSON text of an object as its arguments",
+        ),
         ({"role": "assistant", "content": None}, "content of a message must be a text, not NoneType"),
         ({"role": "user"}, "a dict with 'role' and 'content', not one with 'role'"),
         ("hello", "a dict with 'role' and 'content', not 'hello'"),
@@ -274,6 +286,22 @@ def test_misuse_of_contexts(use: Callable[[Context], Any], message: str) -> None
 def test_what_is_no_message(message: Any, problem: str) -> None:
     with pytest.raises(TraceError, match=f"{HERE}.*{problem}"):
         traced(lambda x, xs: Context(messages=[message]))
+
+
+@pytest.mark.parametrize(
+    ("tools", "problem"),
+    [
+        ([len], "a tool must be a function with @tool, a server_tool, or a specification"),
+        ([{"title": "f"}], "a tool must be a function with @tool"),
+        ([{"name": "f", "parameters": {"type": 3}}], "the parameters of tool 'f' are no JSON Schema"),
+        ([{"name": "f", "parameters": []}], "the parameters of tool 'f' are no JSON Schema"),
+        ([add, {"name": "add"}], "two tools are called 'add'"),
+        ([server_tool("f")], r"what 'f' takes: write server_tool\('f', description=…, parameters=…\)"),
+    ],
+)
+def test_what_is_no_tool_for_a_model(tools: Any, problem: str) -> None:
+    with pytest.raises(TraceError, match=f"{HERE}.*{problem}"):
+        traced(lambda x, xs: Context(tools=tools))
 
 
 @pytest.mark.parametrize(
@@ -289,6 +317,7 @@ def test_what_is_no_message(message: Any, problem: str) -> None:
         lambda: cond(True, "a", "b"),
         lambda: loop(gen, "a"),
         lambda: Context().user("a").gen(),
+        lambda: Context().user("a").turn(),
     ],
 )
 def test_operations_stand_in_programs(use: Callable[[], Any]) -> None:

@@ -12,8 +12,11 @@ from pydantic import BaseModel
 from weft import (
     Context,
     Event,
+    Message,
     Run,
     RunFinished,
+    ToolCall,
+    Turn,
     Var,
     cond,
     fold,
@@ -69,6 +72,11 @@ async def agent(question: str) -> str:
     assert_type(await interrupt(question, type=bool), bool)
     assert_type(await map(lambda name: gen(name), [question]), list[str])
     assert_type(await loop(lambda text: gen(text), question), str)
+    acting = Context(tools=[lookup, server_tool("f", parameters={}), {"name": "g"}]).user(question)
+    turn = await asyncio.wait_for(acting.turn(tool_choice=lookup, max_tokens=9), 5)
+    assert_type(turn, Turn)
+    assert_type(acting.run(turn.calls).messages, list[Message])
+    assert_type(turn.calls, list[ToolCall])
     number: int = await asyncio.wait_for(gen(question, type=int), 5)
     texts, numbers = await asyncio.gather(gen(question), gen(question, type=int, n=number))
     chosen: Verdict = await select(texts, ["good", "bad"])

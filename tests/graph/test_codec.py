@@ -25,7 +25,7 @@ from weft.graph.ir import Graph, Node, Policy, Value
 from weft.graph.ops.common import Const, Input, Search
 from weft.graph.ops.primitive import Rate
 from weft.graph.ops.user import Chunking, Generate, Ingest
-from weft.graph.prompt import Message, Slot
+from weft.graph.prompt import Message, MessageCall, Slot
 from weft.graph.sampling import JsonSchema, Sampling
 from weft.graph.types import INTEGER, JSON, STRINGS, TEXT, VECTORS, Data, Effect, Kv, Type
 from weft.proto import graph_pb2 as pb
@@ -89,6 +89,20 @@ def test_a_rag_graph_from_a_file() -> None:
 def test_what_is_written_is_read_again(name: str) -> None:
     graph = from_json((FILES / f"{name}.json").read_text())
     assert from_json(to_json(graph)) == graph
+
+
+def test_a_conversation_with_calls_is_read_as_it_was_written() -> None:
+    call = MessageCall("c1", "add", '{"a": 1}')
+    messages = (
+        Message("tools", ("[]",)),
+        Message("user", ("Hi",)),
+        Message("assistant", ("I add.",), (call,), written="text"),
+        Message("tool", (Slot("sum", "escaped"),), call="c1"),
+        Message("call", ()),
+    )
+    args = {"text": Value(0), "sum": Value(0)}
+    graph = Graph((Node(0, Input("x")), Node(1, Generate(messages), args)), (Value(1),))
+    assert decode_graph(encode_graph(graph)) == from_json(to_json(graph)) == graph
 
 
 @pytest.mark.parametrize(
@@ -315,12 +329,13 @@ def test_a_malformed_file_says_where_and_what(text: str, message: str) -> None:
             "%0 ingest: chunking: overlap must lie in [0, max_chars), not 1000",
         ),
         (
-            {"select": {"messages": [{"role": "tool"}]}},
-            "%0 select: messages[0].role: must be one of 'system', 'user', 'assistant', 'raw', not 'tool'",
+            {"select": {"messages": [{"role": "robot"}]}},
+            "%0 select: messages[0].role: must be one of 'tools', 'system', 'user', 'assistant', 'call', "
+            "'tool', 'raw', not 'robot'",
         ),
         (
             {"format": {"parts": [{"slot": "a", "strip": "all"}]}},
-            "%0 format: parts[0].strip: must be one of '', 'left', 'right', 'both', not 'all'",
+            "%0 format: parts[0].strip: must be one of '', 'left', 'right', 'both', 'escaped', not 'all'",
         ),
         (
             {"format": {"parts": ["Hello."]}},

@@ -93,7 +93,7 @@ def test_what_has_no_wire_form_is_refused(datum: Datum, problem: str) -> None:
         ),
         (
             pb.Datum(kv=pb.KvDatum(key="r/%1", segments=[pb.Segment(strip="all")])),
-            "kv.segments[0].strip: must be one of '', 'left', 'right', 'both', not 'all'",
+            "kv.segments[0].strip: must be one of '', 'left', 'right', 'both', 'escaped', not 'all'",
         ),
         (
             pb.Datum(kv=pb.KvDatum(segments=[pb.Segment(text=pb.TextDatum(ids=b"1"))])),

@@ -14,7 +14,7 @@ from weft.graph.ops.common import Const, Embed, Equals, Format, Gather, Input, P
 from weft.graph.ops.control import Cond, Loop, Map
 from weft.graph.ops.primitive import Decode, Prefill, Score, Upsert
 from weft.graph.ops.user import Chunking, Generate, Ingest, Rerank, Select
-from weft.graph.prompt import Fixed, Message, Slot
+from weft.graph.prompt import Fixed, Message, MessageCall, Slot
 from weft.graph.sampling import Choices, Regex, Sampling
 from weft.graph.types import INTEGER, JSON, STRINGS, TEXT, Effect
 
@@ -102,6 +102,13 @@ PICTURES: dict[str, Callable[[], Graph]] = {
     "control": control,
     "tools": tools,
 }
+
+
+def test_text_of_a_conversation_with_calls() -> None:
+    call = MessageCall("c1", "add", '{"a": 1}')
+    said = (Message("assistant", ("Hm.",), (call,)), Message("assistant", (), (call,), written="x"))
+    graph = Graph((Node(0, Input("x")), Node(1, Generate(said), {"x": Value(0)})), (Value(1),))
+    assert 'generate(assistant("Hm.", add({"a": 1})), assistant(x=%0))' in draw.text(graph)
 
 
 @pytest.mark.parametrize("name", PICTURES)

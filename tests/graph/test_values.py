@@ -74,7 +74,8 @@ def test_how_values_read_in_a_prompt(value: Any, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edges", "left"), [("", " a b\n"), ("left", "a b\n"), ("right", " a b"), ("both", "a b")]
+    ("edges", "left"),
+    [("", " a b\n"), ("left", "a b\n"), ("right", " a b"), ("both", "a b"), ("escaped", " a b\\n")],
 )
 def test_stripping(edges: Strip, left: str) -> None:
     assert strip(" a b\n", edges) == left

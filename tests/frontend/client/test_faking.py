@@ -16,6 +16,7 @@ from weft import (
     ModelCall,
     ProgramError,
     Static,
+    ToolCall,
     ToolStarted,
     fake_model,
     gen,
@@ -156,21 +157,32 @@ def test_what_it_raises_fails_the_run_with_its_cause() -> None:
     assert isinstance(caught.value.__cause__, LookupError)
 
 
-def test_the_team_of_the_page_on_langgraph_hands_over() -> None:
+def of_the_page_on_langgraph(name: str) -> Any:
     page = (Path(__file__).parents[3] / "docs" / "langgraph.md").read_text("utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {"__name__": "page"}
-    exec(compile(code, "langgraph.md", "exec", dont_inherit=True), names)
+    for code in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        exec(compile(code, "langgraph.md", "exec", dont_inherit=True), names)
+    return names[name]
+
+
+def test_the_team_of_the_page_on_langgraph_hands_over() -> None:
     replies = {
         "lead": iter([{"next": "writer", "task": "a poem"}, {"next": "finish", "task": "Rain falls."}]),
         "writer": iter([{"action": "research", "input": "what falls?"}]),
         "research": iter([{"action": "look_up", "input": "rain"}, {"action": "answer", "input": "drops"}]),
     }
     with fake_model(lambda call: next(replies[call.name])) as model:
-        assert names["team"]("What is a poem about rain?") == "Rain falls."
+        assert of_the_page_on_langgraph("team")("What is a poem about rain?") == "Rain falls."
     assert [call.name for call in model.calls] == ["lead", "writer", "research", "research", "lead"]
     said = [call.messages[-1]["content"] for call in model.calls]
     assert said[2:] == ["a poem\n\nwriter says: what falls?", "Observation: rain: no entry", "writer: drops"]
+
+
+def test_the_agent_of_the_page_on_langgraph_calls_its_tool() -> None:
+    replies = iter([ToolCall("look_up", {"query": "rain"}), "Drops."])
+    with fake_model(lambda call: next(replies)) as model:
+        assert of_the_page_on_langgraph("react")("What falls?") == "Drops."
+    assert model.calls[1].prompt == "rain: no entry"
 
 
 def test_events_have_it_as_a_tool() -> None:

@@ -154,6 +154,8 @@ def test_a_template_without_tools_gets_them_in_words() -> None:
     assert '{"name": "its name", "arguments": {…}}' in system
     assert '<tool_call>\n{"name": "weather", "arguments": {"city": "Hapo \\"<|end|>\\"", "n": 1}}' in prompt
     assert "user:<tool_response>\ndry\n</tool_response>" in rest
+    twice = filled(chat_prompt("m", llm(PLAIN), messages([*CHAT[:4], CHAT[3]])))
+    assert twice.endswith("</tool_response>\n<tool_response>\ndry\n</tool_response><|end|>")
     bare = filled(chat_prompt("m", llm(PLAIN), messages(CHAT[1:2]), [ToolBody.model_validate(TOOL)]))
     assert bare.startswith("<bos><|start|>system:You may call these functions")
 

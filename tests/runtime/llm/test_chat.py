@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -231,15 +232,57 @@ def test_the_words_of_a_refusing_template_are_quoted() -> None:
         template("mistral").render([ChatMessage("user", ("a",)), ChatMessage("user", ("b",))], True)
 
 
+TOOLS = """\
+{%- for tool in tools or [] %}{{ tool | tojson }}{% endfor %}
+{%- for m in messages %}<|{{ m.role }}|>
+{%- if m.role == 'tool' %}{{ m.tool_call_id }}={{ m.content | tojson }}
+{%- elif m.tool_calls %}{% for call in m.tool_calls %}{{ call.function | tojson }}{% endfor %}
+{%- else %}{{ m.content }}
+{%- endif %}{% endfor %}"""
+
+
+def test_tools_calls_and_results_are_written_as_transformers_does() -> None:
+    function = {"name": "f", "arguments": {"x": 'a "b" <|end|>'}}
+    fields = {"tool_calls": [{"id": "c1", "type": "function", "function": function}]}
+    tools: list[Any] = [{"type": "function", "function": {"name": "f", "description": "Says <|end|>."}}]
+    messages = [
+        ChatMessage("user", ("hi ", Hole("q"))),
+        ChatMessage("assistant", ("dropped",), fields),
+        ChatMessage(
+            "tool", ('"', Hole("x"), "\n", TextPiece("<|ok|>", trusted=True)), {"tool_call_id": "c1"}
+        ),
+        ChatMessage("assistant", (), fields),
+    ]
+    values = {"q": "you", "x": 'say "yes"\\'}
+    pieces = ChatTemplate("tools", TOOLS).render(messages, False, tools=tools, control_tokens=["<|end|>"])
+    assert [piece for piece in pieces if isinstance(piece, HolePiece)] == [
+        HolePiece("q"),
+        HolePiece("x", "escaped"),
+    ]
+    escaped = values | {"x": json.dumps(values["x"])[1:-1]}
+    written = "".join(p.text if isinstance(p, TextPiece) else escaped[p.name] for p in pieces)
+    turns: list[Any] = [
+        {"role": "user", "content": "hi you"},
+        {"role": "assistant", "content": "dropped", **fields},
+        {"role": "tool", "content": f'"{values["x"]}\n<|ok|>', "tool_call_id": "c1"},
+        {"role": "assistant", "content": "", **fields},
+    ]
+    rendered = render_jinja_template([turns], tools=tools, chat_template=TOOLS)[0][0]
+    assert written == rendered
+    assert written.count("<|end|>") == 3
+    assert not any("<|end|>" in p.text for p in pieces if isinstance(p, TextPiece) and p.trusted)
+
+
 @pytest.mark.parametrize(
     ("source", "role"),
     [
         ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", "system"),
         ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "system"),
         (
-            "{% for m in messages %}{{ m.content if loop.first else m.content | tojson }}{% endfor %}",
+            "{% for m in messages %}{{ m.content if loop.first else m.content | trim | tojson }}{% endfor %}",
             "user",
         ),
+        ("{% for m in messages %}{{ m.content if loop.first else m.content | e }}{% endfor %}", "user"),
         ("{% for m in messages %}{{ m.content.split('|')[0] }}{% endfor %}", "user"),
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "system"),
     ],

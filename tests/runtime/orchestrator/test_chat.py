@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.graph.prompt import Fixed, Message, Slot
+from weft.graph.prompt import Fixed, Message, MessageCall, Slot
 from weft.runtime.llm.chat import ChatTemplate
 from weft.runtime.orchestrator.chat import TemplateRenderer
 
@@ -35,6 +35,25 @@ def test_template_that_refuses_says_why() -> None:
         renderer("{{ raise_exception('only one message') }}").render(
             [Message("user", ("x",))], add_generation_prompt=True
         )
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        (Message("tools", ("{",)), "tools must be a list of functions"),
+        (Message("tools", ('[{"name": "f"}]',)), "tools must be a list of functions"),
+        (Message("tools", ("[" * 100_000,)), "tools must be a list of functions"),
+        (
+            Message("tools", ('[{"type": "function", "function": {"name": "\\ud800"}}]',)),
+            "tools must be a list",
+        ),
+        (Message("assistant", (), (MessageCall("c", "f", "[]"),)), "the JSON text of an object"),
+        (Message("assistant", (), (MessageCall("c", "f", '{"a": NaN}'),)), "the JSON text of an object"),
+    ],
+)
+def test_malformed_tools_and_calls(message: Message, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        renderer(SOURCE).render([message, Message("user", ("x",))], add_generation_prompt=True)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"colour": "red"}'])

@@ -1,0 +1,1 @@
+"""Calls of tools: read from what a model writes, and forced on it. For the HTTP door and for programs."""
