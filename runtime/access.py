@@ -1,19 +1,19 @@
 """The key of a server: every gRPC call to its processes carries it, or is refused.
 
 It travels as HTTP's does, `authorization: Bearer KEY`, in the metadata of the call. It keeps strangers out;
-from those who can read the network it is no secret.
+from those who can read the network only TLS keeps it secret.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from ipaddress import ip_address
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
 import grpc
 
-__all__ = ["KEY", "carries_key", "guards", "is_local", "keyed"]
+__all__ = ["KEY", "KEYLESS", "Access", "carries_key", "guards", "keyed"]
 
 KEY: Final = "WEFT_API_KEY"
 """The variable that holds the key. Not an argument of a process, which everybody on the machine can read."""
@@ -29,23 +29,26 @@ AnyChannel = TypeVar("AnyChannel", grpc.Channel, grpc.aio.Channel)
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """With what a process calls others."""
+
+    key: str | None = field(default=None, repr=False)
+    """The key of the server."""
+    authorities: bytes | None = field(default=None, repr=False)
+    """The certificates, in PEM, by which it knows those that speak TLS; None: those of the public CAs."""
+
+
+KEYLESS: Final = Access()
+"""For servers without a key."""
+
+
 def keyed(channel: AnyChannel, key: str | None) -> AnyChannel:
     """The channel for a stub; if there is a key, all calls of the stub carry it.
 
     gRPC's own interceptors do the same, but hand on each message of a stream.
     """
     return channel if key is None else cast(AnyChannel, _Keyed(channel, key))
-
-
-def is_local(address: str) -> bool:
-    """Whether nobody on another machine can reach what listens there: at `unix:PATH` or `HOST:PORT`."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost" or address.startswith("unix:"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def guards(key: str | None) -> list[grpc.aio.ServerInterceptor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from .access import KEY
+from .addresses import SCHEME
 from .config import MODEL_KEY, EngineKind, ModelSettings, Settings, WorkerConfig
 from .processes import ProcessSpec
 
@@ -24,7 +26,7 @@ class ServerLayout:
 
     settings: Settings
     listen: str | None = None
-    """Where the orchestrator listens; None: at a Unix socket in the server's private folder."""
+    """Where the orchestrator listens to clients and to workers that join; None: nowhere."""
     programs: Mapping[str, str] = field(default_factory=dict)
     """The graphs, as JSON, of those programs that no file holds."""
 
@@ -33,21 +35,31 @@ class ServerLayout:
         """What the orchestrator wants to be sent."""
         return self.settings.key
 
+    def inside(self, folder: Path) -> str:
+        """Where the server's own processes reach the orchestrator."""
+        return f"unix:{folder / 'orchestrator'}"
+
     def orchestrator(self, folder: Path, where: Mapping[str, str] | None = None) -> ProcessSpec:
         """The orchestrator, which reads the graphs of programs from files.
 
         `where`: what one has announced in whose place this one is to be, at the same ports.
         """
-        listen = self.listen or f"unix:{folder / 'orchestrator'}"
+        inside = self.inside(folder)
+        listen = self.listen or inside
         config = self.settings.absolute()
         programs = config.programs | self._written(folder)
         config = config.model_copy(update={"listen": listen, "programs": programs})
         if not self.listen:  # an embedded server is nobody else's, and nobody's runs outlive it
-            config = config.model_copy(update={"http": None, "metrics": None, "journal_mb": 0})
+            idle = dict.fromkeys(("http", "metrics", "tls_cert", "tls_key", "tls_ca"))
+            config = config.model_copy(update={**idle, "journal_mb": 0})
         if where is not None:
-            doors = {"listen": where["listening"], "http": where.get("http"), "metrics": where.get("metrics")}
+            listen = where["listening"].removeprefix(SCHEME)
+            doors = {"listen": listen, "http": where.get("http"), "metrics": where.get("metrics")}
             config = config.model_copy(update=doors)
-        arguments = ("-m", _ORCHESTRATOR, "--config", config.model_dump_json(exclude={"api_key"}))
+        document = config.model_dump(mode="json", exclude={"api_key"})
+        if listen != inside:
+            document["inside"] = inside
+        arguments = ("-m", _ORCHESTRATOR, "--config", json.dumps(document))
         return ProcessSpec("orchestrator", arguments, _secrets(self.settings), announces=True)
 
     def _written(self, folder: Path) -> dict[str, Path]:
@@ -56,11 +68,12 @@ class ServerLayout:
             file.write_text(self.programs[name], encoding="utf-8")
         return files
 
-    def workers(self, folder: Path, address: str) -> Sequence[ProcessSpec]:
+    def workers(self, folder: Path) -> Sequence[ProcessSpec]:
         """The workers of each model, one for retrieval, and one for tools if there are any.
 
         Tools have a process of their own, because nobody knows what they do to it.
         """
+        inside = self.inside(folder)
         found = [
             worker_spec(
                 self.settings,
@@ -68,7 +81,7 @@ class ServerLayout:
                     self.settings,
                     ("llm",),
                     listen=f"unix:{folder / f'model-{number}-{copy}'}",
-                    orchestrator=address,
+                    orchestrator=inside,
                     model=_one_of(model, copy),
                 ),
                 name=f"worker {model.name!r}{f' {copy + 1}' if model.workers > 1 else ''}",
@@ -78,7 +91,7 @@ class ServerLayout:
         ]
         for name, kinds in light_kinds(self.settings).items():
             config = WorkerConfig.of(
-                self.settings, kinds, listen=f"unix:{folder / name}", orchestrator=address
+                self.settings, kinds, listen=f"unix:{folder / name}", orchestrator=inside
             )
             found.append(worker_spec(self.settings, config, name=f"worker {name!r}"))
         return found

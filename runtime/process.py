@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import uvloop
 from pydantic import ValidationError
 
-from .config import Settings, WorkerConfig
+from .config import OrchestratorConfig, WorkerConfig
 
 __all__ = ["collect_seldom", "end_of_process", "leave", "run_process", "stop"]
 
@@ -27,7 +27,7 @@ _STOP_WITHIN_S: Final = 1.5
 _COLLECT_AFTER: Final = 50_000
 """New objects: of many runs most are gone by then, and what is left is looked at a few times less."""
 
-Config = TypeVar("Config", Settings, WorkerConfig)
+Config = TypeVar("Config", OrchestratorConfig, WorkerConfig)
 
 
 def run_process(

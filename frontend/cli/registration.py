@@ -12,6 +12,7 @@ from weft.graph.codec import to_json
 from weft.graph.deployment import every_node
 from weft.graph.ir import Graph
 from weft.graph.ops.common import Tool
+from weft.runtime.config import Settings
 
 from .preparation import prepare
 from .problems import UsageProblem
@@ -54,11 +55,11 @@ def lowered(programs: Mapping[str, str], max_bytes: int) -> dict[str, str]:
     return texts
 
 
-def prepare_all(programs: Mapping[str, str], address: str, key: str | None, *, quiet: bool) -> None:
+def prepare_all(programs: Mapping[str, str], address: str, settings: Settings, *, quiet: bool) -> None:
     """Do what the bundled apps among the programs need, on the server at `address`. Raises ProgramError."""
     targets = [source for source in programs.values() if not _is_graph(source)]
     if targets:
-        client = Client(address, api_key=key)
+        client = Client.of(address, settings)
         for target in targets:
             prepare(target, client, quiet=quiet)
         client.close()
