@@ -7,6 +7,8 @@ from those who can read the network only TLS keeps it secret.
 from __future__ import annotations
 
 import hmac
+import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
@@ -15,9 +17,12 @@ import grpc
 
 __all__ = ["KEY", "KEYLESS", "Access", "carries_key", "guards", "keyed"]
 
+_log = logging.getLogger(__name__)
+
 KEY: Final = "WEFT_API_KEY"
 """The variable that holds the key. Not an argument of a process, which everybody on the machine can read."""
 
+_EVERY_S: Final = 60.0  # a line on refused calls at most
 _HEADER: Final = "authorization"
 _OPEN: Final = "/grpc.health.v1.Health/"  # as over HTTP: whoever watches a server needs no key
 _REFUSAL: Final = (
@@ -101,6 +106,8 @@ class _Guard(grpc.aio.ServerInterceptor):
 
     def __init__(self, key: str) -> None:
         self._expected = f"Bearer {key}".encode()
+        self._told_s = -_EVERY_S
+        self._untold = 0  # refusals that are not in the log yet
 
     async def intercept_service(
         self,
@@ -110,12 +117,21 @@ class _Guard(grpc.aio.ServerInterceptor):
         """The method, or one that refuses."""
         if handler_call_details.method.startswith(_OPEN) or self._admits(handler_call_details):
             return await continuation(handler_call_details)
-        return grpc.stream_stream_rpc_method_handler(_refuse)
+        return grpc.stream_stream_rpc_method_handler(self._refuse)
 
     def _admits(self, details: grpc.HandlerCallDetails) -> bool:
-        given = dict(details.invocation_metadata or ()).get(_HEADER, "")
-        return hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._expected)
+        given = [value for name, value in details.invocation_metadata or () if name == _HEADER]
+        if len(given) != 1:  # of several, one may have been meant for somebody else
+            return False
+        text = given[0].encode() if isinstance(given[0], str) else given[0]
+        return hmac.compare_digest(text, self._expected)
 
+    async def _refuse(self, requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._note(context.peer())
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, _REFUSAL)
 
-async def _refuse(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, _REFUSAL)
+    def _note(self, peer: str) -> None:
+        self._untold += 1
+        if time.monotonic() >= self._told_s + _EVERY_S:
+            _log.warning("calls without the right key were refused: %d, the last of %s", self._untold, peer)
+            self._told_s, self._untold = time.monotonic(), 0

@@ -147,7 +147,8 @@ async def test_what_there_is_to_call_is_told_only_with_the_key() -> None:
 @pytest.mark.parametrize(
     ("metadata", "served"),
     [
-        ([("authorization", "Bearer another"), ("authorization", f"Bearer {KEY}")], True),  # the last counts
+        ([("authorization", f"Bearer {KEY}")], True),
+        ([("authorization", "Bearer another"), ("authorization", f"Bearer {KEY}")], False),
         ([("authorization", f"Bearer {KEY}"), ("authorization", "Bearer another")], False),
         ([("authorization", KEY)], False),
         ([("authorization-bin", f"Bearer {KEY}".encode())], False),
@@ -158,6 +159,17 @@ async def test_only_the_header_as_it_is_documented_counts(metadata: Any, served:
         call: Any = OrchestratorStub(channel).Describe(DESCRIBE, metadata=metadata)
         expected = grpc.StatusCode.OK if served else grpc.StatusCode.UNAUTHENTICATED
         assert await call.code() is expected
+
+
+async def test_refused_calls_are_noted_but_not_each(caplog: pytest.LogCaptureFixture) -> None:
+    async with orchestrator() as address:
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await workers_of(address, "another")
+        assert await workers_of(address) == []
+    (line,) = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert line.startswith("calls without the right key were refused: 1, the last of ipv4:127.0.0.1:")
+    assert KEY not in caplog.text
 
 
 async def test_a_worker_joins_with_the_key_and_takes_calls_with_it_alone() -> None:
