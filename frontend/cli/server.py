@@ -99,9 +99,7 @@ def warn_if_open(addresses: Iterable[str | None], settings: Settings) -> None:
     if doors and settings.key is None:
         _warn(f"{where}: open to other machines, without a key; set WEFT_API_KEY")
     elif doors and settings.tls_cert is None:
-        _warn(
-            f"{where}: other machines send the key unencrypted; set tls_cert and tls_key (docs/operations.md)"
-        )
+        _warn(f"{where}: other machines send the key unencrypted; set tls_cert and tls_key")
 
 
 def _warn(message: str) -> None:

@@ -59,14 +59,15 @@ class Client:
         self._server = server
         self._key = api_key
         self._ca = None if tls_ca is None else Path(tls_ca)
-        self._known: tuple[int, str, Access] | None = None  # the process, and what it found
+        self._access: Access | None = None
+        self._address: tuple[int, str] | None = None  # and the process that found it
         self._connection: tuple[int, Connection] | None = None  # and the process that made it
 
     @classmethod
     def of(cls, server: str, settings: Settings) -> Self:
         """The client of a server, with these settings and no other configuration. Raises ConfigError."""
         client = cls(server)
-        client._known = (os.getpid(), server, Access(settings.key, authorities(settings.tls_ca)))
+        client._access = Access(settings.key, authorities(settings.tls_ca))
         return client
 
     def __enter__(self) -> Self:
@@ -78,7 +79,12 @@ class Client:
     @property
     def server(self) -> str:
         """The server's address; an embedded runtime is started for it if need be."""
-        return self._server or self._found()[0]
+        if self._server is not None:
+            return self._server
+        if self._address is None or self._address[0] != os.getpid():
+            settings = client_settings()
+            self._address = (os.getpid(), settings.server or _start_embedded(settings))
+        return self._address[1]
 
     def call(self, method: Callable[[OrchestratorAsyncStub], Awaitable[T]]) -> T:
         """Call a method of the service `weft.v1.Orchestrator`, as in `call(lambda stub: stub.Describe(...))`.
@@ -156,11 +162,10 @@ class Client:
 
     def _found(self) -> tuple[str, Access]:
         """The server's address, and with what it is called. Raises ConfigError."""
-        if self._known is None or self._known[0] != os.getpid():
+        if self._access is None:
             settings = client_settings(server=self._server)
-            access = Access(self._key or settings.key, authorities(self._ca or settings.tls_ca))
-            self._known = (os.getpid(), settings.server or _start_embedded(settings), access)
-        return self._known[1:]
+            self._access = Access(self._key or settings.key, authorities(self._ca or settings.tls_ca))
+        return self.server, self._access
 
     def _answering(self) -> Connection | None:
         """The connection of this process, if the server has answered over it."""

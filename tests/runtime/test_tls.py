@@ -53,8 +53,11 @@ def certificate_in(files: Path) -> Certificate:
 
 @asynccontextmanager
 async def orchestrator(files: Path | None, listen: str = "127.0.0.1:0") -> AsyncIterator[str]:
-    tls = {} if files is None else {f"tls_{name}": files / f"{name}.pem" for name in ("cert", "key", "ca")}
-    server = Server(Settings(listen=listen, models=[], journal_mb=0, api_key=SecretStr(KEY), **tls))
+    settings = Settings(listen=listen, models=[], journal_mb=0, api_key=SecretStr(KEY))
+    if files is not None:
+        tls = {f"tls_{name}": files / f"{name}.pem" for name in ("cert", "key", "ca")}
+        settings = settings.model_copy(update=tls)
+    server = Server(settings)
     try:
         yield await server.start()
     finally:

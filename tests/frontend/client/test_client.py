@@ -202,6 +202,13 @@ def test_an_address_is_no_url() -> None:
         echo.using(Client("http://h:1")).invoke("x")
 
 
+def test_who_vouches_for_a_server_is_of_use_where_it_is_called_by_tls(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^tls_ca is for a server that speaks TLS: call it grpcs://h:1$"):
+        Client("h:1", tls_ca="ca.pem")
+    with pytest.raises(ConfigError, match=r"tls_ca: .*/gone\.pem cannot be read"):
+        Client("grpcs://h:1", tls_ca=tmp_path / "gone.pem").describe()
+
+
 def test_the_configuration_names_the_server(server: MiniServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEFT_SERVER", server.address)
     client = Client()
