@@ -214,9 +214,14 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
     async def Join(self, request: worker_pb2.WorkerInfo, context: Context) -> AsyncIterator[pb.JoinEvent]:
         """A worker is a member for as long as this stream and the Execute stream are open."""
         shell, fleet = self._orchestrator.shell, self._orchestrator.fleet
+        link = WorkerLink(request, self._access, shell.report, shell.worker_lost)
         try:
-            link = await self._dial(request, context)
+            fleet.check(request)
+            if self._access.key is None and carries_key(context.invocation_metadata()):
+                raise ValueError(_ONE_SIDED)
+            await link.open()
         except (ValueError, ConnectionError) as problem:
+            await link.close()
             yield pb.JoinEvent(accepted=False, message=str(problem))
             return
         predecessor = fleet.get(link.id)
@@ -231,16 +236,6 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
         finally:
             shell.worker_lost(link, "it left or its process ended")
             await link.close()
-
-    async def _dial(self, info: worker_pb2.WorkerInfo, context: Context) -> WorkerLink:
-        """An open link to a worker that wants to join. Raises ValueError and ConnectionError."""
-        shell = self._orchestrator.shell
-        self._orchestrator.fleet.check(info)
-        if self._access.key is None and carries_key(context.invocation_metadata()):
-            raise ValueError(_ONE_SIDED)
-        link = WorkerLink(info, self._access, shell.report, shell.worker_lost)
-        await link.open()
-        return link
 
 
 def _note_caller(context: Context) -> None:
