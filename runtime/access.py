@@ -1,23 +1,28 @@
 """The key of a server: every gRPC call to its processes carries it, or is refused.
 
 It travels as HTTP's does, `authorization: Bearer KEY`, in the metadata of the call. It keeps strangers out;
-from those who can read the network it is no secret.
+from those who can read the network only TLS keeps it secret.
 """
 
 from __future__ import annotations
 
 import hmac
+import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from ipaddress import ip_address
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
 import grpc
 
-__all__ = ["KEY", "carries_key", "guards", "is_local", "keyed"]
+__all__ = ["KEY", "KEYLESS", "Access", "carries_key", "guards", "keyed"]
+
+_log = logging.getLogger(__name__)
 
 KEY: Final = "WEFT_API_KEY"
 """The variable that holds the key. Not an argument of a process, which everybody on the machine can read."""
 
+_EVERY_S: Final = 60.0  # a line on refused calls at most
 _HEADER: Final = "authorization"
 _OPEN: Final = "/grpc.health.v1.Health/"  # as over HTTP: whoever watches a server needs no key
 _REFUSAL: Final = (
@@ -29,23 +34,26 @@ AnyChannel = TypeVar("AnyChannel", grpc.Channel, grpc.aio.Channel)
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """With what a process calls others."""
+
+    key: str | None = field(default=None, repr=False)
+    """The key of the server."""
+    authorities: bytes | None = field(default=None, repr=False)
+    """The certificates, in PEM, by which it knows those that speak TLS; None: those of the public CAs."""
+
+
+KEYLESS: Final = Access()
+"""For servers without a key."""
+
+
 def keyed(channel: AnyChannel, key: str | None) -> AnyChannel:
     """The channel for a stub; if there is a key, all calls of the stub carry it.
 
     gRPC's own interceptors do the same, but hand on each message of a stream.
     """
     return channel if key is None else cast(AnyChannel, _Keyed(channel, key))
-
-
-def is_local(address: str) -> bool:
-    """Whether nobody on another machine can reach what listens there: at `unix:PATH` or `HOST:PORT`."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost" or address.startswith("unix:"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def guards(key: str | None) -> list[grpc.aio.ServerInterceptor]:
@@ -98,6 +106,8 @@ class _Guard(grpc.aio.ServerInterceptor):
 
     def __init__(self, key: str) -> None:
         self._expected = f"Bearer {key}".encode()
+        self._told_s = -_EVERY_S
+        self._untold = 0  # refusals that are not in the log yet
 
     async def intercept_service(
         self,
@@ -107,12 +117,21 @@ class _Guard(grpc.aio.ServerInterceptor):
         """The method, or one that refuses."""
         if handler_call_details.method.startswith(_OPEN) or self._admits(handler_call_details):
             return await continuation(handler_call_details)
-        return grpc.stream_stream_rpc_method_handler(_refuse)
+        return grpc.stream_stream_rpc_method_handler(self._refuse)
 
     def _admits(self, details: grpc.HandlerCallDetails) -> bool:
-        given = dict(details.invocation_metadata or ()).get(_HEADER, "")
-        return hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._expected)
+        given = [value for name, value in details.invocation_metadata or () if name == _HEADER]
+        if len(given) != 1:  # of several, one may have been meant for somebody else
+            return False
+        text = given[0].encode() if isinstance(given[0], str) else given[0]
+        return hmac.compare_digest(text, self._expected)
 
+    async def _refuse(self, requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._note(context.peer())
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, _REFUSAL)
 
-async def _refuse(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, _REFUSAL)
+    def _note(self, peer: str) -> None:
+        self._untold += 1
+        if time.monotonic() >= self._told_s + _EVERY_S:
+            _log.warning("calls without the right key were refused: %d, the last of %s", self._untold, peer)
+            self._told_s, self._untold = time.monotonic(), 0

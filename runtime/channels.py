@@ -1,4 +1,4 @@
-"""How gRPC is set up inside a server: the options of channels and servers, so that they fit together.
+"""How gRPC is set up: channels, and their and servers' options, so that they fit together.
 
 Whoever pings must talk to a server that puts up with the pings: gRPC's servers end connections ("too many
 pings") on which more than two come within five minutes, unless they are told otherwise.
@@ -6,10 +6,18 @@ pings") on which more than two come within five minutes, unless they are told ot
 
 from __future__ import annotations
 
-import os
+import logging
+from functools import lru_cache
 from typing import Final
 
-__all__ = ["channel_options", "prepare_process", "server_options"]
+import grpc
+
+from .access import Access
+from .addresses import SCHEME, UNIX, is_local, speaks_tls
+
+__all__ = ["Options", "blocking_channel", "channel_options", "open_channel", "open_port", "server_options"]
+
+_log = logging.getLogger(__name__)
 
 Options = tuple[tuple[str, int], ...]
 
@@ -29,17 +37,6 @@ _ANSWER: Final[Options] = (("grpc.http2.ping_timeout_ms", 5000),)
 Servers wait for those of clients for a minute, as gRPC does: they may be far away, or suspended for a while.
 """
 
-_ENVIRONMENT: Final = {
-    "GRPC_VERBOSITY": "NONE",  # its errors come back as exceptions
-    "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",
-}
-"""What gRPC reads when it is imported.
-
-Its "event engine" hands what arrives from thread to thread before Python's own thread for gRPC hears of it.
-Without, that thread waits for the sockets itself: a message wakes half as many threads.
-"""
-
-
 _QUEUE: Final[Options] = (
     ("grpc.server.max_pending_requests", 2**31 - 1),
     ("grpc.server.max_pending_requests_hard_limit", 2**31 - 1),
@@ -50,10 +47,57 @@ gRPC's servers refuse some of more than a thousand, by chance, and all beyond th
 """
 
 
-def prepare_process() -> None:
-    """Set what gRPC reads when it is imported, where the environment says nothing else."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+def open_channel(address: str, access: Access, options: Options | None = None) -> grpc.aio.Channel:
+    """A channel of the running loop to what listens at `address`, by TLS if that says so.
+
+    Stubs get it `keyed`. `options`: by default those between orchestrator and worker.
+    """
+    options = channel_options() if options is None else options
+    if speaks_tls(address):
+        target = address.removeprefix(SCHEME)
+        return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(access.authorities), options)
+    _note_sent_in_clear(address, access)
+    return grpc.aio.insecure_channel(address, options)
+
+
+def blocking_channel(address: str, access: Access, options: Options = ()) -> grpc.Channel:
+    """As `open_channel`, for threads."""
+    if speaks_tls(address):
+        target = address.removeprefix(SCHEME)
+        return grpc.secure_channel(target, grpc.ssl_channel_credentials(access.authorities), options)
+    _note_sent_in_clear(address, access)
+    return grpc.insecure_channel(address, options)
+
+
+def open_port(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    """Let a server listen there, by TLS if it has credentials, but on no Unix socket; how it is called there.
+
+    The credentials must live as long as the server. Raises RuntimeError if it cannot listen there.
+    """
+    if address.startswith(UNIX):
+        server.add_insecure_port(address)
+        return address
+    host = address.rpartition(":")[0]
+    if credentials is None:
+        return f"{host}:{server.add_insecure_port(address)}"
+    return f"{SCHEME}{host}:{server.add_secure_port(address, credentials)}"
+
+
+def _note_sent_in_clear(address: str, access: Access) -> None:
+    if access.key is not None and not is_local(address):
+        _warn(address)
+
+
+@lru_cache(maxsize=1024)
+def _warn(address: str) -> None:
+    """Once an address, that is."""
+    _log.warning(
+        "the key goes to %s unencrypted, and so does everything else; give what listens there tls_cert and "
+        "tls_key, and call it %s%s (docs/operations.md)",
+        address,
+        SCHEME,
+        address,
+    )
 
 
 def channel_options() -> Options:

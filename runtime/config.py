@@ -1,8 +1,8 @@
 """Configuration: what a person sets, and what each process of a server is started with.
 
 `Settings` come from arguments, `WEFT_*` variables, `weft.toml` and defaults; the first to name a key wins.
-Processes get theirs as a JSON document, their argument ``--config``: the orchestrator all settings, as
-`OrchestratorConfig`, a worker its `WorkerConfig`.
+Processes get theirs as a JSON document, their argument ``--config``: an `OrchestratorConfig`, which holds all
+settings, or a `WorkerConfig`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +25,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
+from .addresses import SCHEME, UNIX, Address, HttpAddress, ServerAddress
 from .config_file import ConfigError, read_file
+from .model_settings import ModelSettings
 from .scheduler.policies import Policies
 
 __all__ = [
@@ -35,8 +36,8 @@ __all__ = [
     "MODEL_KEY",
     "REFERENCE_MODEL",
     "SERVER_VARIABLE",
+    "TLS_CA_VARIABLE",
     "ConfigError",
-    "DialectName",
     "EngineKind",
     "HostedPrograms",
     "LogLevel",
@@ -44,6 +45,7 @@ __all__ = [
     "OrchestratorConfig",
     "Settings",
     "WorkerConfig",
+    "client_settings",
     "load_settings",
 ]
 
@@ -55,34 +57,15 @@ MODEL_KEY: Final = "WEFT_MODEL_KEY"
 """The variable by which a worker process gets the key of the server that runs its model."""
 SERVER_VARIABLE: Final = "WEFT_SERVER"
 """The variable that names the server that clients use."""
+TLS_CA_VARIABLE: Final = "WEFT_TLS_CA"
+"""The variable that says by whose certificate clients know it."""
 REFERENCE_MODEL: Final = Path(__file__).parent.parent / "apps" / "reference_model" / "model"
 """The folder of the small model that comes with weft."""
 
 _PREFIX: Final = "WEFT_"
-_UNIX: Final = "unix:"
 
-DialectName = Literal["auto", "llamacpp", "openai", "sglang", "vllm", "weft"]
 EngineKind = Literal["llm", "embed", "index", "rerank", "tool"]
 LogLevel = Literal["debug", "info", "warning", "error"]
-
-
-def _address(text: str) -> str:
-    """Refuse what is neither `host:port` nor `unix:path`."""
-    if _is_tcp(text) or (text.startswith(_UNIX) and len(text) > len(_UNIX)):
-        return text
-    raise ValueError(f"an address is 'HOST:PORT' or 'unix:PATH', not {text!r}")
-
-
-def _is_tcp(text: str) -> bool:
-    host, _, port = text.rpartition(":")
-    return bool(host) and not text.startswith(_UNIX) and port.isdecimal() and int(port) < 1 << 16
-
-
-def _tcp_address(text: str) -> str:
-    """Refuse what is not `host:port`."""
-    if _is_tcp(text):
-        return text
-    raise ValueError(f"an HTTP address is 'HOST:PORT', not {text!r}")
 
 
 def _entry_point(text: str) -> str:
@@ -93,122 +76,10 @@ def _entry_point(text: str) -> str:
     raise ValueError(f"a tool is named 'module:function', not {text!r}")
 
 
-def _url(text: str) -> str:
-    """Refuse what is no URL of a server, or holds a password."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"the URL of a server is 'http://HOST:PORT/v1', not {text!r}")
-    if parts.username is not None:
-        raise ValueError("a password does not belong in a URL, which is shown: pass it as 'key'")
-    return text.rstrip("/")
-
-
-Address = Annotated[str, AfterValidator(_address)]
-"""Where a server listens: `HOST:PORT` or `unix:PATH`."""
-HttpAddress = Annotated[str, AfterValidator(_tcp_address)]
-"""Where an HTTP server listens: `HOST:PORT`."""
 EntryPoint = Annotated[str, AfterValidator(_entry_point)]
 """A Python function: `module:function`."""
-Url = Annotated[str, AfterValidator(_url)]
-"""Where an OpenAI-compatible server answers: `http://HOST:PORT/v1`."""
 
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True)
-
-
-_SERVED: Final = frozenset({"context_length", "dialect", "key", "served_as", "wait_s"})
-"""What is said of models that another server runs; and of those that a worker runs:"""
-_OWN: Final = frozenset(
-    {
-        "code",
-        "device",
-        "dtype",
-        "host_kv_tokens",
-        "kv_tokens",
-        "native",
-        "prompt_lookup",
-        "quantization",
-        "tensor_parallel",
-        "threads",
-        "token_budget",
-        "workers",
-    }
-)
-
-
-class ModelSettings(BaseModel):
-    """A language model, and how a worker runs it."""
-
-    model_config = _STRICT
-
-    name: str = ""
-    """How programs name it; by default the last part of `path`."""
-    path: str
-    """A folder with a Hugging Face checkpoint, or the name of one on the hub. With `url`, only its tokenizer,
-    chat template and configuration are read."""
-    url: Url | None = None
-    """An OpenAI-compatible server that runs the model in a worker's stead: docs/upstream.md."""
-    served_as: str = ""
-    """How that server names the model; by default `name` if it has one of that name, or its only one."""
-    key: SecretStr | None = Field(default=None, min_length=1, exclude=True)
-    """The key that it wants; a worker process gets it as a variable."""
-    dialect: DialectName = "auto"
-    """What it understands besides OpenAI's API; auto goes by what it says of its models."""
-    context_length: int | None = Field(default=None, gt=0)
-    """The longest text that it takes, in tokens; by default what it says itself, or the configuration."""
-    wait_s: float = Field(default=30.0, ge=0)
-    """How long a worker that starts waits for it to answer."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, …; auto takes a GPU if there is one, and of several workers each another one."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of weights and computation; auto takes the checkpoint's on a GPU; on a CPU float32, or bfloat16 if the
-    checkpoint has it, is not small, and the CPU, as measured at the start, computes it faster."""
-    quantization: Literal["auto", "none", "fp8"] = "auto"
-    """Of the layers' matrices, by weft's code on a GPU: fp8 keeps and multiplies them in 8 bits, in half the
-    memory; auto does so where the checkpoint is in fp8 and the GPU has units for it."""
-    code: Literal["auto", "weft", "transformers"] = "auto"
-    """Whose code computes the model: weft's, which knows the families Llama, Mistral, Qwen2 and Qwen3, or
-    that of transformers, more slowly; auto takes weft's where it can."""
-    kv_tokens: int | None = Field(default=None, gt=0)
-    """Tokens whose keys and values the worker keeps; by default as many as memory allows."""
-    host_kv_tokens: int | None = Field(default=None, ge=0)
-    """Tokens whose keys and values stay in the host's memory, pinned, when the GPU has no room for them, to
-    be copied back when they are asked for; by default as many as the GPU has room for, but no more than an
-    eighth of the machine's memory for all its GPUs; on a CPU none. 0: none."""
-    token_budget: int | None = Field(default=None, gt=0)
-    """Tokens that one step computes at most; by default 512 on a CPU, 2048 on a GPU."""
-    max_running: int | None = Field(default=None, gt=0)
-    """Requests that one step serves at most; by default 64 on a CPU, 256 on a GPU. With `url`, those that are
-    sent at a time, 64 by default."""
-    tensor_parallel: int = Field(default=1, gt=0)
-    """Processes that share the model of one worker, each with some of its heads, on the GPUs from `device`
-    on; it must divide the model's heads, KV heads and inner width. No KV goes to the host or to other workers
-    then. On a CPU it works, too, slowly: for trying it out."""
-    native: bool = True
-    """In float32 on a CPU, compute in C that this machine's compiler has compiled for it, if it has one."""
-    prompt_lookup: bool = True
-    """Compute in one step several tokens that the context lets expect, as answers copy from it; texts stay
-    the same, in fewer steps."""
-    threads: int | None = Field(default=None, gt=0)
-    """CPU threads; by default torch decides."""
-    workers: int = Field(default=1, gt=0)
-    """Worker processes that a server starts for the model."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_after_path(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("path"), str) and not data.get("name"):
-            return {**data, "name": Path(data["path"]).name}
-        return data
-
-    @model_validator(mode="after")
-    def _check_url(self) -> Self:
-        """Refuse what is nothing to a model that another server runs, or to one that a worker runs."""
-        fields, idle = type(self).model_fields, _OWN if self.url else _SERVED
-        for name in sorted(idle):
-            if getattr(self, name) != fields[name].default:
-                wrong = "is the other server's business" if self.url else "goes with 'url' only"
-                raise ValueError(f"{name!r} {wrong}: leave it out of the table of model {self.name!r}")
-        return self
 
 
 def _reference() -> list[ModelSettings]:
@@ -230,7 +101,7 @@ class Settings(BaseSettings):
 
     listen: Address = "127.0.0.1:7420"
     """Where `weft serve` listens."""
-    server: Address | None = None
+    server: ServerAddress | None = None
     """The server that clients use; without one they start an embedded runtime."""
     data: Path = Path(".weft")
     """The folder of the indexes, and of everything else that stays."""
@@ -243,6 +114,13 @@ class Settings(BaseSettings):
     default the one that OTEL_EXPORTER_OTLP_ENDPOINT names, if it is set."""
     api_key: SecretStr | None = Field(default=None, min_length=1)
     """What clients and workers must send as their key; without one everybody is served."""
+    tls_cert: Path | None = None
+    """A file with the certificate, and its chain, of what listens here on TCP, which speaks TLS then."""
+    tls_key: Path | None = None
+    """The file with its private key."""
+    tls_ca: Path | None = None
+    """A file with the certificates of those who may vouch for servers and workers that are called by TLS; by
+    default the public CAs."""
     models: list[ModelSettings] = Field(default_factory=_reference)
     """The language models; the first is the default."""
     embedder: str | None = None
@@ -275,10 +153,16 @@ class Settings(BaseSettings):
         """The `api_key`, to be shown to nobody."""
         return None if self.api_key is None else self.api_key.get_secret_value()
 
+    @property
+    def called(self) -> str:
+        """How clients on this machine call a server with these settings."""
+        return SCHEME + self.listen if self.tls_cert and not self.listen.startswith(UNIX) else self.listen
+
     def absolute(self) -> Self:
         """The same settings for a process with another working folder."""
         paths = {
             "data": self.data.absolute(),
+            **_absolute(self, "tls_cert", "tls_key", "tls_ca"),
             "import_paths": [path.absolute() for path in self.import_paths],
             "programs": {name: path.absolute() for name, path in self.programs.items()},
         }
@@ -302,6 +186,11 @@ class Settings(BaseSettings):
         return chosen
 
     @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        _expect_both(self.tls_cert, self.tls_key)
+        return self
+
+    @model_validator(mode="after")
     def _check_models(self) -> Self:
         names = [model.name for model in self.models]
         for name in names:
@@ -313,8 +202,10 @@ class Settings(BaseSettings):
 
 
 class OrchestratorConfig(Settings):
-    """What an orchestrator process is started with: the settings, and what follows from their programs."""
+    """What an orchestrator process is started with: the settings, and what follows from them."""
 
+    inside: Address | None = None
+    """Where the processes of its own server reach it, besides where it listens to everybody."""
     hosting: bool = False
     """Whether a tool worker runs some of the programs."""
 
@@ -337,12 +228,17 @@ class WorkerConfig(BaseModel):
 
     kinds: tuple[EngineKind, ...] = Field(min_length=1)
     """The engines that it runs."""
-    orchestrator: Address
+    orchestrator: ServerAddress
     """What it joins."""
     listen: Address = "127.0.0.1:0"
     """Where its gRPC server listens; port 0 takes any free one."""
-    advertise: Address | None = None
+    advertise: ServerAddress | None = None
     """The address by which the orchestrator reaches it, if not the one where it listens."""
+    tls_cert: Path | None = None
+    """Its certificate, if it is to speak TLS where it listens on TCP."""
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    """By what it knows the orchestrator and other workers."""
     worker_id: str = ""
     """Empty: made up at the start."""
     data: Path = Path(".weft")
@@ -358,6 +254,11 @@ class WorkerConfig(BaseModel):
     log_level: LogLevel = "warning"
 
     @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        _expect_both(self.tls_cert, self.tls_key)
+        return self
+
+    @model_validator(mode="after")
     def _check_model(self) -> Self:
         if "llm" in self.kinds and self.model is None:
             raise ValueError("a worker of kind 'llm' needs a model")
@@ -370,11 +271,23 @@ class WorkerConfig(BaseModel):
         Raises ConfigError.
         """
         shared = ("embedder", "reranker", "tools", "profile_s", "result_cache_mb", "log_level")
-        values = {key: getattr(settings, key) for key in shared}
+        values = {key: getattr(settings, key) for key in shared} | _absolute(settings, "tls_ca")
         try:
             return cls(kinds=kinds, data=settings.data.absolute(), **values, **own)
         except ValidationError as problem:
             raise ConfigError(_explain(problem, {"arguments": own})) from None
+
+
+def _absolute(settings: Settings, *names: str) -> dict[str, Path]:
+    """Those of these files that are named, for a process with another working folder."""
+    files = {name: getattr(settings, name) for name in names}
+    return {name: file.absolute() for name, file in files.items() if file is not None}
+
+
+def _expect_both(cert: Path | None, key: Path | None) -> None:
+    if (cert is None) is not (key is None):
+        missing = "tls_cert" if cert is None else "tls_key"
+        raise ValueError(f"tls_cert and tls_key belong together, and {missing} is not set")
 
 
 def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
@@ -383,14 +296,35 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
     The file is `path`, or what ``WEFT_CONFIG`` names, or ``weft.toml`` in the working folder if it is there.
     Relative paths in it are relative to the file. Raises ConfigError.
     """
+    return _settings_from(_sources(path, overrides))
+
+
+def client_settings(path: Path | None = None, **overrides: Any) -> Settings:
+    """As `load_settings`, for who calls a server: a key is sent to no server but the one that it is for.
+
+    A file's `api_key` is for the `server` that the file names, and for any if it names none.
+    """
+    sources = _sources(path, overrides)
+    arguments, environment, file = sources.values()
+    called = arguments.get("server", environment.get("server"))
+    if called is not None and file.get("server") not in (None, called):
+        file.pop("api_key", None)
+    return _settings_from(sources)
+
+
+def _sources(path: Path | None, overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is set where, the first to count first: arguments, variables, the file."""
     file = _find_file(path)
-    sources: dict[str, Mapping[str, Any]] = {
+    return {
         "arguments": {key: value for key, value in overrides.items() if value is not None},
         "environment": _read_environment(),
         str(file): read_file(file) if file else {},
     }
+
+
+def _settings_from(sources: Mapping[str, Mapping[str, Any]]) -> Settings:
     merged: dict[str, Any] = {}
-    for values in reversed(sources.values()):
+    for values in reversed(list(sources.values())):
         for key, value in values.items():
             both = isinstance(value, dict) and isinstance(merged.get(key), dict)
             merged[key] = {**merged[key], **value} if both else value

@@ -29,6 +29,9 @@ def _relative_to(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     """The values of a file with their paths resolved against its folder; malformed ones as they are."""
     resolvers: dict[str, Callable[[Any], Any]] = {
         "data": lambda value: _path(folder, value),
+        "tls_cert": lambda value: _path(folder, value),
+        "tls_key": lambda value: _path(folder, value),
+        "tls_ca": lambda value: _path(folder, value),
         "import_paths": lambda value: _each(value, lambda item: _path(folder, item)),
         "programs": lambda value: _each(value, lambda item: _path(folder, item)),
         "embedder": lambda value: model_path(folder, value),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from .access import KEY
+from .addresses import SCHEME
 from .config import (
     MODEL_KEY,
     SERVER_VARIABLE,
+    TLS_CA_VARIABLE,
     EngineKind,
     HostedPrograms,
     ModelSettings,
@@ -33,7 +36,7 @@ class ServerLayout:
 
     settings: Settings
     listen: str | None = None
-    """Where the orchestrator listens; None: at a Unix socket in the server's private folder."""
+    """Where the orchestrator listens to clients and to workers that join; None: nowhere."""
     programs: Mapping[str, str] = field(default_factory=dict)
     """The graphs, as JSON, of those programs that no file holds."""
     hosted: HostedPrograms | None = None
@@ -44,22 +47,30 @@ class ServerLayout:
         """What the orchestrator wants to be sent."""
         return self.settings.key
 
+    def inside(self, folder: Path) -> str:
+        """Where the server's own processes reach the orchestrator."""
+        return f"unix:{folder / 'orchestrator'}"
+
     def orchestrator(self, folder: Path, where: Mapping[str, str] | None = None) -> ProcessSpec:
         """The orchestrator, which reads the graphs of programs from files.
 
         `where`: what one has announced in whose place this one is to be, at the same ports.
         """
-        listen = self.listen or f"unix:{folder / 'orchestrator'}"
-        settings = self.settings.absolute()
-        config = OrchestratorConfig.model_construct(**dict(settings), hosting=self.hosted is not None)
+        inside = self.inside(folder)
+        listen = self.listen or inside
+        config = self.settings.absolute()
         programs = config.programs | self._written(folder)
         config = config.model_copy(update={"listen": listen, "programs": programs})
         if not self.listen:  # an embedded server is nobody else's, and nobody's runs outlive it
-            config = config.model_copy(update={"http": None, "metrics": None, "journal_mb": 0})
+            idle = dict.fromkeys(("http", "metrics", "tls_cert", "tls_key", "tls_ca"))
+            config = config.model_copy(update={**idle, "journal_mb": 0})
         if where is not None:
-            doors = {"listen": where["listening"], "http": where.get("http"), "metrics": where.get("metrics")}
+            listen = where["listening"].removeprefix(SCHEME)
+            doors = {"listen": listen, "http": where.get("http"), "metrics": where.get("metrics")}
             config = config.model_copy(update=doors)
-        arguments = ("-m", _ORCHESTRATOR, "--config", config.model_dump_json(exclude={"api_key"}))
+        document = config.model_dump(mode="json", exclude={"api_key"})
+        document |= {"hosting": self.hosted is not None, "inside": inside if listen != inside else None}
+        arguments = ("-m", _ORCHESTRATOR, "--config", json.dumps(document))
         return ProcessSpec("orchestrator", arguments, _secrets(self.settings), announces=True)
 
     def _written(self, folder: Path) -> dict[str, Path]:
@@ -68,11 +79,12 @@ class ServerLayout:
             file.write_text(self.programs[name], encoding="utf-8")
         return files
 
-    def workers(self, folder: Path, address: str) -> Sequence[ProcessSpec]:
+    def workers(self, folder: Path) -> Sequence[ProcessSpec]:
         """The workers of each model, one for retrieval, and one for tools and programs if there are any.
 
         Tools have a process of their own, because nobody knows what they do to it.
         """
+        inside = self.inside(folder)
         found = [
             worker_spec(
                 self.settings,
@@ -80,7 +92,7 @@ class ServerLayout:
                     self.settings,
                     ("llm",),
                     listen=f"unix:{folder / f'model-{number}-{copy}'}",
-                    orchestrator=address,
+                    orchestrator=inside,
                     model=_one_of(model, copy),
                 ),
                 name=f"worker {model.name!r}{f' {copy + 1}' if model.workers > 1 else ''}",
@@ -93,7 +105,7 @@ class ServerLayout:
                 self.settings,
                 kinds,
                 listen=f"unix:{folder / name}",
-                orchestrator=address,
+                orchestrator=inside,
                 programs=self.hosted if "tool" in kinds else None,
             )
             found.append(worker_spec(self.settings, config, name=f"worker {name!r}"))
@@ -142,6 +154,8 @@ def worker_spec(settings: Settings, config: WorkerConfig, *, name: str) -> Proce
     environment = _secrets(settings) | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
     if "tool" in config.kinds:
         environment[SERVER_VARIABLE] = config.orchestrator
+        if config.tls_ca is not None:
+            environment[TLS_CA_VARIABLE] = str(config.tls_ca)
     if config.model is not None and config.model.key is not None:
         environment[MODEL_KEY] = config.model.key.get_secret_value()
     arguments = ("-m", _WORKER, "--config", config.model_dump_json())

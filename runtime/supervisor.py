@@ -20,7 +20,9 @@ import grpc
 
 from weft.proto import orchestrator_pb2, orchestrator_pb2_grpc
 
-from .access import keyed
+from .access import Access, keyed
+from .addresses import SCHEME, speaks_tls
+from .channels import blocking_channel
 from .elsewhere import InThreads
 from .processes import Child, LifeLine, ProcessSpec, start_janitor
 from .threads import Threads
@@ -46,14 +48,17 @@ class Layout(Protocol):
     def key(self) -> str | None:
         """What the orchestrator wants to be sent."""
 
+    def inside(self, folder: Path) -> str:
+        """Where the server's own processes reach the orchestrator; `folder`: as below."""
+
     def orchestrator(self, folder: Path, where: Mapping[str, str] | None = None) -> ProcessSpec:
         """The orchestrator, which announces ``{"listening": address}`` on stdout; `folder`: for its files.
 
         `where`: what one has announced in whose place this one is to be.
         """
 
-    def workers(self, folder: Path, address: str) -> Sequence[ProcessSpec]:
-        """The workers, which join the orchestrator at `address`; `folder` is for their sockets."""
+    def workers(self, folder: Path) -> Sequence[ProcessSpec]:
+        """The workers, which join the orchestrator; `folder` is for their sockets."""
 
 
 class RestartBudget:
@@ -87,6 +92,8 @@ class Supervisor:
         self._janitor: Process | None = None
         self.life_line = LifeLine()
         self.folder = _private_folder()
+        self.inside = layout.inside(self.folder)
+        """Where this process reaches the orchestrator, once it has started."""
         self.address = ""
         """Where clients reach the orchestrator, once it has started."""
         self.http = ""
@@ -158,14 +165,15 @@ class Supervisor:
         self._keep(child)
 
     async def _start_workers(self) -> None:
-        specs = self._layout.workers(self.folder, self.address)
+        specs = self._layout.workers(self.folder)
         for spec in specs:
             self._progress(f"starting {spec.name}")
         workers = [await self._start_child(spec) for spec in specs]
         waiting = {child.pid: child for child in workers}
         asking = InThreads(Threads("weft-supervisor"))  # an executor may be over with the main thread
+        joined = partial(_joined, self.inside, Access(self._layout.key))
         while waiting:
-            for pid in await asking.call(partial(_joined, self.address, self._layout.key)) & waiting.keys():
+            for pid in await asking.call(joined) & waiting.keys():
                 self._progress(f"{waiting.pop(pid).spec.name} has joined")
             for child in waiting.values():
                 if not child.running:
@@ -208,14 +216,15 @@ def _private_folder() -> Path:
 
 def _reachable(listening: str) -> str:
     """The address by which this machine reaches a server that listens there."""
-    host, _, port = listening.rpartition(":")
-    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]", "::") else listening
+    host, _, port = listening.removeprefix(SCHEME).rpartition(":")
+    scheme = SCHEME if speaks_tls(listening) else ""
+    return f"{scheme}127.0.0.1:{port}" if host in ("0.0.0.0", "[::]", "::") else listening
 
 
-def _joined(address: str, key: str | None) -> set[int]:
+def _joined(address: str, access: Access) -> set[int]:
     """The process ids of the workers that the orchestrator knows; none while it does not answer."""
-    with suppress(grpc.RpcError), grpc.insecure_channel(address) as channel:
-        orchestrator = orchestrator_pb2_grpc.OrchestratorStub(keyed(channel, key))
+    with suppress(grpc.RpcError), blocking_channel(address, access) as channel:
+        orchestrator = orchestrator_pb2_grpc.OrchestratorStub(keyed(channel, access.key))
         info = orchestrator.Describe(orchestrator_pb2.DescribeServerRequest(), timeout=2.0)
         return {worker.pid for worker in info.workers}
     return set()

@@ -61,12 +61,12 @@ def main(console: Console, settings: Settings) -> int:
 
 def _start(console: Console, settings: Settings) -> Client:
     if settings.server is not None:
-        return Client(settings.server, api_key=settings.key)
+        return Client.of(settings.server, settings)
     began = time.monotonic()
     with console.status("starting the runtime") as status:
         address = embedded.start(settings, lambda message: status.update(f"starting the runtime: {message}"))
     console.print(f"runtime started in {time.monotonic() - began:.1f} s: an orchestrator and its workers")
-    return Client(address, api_key=settings.key)
+    return Client.of(address, settings)
 
 
 def _index(console: Console, client: Client) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import grpc
 import uvloop
 
-from weft.runtime.channels import prepare_process
+from weft.runtime.environment import prepare_process
 
 from .noop import CHAIN, FAN_OUT, Arm
 

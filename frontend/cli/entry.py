@@ -21,6 +21,7 @@ def main() -> None:
     usual = signal.getsignal(signal.SIGINT)
     if usual is signal.default_int_handler:  # and not ignored, as in the background
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))  # while the import below still runs
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors come back as exceptions
     from .main import app
 
     signal.signal(signal.SIGINT, usual)

@@ -87,11 +87,11 @@ def load_hosted(name: str, source: str) -> ServerTool:
     return as_tool(load_program(source), name)
 
 
-def prepare_all(programs: Mapping[str, str], address: str, key: str | None, *, quiet: bool) -> None:
+def prepare_all(programs: Mapping[str, str], address: str, settings: Settings, *, quiet: bool) -> None:
     """Do what the bundled apps among the programs need, on the server at `address`. Raises ProgramError."""
     targets = [source for source in programs.values() if not _is_graph(source)]
     if targets:
-        client = Client(address, api_key=key)
+        client = Client.of(address, settings)
         for target in targets:
             prepare(target, client, quiet=quiet)
         client.close()

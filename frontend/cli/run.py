@@ -11,7 +11,7 @@ import typer
 from weft.frontend.client import Run
 from weft.frontend.client.run import rest_of, result_text
 from weft.frontend.verbs import Program
-from weft.runtime.config import Settings, load_settings
+from weft.runtime.config import Settings, client_settings
 
 from .answers import answered
 from .inputs import parse_inputs
@@ -51,7 +51,7 @@ def command(
     """Run a program and write its result. If it asks you something, answer in the terminal."""
     program = load_program(target)
     arguments = parse_inputs(inputs or (), text_parameters(program))
-    settings = load_settings(config, server=server)
+    settings = client_settings(config, server=server)
     if detach:
         _expect_detachable(settings, stream or trace or explain)
     talk = None if _MESSAGE in arguments else conversation_of(target)

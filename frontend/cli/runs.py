@@ -10,18 +10,18 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from weft.frontend.client import Client, connect
+from weft.frontend.client import Client
 from weft.frontend.errors import NotFound
 from weft.frontend.report import RunReport
 from weft.frontend.report.tasks import Task
 from weft.proto import orchestrator_pb2 as pb
-from weft.runtime.config import load_settings
+from weft.runtime.config import client_settings
 
 from .answers import answer
 from .output import OUTPUT, print_json, print_table, print_value, seconds
 from .problems import UsageProblem
 from .reports import HtmlOption, MermaidOption, write_report, write_trace
-from .server import ConfigOption, JsonOption, ServerOption
+from .server import ConfigOption, JsonOption, ServerOption, connected
 
 __all__ = ["command"]
 
@@ -71,8 +71,8 @@ def command(
         raise UsageProblem("--html and --mermaid are for `weft runs explain RUN`")
     if (html is not None) + mermaid + as_json > 1:
         raise UsageProblem("only one of --html, --mermaid and --json can be used")
-    settings = load_settings(config, server=server)
-    client = connect(settings.server or settings.listen, api_key=settings.key)
+    settings = client_settings(config, server=server)
+    client = connected(settings.server or settings.called, settings)
     if not run:
         _write_list([_plain(info) for info in client.runs(limit=limit, state=state)], as_json)
         return

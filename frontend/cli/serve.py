@@ -19,7 +19,7 @@ from weft.runtime.supervisor import StartupError, Supervisor
 
 from .output import ERRORS, OUTPUT, print_json
 from .registration import prepare_all, program_settings, registered
-from .server import ConfigOption, JsonOption, warn_if_open
+from .server import ConfigOption, JsonOption, TlsCaOption, TlsCertOption, TlsKeyOption, warn_if_open
 
 __all__ = ["ModelOption", "command", "model_settings", "until_signal"]
 
@@ -53,6 +53,9 @@ def command(
             metavar="KEY", help="What clients and workers must send; safer in WEFT_API_KEY than here."
         ),
     ] = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_ca: TlsCaOption = None,
     program: Annotated[
         list[str] | None,
         typer.Option(
@@ -72,6 +75,9 @@ def command(
         http=http,
         metrics=metrics,
         api_key=api_key,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_ca=tls_ca,
         programs=program_settings(program) if program else None,
     )
     expect_writable(settings.data / INDEXES)
@@ -113,11 +119,11 @@ async def until_signal(work: Callable[[], Any]) -> None:
 async def _serve(layout: ServerLayout, programs: dict[str, str], as_json: bool) -> None:
     with ERRORS.status("starting") as status:
         supervisor = Supervisor(layout, lambda message: status.update(f"{message} …"))
-        address = await supervisor.start()
+        await supervisor.start()
     try:
-        await asyncio.to_thread(prepare_all, programs, address, layout.key, quiet=as_json)
+        await asyncio.to_thread(prepare_all, programs, supervisor.inside, layout.settings, quiet=as_json)
         _announce(layout.settings, supervisor, as_json)
-        warn_if_open([layout.settings.listen, layout.settings.http], layout.key)
+        warn_if_open([layout.settings.listen, layout.settings.http], layout.settings)
         await supervisor.wait()
         raise StartupError("the orchestrator cannot be kept running; its messages stand above")
     finally:
@@ -127,6 +133,7 @@ async def _serve(layout: ServerLayout, programs: dict[str, str], as_json: bool) 
 def _announce(settings: Settings, supervisor: Supervisor, as_json: bool) -> None:
     names, programs = [model.name for model in settings.models], sorted(settings.programs)
     address, http, metrics = supervisor.address, supervisor.http, supervisor.metrics
+    scheme = "https" if settings.tls_cert else "http"
     if as_json:
         print_json(
             {
@@ -140,12 +147,13 @@ def _announce(settings: Settings, supervisor: Supervisor, as_json: bool) -> None
         return
     lines = [
         f"weft listens at {address}",
+        *(["  with TLS: call it by a name of its certificate"] if settings.tls_cert else []),
         f"  models: {', '.join(names) or 'none'}",
         *([f"  programs: {', '.join(programs)}"] if programs else []),
         f"  call it: weft run rag -i question='…' --server {address}",
         f"  or in Python: weft.connect({address!r})",
-        *([f"  or by OpenAI's clients: base_url='http://{http}/v1'"] if http else []),
-        *([f"  metrics: http://{metrics or http}/metrics"] if metrics or http else []),
+        *([f"  or by OpenAI's clients: base_url='{scheme}://{http}/v1'"] if http else []),
+        *([f"  metrics: {scheme}://{metrics or http}/metrics"] if metrics or http else []),
         "Ctrl-C ends it.",
     ]
     OUTPUT.out("\n".join(lines))

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from weft.frontend.client import Client, connect, embedded
-from weft.runtime.access import is_local
-from weft.runtime.config import Settings, load_settings
+from weft.frontend.client import Client, embedded, use
+from weft.runtime.addresses import is_local
+from weft.runtime.config import Settings, client_settings
 
 from .output import ERRORS
 from .problems import UsageProblem
@@ -21,7 +21,11 @@ __all__ = [
     "JsonOption",
     "ServerOption",
     "TargetArgument",
+    "TlsCaOption",
+    "TlsCertOption",
+    "TlsKeyOption",
     "client_for",
+    "connected",
     "warn_if_open",
 ]
 
@@ -34,7 +38,23 @@ TargetArgument = Annotated[
 ServerOption = Annotated[
     str | None,
     typer.Option(
-        "--server", metavar="HOST:PORT", help="The server; by default WEFT_SERVER, else an embedded one."
+        "--server",
+        metavar="[grpcs://]HOST:PORT",
+        help="The server; by default WEFT_SERVER, else an embedded one.",
+    ),
+]
+TlsCertOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Speak TLS to whoever connects, with this certificate (PEM)."),
+]
+TlsKeyOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The private key of --tls-cert (PEM).")
+]
+TlsCaOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Who vouches for those that this process calls by TLS (PEM); by default the public CAs.",
     ),
 ]
 ConfigOption = Annotated[
@@ -57,22 +77,33 @@ def client_for(
 
     Programs use it from now on. Raises UsageProblem, ConfigError, StartupError and Unavailable.
     """
-    settings = load_settings(config, server=server, models=models)
+    settings = client_settings(config, server=server, models=models)
     if models and settings.server:
         raise UsageProblem(
             f"--model cannot be used with the server {settings.server}, which has models of its own"
         )
-    return connect(settings.server or _start_embedded(settings), api_key=settings.key)
+    return connected(settings.server or _start_embedded(settings), settings)
 
 
-def warn_if_open(addresses: Iterable[str | None], key: str | None) -> None:
-    """Say so if other machines can use a process that listens there without a key."""
+def connected(server: str, settings: Settings) -> Client:
+    """The client of this server, which programs use from now on. Raises ConfigError and Unavailable."""
+    client = Client.of(server, settings)
+    client.describe()
+    return use(client)
+
+
+def warn_if_open(addresses: Iterable[str | None], settings: Settings) -> None:
+    """Say so if a process listens there to other machines without a key, or without TLS for it."""
     doors = [address for address in addresses if address and not is_local(address)]
-    if doors and key is None:
-        where = " and ".join(doors)
-        ERRORS.print(
-            f"warning: {where}: open to other machines, without a key; set WEFT_API_KEY", markup=False
-        )
+    where = " and ".join(doors)
+    if doors and settings.key is None:
+        _warn(f"{where}: open to other machines, without a key; set WEFT_API_KEY")
+    elif doors and settings.tls_cert is None:
+        _warn(f"{where}: other machines send the key unencrypted; set tls_cert and tls_key")
+
+
+def _warn(message: str) -> None:
+    ERRORS.print(f"warning: {message}", markup=False)
 
 
 def _start_embedded(settings: Settings) -> str:

@@ -18,7 +18,7 @@ from weft.graph.ops.common import Input
 from weft.graph.types import TEXT
 from weft.graph.values import plain
 from weft.proto import orchestrator_pb2 as pb
-from weft.runtime.config import load_settings
+from weft.runtime.config import client_settings
 
 from .inputs import parse_inputs
 from .output import OUTPUT, print_json, print_value
@@ -43,7 +43,7 @@ def command(
     config: ConfigOption = None,
 ) -> None:
     """Run a workflow graph from a file and write its result."""
-    settings = load_settings(config, server=server)
+    settings = client_settings(config, server=server)
     if detach and settings.server is None:
         raise UsageProblem("--detach needs a --server: an embedded one would end with this command")
     if detach and trace:

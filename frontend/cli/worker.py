@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from weft.frontend.errors import WeftError
-from weft.runtime.config import WorkerConfig, load_settings
+from weft.runtime.config import WorkerConfig, client_settings
 from weft.runtime.layout import worker_spec
 from weft.runtime.processes import Child, LifeLine, ProcessSpec
 from weft.runtime.retrieval.folder import INDEXES, expect_writable
@@ -18,7 +18,7 @@ from .output import ERRORS
 from .problems import USAGE, UsageProblem
 from .registration import registered
 from .serve import ModelOption, model_settings, until_signal
-from .server import ConfigOption, warn_if_open
+from .server import ConfigOption, TlsCaOption, TlsCertOption, TlsKeyOption, warn_if_open
 
 __all__ = ["command"]
 
@@ -37,12 +37,15 @@ class Kind(StrEnum):
 
 def command(
     kind: Annotated[list[Kind], typer.Option(help="An engine that it runs; may be repeated.")],
-    connect: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server that it joins.")],
+    connect: Annotated[str, typer.Option(metavar="[grpcs://]HOST:PORT", help="The server that it joins.")],
     model: ModelOption = None,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where it listens.")] = "127.0.0.1:0",
     advertise: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where the server reaches it, if elsewhere.")
     ] = "",
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_ca: TlsCaOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Start a worker that joins a server. Ctrl-C ends it.
@@ -50,7 +53,8 @@ def command(
     On another machine: weft worker --kind llm --model /models/Qwen3-8B --connect SERVER:7420 --listen
     0.0.0.0:7430 --advertise THIS-MACHINE:7430
     """
-    settings = load_settings(config, models=model_settings(model))
+    tls = {"tls_cert": tls_cert, "tls_key": tls_key, "tls_ca": tls_ca}
+    settings = client_settings(config, server=connect, models=model_settings(model), **tls)
     llm = Kind.LLM in kind
     if llm and len(settings.models) != 1:
         raise UsageProblem(f"a worker runs one model, not {len(settings.models)}: name it with --model PATH")
@@ -64,8 +68,10 @@ def command(
         orchestrator=connect,
         model=settings.models[0] if llm else None,
         programs=registered(settings).hosted if Kind.TOOL in kind else None,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
     )
-    warn_if_open([listen], settings.key)
+    warn_if_open([listen], settings)
     ERRORS.print(f"worker ({', '.join(kind)}) joins {connect}; Ctrl-C ends it", markup=False)
     asyncio.run(_run(worker_spec(settings, worker, name="worker")))
 

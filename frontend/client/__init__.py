@@ -1,6 +1,6 @@
 """The client of a weft server: one connection, runs over it, and tools that run in this process."""
 
-from .client import Client, connect, default_client
+from .client import Client, connect, default_client, use
 from .events import (
     Emitted,
     Event,
@@ -32,4 +32,5 @@ __all__ = [
     "ValueKnown",
     "connect",
     "default_client",
+    "use",
 ]

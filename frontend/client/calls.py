@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +12,8 @@ from weft.graph.codec import decode_datum
 from weft.graph.values import Datum
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto.orchestrator_pb2_grpc import OrchestratorStub
-from weft.runtime.access import keyed
+from weft.runtime.access import Access, keyed
+from weft.runtime.channels import Options, blocking_channel
 
 from .faults import error_of, error_of_status
 from .trace_context import trace_context
@@ -27,10 +27,10 @@ class Calls:
     It has no event loop of its own, to and from which calls would have to be handed.
     """
 
-    def __init__(self, address: str, key: str | None, options: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, address: str, access: Access, options: Options) -> None:
         self._address = address
-        self._channel = grpc.insecure_channel(address, options=options)
-        self._stub = OrchestratorStub(keyed(self._channel, key))
+        self._channel = blocking_channel(address, access, options)
+        self._stub = OrchestratorStub(keyed(self._channel, access.key))
 
     def invoke(self, request: pb.SubmitRequest, program: str) -> tuple[Datum, ...]:
         """Run a graph; its outputs. Raises ProgramError. Ctrl-C cancels the run."""

@@ -7,14 +7,18 @@ import contextvars
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from weft.frontend.errors import Unavailable, WeftError
 from weft.graph.values import Datum, plain
 from weft.proto import orchestrator_pb2 as pb
-from weft.runtime.config import Settings, load_settings
+from weft.runtime.access import Access
+from weft.runtime.addresses import SCHEME, speaks_tls
+from weft.runtime.config import ConfigError, Settings, client_settings
 from weft.runtime.elsewhere import InThreads
 from weft.runtime.threads import Threads
+from weft.runtime.tls import authorities
 
 from .connection import Connection
 from .portal import NETWORK, PROGRAMS
@@ -25,7 +29,7 @@ from .trace_context import Metadata, trace_context
 if TYPE_CHECKING:
     from weft.proto.orchestrator_pb2_grpc import OrchestratorAsyncStub
 
-__all__ = ["Client", "connect", "default_client"]
+__all__ = ["Client", "connect", "default_client", "use"]
 
 T = TypeVar("T")
 
@@ -38,12 +42,33 @@ class Client:
     had not connected yet: gRPC does not survive a fork. As a context manager it disconnects at the end.
     """
 
-    def __init__(self, server: str | None = None, *, api_key: str | None = None) -> None:
-        """`api_key`: what the server wants to be sent; by default the configuration's."""
+    def __init__(
+        self,
+        server: str | None = None,
+        *,
+        api_key: str | None = None,
+        tls_ca: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """`api_key`: what the server wants to be sent; `tls_ca`: who vouches for it (a file in PEM).
+
+        By default they are the configuration's.
+        Raises ConfigError if `tls_ca` is given for a server that is not called by TLS.
+        """
+        if tls_ca is not None and server is not None and not speaks_tls(server):
+            raise ConfigError(f"tls_ca is for a server that speaks TLS: call it {SCHEME}{server}")
         self._server = server
         self._key = api_key
+        self._ca = None if tls_ca is None else Path(tls_ca)
+        self._access: Access | None = None
         self._address: tuple[int, str] | None = None  # and the process that found it
         self._connection: tuple[int, Connection] | None = None  # and the process that made it
+
+    @classmethod
+    def of(cls, server: str, settings: Settings) -> Self:
+        """The client of a server, with these settings and no other configuration. Raises ConfigError."""
+        client = cls(server)
+        client._access = Access(settings.key, authorities(settings.tls_ca))
+        return client
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +82,7 @@ class Client:
         if self._server is not None:
             return self._server
         if self._address is None or self._address[0] != os.getpid():
-            settings = load_settings()
+            settings = client_settings()
             self._address = (os.getpid(), settings.server or _start_embedded(settings))
         return self._address[1]
 
@@ -130,14 +155,17 @@ class Client:
         if self._connection is None or self._connection[0] != os.getpid():
             # An executor takes no work once the main thread has ended; a forked child lacks idle threads.
             starting = InThreads(Threads("weft-starting"))
-            address, key = await starting.call(self._found)
+            address, access = await starting.call(self._found)
             if self._connection is None or self._connection[0] != os.getpid():
-                self._connection = (os.getpid(), Connection(address, key))
+                self._connection = (os.getpid(), Connection(address, access))
         return self._connection[1]
 
-    def _found(self) -> tuple[str, str | None]:
-        """The server's address, and its key."""
-        return self.server, self._key or load_settings().key
+    def _found(self) -> tuple[str, Access]:
+        """The server's address, and with what it is called. Raises ConfigError."""
+        if self._access is None:
+            settings = client_settings(server=self._server)
+            self._access = Access(self._key or settings.key, authorities(self._ca or settings.tls_ca))
+        return self.server, self._access
 
     def _answering(self) -> Connection | None:
         """The connection of this process, if the server has answered over it."""
@@ -170,16 +198,28 @@ class Client:
 _default = Client()
 
 
-def connect(server: str | None = None, *, api_key: str | None = None) -> Client:
+def connect(
+    server: str | None = None,
+    *,
+    api_key: str | None = None,
+    tls_ca: str | os.PathLike[str] | None = None,
+) -> Client:
     """Let all programs use this server from now on; None goes back to configuration or embedded runtime.
 
-    The address is `HOST:PORT` or `unix:PATH`; the key is by default the configuration's (``WEFT_API_KEY``).
-    Raises Unavailable if the server does not answer, and Unauthenticated if it wants another key.
+    The address is `HOST:PORT`, `grpcs://HOST:PORT` for TLS, or `unix:PATH`. The key, and the file `tls_ca`
+    with the certificate of who vouches for the server, are by default the configuration's
+    (``WEFT_API_KEY``, ``WEFT_TLS_CA``). Raises Unavailable if the server does not answer, or not by TLS as it
+    should, Unauthenticated if it wants another key, and ConfigError if an argument cannot be used.
     """
-    global _default
-    client = Client(server, api_key=api_key)
+    client = Client(server, api_key=api_key, tls_ca=tls_ca)
     if server is not None:
         client.describe()
+    return use(client)
+
+
+def use(client: Client) -> Client:
+    """Let all programs use this client from now on."""
+    global _default
     _default = client
     return client
 

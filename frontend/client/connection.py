@@ -12,7 +12,10 @@ from grpc import aio
 
 from weft.frontend.errors import Unavailable
 from weft.proto.orchestrator_pb2_grpc import OrchestratorStub
-from weft.runtime.access import keyed
+from weft.runtime.access import Access, keyed
+from weft.runtime.addresses import SCHEME, speaks_tls
+from weft.runtime.channels import open_channel
+from weft.runtime.tls import obstacle
 
 from .calls import Calls
 from .faults import error_of_status
@@ -39,13 +42,13 @@ class Connection:
     _owner: ClassVar[int | None] = None
     """The process that made the first connection."""
 
-    def __init__(self, address: str, key: str | None) -> None:
-        """`key`: that of the server."""
+    def __init__(self, address: str, access: Access) -> None:
         self._expect_no_fork()
         self.address = address
-        self._channel = aio.insecure_channel(address, options=_OPTIONS)
-        self.stub: OrchestratorAsyncStub = OrchestratorStub(keyed(self._channel, key))
-        self.calls = Calls(address, key, _OPTIONS)
+        self._access = access
+        self._channel = open_channel(address, access, _OPTIONS)
+        self.stub: OrchestratorAsyncStub = OrchestratorStub(keyed(self._channel, access.key))
+        self.calls = Calls(address, access, _OPTIONS)
         self.answered = False
         """Whether the server has answered once."""
 
@@ -63,18 +66,28 @@ class Connection:
     async def ready(self) -> None:
         """Wait until the server answers. Raises Unavailable within seconds if it does not."""
         try:
-            if self._channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
-                await asyncio.wait_for(self._channel.channel_ready(), _PATIENCE_S)
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._open()
             self.answered = True
         except TimeoutError:
-            remedy = f"start one there with `weft serve --listen {self.address}`, or"
-            if "://" in self.address:
-                remedy = "an address is HOST:PORT, where the server says that it listens, and no URL;"
             message = (
-                f"no weft server answers at {self.address!r}; {remedy} name another with weft.connect(...) "
-                "or WEFT_SERVER"
+                f"no weft server answers at {self.address!r}; start one there with "
+                f"`weft serve --listen {self.address.removeprefix(SCHEME)}`, or name another with "
+                "weft.connect(...) or WEFT_SERVER"
             )
+            if speaks_tls(self.address) and self._access.authorities is None:
+                message += "; if there is one, set WEFT_TLS_CA, as gRPC may not know its CA"
             raise Unavailable(message, code="unavailable") from None
+
+    async def _open(self) -> None:
+        """Wait for the channel. Raises Unavailable at once if TLS is in the way, as waiting helps nothing."""
+        while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                why = await obstacle(self.address, self._access)
+                if why:
+                    message = f"the server at {self.address!r} cannot be talked to: {why}"
+                    raise Unavailable(message, code="unavailable")
+            await self._channel.wait_for_state_change(state)
 
     async def call(self, method: Callable[[OrchestratorAsyncStub], Awaitable[T]]) -> T:
         """The answer to one call. Raises the ProgramError that says why there is none."""

@@ -57,8 +57,8 @@ class Gate:
     def _admits(self, scope: Scope) -> bool:
         if self._expected is None or scope["path"] in _OPEN:
             return True
-        given = Headers(scope=scope).get("authorization", "")
-        return hmac.compare_digest(given.encode("latin-1"), self._expected)
+        given = Headers(scope=scope).getlist("authorization")
+        return len(given) == 1 and hmac.compare_digest(given[0].encode("latin-1"), self._expected)
 
 
 class _Outcome:

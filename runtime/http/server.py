@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from weft.runtime.orchestrator.server import bind
+from weft.runtime.tls import Certificate
 
 __all__ = ["HttpServer"]
 
@@ -23,7 +24,10 @@ _GRACE_S: Final = 0.5  # for answers that are under way when the server stops
 class HttpServer:
     """Serves an application where the command's `option` says. Belongs to one event loop."""
 
-    def __init__(self, address: str, app: ASGIApp, option: str = "--http") -> None:
+    def __init__(
+        self, address: str, app: ASGIApp, option: str = "--http", *, certificate: Certificate | None = None
+    ) -> None:
+        """With a `certificate` it speaks HTTPS."""
         self._address = address
         self._option = option
         config = uvicorn.Config(
@@ -35,6 +39,7 @@ class HttpServer:
             server_header=False,
             backlog=_AT_ONCE,
             timeout_keep_alive=_KEEP_ALIVE_S,
+            ssl_context_factory=None if certificate is None else lambda *_: certificate.https_context(),
         )
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft.runtime.channels import prepare_process
+from weft.runtime.environment import prepare_process
 
 
 def _main() -> None:

@@ -7,13 +7,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from weft.runtime.config import OrchestratorConfig, Settings
+from weft.runtime.config import OrchestratorConfig
 from weft.runtime.files import allow_many_files, watch_files
 from weft.runtime.process import end_of_process, run_process, stop
 from weft.runtime.telemetry.collector import open_traces
 
 from .journal import JournalError
-from .orchestrator import Orchestrator
 from .server import AddressError, Server
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_process("orchestrator", OrchestratorConfig, run, expected, arguments)
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: OrchestratorConfig) -> None:
     """Serve, say where on standard output as one line of JSON, and end when asked to.
 
     Raises AddressError, JournalError, and ValueError for settings that do not fit.
@@ -37,11 +36,11 @@ async def run(settings: Settings) -> None:
     end = end_of_process()
     allow_many_files()
     watching = asyncio.create_task(watch_files())
-    server = Server(settings)
+    server = Server(settings, inside=settings.inside)
     traces = open_traces(settings)
     if traces is not None:
         server.orchestrator.watchers.append(traces.take)
-    doors = _doors(settings, server.orchestrator, traces)
+    doors = _doors(settings, server, traces)
     where = {name: await door.start() for name, door in doors.items()}
     print(json.dumps({"listening": await server.start(), **where}), flush=True)
     await end.wait()
@@ -51,7 +50,7 @@ async def run(settings: Settings) -> None:
         await stop(traces.stop())
 
 
-def _doors(settings: Settings, orchestrator: Orchestrator, traces: Traces | None) -> dict[str, HttpServer]:
+def _doors(settings: OrchestratorConfig, server: Server, traces: Traces | None) -> dict[str, HttpServer]:
     """What is served over HTTP, by the names of the settings that say where."""
     if settings.http is None and settings.metrics is None:
         return {}
@@ -59,11 +58,14 @@ def _doors(settings: Settings, orchestrator: Orchestrator, traces: Traces | None
     from weft.runtime.http.server import HttpServer
     from weft.runtime.telemetry.metrics import Metrics
 
+    orchestrator, certificate = server.orchestrator, server.certificate
     metrics = Metrics(orchestrator, traces)
     doors = {}
     if settings.http is not None:
         app = build_app(orchestrator, settings.key, metrics, exposed=settings.metrics is None)
-        doors["http"] = HttpServer(settings.http, app)
+        doors["http"] = HttpServer(settings.http, app, certificate=certificate)
     if settings.metrics is not None:
-        doors["metrics"] = HttpServer(settings.metrics, metrics_app(metrics), "--metrics")
+        doors["metrics"] = HttpServer(
+            settings.metrics, metrics_app(metrics), "--metrics", certificate=certificate
+        )
     return doors

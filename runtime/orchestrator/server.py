@@ -12,10 +12,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from weft.proto import orchestrator_pb2, orchestrator_pb2_grpc
-from weft.runtime.access import guards
-from weft.runtime.channels import server_options
+from weft.runtime.access import Access, guards
+from weft.runtime.addresses import UNIX
+from weft.runtime.channels import open_port, server_options
 from weft.runtime.config import Settings
 from weft.runtime.scheduler.scheduler import Scheduler
+from weft.runtime.tls import authorities, certificate_of
 
 from .orchestrator import Orchestrator
 from .service import Service
@@ -23,7 +25,6 @@ from .service import Service
 __all__ = ["AddressError", "Server", "bind"]
 
 _NAME: Final = orchestrator_pb2.DESCRIPTOR.services_by_name["Orchestrator"].full_name
-_UNIX: Final = "unix:"
 _GRACE_S: Final = 0.5  # for open streams when the server stops
 
 
@@ -34,9 +35,17 @@ class AddressError(OSError):
 class Server:
     """A running orchestrator. Belongs to one event loop."""
 
-    def __init__(self, settings: Settings, scheduler: Scheduler | None = None) -> None:
+    def __init__(
+        self, settings: Settings, scheduler: Scheduler | None = None, *, inside: str | None = None
+    ) -> None:
+        """`inside`: a Unix socket where it listens, too. Raises ConfigError if a file for TLS is unusable."""
         self.orchestrator = Orchestrator(settings, scheduler)
+        self.certificate = certificate_of(settings)
+        """What is shown to those who connect; None: they connect without TLS."""
         self._listen = settings.listen
+        self._credentials = None if self.certificate is None else self.certificate.grpc_credentials()
+        self._inside = inside
+        self._access = Access(settings.key, authorities(settings.tls_ca))
         self._server = grpc.aio.server(
             interceptors=guards(settings.key), options=server_options(self.orchestrator.max_bytes)
         )
@@ -46,25 +55,32 @@ class Server:
 
         Raises AddressError and JournalError.
         """
-        _check_free(self._listen)
-        service = Service(self.orchestrator)
+        for address in self._addresses:
+            _check_free(address)
+        service = Service(self.orchestrator, self._access)
         orchestrator_pb2_grpc.add_OrchestratorServicer_to_server(service, self._server)
         servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
         names = (_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        try:
-            port = self._server.add_insecure_port(self._listen)
-        except RuntimeError:
-            why = "no socket can be made there"
-            raise AddressError(_cannot_listen(self._listen, why, "--listen")) from None
+        listening = [self._open(address) for address in self._addresses]
         self.orchestrator.take_up()
         await self._server.start()
         for name in ("", _NAME):
             await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-        if self._listen.startswith(_UNIX):
-            return self._listen
-        return f"{self._listen.rpartition(':')[0]}:{port}"
+        return listening[0]
+
+    @property
+    def _addresses(self) -> list[str]:
+        return [self._listen, *([] if self._inside is None else [self._inside])]
+
+    def _open(self, address: str) -> str:
+        """Listen there; the address by which it is called. Raises AddressError."""
+        try:
+            return open_port(self._server, address, self._credentials)
+        except RuntimeError:
+            why = "no socket can be made there"
+            raise AddressError(_cannot_listen(address, why, "--listen")) from None
 
     async def stop(self) -> None:
         """End all runs and memberships, tell clients and workers, and hang up."""
@@ -78,12 +94,12 @@ def _check_free(listen: str) -> None:
 
     Raises AddressError. gRPC takes the path of a Unix socket from the server that listens there.
     """
-    if not listen.startswith(_UNIX):
+    if not listen.startswith(UNIX):
         bind(listen, "--listen").close()
         return
     with socket.socket(socket.AF_UNIX) as probe:
         try:
-            probe.connect(listen.removeprefix(_UNIX))
+            probe.connect(listen.removeprefix(UNIX))
         except (FileNotFoundError, ConnectionRefusedError):
             return  # nobody is there
         except OSError as problem:

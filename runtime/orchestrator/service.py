@@ -13,7 +13,7 @@ import grpc
 
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import orchestrator_pb2_grpc, worker_pb2
-from weft.runtime.access import carries_key
+from weft.runtime.access import Access, carries_key
 from weft.runtime.results import CacheStats
 
 from .caller import CALLER, caller_of
@@ -40,8 +40,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Service(orchestrator_pb2_grpc.OrchestratorServicer):
     """Translates between gRPC and the orchestrator; see the .proto file for what each method does."""
 
-    def __init__(self, orchestrator: Orchestrator) -> None:
+    def __init__(self, orchestrator: Orchestrator, access: Access) -> None:
+        """`access`: with it workers are called."""
         self._orchestrator = orchestrator
+        self._access = access
         self._started_s = time.monotonic()
 
     async def Invoke(self, request: pb.SubmitRequest, context: Context) -> pb.RunResult:
@@ -212,11 +214,10 @@ class Service(orchestrator_pb2_grpc.OrchestratorServicer):
     async def Join(self, request: worker_pb2.WorkerInfo, context: Context) -> AsyncIterator[pb.JoinEvent]:
         """A worker is a member for as long as this stream and the Execute stream are open."""
         shell, fleet = self._orchestrator.shell, self._orchestrator.fleet
-        key = self._orchestrator.settings.key
-        link = WorkerLink(request, key, shell.report, shell.worker_lost)
+        link = WorkerLink(request, self._access, shell.report, shell.worker_lost)
         try:
             fleet.check(request)
-            if key is None and carries_key(context.invocation_metadata()):
+            if self._access.key is None and carries_key(context.invocation_metadata()):
                 raise ValueError(_ONE_SIDED)
             await link.open()
         except (ValueError, ConnectionError) as problem:

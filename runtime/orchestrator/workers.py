@@ -11,10 +11,11 @@ import grpc
 
 from weft.graph.ir import Value
 from weft.proto import worker_pb2, worker_pb2_grpc
-from weft.runtime.access import keyed
-from weft.runtime.channels import channel_options
+from weft.runtime.access import Access, keyed
+from weft.runtime.channels import open_channel
 from weft.runtime.outbox import Outbox
 from weft.runtime.scheduler.events import EngineSpec
+from weft.runtime.tls import obstacle
 
 from .profiles import costs_of
 
@@ -61,19 +62,19 @@ class WorkerLink:
     """
 
     def __init__(
-        self, info: worker_pb2.WorkerInfo, key: str | None, on_report: Reported, on_lost: Lost
+        self, info: worker_pb2.WorkerInfo, access: Access, on_report: Reported, on_lost: Lost
     ) -> None:
-        """`key`: that of the server, without which the worker takes no calls."""
+        """`access`: with the server's key, without which the worker takes no calls."""
         self.info = info
         self.status: worker_pb2.Status | None = None
         self.indexes = {index.name for engine in info.engines for index in engine.indexes}
         self.holds: dict[str, set[Value]] = {}  # by run: the values that the worker was sent or has made
         self.lost = asyncio.Event()
-        self._key = key
+        self._access = access
         self._on_report = on_report
         self._on_lost = on_lost
         self._commands: Outbox[worker_pb2.Command] = Outbox()
-        self._channel = grpc.aio.insecure_channel(info.address, channel_options())
+        self._channel = open_channel(info.address, access)
         self._reader: asyncio.Task[None] | None = None
 
     @property
@@ -97,9 +98,10 @@ class WorkerLink:
             await asyncio.wait_for(self._channel.channel_ready(), _CONNECT_S)
         except TimeoutError:
             await self._channel.close()
+            why = await obstacle(self.info.address, self._access)
             raise ConnectionError(
-                f"worker {self.id!r} cannot be reached at {self.info.address!r}; it must name an address "
-                "where the orchestrator can dial it"
+                f"worker {self.id!r} cannot be reached at {self.info.address!r}"
+                + (f": {why}" if why else "; it must name an address where the orchestrator can dial it")
             ) from None
         self._reader = asyncio.create_task(self._read(), name=f"worker {self.id}")
 
@@ -118,7 +120,7 @@ class WorkerLink:
         await self._channel.close()
 
     async def _read(self) -> None:
-        call: Any = worker_pb2_grpc.WorkerStub(keyed(self._channel, self._key)).Execute()
+        call: Any = worker_pb2_grpc.WorkerStub(keyed(self._channel, self._access.key)).Execute()
         writer = asyncio.create_task(self._write(call), name=f"commands of worker {self.id}")
         reason = "it ended the connection"
         try:

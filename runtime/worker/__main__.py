@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from weft.runtime.channels import prepare_process
+from weft.runtime.environment import prepare_process
 
 
 def _main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from weft.runtime.access import KEYLESS, Access
 from weft.runtime.config import MODEL_KEY, ModelSettings, WorkerConfig
 from weft.runtime.retrieval.embedder import HashEmbedder
 from weft.runtime.retrieval.folder import INDEXES
@@ -18,14 +19,14 @@ from .engines.tool import ToolEngine
 __all__ = ["build_engines"]
 
 
-def build_engines(config: WorkerConfig, key: str | None = None) -> list[Engine]:
+def build_engines(config: WorkerConfig, access: Access = KEYLESS) -> list[Engine]:
     """One engine per kind, not yet started. Without a cross-encoder there is no rerank engine.
 
-    `key`: that of the server, whose other workers are asked for KV.
+    `access`: with it the server's other workers are asked for KV.
     """
     engines: list[Engine] = []
     if "llm" in config.kinds and config.model is not None:
-        engines.append(_llm_engine(config.model, config.profile_s, key))
+        engines.append(_llm_engine(config.model, config.profile_s, access))
     if "embed" in config.kinds:
         engines.append(EmbedEngine(config.embedder, profile_s=config.profile_s / 2))
     if "index" in config.kinds:
@@ -39,14 +40,14 @@ def build_engines(config: WorkerConfig, key: str | None = None) -> list[Engine]:
     return engines
 
 
-def _llm_engine(model: ModelSettings, profile_s: float, key: str | None) -> Engine:
+def _llm_engine(model: ModelSettings, profile_s: float, access: Access) -> Engine:
     if model.url is not None:
         from .engines.upstream.engine import UpstreamEngine  # brings httpx, which nothing else here needs
 
         return UpstreamEngine(model, model.url, key=os.environ.pop(MODEL_KEY, ""))
     from .engines.llm import LlmEngine  # brings torch, which the other engines may do without
 
-    return LlmEngine(model, profile_s=profile_s, key=key)
+    return LlmEngine(model, profile_s=profile_s, access=access)
 
 
 def _embedder_name(spec: str | None) -> str:

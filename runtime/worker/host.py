@@ -17,9 +17,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from weft.proto import worker_pb2, worker_pb2_grpc
-from weft.runtime.access import guards
-from weft.runtime.channels import server_options
+from weft.runtime.access import KEYLESS, Access, guards
+from weft.runtime.addresses import SCHEME, UNIX, host_and_port, speaks_tls
+from weft.runtime.channels import open_port, server_options
 from weft.runtime.llm.errors import EngineClosedError
+from weft.runtime.tls import Certificate
 
 from .catalog import Catalog
 from .engines.base import StartError
@@ -32,7 +34,6 @@ __all__ = ["Host"]
 _log = logging.getLogger(__name__)
 
 _SERVICES: Final = tuple(worker_pb2.DESCRIPTOR.services_by_name[name].full_name for name in ("Worker",))
-_UNIX: Final = "unix:"
 _WILDCARDS: Final = ("0.0.0.0", "[::]")
 _GRACE_S: Final = 0.5  # for open streams when the server stops
 
@@ -48,18 +49,21 @@ class Host(worker_pb2_grpc.WorkerServicer):
         orchestrator: str,
         advertise: str = "",
         worker_id: str = "",
-        key: str | None = None,
+        access: Access = KEYLESS,
+        certificate: Certificate | None = None,
     ) -> None:
         """`listen`: `host:port` (0: any free port) or `unix:path`; `advertise`: see `WorkerConfig`.
 
-        `key`: that of the server, which calls must carry.
+        `access`: with the server's key, which calls must carry; `certificate`: what is shown to those who
+        call it at `host:port`.
         """
         self._catalog = catalog
         self._listen = listen
         self._advertise = advertise
         self._orchestrator = orchestrator
-        self._key = key
-        self._server = grpc.aio.server(interceptors=guards(key), options=server_options())
+        self._access = access
+        self._credentials = None if certificate is None else certificate.grpc_credentials()
+        self._server = grpc.aio.server(interceptors=guards(access.key), options=server_options())
         self._sessions: set[Session] = set()
         self._membership: asyncio.Task[None] | None = None
         self._info = worker_pb2.WorkerInfo()
@@ -85,7 +89,7 @@ class Host(worker_pb2_grpc.WorkerServicer):
         )
         await self._server.start()
         _log.info("%s listens on %s", self.id, address)
-        self._membership = asyncio.create_task(stay_joined(self._orchestrator, self._key, self._info))
+        self._membership = asyncio.create_task(stay_joined(self._orchestrator, self._access, self._info))
 
     async def stop(self) -> None:
         """Leave the orchestrator, cancel what runs and end its stream, and stop server and engines."""
@@ -143,24 +147,24 @@ class Host(worker_pb2_grpc.WorkerServicer):
     def _bind(self) -> str:
         """Listen; returns the address by which the orchestrator reaches this worker."""
         try:
-            port = self._server.add_insecure_port(self._listen)
+            listening = open_port(self._server, self._listen, self._credentials)
         except RuntimeError as error:
             raise StartError(
                 f"cannot listen on {self._listen!r}: the address is in use or not this machine's"
             ) from error
-        if self._advertise or self._listen.startswith(_UNIX):
-            return self._advertise or self._listen
-        host = self._listen.rpartition(":")[0]
-        return f"{_own_address(self._orchestrator) if host in _WILDCARDS else host}:{port}"
+        scheme = SCHEME if speaks_tls(listening) else ""
+        if self._advertise:
+            return scheme + self._advertise.removeprefix(scheme)
+        host, _, port = listening.removeprefix(scheme).rpartition(":")
+        return f"{scheme}{_own_address(self._orchestrator)}:{port}" if host in _WILDCARDS else listening
 
 
 def _own_address(orchestrator: str) -> str:
     """This machine's address on the network on which it reaches the orchestrator. Raises StartError."""
-    if orchestrator.startswith(_UNIX):
+    if orchestrator.startswith(UNIX):
         return "127.0.0.1"
-    host, _, port = orchestrator.rpartition(":")
     try:
-        family, _, _, _, peer = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
+        family, _, _, _, peer = socket.getaddrinfo(*host_and_port(orchestrator), type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(peer)  # sends nothing
             address = str(probe.getsockname()[0])

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from weft.runtime.access import KEY
-from weft.runtime.config import WorkerConfig
+from weft.runtime.access import KEY, Access
+from weft.runtime.config import ConfigError, WorkerConfig
 from weft.runtime.llm.errors import EngineClosedError, ParallelError
 from weft.runtime.process import end_of_process, run_process, stop
+from weft.runtime.tls import authorities, certificate_of
 
 from .build import build_engines
 from .catalog import Catalog
@@ -25,26 +26,29 @@ _REPORT_S: Final = 0.5  # in which the requests of an engine that failed are tol
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a worker until its standard input closes or a signal asks it to end; returns the exit status."""
-    expected = (StartError, EngineClosedError, ParallelError)
+    expected = (ConfigError, StartError, EngineClosedError, ParallelError)
     return run_process("worker", WorkerConfig, run, expected, arguments)
 
 
 async def run(config: WorkerConfig) -> None:
     """Serve until standard input closes or SIGTERM or SIGINT arrives.
 
-    Raises StartError, and EngineClosedError or ParallelError when an engine or what shares a model has
-    ended: then whoever started this process is to start it again.
+    Raises ConfigError and StartError, and EngineClosedError or ParallelError when an engine or what shares
+    a model has ended: then whoever started this process is to start it again.
     """
     end = end_of_process()
     key = os.environ.get(KEY) or None  # for the server, too, an empty variable is none
-    catalog = Catalog(build_engines(config, key))
+    access = Access(key, authorities(config.tls_ca))
+    certificate = certificate_of(config)
+    catalog = Catalog(build_engines(config, access))
     host = Host(
         catalog,
         listen=config.listen,
         orchestrator=config.orchestrator,
         advertise=config.advertise or "",
         worker_id=config.worker_id,
-        key=key,
+        access=access,
+        certificate=certificate,
     )
     starting = asyncio.ensure_future(host.start())
     ending = asyncio.ensure_future(end.wait())

@@ -62,6 +62,33 @@ def test_commands_and_workers_need_the_key(tmp_path: Path) -> None:
         _joins(server, tmp_path)
 
 
+def test_a_key_in_a_file_is_for_the_server_that_the_file_is_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serving(tmp_path, "--api-key", KEY) as server:
+        files = {
+            "any.toml": (f'api_key = "{KEY}"', True),
+            "this.toml": (f'api_key = "{KEY}"\nserver = "{server.address}"', True),
+            "other.toml": (f'api_key = "{KEY}"\nserver = "127.0.0.1:1"', False),
+        }
+        Path("weft.toml").write_text(files["any.toml"][0])
+        Path("none.toml").touch()
+        assert server.weft("models").returncode == 0
+        assert server.weft("models", "--config", "none.toml").returncode == 1
+        for name, (text, served) in files.items():
+            Path(name).write_text(text)
+            assert server.weft("models", "--config", name).returncode == (0 if served else 1)
+            Path("weft.toml").write_text(text)
+            with Client(server.address) as client:
+                if served:
+                    assert client.describe().workers
+                else:
+                    with pytest.raises(Unauthenticated):
+                        client.describe()
+        assert server.weft("models", env=KEYED).returncode == 0
+
+
 def _joins(server: Server, folder: Path) -> None:
     """A second worker is a member with the key."""
     command = [*WEFT, "worker", "--kind", "embed", "--connect", server.address]

@@ -16,8 +16,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from weft.runtime.channels import channel_options, prepare_process, server_options
+from weft.runtime.channels import channel_options, server_options
 from weft.runtime.config import Settings
+from weft.runtime.environment import prepare_process
 from weft.runtime.orchestrator.server import Server
 from weft.runtime.worker.catalog import Catalog
 from weft.runtime.worker.host import Host

@@ -12,6 +12,7 @@ from weft.runtime.config import (
     ModelSettings,
     Settings,
     WorkerConfig,
+    client_settings,
     load_settings,
 )
 from weft.runtime.scheduler.policies import Policies
@@ -178,6 +179,42 @@ def test_a_wrong_variable_is_refused_by_name(
     with pytest.raises(ConfigError) as caught:
         load_settings()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("called", "variables", "key"),
+    [
+        (None, {}, "in-the-file"),
+        ("a:1", {}, "in-the-file"),
+        ("b:1", {}, None),
+        ("grpcs://a:1", {}, None),
+        (None, {"WEFT_SERVER": "b:1"}, None),
+        ("a:1", {"WEFT_SERVER": "b:1"}, "in-the-file"),
+        ("b:1", {"WEFT_API_KEY": "variable"}, "variable"),
+    ],
+)
+def test_the_key_of_a_file_is_sent_to_the_server_of_the_file(
+    called: str | None, variables: dict[str, str], key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("weft.toml").write_text('server = "a:1"\napi_key = "in-the-file"\n')
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert client_settings(server=called).key == key
+
+
+def test_the_key_of_a_file_without_a_server_is_sent_to_any() -> None:
+    Path("weft.toml").write_text('api_key = "k"\n')
+    assert client_settings(server="a:1").key == "k"
+
+
+def test_files_for_tls_are_relative_to_the_configuration(tmp_path: Path) -> None:
+    Path("there").mkdir()
+    Path("there/weft.toml").write_text('tls_cert = "c.pem"\ntls_key = "k.pem"\ntls_ca = "ca.pem"\n')
+    settings = load_settings(Path("there/weft.toml")).absolute()
+    assert settings.tls_cert == tmp_path / "there/c.pem"
+    assert settings.tls_key == tmp_path / "there/k.pem"
+    assert settings.tls_ca == tmp_path / "there/ca.pem"
+    assert settings.called == "grpcs://127.0.0.1:7420"
 
 
 def test_a_wrong_argument_is_refused() -> None:

@@ -29,12 +29,14 @@ class FakeLayout:
     orchestrator_behaviour: str = "good"
     key: str | None = None
 
+    def inside(self, folder: Path) -> str:
+        return f"unix:{folder}/orchestrator"
+
     def orchestrator(self, folder: Path, where: Mapping[str, str] | None = None) -> ProcessSpec:
         arguments = (_FAKE, "orchestrator", str(folder), self.orchestrator_behaviour)
         return ProcessSpec("orchestrator", arguments, announces=True)
 
-    def workers(self, folder: Path, address: str) -> list[ProcessSpec]:
-        assert address == f"unix:{folder}/orchestrator"
+    def workers(self, folder: Path) -> list[ProcessSpec]:
         return [
             ProcessSpec(name, (_FAKE, "worker", str(folder), behaviour))
             for name, behaviour in self.workers_by_name.items()
@@ -166,24 +168,27 @@ def test_a_server_has_a_worker_for_each_model_and_one_for_the_rest(tmp_path: Pat
         import_paths=[tmp_path],
     )
     layout = ServerLayout(settings, listen="127.0.0.1:7000")
-    configs = [json.loads(spec.arguments[-1]) for spec in layout.workers(tmp_path, "127.0.0.1:7000")]
+    configs = [json.loads(spec.arguments[-1]) for spec in layout.workers(tmp_path)]
     assert [config["kinds"] for config in configs] == [["llm"], ["llm"], ["embed", "index"], ["tool"]]
     assert [config["model"]["name"] for config in configs if config["model"]] == ["small", "large"]
-    assert {config["orchestrator"] for config in configs} == {"127.0.0.1:7000"}
+    assert {config["orchestrator"] for config in configs} == {f"unix:{tmp_path}/orchestrator"}
     assert len({config["listen"] for config in configs}) == 4
     assert configs[3]["tools"] == ["shop:price"]
-    assert str(tmp_path) in layout.workers(tmp_path, "unix:x")[3].environment["PYTHONPATH"]
-    assert json.loads(layout.orchestrator(tmp_path).arguments[-1])["listen"] == "127.0.0.1:7000"
+    assert str(tmp_path) in layout.workers(tmp_path)[3].environment["PYTHONPATH"]
+    served = json.loads(layout.orchestrator(tmp_path).arguments[-1])
+    assert served["listen"] == "127.0.0.1:7000"
+    assert served["inside"] == f"unix:{tmp_path}/orchestrator"
 
 
 def test_programs_that_run_as_code_have_a_worker_that_uses_the_server(tmp_path: Path) -> None:
     hosted = HostedPrograms(loader="apps:load", sources={"agent": "app.py:agent"})
-    layout = ServerLayout(Settings(), "127.0.0.1:7000", {"agent": "{}"}, hosted)
-    *others, tools = layout.workers(tmp_path, "127.0.0.1:7000")
+    layout = ServerLayout(Settings(tls_ca=tmp_path / "ca.pem"), "127.0.0.1:7000", {"agent": "{}"}, hosted)
+    *others, tools = layout.workers(tmp_path)
     configs = [json.loads(spec.arguments[-1]) for spec in (*others, tools)]
     assert configs[-1]["kinds"] == ["tool"]
     assert [config["programs"] for config in configs] == [None, None, hosted.model_dump()]
-    assert tools.environment["WEFT_SERVER"] == "127.0.0.1:7000"
+    assert tools.environment["WEFT_SERVER"] == layout.inside(tmp_path)
+    assert tools.environment["WEFT_TLS_CA"] == str(tmp_path / "ca.pem")
     assert not any("WEFT_SERVER" in spec.environment for spec in others)
     document = layout.orchestrator(tmp_path).arguments[-1]
     assert ("tool", "") in expected_engines(OrchestratorConfig.model_validate_json(document))
@@ -195,7 +200,7 @@ def test_the_workers_of_a_model_share_the_machine(tmp_path: Path, monkeypatch: p
     three = ModelSettings(name="m", path="a", workers=3)
     told = ModelSettings(name="n", path="b", workers=2, device="cpu", threads=5)
     layout = ServerLayout(Settings(models=[three, told]))
-    specs = layout.workers(tmp_path, "unix:x")[:5]
+    specs = layout.workers(tmp_path)[:5]
     models = [json.loads(spec.arguments[-1])["model"] for spec in specs]
     assert [model["device"] for model in models] == ["auto:0", "auto:1", "auto:2", "cpu", "cpu"]
     assert [model["threads"] for model in models] == [2, 2, 2, 5, 5]
@@ -209,7 +214,7 @@ def test_the_processes_of_a_shared_model_share_its_workers_cores(
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     for workers, threads in ((1, 4), (2, 2)):
         model = ModelSettings(name="m", path="a", workers=workers, tensor_parallel=2)
-        specs = ServerLayout(Settings(models=[model])).workers(tmp_path, "unix:x")[:workers]
+        specs = ServerLayout(Settings(models=[model])).workers(tmp_path)[:workers]
         found = [json.loads(spec.arguments[-1])["model"] for spec in specs]
         assert [model["device"] for model in found] == ["auto:0", "auto:1"][:workers]
         assert [model["threads"] for model in found] == [threads] * workers
@@ -218,7 +223,7 @@ def test_the_processes_of_a_shared_model_share_its_workers_cores(
 def test_the_key_of_another_server_goes_to_its_worker_alone(tmp_path: Path) -> None:
     model = ModelSettings(name="m", path="a", url="http://h:1/v1", key=SecretStr("hidden"))
     layout = ServerLayout(Settings(models=[model]))
-    worker, retrieval = layout.workers(tmp_path, "unix:x")
+    worker, retrieval = layout.workers(tmp_path)
     assert worker.environment[MODEL_KEY] == "hidden"
     assert MODEL_KEY not in retrieval.environment
     for spec in (layout.orchestrator(tmp_path), worker, retrieval):
@@ -232,7 +237,7 @@ def test_only_a_server_of_its_own_has_a_door_and_nobody_sees_its_key(tmp_path: P
     assert json.loads(served.arguments[-1])["http"] == "127.0.0.1:8000"
     assert json.loads(embedded.arguments[-1])["http"] is None
     assert json.loads(embedded.arguments[-1])["metrics"] is None
-    workers = ServerLayout(settings, listen="127.0.0.1:7000").workers(tmp_path, "unix:x")
+    workers = ServerLayout(settings, listen="127.0.0.1:7000").workers(tmp_path)
     assert len(workers) == 2
     for spec in (served, *workers):
         assert "hidden" not in str(spec.arguments)
@@ -257,7 +262,7 @@ async def test_a_real_server_stops_without_a_word(tmp_path: Path, capfd: pytest.
 def test_an_embedded_server_listens_in_its_private_folder(tmp_path: Path) -> None:
     orchestrator = ServerLayout(Settings()).orchestrator(tmp_path)
     assert json.loads(orchestrator.arguments[-1])["listen"] == f"unix:{tmp_path}/orchestrator"
-    names = [spec.name for spec in ServerLayout(Settings()).workers(tmp_path, "unix:x")]
+    names = [spec.name for spec in ServerLayout(Settings()).workers(tmp_path)]
     assert names == ["worker 'reference'", "worker 'retrieval'"]
 
 

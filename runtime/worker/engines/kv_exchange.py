@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from weft.proto import worker_pb2, worker_pb2_grpc
-from weft.runtime.access import keyed
-from weft.runtime.channels import channel_options
+from weft.runtime.access import Access, keyed
+from weft.runtime.channels import open_channel
 from weft.runtime.kv.radix import Tokens, common_prefix
 from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.handover import KvSpan
@@ -51,11 +51,11 @@ NOTHING: Final = Borrowed(0, 0.0, 0.0)
 class KvExchange:
     """Lends the KV of one engine's cache, and borrows for it. Belongs to one event loop."""
 
-    def __init__(self, engine: LLMEngine, model: str, layout: str, key: str | None) -> None:
+    def __init__(self, engine: LLMEngine, model: str, layout: str, access: Access) -> None:
         self._engine = engine
         self._model = model
         self._layout = layout
-        self._key = key
+        self._access = access
         layers, *heads = engine.info.kv_shape
         self._shape = (layers, -1, *heads)
         self._dtype: torch.dtype = getattr(torch, engine.info.dtype)
@@ -183,12 +183,12 @@ class KvExchange:
     async def _peer(self, address: str) -> worker_pb2_grpc.WorkerAsyncStub:
         channel = self._channels.pop(address, None)
         if channel is None:
-            channel = grpc.aio.insecure_channel(address, channel_options())
+            channel = open_channel(address, self._access)
         self._channels[address] = channel
         if len(self._channels) > _PEERS:  # whoever uses the oldest just now reads what it was to fetch
             _, oldest = self._channels.popitem(last=False)
             await oldest.close()
-        return worker_pb2_grpc.WorkerStub(keyed(channel, self._key))
+        return worker_pb2_grpc.WorkerStub(keyed(channel, self._access.key))
 
 
 class _Fetch:

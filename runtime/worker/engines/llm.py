@@ -13,6 +13,7 @@ from weft.graph.ops.base import EngineKind
 from weft.graph.ops.primitive import Decode, Prefill, Rate, Score, Weigh
 from weft.graph.values import Datum, Json, TextValue
 from weft.proto import worker_pb2
+from weft.runtime.access import KEYLESS, Access
 from weft.runtime.config import ModelSettings
 from weft.runtime.kv.advice import Advice, Dead
 from weft.runtime.llm.context import Context
@@ -51,13 +52,13 @@ class LlmEngine:
 
     kind: EngineKind = "llm"
 
-    def __init__(self, settings: ModelSettings, *, profile_s: float = 1.0, key: str | None = None) -> None:
+    def __init__(self, settings: ModelSettings, *, profile_s: float = 1.0, access: Access = KEYLESS) -> None:
         """`profile_s`: the time that measuring the model's speed at the start may take.
 
-        `key`: that of the server, whose other workers are asked for KV.
+        `access`: with it the server's other workers are asked for KV.
         """
         self._settings = settings
-        self._key = key
+        self._access = access
         self._profile_s = profile_s
         self._loaded: LoadedModel | None = None
         self._ahead: dict[Task, asyncio.Task[tuple[Event, int]]] = {}  # what is read for each prefill
@@ -113,7 +114,7 @@ class LlmEngine:
         self._mailbox = Mailbox(asyncio.get_running_loop(), _take_all)
         loaded = self._loaded = await asyncio.to_thread(load, self._settings, self._profile_s)
         self._entrance = Entrance(loaded.engine)
-        self._exchange = KvExchange(loaded.engine, self.model, loaded.kv_layout, self._key)
+        self._exchange = KvExchange(loaded.engine, self.model, loaded.kv_layout, self._access)
         loaded.model.on_failure(self._note_failure)
         loaded.engine.on_failure(self._note_failure)
 

@@ -20,6 +20,7 @@ from weft.frontend.client import NodeChanged, RunFinished, RunStarted, TextAdded
 from weft.frontend.client import client as client_module
 from weft.frontend.errors import NotFound, Rejected, RunCancelled, Unavailable
 from weft.proto import orchestrator_pb2 as pb
+from weft.runtime.config import ConfigError
 
 if TYPE_CHECKING:
     from ..conftest import MiniServer
@@ -189,12 +190,23 @@ def test_options_of_a_program_reach_the_server(server: MiniServer) -> None:
     [
         ("127.0.0.1:1", "weft serve"),
         ("unix:/nonexistent/socket", "weft serve"),
-        ("http://127.0.0.1:1", "an address is HOST:PORT, .* and no URL"),
     ],
 )
 def test_no_server_there(address: str, remedy: str) -> None:
     with pytest.raises(Unavailable, match=f"no weft server answers at '{address}'.*{remedy}"):
         echo.using(Client(address)).invoke("x")
+
+
+def test_an_address_is_no_url() -> None:
+    with pytest.raises(ConfigError, match=r"server: an address is 'HOST:PORT', .* not 'http://h:1'"):
+        echo.using(Client("http://h:1")).invoke("x")
+
+
+def test_who_vouches_for_a_server_is_of_use_where_it_is_called_by_tls(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^tls_ca is for a server that speaks TLS: call it grpcs://h:1$"):
+        Client("h:1", tls_ca="ca.pem")
+    with pytest.raises(ConfigError, match=r"tls_ca: .*/gone\.pem cannot be read"):
+        Client("grpcs://h:1", tls_ca=tmp_path / "gone.pem").describe()
 
 
 def test_the_configuration_names_the_server(server: MiniServer, monkeypatch: pytest.MonkeyPatch) -> None:

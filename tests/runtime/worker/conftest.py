@@ -19,7 +19,7 @@ from weft.graph.codec import decode_datum, encode_datum, node_bytes
 from weft.graph.ir import Node
 from weft.graph.values import Datum
 from weft.proto import orchestrator_pb2, value_pb2, worker_pb2, worker_pb2_grpc
-from weft.runtime.access import keyed
+from weft.runtime.access import Access, keyed
 from weft.runtime.channels import channel_options, server_options
 from weft.runtime.config import ModelSettings
 from weft.runtime.worker.catalog import Catalog
@@ -212,7 +212,7 @@ async def start_worker(tmp_path: Path) -> AsyncIterator[StartWorker]:
         async def start(*engines: Engine, key: str | None = None) -> Link:
             stub, address = await stack.enter_async_context(orchestrator_at("127.0.0.1:0"))
             socket = f"unix:{tmp_path}/worker{next(numbers)}.sock"
-            host = Host(Catalog(engines), listen=socket, orchestrator=address, key=key)
+            host = Host(Catalog(engines), listen=socket, orchestrator=address, access=Access(key))
             await host.start()
             stack.push_async_callback(host.stop)
             info = await asyncio.wait_for(stub.joins.get(), PATIENCE_S)

@@ -17,6 +17,7 @@ from weft.graph.prompt import Fixed
 from weft.graph.sampling import Sampling
 from weft.graph.values import Json, TextValue
 from weft.proto import worker_pb2, worker_pb2_grpc
+from weft.runtime.access import Access
 from weft.runtime.config import ModelSettings
 from weft.runtime.worker.engines.llm import LlmEngine
 
@@ -78,7 +79,7 @@ async def test_where_the_server_has_a_key_workers_fetch_with_it(
     reader = await start_worker(LlmEngine(model_settings, profile_s=0), key="k")
     await reader.run(READ, run="reader")
     await reader.done(1, "reader")
-    writer = await start_worker(LlmEngine(model_settings, profile_s=0, key=key))
+    writer = await start_worker(LlmEngine(model_settings, profile_s=0, access=Access(key)))
     await writer.run(READ, ASKED, WRITE, source=source(reader))
     assert (sum(timing.fetched_tokens for timing in await timings(writer)) > 1000) is fetches
 

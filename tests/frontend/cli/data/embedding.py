@@ -25,10 +25,13 @@ class _Layout:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
+    def inside(self, folder: Path) -> str:
+        return f"unix:{folder}/orchestrator"
+
     def orchestrator(self, folder: Path, where: Mapping[str, str] | None = None) -> ProcessSpec:
         return ProcessSpec("orchestrator", (sys.argv[1], "orchestrator", str(folder), "good"), announces=True)
 
-    def workers(self, folder: Path, address: str) -> list[ProcessSpec]:
+    def workers(self, folder: Path) -> list[ProcessSpec]:
         return [ProcessSpec("worker", (sys.argv[1], "worker", str(folder), "good"))]
 
 
