@@ -32,6 +32,7 @@ from .scheduler.policies import Policies
 __all__ = [
     "CONFIG_FILE",
     "CONFIG_VARIABLE",
+    "JOURNAL",
     "MODEL_KEY",
     "REFERENCE_MODEL",
     "ConfigError",
@@ -48,6 +49,8 @@ CONFIG_FILE: Final = "weft.toml"
 """The file that is read when it stands in the working folder and no other is named."""
 CONFIG_VARIABLE: Final = "WEFT_CONFIG"
 """The variable that names another file."""
+JOURNAL: Final = "WEFT_JOURNAL"
+"""The variable by which the orchestrator process gets `journal`, which may hold a password."""
 MODEL_KEY: Final = "WEFT_MODEL_KEY"
 """The variable by which a worker process gets the key of the server that runs its model."""
 REFERENCE_MODEL: Final = Path(__file__).parent.parent / "apps" / "reference_model" / "model"
@@ -98,6 +101,13 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _postgres_url(url: SecretStr) -> SecretStr:
+    """Refuse what is neither empty nor the URL of a PostgreSQL database, without showing it."""
+    if url and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise ValueError("a database is 'postgresql://USER@HOST/DATABASE', or empty for none")
+    return url
+
+
 Address = Annotated[str, AfterValidator(_address)]
 """Where a server listens: `HOST:PORT` or `unix:PATH`."""
 HttpAddress = Annotated[str, AfterValidator(_tcp_address)]
@@ -106,6 +116,8 @@ EntryPoint = Annotated[str, AfterValidator(_entry_point)]
 """A Python function: `module:function`."""
 Url = Annotated[str, AfterValidator(_url)]
 """Where an OpenAI-compatible server answers: `http://HOST:PORT/v1`."""
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+"""A PostgreSQL database: `postgresql://USER@HOST/DATABASE`; empty: none."""
 
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True)
 
@@ -256,6 +268,8 @@ class Settings(BaseSettings):
     """MiB for results of deterministic work that is not done again; the indexes have as much. 0: none."""
     journal_mb: int = Field(default=256, ge=0)
     """MiB for the journal of runs that outlive their clients, so that they outlive the server; 0: none."""
+    journal: PostgresUrl = Field(default=SecretStr(""), exclude=True)
+    """The PostgreSQL database that has that journal; by default it is a file in `data`."""
     profile_s: float = Field(default=1.0, ge=0)
     """Seconds that a worker spends on measuring each model's speed at its start; 0: it does not."""
     scheduler: Policies = Field(default_factory=Policies)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from .access import KEY
-from .config import MODEL_KEY, EngineKind, ModelSettings, Settings, WorkerConfig
+from .config import JOURNAL, MODEL_KEY, EngineKind, ModelSettings, Settings, WorkerConfig
 from .processes import ProcessSpec
 
 __all__ = ["ServerLayout", "expected_engines", "light_kinds", "worker_spec"]
@@ -48,7 +48,8 @@ class ServerLayout:
             doors = {"listen": where["listening"], "http": where.get("http"), "metrics": where.get("metrics")}
             config = config.model_copy(update=doors)
         arguments = ("-m", _ORCHESTRATOR, "--config", config.model_dump_json(exclude={"api_key"}))
-        return ProcessSpec("orchestrator", arguments, _secrets(self.settings), announces=True)
+        secrets = _secrets(self.settings) | {JOURNAL: self.settings.journal.get_secret_value()}
+        return ProcessSpec("orchestrator", arguments, secrets, announces=True)
 
     def _written(self, folder: Path) -> dict[str, Path]:
         files = {name: folder / f"program-{number}.json" for number, name in enumerate(self.programs)}

@@ -220,6 +220,19 @@ def test_a_model_elsewhere_survives_the_way_to_a_worker_but_for_its_key() -> Non
     assert arrived == model.model_copy(update={"key": None})
 
 
+def test_the_database_of_the_journal_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql://weft:hidden@host/runs"
+    monkeypatch.setenv("WEFT_JOURNAL", url)
+    settings = load_settings()
+    assert settings.journal.get_secret_value() == url
+    assert "hidden" not in f"{settings!r} {settings.model_dump_json()}"
+    assert not load_settings(journal="").journal
+    monkeypatch.setenv("WEFT_JOURNAL", "mysql://weft:hidden@host/runs")
+    with pytest.raises(ConfigError, match="a database is 'postgresql://USER@HOST/DATABASE'") as raised:
+        load_settings()
+    assert "hidden" not in str(raised.value)
+
+
 def test_a_workers_defaults_can_be_left_out_of_its_document() -> None:
     config = WorkerConfig.model_validate_json('{"kinds": ["embed"], "orchestrator": "unix:o"}')
     assert config == WorkerConfig(kinds=("embed",), orchestrator="unix:o")
