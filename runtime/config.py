@@ -8,6 +8,7 @@ its `WorkerConfig`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -58,6 +59,8 @@ REFERENCE_MODEL: Final = Path(__file__).parent.parent / "apps" / "reference_mode
 
 _PREFIX: Final = "WEFT_"
 _UNIX: Final = "unix:"
+_HOST: Final = r"(\[[^]@/]*\]|[^:/?#@\[\],]*)(:\d+)?"
+_POSTGRES: Final = re.compile(rf"postgres(ql)?://([^/?#@\[\]]*@)?{_HOST}(,{_HOST})*([/?][^#@]*)?")
 
 DialectName = Literal["auto", "llamacpp", "openai", "sglang", "vllm", "weft"]
 EngineKind = Literal["llm", "embed", "index", "rerank", "tool"]
@@ -102,9 +105,14 @@ def _url(text: str) -> str:
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:
-    """Refuse what is neither empty nor the URL of a PostgreSQL database, without showing it."""
-    if url and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
-        raise ValueError("a database is 'postgresql://USER@HOST/DATABASE', or empty for none")
+    """Refuse what is neither empty nor the URL of a PostgreSQL database, without showing it.
+
+    Of a password with special characters libpq would take a part for the host, and show it in errors.
+    """
+    if url and not _POSTGRES.fullmatch(url.get_secret_value()):
+        raise ValueError(
+            "a database is 'postgresql://USER@HOST:PORT/DATABASE', with special characters as '%40', or empty"
+        )
     return url
 
 

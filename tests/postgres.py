@@ -35,7 +35,7 @@ class Postgres:
     """
 
     def __init__(self, folder: Path, binary: str, user: str | None) -> None:
-        self._folder = folder
+        self.folder = folder
         self._binary = binary
         self._user = user
         self._names = (f"database_{number}" for number in count())
@@ -44,7 +44,7 @@ class Postgres:
     def url(self, database: str, user: str = "weft", password: str = "") -> str:
         """A database as settings name it."""
         secret = f":{password}" if password else ""
-        return f"postgresql://{user}{secret}@/{database}?host={self._folder}"
+        return f"postgresql://{user}{secret}@/{database}?host={self.folder}"
 
     def database(self) -> str:
         """The name of a new, empty database."""
@@ -61,9 +61,9 @@ class Postgres:
     def start(self) -> None:
         """Start the server, and wait until it answers."""
         options = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binary, "-D", self._folder / "data", "-k", self._folder, *options],
+                [self._binary, "-D", self.folder / "data", "-k", self.folder, *options],
                 user=self._user,
                 stdout=log,
                 stderr=log,
