@@ -37,22 +37,23 @@ _SCHEMA: Final = "weft_journal"
 _LOCK: Final = int.from_bytes(b"weft-run")
 _LOCK_WAIT_S: Final = 2.0  # a server that is stopping may hold the lock for so long
 _CHECK_S: Final = 5.0  # until it is noticed that the connection, and so the lock, has been lost
-_CONNECTION: Final = {  # unless the URL says otherwise; by these a network that has gone is noticed
+_IDLE_S, _PROBE_S, _PROBES = 10, 5, 3  # by these both sides notice in half a minute that the other has gone
+_CONNECTION: Final = {  # unless the URL says otherwise
     "application_name": "weft journal",
     "connect_timeout": 10,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
+    "keepalives_idle": _IDLE_S,
+    "keepalives_interval": _PROBE_S,
+    "keepalives_count": _PROBES,
+    "tcp_user_timeout": 1000 * (_IDLE_S + _PROBE_S * _PROBES),
     "target_session_attrs": "read-write",
     "client_encoding": "UTF8",
 }
-_SESSION: Final = """
-SET synchronous_commit = on;  -- whatever the database would do: who is told that it is written relies on it
-SET tcp_keepalives_idle = 10;  -- so that the lock of a server whose machine has gone is free in half a minute
-SET tcp_keepalives_interval = 5;
-SET tcp_keepalives_count = 3;
-SET search_path = weft_journal
+_SESSION: Final = f"""
+SET synchronous_commit = on;  -- who is told that something is written relies on it
+SET tcp_keepalives_idle = {_IDLE_S};
+SET tcp_keepalives_interval = {_PROBE_S};
+SET tcp_keepalives_count = {_PROBES};
+SET search_path = {_SCHEMA}
 """
 _TABLES: Final = (
     "CREATE TABLE journal (version INTEGER NOT NULL, server TEXT NOT NULL)",
@@ -121,7 +122,6 @@ class DatabaseStore:
         connection = self._connected()
         try:
             with connection.transaction(), connection.pipeline():
-                connection.execute("SELECT 1")  # without a change this shows whether it is still there
                 for statement, values in statements(changes):
                     connection.execute(statement.replace("?", "$"), values)
         except psycopg.Error as problem:
@@ -182,8 +182,10 @@ class DatabaseStore:
         (there,) = connection.execute("SELECT to_regclass('journal') IS NOT NULL").fetchone() or (False,)
         if not there:
             (schema,) = connection.execute("SELECT to_regnamespace($1)", [_SCHEMA]).fetchone() or (None,)
-            for statement in (*(() if schema else ("CREATE SCHEMA weft_journal",)), *_TABLES):
-                connection.execute(statement)
+            if schema is None:  # or else its user may make none
+                connection.execute(f"CREATE SCHEMA {_SCHEMA}")
+            for table in _TABLES:
+                connection.execute(table)
             connection.execute("INSERT INTO journal VALUES ($1, '')", [VERSION])
         (version,) = connection.execute("SELECT version FROM journal").fetchone() or (0,)
         if version != VERSION:

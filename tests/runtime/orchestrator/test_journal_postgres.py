@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from weft.runtime.orchestrator import journal_postgres
 from weft.runtime.orchestrator.journal import open_journal
-from weft.runtime.orchestrator.journal_store import VERSION, JournalError, Left
+from weft.runtime.orchestrator.journal_store import VERSION, JournalError, LastingRun, Left
 
 from ...postgres import Postgres
 from .journals import MOST, SERVERS, InDatabase
@@ -62,7 +62,7 @@ async def test_a_database_that_crashes_loses_nothing_and_the_journal_goes_on(
     assert said[1] == f"the journal {place.name!r} takes writes again"
     await place.crash(journal)
     journal, left = place.open()
-    assert [(run.results, run.begun) for run in left.runs] == [({b"key": b"result"}, {"x"})]
+    assert left.runs == [LastingRun("r-1", 1.0, b"request", {b"key": b"result"}, frozenset("x"))]
     await journal.close()
 
 
@@ -79,10 +79,8 @@ async def test_changes_of_which_nobody_knows_whether_they_are_written_are_writte
         journal.end("r-2", b"done")
     await journal.close()
     journal, left = place.open()
-    assert [(run.request, run.results, run.begun) for run in left.runs] == [
-        (b"request", {b"key": b"result"}, {"x"})
-    ]
-    assert left.outcomes == {"r-2": b"done"}
+    run = LastingRun("r-1", 1.0, b"request", {b"key": b"result"}, frozenset("x"))
+    assert left == Left([run], {"r-2": b"done"})
     await journal.close()
 
 
@@ -118,8 +116,7 @@ async def test_a_server_that_another_has_followed_writes_no_more(
     await first.close()
     assert caplog.text.count("is not written any more: another server has taken it over") == 1
     third, left = place.open()
-    assert [(run.run, run.begun) for run in left.runs] == [("r-1", {"x"})]
-    assert not left.outcomes
+    assert left == Left([LastingRun("r-1", 1.0, b"", {}, frozenset("x"))], {})
     await third.close()
 
 
@@ -151,6 +148,27 @@ async def test_a_full_database_is_told_to_those_who_ask_and_loses_nothing_else(p
     journal, left = place.open()
     assert left.runs[0].results.keys() == {b"small"}
     await journal.close()
+
+
+async def test_a_database_that_has_more_than_it_may_takes_nothing_but_ends(place: InDatabase) -> None:
+    journal, _ = place.open()
+    for run in ("r-1", "r-2"):
+        journal.submit(run, 1.0, bytes(5000))
+    await journal.close()
+    journal, _ = open_journal(SecretStr(place.postgres.url(place.database)), 8000)
+    assert journal.size > 2 * 5000
+    journal.put("r-1", b"key", b"result")
+    with pytest.raises(JournalError, match=r"more than 0.00\d+ MiB\); wait .*, or raise journal_mb"):
+        await journal.written("r-1")
+    journal.end("r-2", b"done")
+    journal.put("r-1", b"key", b"result")
+    await journal.written("r-1")
+    journal.end("r-1", b"")
+    journal.forget("r-1")
+    journal.forget("r-2")
+    await journal.close()
+    assert journal.size == 0
+    assert place.execute("SELECT * FROM weft_journal.runs, weft_journal.outcomes") == []
 
 
 def test_what_cannot_be_opened_is_named_without_the_password(
