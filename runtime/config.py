@@ -277,7 +277,7 @@ class Settings(BaseSettings):
     journal_mb: int = Field(default=256, ge=0)
     """MiB for the journal of runs that outlive their clients, so that they outlive the server; 0: none."""
     journal: PostgresUrl = Field(default=SecretStr(""), exclude=True)
-    """The PostgreSQL database that has that journal; by default it is a file in `data`."""
+    """The PostgreSQL database that holds that journal; by default it is a file in `data`."""
     profile_s: float = Field(default=1.0, ge=0)
     """Seconds that a worker spends on measuring each model's speed at its start; 0: it does not."""
     scheduler: Policies = Field(default_factory=Policies)

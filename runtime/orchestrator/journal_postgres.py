@@ -121,9 +121,9 @@ class DatabaseStore:
             raise UnwrittenError(why, "wait until runs have ended, or raise journal_mb in the settings")
         connection = self._connected()
         try:
-            with connection.transaction(), connection.pipeline():
+            with connection.transaction(), connection.pipeline(), connection.cursor() as cursor:
                 for statement, values in statements(changes):
-                    connection.execute(statement.replace("?", "$"), values)
+                    cursor.execute(statement.replace("?", "$"), values)
         except psycopg.Error as problem:
             if connection.closed:
                 self._connection = None
