@@ -66,6 +66,35 @@ async def test_a_database_that_crashes_loses_nothing_and_the_journal_goes_on(
     await journal.close()
 
 
+async def test_what_was_acknowledged_before_and_between_crashes_is_there(place: InDatabase) -> None:
+    journal, _ = place.open()
+    acknowledged: list[str] = []
+    crashing = asyncio.Event()
+
+    async def submitting(number: int) -> None:
+        while not crashing.is_set():
+            run = f"r-{number}-{len(acknowledged)}"
+            journal.submit(run, 1.0, b"request")
+            journal.put(run, b"key", bytes(100))
+            await journal.begin(run, "x")
+            acknowledged.append(run)
+
+    tasks = [asyncio.ensure_future(submitting(number)) for number in range(3)]
+    for _ in range(3):
+        before = len(acknowledged)
+        while len(acknowledged) < before + 10:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(place.postgres.crash)
+        await asyncio.to_thread(place.postgres.start)
+    crashing.set()
+    await asyncio.gather(*tasks)
+    await place.crash(journal)
+    journal, left = place.open()
+    assert {run.run for run in left.runs} == set(acknowledged)
+    assert all(run.results == {b"key": bytes(100)} and run.begun == {"x"} for run in left.runs)
+    await journal.close()
+
+
 async def test_changes_of_which_nobody_knows_whether_they_are_written_are_written_once(
     place: InDatabase,
 ) -> None:
