@@ -22,7 +22,8 @@ def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "file":
         return lambda: InFile(tmp_path_factory.mktemp("journal"))
     postgres = request.getfixturevalue("postgres")
-    return lambda: InDatabase(postgres)
+    database = postgres.database()
+    return lambda: InDatabase(postgres, database)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ Until = Callable[[Callable[[], object]], Awaitable[None]]
 @pytest.fixture
 def place(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> InDatabase:
     monkeypatch.setattr("weft.runtime.orchestrator.journal._AGAIN_S", 0.05)
-    return InDatabase(postgres)
+    return InDatabase(postgres, postgres.database())
 
 
 def told(url: str) -> str:
