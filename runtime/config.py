@@ -8,6 +8,7 @@ settings, or a `WorkerConfig`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -33,6 +34,7 @@ from .scheduler.policies import Policies
 __all__ = [
     "CONFIG_FILE",
     "CONFIG_VARIABLE",
+    "JOURNAL",
     "MODEL_KEY",
     "REFERENCE_MODEL",
     "SERVER_VARIABLE",
@@ -53,6 +55,8 @@ CONFIG_FILE: Final = "weft.toml"
 """The file that is read when it stands in the working folder and no other is named."""
 CONFIG_VARIABLE: Final = "WEFT_CONFIG"
 """The variable that names another file."""
+JOURNAL: Final = "WEFT_JOURNAL"
+"""The variable by which the orchestrator process gets `journal`, which may hold a password."""
 MODEL_KEY: Final = "WEFT_MODEL_KEY"
 """The variable by which a worker process gets the key of the server that runs its model."""
 SERVER_VARIABLE: Final = "WEFT_SERVER"
@@ -63,6 +67,8 @@ REFERENCE_MODEL: Final = Path(__file__).parent.parent / "apps" / "reference_mode
 """The folder of the small model that comes with weft."""
 
 _PREFIX: Final = "WEFT_"
+_HOST: Final = r"(\[[^]@/]*\]|[^:/?#@\[\],]*)(:\d+)?"
+_POSTGRES: Final = re.compile(rf"postgres(ql)?://([^/?#@\[\]]*@)?{_HOST}(,{_HOST})*([/?][^#@]*)?")
 
 EngineKind = Literal["llm", "embed", "index", "rerank", "tool"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -76,8 +82,22 @@ def _entry_point(text: str) -> str:
     raise ValueError(f"a tool is named 'module:function', not {text!r}")
 
 
+def _postgres_url(url: SecretStr) -> SecretStr:
+    """Refuse what is neither empty nor the URL of a PostgreSQL database, without showing it.
+
+    Of a password with special characters libpq would take a part for the host, and show it in errors.
+    """
+    if url and not _POSTGRES.fullmatch(url.get_secret_value()):
+        raise ValueError(
+            "a database is 'postgresql://USER@HOST:PORT/DATABASE', with special characters as '%40', or empty"
+        )
+    return url
+
+
 EntryPoint = Annotated[str, AfterValidator(_entry_point)]
 """A Python function: `module:function`."""
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+"""A PostgreSQL database: `postgresql://USER@HOST/DATABASE`; empty: none."""
 
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True)
 
@@ -139,6 +159,8 @@ class Settings(BaseSettings):
     """MiB for results of deterministic work that is not done again; the indexes have as much. 0: none."""
     journal_mb: int = Field(default=256, ge=0)
     """MiB for the journal of runs that outlive their clients, so that they outlive the server; 0: none."""
+    journal: PostgresUrl = Field(default=SecretStr(""), exclude=True)
+    """The PostgreSQL database that holds that journal; by default it is a file in `data`."""
     profile_s: float = Field(default=1.0, ge=0)
     """Seconds that a worker spends on measuring each model's speed at its start; 0: it does not."""
     scheduler: Policies = Field(default_factory=Policies)

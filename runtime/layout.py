@@ -12,6 +12,7 @@ from typing import Final
 from .access import KEY
 from .addresses import SCHEME
 from .config import (
+    JOURNAL,
     MODEL_KEY,
     SERVER_VARIABLE,
     TLS_CA_VARIABLE,
@@ -71,7 +72,8 @@ class ServerLayout:
         document = config.model_dump(mode="json", exclude={"api_key"})
         document |= {"hosting": self.hosted is not None, "inside": inside if listen != inside else None}
         arguments = ("-m", _ORCHESTRATOR, "--config", json.dumps(document))
-        return ProcessSpec("orchestrator", arguments, _secrets(self.settings), announces=True)
+        secrets = _secrets(self.settings) | {JOURNAL: self.settings.journal.get_secret_value()}
+        return ProcessSpec("orchestrator", arguments, secrets, announces=True)
 
     def _written(self, folder: Path) -> dict[str, Path]:
         files = {name: folder / f"program-{number}.json" for number, name in enumerate(self.programs)}

@@ -9,9 +9,13 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
+
+from .postgres import Postgres, running_postgres
 
 importlib.import_module("weft")  # found before the path shrinks, so that an uninstalled checkout works too
 _ROOT = str(Path(__file__).resolve().parents[1])
@@ -25,3 +29,10 @@ if not torch.cuda.is_available():
     if "triton" in sys.modules:
         raise RuntimeError("Triton was imported before its interpreter could be chosen")
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL; who takes it makes a database of its own, and starts it again if it ends it."""
+    with running_postgres() as running:
+        yield running

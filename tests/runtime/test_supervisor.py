@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from weft.runtime.config import MODEL_KEY, HostedPrograms, ModelSettings, OrchestratorConfig, Settings
+from weft.runtime.config import (
+    JOURNAL,
+    MODEL_KEY,
+    HostedPrograms,
+    ModelSettings,
+    OrchestratorConfig,
+    Settings,
+)
 from weft.runtime.layout import ServerLayout, expected_engines
 from weft.runtime.processes import ProcessSpec
 from weft.runtime.supervisor import RestartBudget, StartupError, Supervisor
@@ -242,6 +249,16 @@ def test_only_a_server_of_its_own_has_a_door_and_nobody_sees_its_key(tmp_path: P
     for spec in (served, *workers):
         assert "hidden" not in str(spec.arguments)
         assert spec.environment["WEFT_API_KEY"] == "hidden"
+
+
+def test_the_database_of_the_journal_goes_to_the_orchestrator_alone_unseen(tmp_path: Path) -> None:
+    url = "postgresql://weft:hidden@host/runs"
+    layout = ServerLayout(Settings(journal=SecretStr(url)), listen="127.0.0.1:7000")
+    orchestrator, workers = layout.orchestrator(tmp_path), layout.workers(tmp_path)
+    assert orchestrator.environment[JOURNAL] == url
+    assert "hidden" not in f"{orchestrator.arguments} {workers}"
+    file = ServerLayout(Settings(), listen="127.0.0.1:7000").orchestrator(tmp_path)
+    assert file.environment[JOURNAL] == ""  # whatever the variable says that the arguments have overruled
 
 
 async def test_all_that_workers_print_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
