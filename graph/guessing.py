@@ -33,6 +33,8 @@ __all__ = ["Folds", "GuessedFold", "width"]
 
 _MOST: Final = 8
 """Bodies that are begun on one state."""
+_WATCHED: Final = 32
+"""States of a fold that are looked at: as many as are remembered."""
 
 
 @dataclass(slots=True)
@@ -95,8 +97,10 @@ class Folds:
         return width(fold.node.op, chance, self._estimator)
 
     def watch(self, node: Node, states: list[Value]) -> None:
-        """A fold does not guess: learn from its states once it is done."""
-        self._chains[node.id] = node, states
+        """A fold does not guess: learn from its first states once it is done, if guesses could ever pay."""
+        assert isinstance(node.op, Fold)
+        if width(node.op, 1.0, self._estimator) > 1:
+            self._chains[node.id] = node, states[:_WATCHED]
 
     def learned(self, values: Iterable[Value]) -> None:
         """Values have become known."""

@@ -399,12 +399,12 @@ class LiveGraph:
         if not isinstance(items, list):
             raise EvaluationError(f"fold needs a list, not {type(items).__name__}")
         fold = self._folds.take(node, args["state"])
-        guesses = self._guesses and idle and not op.effectful
+        may_guess = self._guesses and not op.effectful
         nodes: tuple[Node, ...] = ()
         given_up: list[Value] = []
         while True:
             given_up += self._folds.go_on(fold)
-            bodies = min(self._folds.width(fold) if guesses else 1, len(items) - fold.index)
+            bodies = min(self._folds.width(fold) if may_guess and idle else 1, len(items) - fold.index)
             if bodies < 2 and not fold.row:  # nothing is guessed, or there is one item or none
                 break
             nodes += self._guess(node, op, fold, bodies)
@@ -412,7 +412,9 @@ class LiveGraph:
                 self._folds.wait(fold)
                 wait = self._succeed(node, op, {**node.args, "state": fold.row[0]})
                 return self._grown(nodes, wait, given_up, fold.row)
-        rest = self._expand_rest(node, op, fold, len(items))
+        rest, states = self._expand_rest(node, op, fold, len(items))
+        if may_guess:
+            self._folds.watch(node, states)
         return self._grown((*nodes, *rest.nodes[:-1]), rest.nodes[-1], given_up, ())
 
     def _guess(self, node: Node, op: Fold, fold: GuessedFold, bodies: int) -> tuple[Node, ...]:
@@ -427,16 +429,17 @@ class LiveGraph:
         fold.row = [follow(self._aliases, value) for value in fold.row]
         return nodes
 
-    def _expand_rest(self, node: Node, op: Fold, fold: GuessedFold, count: int) -> Growth:
-        """All bodies that are left, at once: what does not depend on the state need not wait for it."""
+    def _expand_rest(self, node: Node, op: Fold, fold: GuessedFold, count: int) -> tuple[Growth, list[Value]]:
+        """All bodies that are left, at once, so that what does not depend on the state need not wait for it.
+
+        With the states before and after each.
+        """
         expansion = self._expansion(node)
-        state = fold.state
-        chain = [state]
+        states = [fold.state]
         for index in range(fold.index, count):
-            state = self._fold_body(node, op, index, state, expansion)
-            chain.append(state)
-        self._folds.watch(node, chain)
-        return self._replace(node, expansion, Forward(self.types[Value(node.id)]), {"value": state})
+            states.append(self._fold_body(node, op, index, states[-1], expansion))
+        forward = Forward(self.types[Value(node.id)])
+        return self._replace(node, expansion, forward, {"value": states[-1]}), states
 
     def _fold_body(self, node: Node, op: Fold, index: int, state: Value, expansion: Expansion) -> Value:
         captured = {name: value for name, value in node.args.items() if name not in ("items", "state")}

@@ -77,7 +77,9 @@ def used_to(chance: float) -> Observed:
     return observed
 
 
-def rehearsed(items: Sequence[str], *disabled: str, observed: Observed | None = None) -> Rehearsal:
+def rehearsed(
+    items: Sequence[str], *disabled: str, observed: Observed | None = None, idle: bool = True
+) -> Rehearsal:
     """A run in which the model writes each text for 10 ms."""
     run = Rehearsal(
         folded(),
@@ -86,7 +88,7 @@ def rehearsed(items: Sequence[str], *disabled: str, observed: Observed | None = 
         disabled,
         observed=observed or used_to(1.0),
     )
-    run.engines = Refining()
+    run.engines, run.idle = Refining(), idle
     assert run.run() == [refined(items)]
     return run
 
@@ -157,11 +159,7 @@ def test_what_has_an_effect_is_not_done_on_a_guess(pure: bool) -> None:
 
 
 def test_models_that_are_busy_are_not_asked() -> None:
-    run = Interpreter(folded(), {}, (), 0, Refining())
-    run.live.extend(run.graph, closed=True)
-    fold = next(node for node in run.live.nodes.values() if isinstance(node.op, Fold))
-    growth = run.live.expand(fold.id, {"items": Json(["=", "="]), "state": TextValue(STATE)})
-    assert not isinstance(growth.nodes[-1].op, Fold)
+    assert rehearsed(["="] * 6, idle=False).now == 60.0
 
 
 def test_it_is_learned_whether_guesses_are_right_and_without_any_whether_they_would_be() -> None:
@@ -174,7 +172,7 @@ def test_it_is_learned_whether_guesses_are_right_and_without_any_whether_they_wo
     assert observed.chance(key) < 0.2
     assert width(Fold(STEP), observed.chance(key), costly) == 1
     for _ in range(12):
-        rehearsed(["="] * 6, GUESS, observed=observed)
+        rehearsed(["="] * 6, observed=observed, idle=False)
     assert observed.chance(key) > 0.8
     assert width(Fold(STEP), observed.chance(key), costly) > 1
 

@@ -181,6 +181,7 @@ class Interpreter:
         self.todo: dict[int, Node] = {}
         self.writing: dict[int, tuple[tuple[Datum, ...], str]] = {}  # results, and what is not yet written
         self.random = random.Random(seed)
+        self.idle = True  # whether models have time for guesses
         self.early = 0  # values known before what they are part of
 
     def run(self) -> list[object]:
@@ -222,7 +223,7 @@ class Interpreter:
         args = {name: self.known[value] for name, value in node.args.items()}
         del self.todo[node.id]
         if node.op.kind == "control":
-            self.grow(self.live.expand(node.id, args, idle=True))
+            self.grow(self.live.expand(node.id, args, idle=self.idle))
             return
         if isinstance(node.op, Input):
             self.learn({Value(node.id): lift(self.inputs[node.op.name])})
