@@ -63,10 +63,10 @@ def command(
 ) -> None:
     """Put the files of a folder into an index. Files that have not changed since cost nothing.
 
-    A file that cannot be read is named and skipped.
+    A file or a folder that cannot be read is named and skipped.
     """
-    files = files_of(folder)
     filler = _Filler(client_for(server, config), name, Chunking(titles=titles))
+    files = files_of(folder, filler.skip)
     with _progress() as progress:
         bar = progress.add_task(f"indexing {folder}", total=len(files))
         for batch in batches(filler.read(files.items(), lambda: progress.advance(bar))):
@@ -85,16 +85,16 @@ class _Filler:
         self._graph = encode_graph(ingest_graph(index, chunking))
         self._done = _Report()
 
-    def read(self, files: Iterable[tuple[str, Path]], skip: Callable[[], object]) -> Iterator[Document]:
-        """The documents that can be read; `skip` is called for each of the others."""
+    def read(self, files: Iterable[tuple[str, Path]], passed: Callable[[], object]) -> Iterator[Document]:
+        """The documents that can be read; `passed` is called for each of the others."""
         for name, file in files:
             try:
                 document = read_file(name, file)
                 if not chunk(document, self._chunking):
                     raise CorpusError(f"file {name!r} holds no text")
             except CorpusError as problem:
-                self._skip(name, problem)
-                skip()
+                self.skip(name, problem)
+                passed()
             else:
                 yield document
 
@@ -104,10 +104,15 @@ class _Filler:
             self._put(batch)
         except TooLarge as problem:
             if len(batch) == 1:
-                self._skip(batch[0].id, CorpusError(f"file {batch[0].id!r} is too large: {problem.message}"))
+                self.skip(batch[0].id, CorpusError(f"file {batch[0].id!r} is too large: {problem.message}"))
             else:
                 for document in batch:
                     self.ingest([document])
+
+    def skip(self, name: str, problem: CorpusError) -> None:
+        """Name what cannot be read."""
+        self._done.skipped[name.encode(errors="backslashreplace").decode()] = str(problem)
+        ERRORS.print(f"skipped: {problem}", markup=False)
 
     def tell(self, as_json: bool) -> None:
         """Write what has been done."""
@@ -116,17 +121,13 @@ class _Filler:
             print_json({"index": self._index, **vars(done)})
             return
         added = f"{done.passages_added} passages added, {done.passages_replaced} replaced"
-        skipped = f", {len(done.skipped)} files skipped" if done.skipped else ""
+        skipped = f", {len(done.skipped)} skipped" if done.skipped else ""
         OUTPUT.out(f"index {self._index!r}: {done.documents} documents, {added}{skipped}")
 
     def _put(self, batch: list[Document]) -> None:
         inputs = {"documents": json.dumps([_plain(document) for document in batch])}
         _, report = invoke(self._client, pb.SubmitRequest(graph=self._graph, inputs=inputs))
         self._done.add(len(batch), report)
-
-    def _skip(self, name: str, problem: CorpusError) -> None:
-        self._done.skipped[name.encode(errors="backslashreplace").decode()] = str(problem)
-        ERRORS.print(f"skipped: {problem}", markup=False)
 
 
 def ingest_graph(index: str, chunking: Chunking) -> Graph:

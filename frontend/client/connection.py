@@ -33,6 +33,8 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),  # the server says what is too large for it
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 10_000),  # who waits for a server that stands still, or vanishes, hears of it
+    ("grpc.http2.ping_timeout_ms", 20_000),
 )
 
 

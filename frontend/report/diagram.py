@@ -96,13 +96,13 @@ def bodies(graph: Graph) -> Iterator[tuple[str, Graph]]:
         for field in fields(node.op):
             body = getattr(node.op, field.name)
             if isinstance(body, Graph):
-                title = f"{field.name} of {_label(node)} {brief_location(node.location)}".rstrip()
+                title = f"{field.name} of {node.label()} {brief_location(node.location)}".rstrip()
                 yield title, body
                 yield from ((f"{inner}, in {title}", graph) for inner, graph in bodies(body))
 
 
 def _box(node: Node, prediction: Prediction | None) -> Box:
-    title = _label(node)
+    title = node.label()
     detail = _subject(node)
     if prediction is not None:
         detail = f"{milliseconds(prediction.start_ms)} to {milliseconds(prediction.finish_ms)}"
@@ -113,10 +113,6 @@ def _box(node: Node, prediction: Prediction | None) -> Box:
 def _task_box(task: Task, critical: bool) -> Box:
     detail = f"{milliseconds(task.work_ms)} on {task.worker}"
     return Box(task.node, task.label, detail, task.kind, critical)
-
-
-def _label(node: Node) -> str:
-    return f"%{node.id} {node.op.label()}" + (f" {node.name!r}" if node.name else "")
 
 
 def _subject(node: Node) -> str:

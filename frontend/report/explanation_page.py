@@ -89,7 +89,6 @@ def _node_rows(explanation: Explanation) -> Iterator[Sequence[Child]]:
     for node in explanation.final.graph:
         prediction = explanation.predictions.get(node.id)
         operands = ", ".join(f"{name} = {value}" for name, value in node.args.items())
-        title = f"%{node.id} {node.op.label()}" + (f" {node.name!r}" if node.name else "")
         place: tuple[Child, ...] = ("", "", "", "", "")
         if prediction is not None:
             place = (
@@ -99,7 +98,7 @@ def _node_rows(explanation: Explanation) -> Iterator[Sequence[Child]]:
                 prediction.objective,
                 prediction.depth,
             )
-        yield (label(title), label(operands), source(node.location), *place)
+        yield (label(node.label()), label(operands), source(node.location), *place)
 
 
 def _pass(step: ExplainedPass) -> Markup:

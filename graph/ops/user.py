@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from ..errors import OperandError
 from ..prompt import Message
@@ -21,6 +21,8 @@ ScoreMethod = Literal["mean", "greedy", "unconditional"]
 mean: the mean log-probability of the choice's tokens; greedy: token by token, the likeliest survive;
 unconditional: the mean log-probability less that of the choice without the prompt.
 """
+
+_MOST_SAMPLES: Final = 1024  # each is a node of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ class Generate(Op):
         _expect_prompt(self.messages, args, self.ids)
         if not isinstance(self.type, (Text, Data)):
             raise OperandError(f"a model can write text or data, not {self.type}")
-        if self.n < 1:
-            raise OperandError(f"n must be at least 1, not {self.n}")
+        if not 1 <= self.n <= _MOST_SAMPLES:
+            raise OperandError(f"n must be at least 1 and at most {_MOST_SAMPLES}, not {self.n}")
         if self.sampling.ignore_eos and self.constraint is not None:
             raise OperandError(
                 "a constrained text ends with its form: leave out ignore_eos or the constraint"

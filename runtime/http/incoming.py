@@ -34,7 +34,7 @@ def in_turn(request: Request) -> asyncio.Lock:
 def parsed(raw: bytes) -> Any:
     """The JSON value of a body. Raises ApiError."""
     try:
-        value = json.loads(raw, parse_constant=_refuse)
+        value = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse)
         if b"\\u" in raw:  # only so can half a character be spelled
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:

@@ -11,7 +11,20 @@ from weft.graph.types import Data, Type
 from weft.proto import orchestrator_pb2 as pb
 from weft.runtime.scheduler.faults import Fault
 
-__all__ = ["bad_result", "check_type", "tool_result"]
+__all__ = ["bad_result", "persons_answer", "tool_result"]
+
+
+def persons_answer(text: str, kind: Type) -> Any:
+    """The answer that a JSON text says. Raises ValueError if it cannot be sent, or is of another type."""
+    try:
+        value = schema.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("the answer holds half of a surrogate pair, which is no text") from None
+    except ValueError as problem:
+        raise ValueError(f"the answer is not JSON: {problem}") from None
+    _check_type(value, kind, "the answer")
+    return value
 
 
 def tool_result(op: Tool, answer: pb.ToolAnswer) -> Any:
@@ -19,11 +32,11 @@ def tool_result(op: Tool, answer: pb.ToolAnswer) -> Any:
     if answer.WhichOneof("outcome") != "json":
         raise ValueError("the answer has no result")
     value = json.loads(answer.json)
-    check_type(value, op.result, "the result")
+    _check_type(value, op.result, "the result")
     return value
 
 
-def check_type(value: Any, kind: Type, what: str) -> None:
+def _check_type(value: Any, kind: Type, what: str) -> None:
     """Raise ValueError unless the JSON data is of the type."""
     if isinstance(kind, Data):
         schema.check(value, kind.schema, what)

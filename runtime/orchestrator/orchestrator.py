@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import time
@@ -28,7 +27,7 @@ from weft.runtime.scheduler.faults import Fault
 from weft.runtime.scheduler.primitive import Primitive
 from weft.runtime.scheduler.scheduler import Scheduler
 
-from .answers import bad_result, check_type, tool_result
+from .answers import bad_result, persons_answer, tool_result
 from .caller import CALLER
 from .compiler import Compiler, filled_indexes
 from .counts import Counts
@@ -296,8 +295,7 @@ class Orchestrator:
         if number not in waiting:
             raise invalid(f"run {run_id!r} waits for no answer to node {number}, but to: {_listed(waiting)}")
         try:
-            value = json.loads(text)
-            check_type(value, run.graph.types[Value(number)], "the answer")
+            value = persons_answer(text, run.graph.types[Value(number)])
         except (ValueError, RecursionError) as problem:
             raise invalid(str(problem)) from None
         self.shell.task_done(run, run.node(number), (lift(value),))

@@ -60,6 +60,7 @@ class Run:
     _takers: dict[int, int] = field(default_factory=dict)  # by node: how many take its results
     _wanted: dict[Value, list[Value]] = field(default_factory=dict)  # live value -> the client's names
     unblocked: dict[int, None] = field(default_factory=dict)  # maps that may begin further bodies
+    advancing: bool = False  # whether they are beginning them
     foresight: Foresight = field(init=False)
     told: Told = field(init=False)
     reuse: Reuse = field(init=False)

@@ -5,6 +5,7 @@ Everything here runs in the event loop's thread and never waits; between two cal
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -351,10 +352,20 @@ class Shell:
         self._advance(run)
 
     def _advance(self, run: Run) -> None:
-        """Begin bodies of maps that waited for others to end."""
-        while run.id in self.runs and run.unblocked:
-            control, _ = run.unblocked.popitem()
-            self._guarded(run, control, partial(self._advance_map, run, control))
+        """Begin bodies of maps that waited for others to end.
+
+        Where these end at once, those that waited for them are begun after what else the server has to do.
+        """
+        if run.advancing:
+            return
+        run.advancing = True
+        unblocked, run.unblocked = run.unblocked, {}
+        for control in unblocked:
+            if run.id in self.runs:
+                self._guarded(run, control, partial(self._advance_map, run, control))
+        run.advancing = False
+        if run.unblocked:
+            asyncio.get_running_loop().call_soon(self._go_on, run.id)
 
     def _advance_map(self, run: Run, control: int) -> None:
         growth = run.graph.advance(control)

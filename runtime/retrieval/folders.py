@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from .documents import Document
@@ -16,17 +18,32 @@ def read_folder(path: str | Path) -> list[Document]:
     return [read_file(name, file) for name, file in files_of(path).items()]
 
 
-def files_of(path: str | Path) -> dict[str, Path]:
+def files_of(path: str | Path, skip: Callable[[str, CorpusError], object] | None = None) -> dict[str, Path]:
     """The files under `path` of the formats that can be read, by the ids of their documents, sorted.
 
     The id is the path relative to the folder, with `/`. Hidden files and folders (a leading dot) are left
-    out. Raises `CorpusError` for a folder that is missing or without such files.
+    out; links to folders are not followed. Raises `CorpusError` for a folder that is missing or without such
+    files, and for one in it that cannot be read unless `skip` takes it.
     """
     folder = Path(path)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise CorpusError(f"folder {str(folder)!r} {what}")
-    files = {name: file for file in folder.rglob("*") if (name := _id(folder, file)) is not None}
+    files: dict[str, Path] = {}
+    unread = [folder]
+    while unread:
+        inner = unread.pop()
+        try:
+            folders, texts = _contents(inner)
+        except OSError as error:
+            name = _id(folder, inner)
+            problem = CorpusError(f"folder {name!r} cannot be read: {error.strerror or error}")
+            if skip is None:
+                raise problem from error
+            skip(name, problem)
+        else:
+            unread += folders
+            files.update((_id(folder, text), text) for text in texts)
     if not files:
         raise CorpusError(f"folder {str(folder)!r} holds no {', '.join(FORMATS)} file")
     return {name: files[name] for name in sorted(files)}
@@ -44,10 +61,14 @@ def read_file(name: str, file: Path) -> Document:
     return Document(name, text_of(name, content), source=name)
 
 
-def _id(folder: Path, file: Path) -> str | None:
-    """The id of the document in `file`, or None if it holds none."""
-    relative = file.relative_to(folder)
-    hidden = any(part.startswith(".") for part in relative.parts)
-    if hidden or file.suffix.lower() not in FORMATS or not file.is_file():
-        return None
-    return relative.as_posix()
+def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The folders and the readable files in a folder, but for hidden ones."""
+    with os.scandir(folder) as entries:
+        seen = [entry for entry in entries if not entry.name.startswith(".")]
+    folders = [folder / entry.name for entry in seen if entry.is_dir(follow_symlinks=False)]
+    texts = [entry for entry in seen if os.path.splitext(entry.name)[1].lower() in FORMATS]
+    return folders, [folder / entry.name for entry in texts if os.path.isfile(entry)]
+
+
+def _id(folder: Path, inner: Path) -> str:
+    return inner.relative_to(folder).as_posix()

@@ -38,11 +38,17 @@ def _plain(name: str, content: bytes) -> str:
 
 
 def _html(name: str, content: bytes) -> str:
-    soup = _module("bs4", name).BeautifulSoup(content, "html.parser")  # which finds out the encoding
-    for element in soup(_HIDDEN):
-        element.decompose()
-    converter = _module("markdownify", name).MarkdownConverter(heading_style="ATX", strip=_PLAIN)
-    return str(converter.convert_soup(soup))
+    bs4, markdownify = _module("bs4", name), _module("markdownify", name)
+    converter = markdownify.MarkdownConverter(heading_style="ATX", strip=_PLAIN)
+    try:
+        soup = bs4.BeautifulSoup(content, "html.parser")  # which finds out the encoding
+        for element in soup(_HIDDEN):
+            element.decompose()
+        return str(converter.convert_soup(soup))
+    except RecursionError as error:
+        raise CorpusError(f"file {name!r} cannot be read as HTML: it is nested too deep") from error
+    except bs4.ParserRejectedMarkup as error:
+        raise CorpusError(f"file {name!r} cannot be read as HTML: it is malformed") from error
 
 
 def _pdf(name: str, content: bytes) -> str:

@@ -67,7 +67,8 @@ class Snapshot:
         taken: dict[tuple[str, int], float] = {}
         for id, score in reversed(scores.items()):
             document, position = _place(id)
-            for other in range(position - preceding, position + following + 1):
+            last = min(position + following, len(self.rows))
+            for other in range(max(position - preceding, 1), last + 1):
                 if _id(document, other) in self.rows:
                     taken.setdefault((document, other), scores.get(_id(document, other), score))
         return [

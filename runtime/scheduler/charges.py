@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .prefixes import Boundary
 
 if TYPE_CHECKING:
     from .transfer import Move
 
-__all__ = ["Charge", "Claim"]
+__all__ = ["Charge", "Claim", "even"]
+
+_STEPPED: Final = 1.5 * 2.0**32  # a number next to which floats are a millionth (2**-20) apart
+
+
+def even(amount: float) -> float:
+    """An amount rounded to a millionth, so that sums are exact: what is taken away again leaves nothing.
+
+    Engines that do nothing are thus alike to the bit, and the first of them is chosen.
+    """
+    return amount + _STEPPED - _STEPPED
 
 
 @dataclass(slots=True)
 class Charge:
-    """What an engine reckons with on account of a task."""
+    """What an engine reckons with on account of a task, in `even` amounts."""
 
     load_ms: float  # of its time; of a language model, what the task adds to what it does anyway
     prefill_ms: float = 0.0  # of that, reading

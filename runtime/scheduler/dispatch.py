@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from weft.graph.costs import DEFAULT_COSTS
 
 from .actions import Dispatch, Fragment, Source
-from .charges import Charge
+from .charges import Charge, even
 from .engines import EngineState, Pool, WorkerState
 from .events import EngineSpec, WorkerJoined
 from .fragments import begins_context, fragment
@@ -219,7 +219,7 @@ class Dispatcher:
                 if live.move is not None:
                     self._fetch(live, live.move, where)
             else:
-                where.charge(live, Charge(where.spec.item_ms or live.primitive.forecast.ms))
+                where.charge(live, Charge(even(where.spec.item_ms or live.primitive.forecast.ms)))
             tasks.append((live.number, live.attempt))
             if live.waiting == 0:
                 self.activate(live, now)

@@ -31,8 +31,7 @@ class EngineState:
     spec: EngineSpec
     worker: WorkerState
     active: int = 0  # tasks handed out whose operands are all known
-    charges: int = 0  # tasks handed out
-    load_ms: float = 0.0  # of their charges
+    load_ms: float = 0.0  # of the charges of tasks handed out
     prefill_ms: float = 0.0
     ahead_ms: float = 0.0  # of that, prompts some of whose texts it has yet to write
     arriving_ms: float = 0.0  # until KV that it gets from others has come
@@ -78,7 +77,6 @@ class EngineState:
     def charge(self, live: LiveNode, charge: Charge) -> None:
         """Reckon with a task."""
         live.charge = charge
-        self.charges += 1
         self._add_load(charge.load_ms)
         self._begin_reading(charge)
         if charge.prefill_ms or charge.writes:
@@ -99,10 +97,7 @@ class EngineState:
         live.charge = None
         if live.ahead_ms:
             self.can_read(live)
-        self.charges -= 1
-        self._add_load(
-            -charge.load_ms if self.charges else -self.load_ms
-        )  # idle engines are alike to the bit
+        self._add_load(-charge.load_ms)
         self._end_reading(charge)
         if charge.prefill_ms or charge.writes:
             self.prefill_ms -= charge.prefill_ms

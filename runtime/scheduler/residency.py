@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from weft.graph.ir import Value
 
-from .charges import Charge, Claim
+from .charges import Charge, Claim, even
 from .directory import NOWHERE, Directory, Found
 from .engines import EngineState, Pool
 from .events import Usage
@@ -362,15 +362,15 @@ def _shared(maker: LiveNode, tokens: float) -> float:
 def _charge(
     engine: EngineState, live: LiveNode, new: float, writes: float, underway: Sequence[int]
 ) -> Charge:
-    load_ms = prefill_ms = engine.prefill_cost(live.tokens - new - writes, new)
+    load_ms = prefill_ms = even(engine.prefill_cost(live.tokens - new - writes, new))
     context = 0.0
     if writes:
         _, each, per_token = engine.writing
-        context = live.tokens
+        context = even(live.tokens)
         own = context
         if engine.spec.shares_prefixes:
             own -= min(live.shared, engine.context_tokens)
-        load_ms += writes * (each + per_token * own)
+        load_ms += even(writes * (each + per_token * own))
     if not (prefill_ms or live.move):
         underway = ()
     return Charge(load_ms, prefill_ms, writes, context, _is_urgent(live), underway, live.move)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from .charges import even
 from .directory import Found
 from .engines import EngineState
 from .events import Usage
@@ -21,7 +22,7 @@ _WORTHWHILE: Final = 0.8  # of the time that computing takes, as both are estima
 
 
 class Move(NamedTuple):
-    """KV that an engine is to get from another one."""
+    """KV that an engine is to get from another one; `ms` and `sending_ms` are `even`."""
 
     source: EngineState
     prefixes: Sequence[Boundary]  # of the prompt
@@ -99,7 +100,7 @@ class Cheaper:
             self._forget()
             return None
         patience_ms = wait + computing_ms if found.key in source.underway else 0.0
-        return Move(source, prefixes, found.tokens, fetched, wait + ms, sending_ms, patience_ms)
+        return Move(source, prefixes, found.tokens, fetched, even(wait + ms), even(sending_ms), patience_ms)
 
     def seen(self, move: Move, usage: Usage) -> None:
         """Learn what it took, each term by its share of what was expected: of short moves that of asking.

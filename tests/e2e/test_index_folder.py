@@ -17,7 +17,12 @@ from ..pdf import pdf_of
 from .conftest import WEFT, Server, eventually
 
 FILES = 200
-BROKEN = {"broken.pdf": b"%PDF-1.4 and no more", "scan.pdf": pdf_of([[]]), "latin.txt": b"caf\xe9"}
+BROKEN = {
+    "broken.pdf": b"%PDF-1.4 and no more",
+    "broken.html": b"<p>a<![b]>",
+    "scan.pdf": pdf_of([[]]),
+    "latin.txt": b"caf\xe9",
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,7 @@ def world() -> Corpus:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, world: Corpus) -> Path:
-    """200 files in four formats and some folders, one for each subject, but for three that cannot be read."""
+    """200 files in four formats and some folders, one for each subject, but for some that cannot be read."""
     made = tmp_path_factory.mktemp("files")
     for number, subject in enumerate(world.subjects[: FILES - len(BROKEN)]):
         texts = [placed.passage.text for placed in world.about(subject)]
@@ -69,7 +74,8 @@ def test_a_folder_is_indexed_again_after_an_interruption_and_asked(
         assert f"skipped: file '{name}'" in result.stderr
 
     again = server.weft("index", "files", str(folder))
-    assert f"{report['documents']} documents, 0 passages added, 0 replaced, 3 files skipped" in again.stdout
+    nothing = f"{report['documents']} documents, 0 passages added, 0 replaced, {len(BROKEN)} skipped"
+    assert nothing in again.stdout
 
     ask = answer.using(server.client)
     for kind in ("md", "txt", "html", "pdf"):

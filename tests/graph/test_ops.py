@@ -189,7 +189,8 @@ def test_every_operation_has_a_signature_here() -> None:
         (Generate((), ids=(1,)), {"x": TEXT}, "has no operand 'x'; known: none"),
         (Decode("m", ids=(1,)), {"kv": KV}, "has no operand 'kv'; known: none"),
         (Generate(ASK, KV), {"x": TEXT}, "a model can write text or data, not kv"),
-        (Generate(ASK, n=0), {"x": TEXT}, "n must be at least 1, not 0"),
+        (Generate(ASK, n=0), {"x": TEXT}, "n must be at least 1 and at most 1024, not 0"),
+        (Generate(ASK, n=2**31), {"x": TEXT}, "n must be at least 1 and at most 1024, not 2147483648"),
         (
             Generate(ASK, sampling=Sampling(ignore_eos=True), constraint=Regex("a")),
             {"x": TEXT},

@@ -77,6 +77,9 @@ async def test_the_key_is_asked_for(start_door: StartDoor) -> None:
         (b'{"temperature": NaN}', 400, "NaN is no number"),
         (b"[" * 100_000, 400, "the body is nested too deeply"),
         (b'{"model": "\\ud800"}', 400, "half of a surrogate pair"),
+        (b'{"model": "\xed\xa0\x80"}', 400, "the body is not JSON: 'utf-8' codec can't decode byte 0xed"),
+        ('{"model": "\\ud800"}'.encode("utf-16"), 400, "the body is not JSON: 'utf-8' codec can't decode"),
+        (b'\xef\xbb\xbf{"messages": []}', 400, "'model' is missing"),
         (b'{"model": "' + b"a" * 2**20 + b'"}', 413, "more than 1048576 bytes; send less, or raise"),
     ],
 )

@@ -14,7 +14,7 @@ from weft.graph.ir import Graph, Node, Policy, Value
 from weft.graph.ops.common import Format, Input, Interrupt
 from weft.graph.ops.user import Generate
 from weft.graph.prompt import Message, Slot
-from weft.graph.types import INTEGER, TEXT
+from weft.graph.types import INTEGER, JSON, TEXT
 from weft.proto import orchestrator_pb2 as pb
 
 ASK = (
@@ -98,6 +98,26 @@ async def test_an_answer_of_another_type_is_refused_and_the_run_waits_on(stage: 
     )
     with pytest.raises(grpc.aio.AioRpcError, match="Expecting"):
         await stage.stub.Resume(pb.ResumeRequest(run=run, value="{"))
+    assert (await info_of(stage, run)).state == "waiting"
+    await resume(stage, run, 2)
+    assert (await outcome(stage, run)).info.state == "done"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (r'{"a": ["\ud800"]}', "the answer holds half of a surrogate pair, which is no text"),
+        ("NaN", "the answer is not JSON: NaN is not JSON"),
+        ("[1e999]", "the answer is not JSON: Out of range float values"),
+        ("[" * 100_000, "the answer is not JSON: nested too deeply"),
+    ],
+)
+async def test_an_answer_that_cannot_be_sent_is_refused_and_the_run_waits_on(
+    stage: Any, answer: str, said: str
+) -> None:
+    run = await submit(stage, ASK[0], Node(1, Interrupt(JSON), {"value": Value(0)}))
+    with pytest.raises(grpc.aio.AioRpcError, match=said):
+        await stage.stub.Resume(pb.ResumeRequest(run=run, value=answer))
     assert (await info_of(stage, run)).state == "waiting"
     await resume(stage, run, 2)
     assert (await outcome(stage, run)).info.state == "done"

@@ -92,6 +92,18 @@ async def test_a_map_begins_its_last_bodies_once_though_several_bodies_end_toget
     assert json.loads(result.outputs[0].json) == [f"<Q: {item}>" for item in items]
 
 
+async def test_a_map_of_any_length_whose_bodies_end_at_once_lets_others_go_on(stage: Any) -> None:
+    body = Graph((Node(0, Input("item")), Node(1, Gather("list"), {"0": Value(0)})), (Value(1),))
+    nodes = (Node(0, Input("xs", STRINGS)), Node(1, Map(body, concurrency=1), {"items": Value(0)}))
+    items = [str(number) for number in range(500)]
+    long = asyncio.ensure_future(stage.stub.Invoke(request(Graph(nodes, (Value(1),)), xs=items)))
+    while not (stage.server.orchestrator.shell.runs or long.done()):
+        await asyncio.sleep(0)
+    await stage.stub.Invoke(request(ECHO, q="why?"))
+    assert not long.done()
+    assert json.loads((await long).outputs[0].json) == [[item] for item in items]
+
+
 @pytest.mark.parametrize(
     ("owner", "method"),
     [(Reuse, "found"), (LiveGraph, "advance")],

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 
 from weft.runtime.retrieval.documents import Chunk, Document, Passage
 from weft.runtime.retrieval.errors import CorpusError
-from weft.runtime.retrieval.folders import read_folder
+from weft.runtime.retrieval.folders import files_of, read_folder
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -96,3 +99,41 @@ def test_folders_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     (tmp_path / "bad.md").rename(tmp_path / "b\udcffd.md")
     with pytest.raises(CorpusError, match=r"file 'b\\udcffd.md' has a name that is not UTF-8; rename it"):
         read_folder(tmp_path)
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A folder that may become too deep for what tidies up after tests."""
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    yield folder
+    subprocess.run(["rm", "-rf", folder], check=True)
+
+
+def test_a_folder_in_it_that_cannot_be_read_is_named(deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (deep / "a.md").write_text("a")
+    monkeypatch.chdir(deep)
+    name = "d" * 255
+    for _ in range(17):  # longer than a path may be
+        Path(name).mkdir()
+        os.chdir(name)
+    skipped: dict[str, CorpusError] = {}
+    assert files_of(deep, skipped.__setitem__) == {"a.md": deep / "a.md"}
+    ((found, problem),) = skipped.items()
+    assert set(found) == {"d", "/"}
+    assert str(problem) == f"folder {found!r} cannot be read: File name too long"
+    with pytest.raises(CorpusError, match=r"^folder 'd.* cannot be read"):
+        files_of(deep)
+
+
+def test_neither_depth_nor_links_stand_in_the_way(deep: Path) -> None:
+    inner = deep.joinpath(*["d"] * 1100)
+    os.makedirs(deep.joinpath(*["d"] * 600))
+    os.makedirs(inner)
+    (inner / "a.md").write_text("a")
+    (deep / "loop").symlink_to(deep)
+    (deep / "self.md").symlink_to("self.md")
+    (deep / "none.md").symlink_to("nowhere")
+    (deep / "endless.md").symlink_to("/dev/zero")
+    (deep / "same.md").symlink_to(inner / "a.md")
+    assert list(files_of(deep)) == ["/".join(["d"] * 1100) + "/a.md", "same.md"]

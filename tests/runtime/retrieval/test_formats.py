@@ -47,6 +47,15 @@ def test_broken_pdf_files_are_named(content: bytes) -> None:
         text_of("sub/a.pdf", content)
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"<p>a<![b]>", "it is malformed"), (b"<div>" * 9999, "it is nested too deep")],
+)
+def test_broken_html_files_are_named(content: bytes, problem: str) -> None:
+    with pytest.raises(CorpusError, match=rf"^file 'sub/a\.html' cannot be read as HTML: {problem}$"):
+        text_of("sub/a.html", content)
+
+
 def test_what_is_not_utf_8_is_named() -> None:
     with pytest.raises(CorpusError, match=r"file 'a\.md' is not UTF-8 \(byte 2"):
         text_of("a.md", b"ab\xff")

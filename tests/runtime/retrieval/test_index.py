@@ -109,6 +109,7 @@ def test_neighbours_stand_around_what_was_found(store: IndexStore) -> None:
     assert around(["#b##6", "#b##2", "#b##4"]) == ["#1", "#2", "#3", "#4", "#5", "#6", "#7"]
     assert around(["#b##6", "#b##2"], 0, 2) == ["#6", "#7", "#8", "#2", "#3", "#4"]
     assert around(["#b##6", "#b##13", "#b##6"], 0, 0) == ["#6"]
+    assert around(["#b##6"], 2**31 - 1, 2**31 - 1) == [f"#{number}" for number in range(1, 13)]
     for foreign in ("other.md#1", "no passage"):
         with pytest.raises(ValueError, match=f"passage '{foreign}' is of no document of this index"):
             around(["#b##6", foreign])
