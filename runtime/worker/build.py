@@ -8,6 +8,7 @@ from pathlib import Path
 from weft.runtime.config import MODEL_KEY, ModelSettings, WorkerConfig
 from weft.runtime.retrieval.embedder import HashEmbedder
 from weft.runtime.retrieval.folder import INDEXES
+from weft.runtime.retrieval.lance import LanceTables
 
 from .engines.base import Engine
 from .engines.embed import EmbedEngine
@@ -31,7 +32,7 @@ def build_engines(config: WorkerConfig, key: str | None = None) -> list[Engine]:
     if "index" in config.kinds:
         cache_bytes = config.result_cache_mb << 20
         name = _embedder_name(config.embedder)
-        engines.append(IndexEngine(config.data / INDEXES, name, cache_bytes=cache_bytes))
+        engines.append(IndexEngine(LanceTables(config.data / INDEXES), name, cache_bytes=cache_bytes))
     if "rerank" in config.kinds and config.reranker is not None:
         engines.append(RerankEngine(config.reranker, profile_s=config.profile_s / 2))
     if "tool" in config.kinds:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from hashlib import blake2b
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from weft.runtime.retrieval.errors import CorruptIndexError, RetrievalError
 from weft.runtime.retrieval.filters import Where
 from weft.runtime.retrieval.index import IndexStore, IngestReport
 from weft.runtime.retrieval.rerank import merge_queries
+from weft.runtime.retrieval.tables import Tables
 from weft.runtime.retrieval.version import IndexVersion
 
 from ..batcher import Batcher
@@ -77,7 +77,7 @@ class _Query(NamedTuple):
 
 
 class IndexEngine:
-    """The indexes in one folder.
+    """The indexes in one place.
 
     Searches that are queued together are one call for each index; writers take turns, and so does tidying up
     after them, for which nobody waits. A search that equals an earlier one takes its results, unless the
@@ -87,13 +87,15 @@ class IndexEngine:
     kind: EngineKind = "index"
     model = ""
 
-    def __init__(self, folder: Path, embedder: str, *, cache_bytes: int = 0) -> None:
-        """`embedder`: the name of the vector space that stored vectors belong to.
+    def __init__(self, tables: Tables, embedder: str, *, cache_bytes: int = 0) -> None:
+        """`tables`: where the indexes lie.
+
+        `embedder`: the name of the vector space that stored vectors belong to.
 
         `cache_bytes`: the room for results that are kept for equal searches.
         """
         self._results: ResultCache[Results] = ResultCache(cache_bytes)
-        self._store = IndexStore(folder)
+        self._store = IndexStore(tables)
         self._embedder = embedder
         self._indexes: tuple[worker_pb2.IndexInfo, ...] = ()
         self._untidy: set[str] = set()  # indexes
@@ -105,7 +107,11 @@ class IndexEngine:
     def info(self) -> worker_pb2.EngineInfo:
         """The indexes that exist."""
         return worker_pb2.EngineInfo(
-            kind=self.kind, detail="LanceDB", indexes=self._indexes, capacity=_BATCH, processor=processor()
+            kind=self.kind,
+            detail=self._store.kind,
+            indexes=self._indexes,
+            capacity=_BATCH,
+            processor=processor(),
         )
 
     def gauges(self) -> Gauges:

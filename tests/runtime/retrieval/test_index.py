@@ -21,6 +21,7 @@ from weft.runtime.retrieval.errors import (
     UnwritableError,
 )
 from weft.runtime.retrieval.index import IndexInfo, IndexStore, IngestReport
+from weft.runtime.retrieval.lance import LanceTables
 from weft.runtime.retrieval.snapshot import Mode
 
 from ...disk import files_of_at_most
@@ -47,7 +48,7 @@ def find(store: IndexStore, query: str, k: int = 10, mode: Mode = "hybrid") -> l
 
 @pytest.fixture
 def store(tmp_path: Path) -> IndexStore:
-    made = IndexStore(tmp_path / "indexes")
+    made = IndexStore(LanceTables(tmp_path / "indexes"))
     put(made, "demo", chunks_of("a.md"))
     return made
 
@@ -125,7 +126,7 @@ def test_neighbours_stand_around_what_was_found(store: IndexStore) -> None:
 def test_a_folder_that_cannot_be_written_is_named_with_the_setting(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("no folder")
     with pytest.raises(UnwritableError, match=r"'.*taken/indexes': Not a directory; set `data`"):
-        put(IndexStore(tmp_path / "taken" / "indexes"), "demo", chunks_of("a.md"))
+        put(IndexStore(LanceTables(tmp_path / "taken" / "indexes")), "demo", chunks_of("a.md"))
 
 
 def test_a_new_edition_of_a_document_replaces_all_of_the_old(store: IndexStore) -> None:
@@ -154,7 +155,7 @@ def test_vector_search_is_exact(tmp_path: Path) -> None:
     vectors = rng.standard_normal((300, 16)).astype(np.float32)
     queries = rng.standard_normal((5, 16)).astype(np.float32)
     chunks = [Chunk(f"d#{i:03}", "d", "text", "", i + 1) for i in range(300)]
-    store = IndexStore(tmp_path)
+    store = IndexStore(LanceTables(tmp_path))
     store.upsert("demo", chunks, vectors, "random")
     found = store.search("demo", ["q"] * 5, queries, [7] * 5, "vector")
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -195,7 +196,7 @@ def test_an_unknown_index_is_named_beside_those_that_exist(store: IndexStore, tm
     with pytest.raises(UnknownIndexError, match=r"index 'dem' does not exist \(existing indexes: 'demo'\)"):
         store.search("dem", ["q"], None, [1], "lexical")
     with pytest.raises(UnknownIndexError, match="none; ingest documents"):
-        IndexStore(tmp_path / "nowhere").describe("demo")
+        IndexStore(LanceTables(tmp_path / "nowhere")).describe("demo")
     with pytest.raises(UnknownIndexError):
         store.drop("other")
     assert not (tmp_path / "nowhere").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 from weft.runtime.retrieval.documents import Chunk
 from weft.runtime.retrieval.embedder import HashEmbedder
 from weft.runtime.retrieval.index import IndexStore
+from weft.runtime.retrieval.lance import LanceTables
 
 EMBEDDER = HashEmbedder()
 PARTS = 4  # chunks of a document
@@ -19,7 +20,8 @@ import sys
 from weft.runtime.retrieval.documents import Chunk
 from weft.runtime.retrieval.hashing import HashEmbedder
 from weft.runtime.retrieval.index import IndexStore
-store, embedder = IndexStore(sys.argv[1]), HashEmbedder()
+from weft.runtime.retrieval.lance import LanceTables
+store, embedder = IndexStore(LanceTables(sys.argv[1])), HashEmbedder()
 for edition in range(int(sys.argv[3])):
     for document in ("shared", sys.argv[2]):
         text = f"{sys.argv[2]} edition{edition}"
@@ -48,7 +50,7 @@ def put(store: IndexStore, document: str, text: str) -> None:
 
 
 def test_two_processes_may_ingest_at_once_and_a_third_sees_it(tmp_path: Path) -> None:
-    store = IndexStore(tmp_path)
+    store = IndexStore(LanceTables(tmp_path))
     put(store, "own", "alpha")
     assert editions_of(store, "own") == {"alpha"}
     with writer(tmp_path, "alpha", 3) as first, writer(tmp_path, "beta", 3) as second:
@@ -64,7 +66,7 @@ def test_killing_a_writer_leaves_whole_documents_and_a_writable_index(tmp_path: 
         assert process.stdout is not None
         process.stdout.readline()
         process.kill()
-    store = IndexStore(tmp_path)
+    store = IndexStore(LanceTables(tmp_path))
     found = store.search("demo", ["alpha"], None, [999], "lexical")[0]
     for document in ("alpha", "shared"):
         texts = [each.text for each in found if each.id.startswith(f"{document}#")]
@@ -75,7 +77,7 @@ def test_killing_a_writer_leaves_whole_documents_and_a_writable_index(tmp_path: 
 
 
 def test_threads_search_whole_editions_while_others_ingest(tmp_path: Path) -> None:
-    store = IndexStore(tmp_path)
+    store = IndexStore(LanceTables(tmp_path))
     for document in ("x", "y"):
         put(store, document, "alpha edition0")
 
