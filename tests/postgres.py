@@ -98,8 +98,8 @@ def running_postgres() -> Iterator[Postgres]:
     try:
         if user is not None:
             shutil.chown(folder, user)
-        command = [initdb, "-D", folder / "data", "-U", "weft", "-A", "trust", "-N", "-E", "UTF8"]
-        subprocess.run([*command, "--locale=C"], user=user, check=True, stdout=subprocess.DEVNULL, cwd="/")
+        command = f"{initdb} -D {folder}/data -U weft -A trust -N -E UTF8 --locale=C".split()
+        subprocess.run(command, user=user, check=True, stdout=subprocess.DEVNULL, cwd="/")
         (folder / "data" / "pg_hba.conf").write_text(_ACCESS)
         postgres = Postgres(folder, binary, user)
         try:

@@ -225,7 +225,7 @@ def test_only_a_server_of_its_own_has_a_door_and_nobody_sees_its_key(tmp_path: P
         assert spec.environment["WEFT_API_KEY"] == "hidden"
 
 
-def test_the_database_of_the_journal_goes_to_the_orchestrator_alone_and_nobody_sees_it(tmp_path: Path) -> None:
+def test_the_database_of_the_journal_goes_to_the_orchestrator_alone_unseen(tmp_path: Path) -> None:
     url = "postgresql://weft:hidden@host/runs"
     layout = ServerLayout(Settings(journal=SecretStr(url)), listen="127.0.0.1:7000")
     orchestrator, workers = layout.orchestrator(tmp_path), layout.workers(tmp_path, "unix:x")
