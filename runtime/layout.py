@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from .access import KEY
-from .config import JOURNAL, MODEL_KEY, EngineKind, ModelSettings, Settings, WorkerConfig
+from .config import INDEX_DATABASE, JOURNAL, MODEL_KEY, EngineKind, ModelSettings, Settings, WorkerConfig
 from .processes import ProcessSpec
 
 __all__ = ["ServerLayout", "expected_engines", "light_kinds", "worker_spec"]
@@ -117,6 +117,8 @@ def worker_spec(settings: Settings, config: WorkerConfig, *, name: str) -> Proce
     environment = _secrets(settings) | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
     if config.model is not None and config.model.key is not None:
         environment[MODEL_KEY] = config.model.key.get_secret_value()
+    if "index" in config.kinds:
+        environment[INDEX_DATABASE] = settings.indexes.get_secret_value()
     arguments = ("-m", _WORKER, "--config", config.model_dump_json())
     return ProcessSpec(name, arguments, environment)
 

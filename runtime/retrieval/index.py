@@ -192,11 +192,13 @@ class IndexStore:
     def drop(self, name: str) -> None:
         """Remove index `name`."""
         check_name(name)
-        with self._tables.writing(name) as index:
-            if index.header is None:
-                raise UnknownIndexError(name, self.names())
-            index.drop()
-            self._loaded.pop(name, None)
+        if not self._tables.drop(name):
+            raise UnknownIndexError(name, self.names())
+        self._loaded.pop(name, None)
+
+    def close(self) -> None:
+        """Let go of where they lie."""
+        self._tables.close()
 
     def _snapshot(self, name: str, table: Table) -> Snapshot:
         found, version = table.header, table.version

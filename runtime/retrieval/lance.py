@@ -83,6 +83,31 @@ class LanceTables:
     @contextmanager
     def writing(self, name: str) -> Iterator[_LanceWriting]:
         """See `Tables`."""
+        with self._locked(name), _quiet(), self._expect_room(name):
+            if self.exists(name):
+                table = self._open(name)
+                yield _LanceWriting(self._database, name, table, self._header(name, table))
+            else:
+                yield _LanceWriting(self._database, name, None, None)
+
+    def drop(self, name: str) -> bool:
+        """See `Tables`."""
+        with self._locked(name), _quiet():
+            there = self.exists(name)
+            if there:
+                self._database.drop_table(name)
+        return there
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def remedy(self, name: str) -> str:
+        """See `Tables`."""
+        return f"remove its folder {INDEXES}/{name}.lance in the data folder, and ingest its documents again"
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Hold the lock of index `name` against every other writer, of this process or another."""
         expect_writable(self._path)
         lock = FileLock(self._path / f"{name}.lock")
         try:
@@ -92,18 +117,9 @@ class LanceTables:
                 f"index {name!r} has been written by another process for {_LOCK_SECONDS:.0f} s; try again"
             ) from error
         try:
-            with _quiet(), self._expect_room(name):
-                if self.exists(name):
-                    table = self._open(name)
-                    yield _LanceWriting(self._database, name, table, self._header(name, table))
-                else:
-                    yield _LanceWriting(self._database, name, None, None)
+            yield
         finally:
             lock.release()
-
-    def remedy(self, name: str) -> str:
-        """See `Tables`."""
-        return f"remove its folder {INDEXES}/{name}.lance in the data folder, and ingest its documents again"
 
     @cached_property
     def _database(self) -> Any:
@@ -211,9 +227,6 @@ class _LanceWriting:
         before = self._table.version
         self._table.optimize(cleanup_older_than=_KEEP_OLD_FILES)
         return before, self._table.version
-
-    def drop(self) -> None:
-        self._database.drop_table(self._name)
 
 
 @contextmanager

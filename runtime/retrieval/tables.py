@@ -125,9 +125,6 @@ class Writing(Protocol):
         Raises UnwritableError.
         """
 
-    def drop(self) -> None:
-        """Remove it."""
-
 
 class Tables(Protocol):
     """Where indexes lie. Safe for many threads, and for many processes that share the place."""
@@ -156,6 +153,12 @@ class Tables(Protocol):
 
         Raises IndexBusyError and UnwritableError.
         """
+
+    def drop(self, name: str) -> bool:
+        """Remove index `name`; False if it does not exist. Raises as `writing`."""
+
+    def close(self) -> None:
+        """Let go of the place."""
 
     def remedy(self, name: str) -> str:
         """What to do with an index that is of no use as it is."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from weft.runtime.config import MODEL_KEY, ModelSettings, WorkerConfig
+from weft.runtime.config import INDEX_DATABASE, MODEL_KEY, ModelSettings, WorkerConfig
 from weft.runtime.retrieval.embedder import HashEmbedder
-from weft.runtime.retrieval.folder import INDEXES
-from weft.runtime.retrieval.lance import LanceTables
+from weft.runtime.retrieval.errors import IndexServerError
+from weft.runtime.retrieval.place import index_tables
+from weft.runtime.retrieval.tables import Tables
 
-from .engines.base import Engine
+from .engines.base import Engine, StartError
 from .engines.embed import EmbedEngine
 from .engines.index import IndexEngine
 from .engines.rerank import RerankEngine
@@ -22,7 +23,7 @@ __all__ = ["build_engines"]
 def build_engines(config: WorkerConfig, key: str | None = None) -> list[Engine]:
     """One engine per kind, not yet started. Without a cross-encoder there is no rerank engine.
 
-    `key`: that of the server, whose other workers are asked for KV.
+    `key`: that of the server, whose other workers are asked for KV. Raises StartError.
     """
     engines: list[Engine] = []
     if "llm" in config.kinds and config.model is not None:
@@ -31,8 +32,7 @@ def build_engines(config: WorkerConfig, key: str | None = None) -> list[Engine]:
         engines.append(EmbedEngine(config.embedder, profile_s=config.profile_s / 2))
     if "index" in config.kinds:
         cache_bytes = config.result_cache_mb << 20
-        name = _embedder_name(config.embedder)
-        engines.append(IndexEngine(LanceTables(config.data / INDEXES), name, cache_bytes=cache_bytes))
+        engines.append(IndexEngine(_tables(config), _embedder_name(config.embedder), cache_bytes=cache_bytes))
     if "rerank" in config.kinds and config.reranker is not None:
         engines.append(RerankEngine(config.reranker, profile_s=config.profile_s / 2))
     if "tool" in config.kinds:
@@ -48,6 +48,13 @@ def _llm_engine(model: ModelSettings, profile_s: float, key: str | None) -> Engi
     from .engines.llm import LlmEngine  # brings torch, which the other engines may do without
 
     return LlmEngine(model, profile_s=profile_s, key=key)
+
+
+def _tables(config: WorkerConfig) -> Tables:
+    try:
+        return index_tables(os.environ.pop(INDEX_DATABASE, ""), config.data)
+    except IndexServerError as problem:
+        raise StartError(str(problem)) from problem
 
 
 def _embedder_name(spec: str | None) -> str:

@@ -21,7 +21,7 @@ from weft.proto import worker_pb2
 from weft.runtime.results import ResultCache
 from weft.runtime.retrieval.chunking import chunk
 from weft.runtime.retrieval.documents import Passage
-from weft.runtime.retrieval.errors import CorruptIndexError, RetrievalError
+from weft.runtime.retrieval.errors import CorruptIndexError, RetrievalError, UnknownIndexError
 from weft.runtime.retrieval.filters import Where
 from weft.runtime.retrieval.index import IndexStore, IngestReport
 from weft.runtime.retrieval.rerank import merge_queries
@@ -31,7 +31,7 @@ from weft.runtime.retrieval.version import IndexVersion
 from ..batcher import Batcher
 from ..faults import TaskError, invalid_arguments
 from ..processor import processor
-from .base import Emit, Gauges, Operands, Outcome, Task
+from .base import Emit, Gauges, Operands, Outcome, StartError, Task
 from .operands import chunks_of, condition_of, count_of, documents_of, passages_of, texts_of, vectors_of
 
 __all__ = ["IndexEngine"]
@@ -119,8 +119,11 @@ class IndexEngine:
         return Gauges(indexes=self._indexes)
 
     async def start(self) -> None:
-        """Look what indexes there are."""
-        self._indexes = await asyncio.to_thread(self._describe)
+        """Look what indexes there are. Raises StartError."""
+        try:
+            self._indexes = await asyncio.to_thread(self._describe)
+        except RetrievalError as problem:
+            raise StartError(str(problem)) from problem
         self._searches.start()
         self._lookups.start()
         self._writes.start()
@@ -130,6 +133,7 @@ class IndexEngine:
         await self._searches.stop()
         await self._lookups.stop()
         await self._writes.stop()
+        self._store.close()
 
     async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
         """Compute a chunk, an upsert, a search or a look-up of neighbours."""
@@ -221,6 +225,8 @@ class IndexEngine:
         for name in self._store.names():
             try:
                 index = self._store.describe(name)
+            except UnknownIndexError:
+                continue  # it has just been dropped
             except CorruptIndexError as problem:
                 _log.warning("%s", problem)
                 continue
