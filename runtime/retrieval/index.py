@@ -65,6 +65,11 @@ class IndexStore:
         """What keeps the indexes."""
         return self._tables.kind
 
+    @property
+    def shared(self) -> bool:
+        """Whether other workers of a server are to change them, too."""
+        return self._tables.shared
+
     def names(self) -> list[str]:
         """The existing indexes, sorted."""
         return self._tables.names()

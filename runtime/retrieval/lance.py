@@ -43,6 +43,7 @@ class LanceTables:
     """The indexes in one folder: `Tables`."""
 
     kind = "LanceDB"
+    shared = False
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)

@@ -113,6 +113,7 @@ class PostgresTables:
     """The indexes in one database: `Tables`."""
 
     kind = "PostgreSQL"
+    shared = True
 
     def __init__(self, url: str) -> None:
         try:

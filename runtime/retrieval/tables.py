@@ -133,6 +133,10 @@ class Tables(Protocol):
     def kind(self) -> str:
         """What keeps them."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether other workers of a server are to change them, too."""
+
     def prepare(self) -> None:
         """Make sure that indexes can be written. Raises UnwritableError and IndexServerError."""
 

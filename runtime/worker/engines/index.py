@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from hashlib import blake2b
 from typing import NamedTuple
@@ -40,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 _BATCH = 64  # searches in one call
 _KEY_BYTES = 16
+_LOOK_S = 5.0  # between two looks at what others have made of shared indexes
 _PASSAGE_BYTES = 1024  # of a passage besides its text, generously
 
 Results = tuple[Datum, ...]
@@ -100,6 +102,8 @@ class IndexEngine:
         self._indexes: tuple[worker_pb2.IndexInfo, ...] = ()
         self._untidy: set[str] = set()  # indexes
         self._tidying: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._unreadable: frozenset[str] = frozenset()  # what has been said of indexes
         self._searches: Batcher[_Query, _Found] = Batcher(self._search, limit=_BATCH, name="search")
         self._lookups: Batcher[Callable[[], Results], Results] = Batcher(_call, limit=1, name="neighbours")
         self._writes: Batcher[Callable[[], Results], Results] = Batcher(_call, limit=1, name="ingest")
@@ -115,7 +119,7 @@ class IndexEngine:
         )
 
     def gauges(self) -> Gauges:
-        """The indexes that exist, as of the last change made here."""
+        """The indexes that exist, as of the last change made here or the last look."""
         return Gauges(indexes=self._indexes)
 
     async def start(self) -> None:
@@ -127,9 +131,14 @@ class IndexEngine:
         self._searches.start()
         self._lookups.start()
         self._writes.start()
+        if self._store.shared:
+            self._looking = asyncio.create_task(self._look(), name="look at shared indexes")
 
     async def stop(self) -> None:
         """Cancel what is queued."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         await self._searches.stop()
         await self._lookups.stop()
         await self._writes.stop()
@@ -220,21 +229,32 @@ class IndexEngine:
         except RetrievalError as problem:
             _log.warning("index %r was not tidied up: %s", name, problem)
 
+    async def _look(self) -> None:
+        """Take note of what others have made, also in case they leave."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            with suppress(RetrievalError):  # who uses the indexes is told; what is known stays
+                self._indexes = await asyncio.to_thread(self._describe)
+
     def _describe(self) -> tuple[worker_pb2.IndexInfo, ...]:
         found: list[worker_pb2.IndexInfo] = []
+        unreadable: set[str] = set()
         for name in self._store.names():
             try:
                 index = self._store.describe(name)
             except UnknownIndexError:
                 continue  # it has just been dropped
-            except CorruptIndexError as problem:
-                _log.warning("%s", problem)
+            except CorruptIndexError as told:
+                unreadable.add(str(told))
                 continue
             found.append(
                 worker_pb2.IndexInfo(
                     name=name, passages=index.passages, embedder=index.embedder, version=index.version
                 )
             )
+        for problem in sorted(unreadable - self._unreadable):
+            _log.warning("%s", problem)
+        self._unreadable = frozenset(unreadable)
         return tuple(found)
 
 

@@ -19,7 +19,7 @@ from weft.runtime.retrieval.errors import (
 from weft.runtime.retrieval.index import IndexInfo, IndexStore, IngestReport
 from weft.runtime.retrieval.snapshot import Mode
 
-from .conftest import Place
+from ...places import Place
 
 EMBEDDER = HashEmbedder()
 PARAGRAPHS = "Puven makes glass in Fiba.\n\nBilel sells salt.\n\nThe mayor of Fiba likes salt and glass."

@@ -8,7 +8,7 @@ from weft.runtime.retrieval.documents import Chunk
 from weft.runtime.retrieval.embedder import HashEmbedder
 from weft.runtime.retrieval.index import IndexStore
 
-from .conftest import Place
+from ...places import Place
 
 EMBEDDER = HashEmbedder()
 PARTS = 4  # chunks of a document

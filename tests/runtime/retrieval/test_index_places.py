@@ -18,7 +18,7 @@ from weft.runtime.retrieval.hashing import HashEmbedder
 from weft.runtime.retrieval.index import IndexStore, IngestReport
 from weft.runtime.retrieval.snapshot import Mode
 
-from .conftest import Place
+from ...places import Place
 from .test_demo_corpus import CORPUS, lines
 
 EMBEDDER = HashEmbedder()

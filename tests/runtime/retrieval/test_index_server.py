@@ -25,8 +25,8 @@ from weft.runtime.retrieval.hashing import HashEmbedder
 from weft.runtime.retrieval.index import IndexStore, IngestReport
 from weft.runtime.retrieval.place import index_tables
 
+from ...places import Place
 from ...postgres import Postgres
-from .conftest import Place
 
 EMBEDDER = HashEmbedder()
 
