@@ -8,6 +8,7 @@ its `WorkerConfig`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -61,6 +62,8 @@ REFERENCE_MODEL: Final = Path(__file__).parent.parent / "apps" / "reference_mode
 
 _PREFIX: Final = "WEFT_"
 _UNIX: Final = "unix:"
+_HOST: Final = r"(\[[^]@/]*\]|[^:/?#@\[\],]*)(:\d+)?"
+_POSTGRES: Final = re.compile(rf"postgres(ql)?://([^/?#@\[\]]*@)?{_HOST}(,{_HOST})*([/?][^#@]*)?")
 
 DialectName = Literal["auto", "llamacpp", "openai", "sglang", "vllm", "weft"]
 EngineKind = Literal["llm", "embed", "index", "rerank", "tool"]
@@ -105,9 +108,14 @@ def _url(text: str) -> str:
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:
-    """Refuse what is neither empty nor the URL of a PostgreSQL database, without showing it."""
-    if url and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
-        raise ValueError("a database is 'postgresql://USER@HOST/DATABASE', or empty for none")
+    """Refuse what is neither empty nor the URL of a PostgreSQL database, without showing it.
+
+    Of a password with special characters libpq would take a part for the host, and show it in errors.
+    """
+    if url and not _POSTGRES.fullmatch(url.get_secret_value()):
+        raise ValueError(
+            "a database is 'postgresql://USER@HOST:PORT/DATABASE', with special characters as '%40', or empty"
+        )
     return url
 
 
@@ -275,7 +283,7 @@ class Settings(BaseSettings):
     journal_mb: int = Field(default=256, ge=0)
     """MiB for the journal of runs that outlive their clients, so that they outlive the server; 0: none."""
     journal: PostgresUrl = Field(default=SecretStr(""), exclude=True)
-    """The PostgreSQL database that has that journal; by default it is a file in `data`."""
+    """The PostgreSQL database that holds that journal; by default it is a file in `data`."""
     profile_s: float = Field(default=1.0, ge=0)
     """Seconds that a worker spends on measuring each model's speed at its start; 0: it does not."""
     scheduler: Policies = Field(default_factory=Policies)

@@ -6,12 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from pwd import getpwnam
 from typing import Final
 
 import psycopg
@@ -34,17 +36,16 @@ class Postgres:
     Its user `guarded`, who may do all, too, has the password `hidden`.
     """
 
-    def __init__(self, folder: Path, binary: str, user: str | None) -> None:
-        self._folder = folder
-        self._binary = binary
-        self._user = user
+    def __init__(self, folder: Path, command: list[str]) -> None:
+        self.folder = folder
+        self._command = command
         self._names = (f"database_{number}" for number in count())
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str, user: str = "weft", password: str = "") -> str:
         """A database as settings name it."""
         secret = f":{password}" if password else ""
-        return f"postgresql://{user}{secret}@/{database}?host={self._folder}"
+        return f"postgresql://{user}{secret}@/{database}?host={self.folder}"
 
     def database(self) -> str:
         """The name of a new, empty database."""
@@ -61,10 +62,9 @@ class Postgres:
     def start(self) -> None:
         """Start the server, and wait until it answers."""
         options = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binary, "-D", self._folder / "data", "-k", self._folder, *options],
-                user=self._user,
+                [*self._command, "-D", self.folder / "data", "-k", self.folder, *options],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -75,8 +75,8 @@ class Postgres:
                 self.execute("SELECT 1")
                 return
             except psycopg.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > until:
-                    raise
+                ended = self._process.poll() is not None or time.monotonic() > until
+                assert not ended, (self.folder / "log").read_text()[-2000:]
                 time.sleep(0.02)
 
     def crash(self) -> None:
@@ -93,15 +93,15 @@ def running_postgres() -> Iterator[Postgres]:
     initdb, binary = (shutil.which(name, path=_PLACES) for name in ("initdb", "postgres"))
     if initdb is None or binary is None:
         pytest.skip("there is no PostgreSQL here: neither on the PATH nor in /usr/lib/postgresql")
-    user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root
+    as_user = _as_nobody() if os.geteuid() == 0 else []  # it refuses to run as root
     folder = Path(tempfile.mkdtemp(prefix="weft-pg-", dir="/tmp"))  # short, as a socket's path must be
     try:
-        if user is not None:
-            shutil.chown(folder, user)
+        if as_user:
+            shutil.chown(folder, "nobody")
         command = f"{initdb} -D {folder}/data -U weft -A trust -N -E UTF8 --locale=C".split()
-        subprocess.run(command, user=user, check=True, stdout=subprocess.DEVNULL, cwd="/")
+        subprocess.run([*as_user, *command], check=True, stdout=subprocess.DEVNULL, cwd="/")
         (folder / "data" / "pg_hba.conf").write_text(_ACCESS)
-        postgres = Postgres(folder, binary, user)
+        postgres = Postgres(folder, [*as_user, binary])
         try:
             postgres.start()
             postgres.execute("CREATE ROLE guarded SUPERUSER LOGIN PASSWORD 'hidden'")
@@ -111,3 +111,12 @@ def running_postgres() -> Iterator[Postgres]:
                 postgres.crash()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _as_nobody() -> list[str]:
+    """What begins a command of another user.
+
+    subprocess can do that, too, but it forks then; and a fork of a process with servers of gRPC may crash.
+    """
+    script = "import os, sys; os.setuid(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+    return [sys.executable, "-I", "-c", script, str(getpwnam("nobody").pw_uid)]

@@ -21,7 +21,8 @@ from weft.graph.ops.primitive import Prefill
 from weft.proto import worker_pb2
 from weft.runtime.scheduler.faults import Fault, after_restart, blame, repeatable
 
-from .journal import Journal, LastingRun
+from .journal import Journal
+from .journal_store import LastingRun
 from .places import Places
 from .shared_results import Kept
 

@@ -11,7 +11,9 @@ from weft.runtime.scheduler.faults import Fault
 
 from .door import not_begun
 from .durable import Durable
-from .journal import FILE, Journal, JournalError, LastingRun, Left, open_journal
+from .journal import Journal, open_journal
+from .journal_file import FILE
+from .journal_store import JournalError, LastingRun, Left
 from .record import RunRecord
 
 __all__ = ["Keeping"]
@@ -42,8 +44,8 @@ class Keeping:
         """Keep runs from now on, if the settings say so; what is left. Raises JournalError."""
         if not self._settings.journal_mb:
             return Left([], {})
-        file, most = self._settings.data / FILE, self._settings.journal_mb * _BYTES_PER_MB
-        self._journal, left = open_journal(file, most)
+        where = self._settings.journal or self._settings.data / FILE
+        self._journal, left = open_journal(where, self._settings.journal_mb * _BYTES_PER_MB)
         return left
 
     def leave(self) -> None:
@@ -59,7 +61,7 @@ class Keeping:
         """What the journal takes, if there is one."""
         if self._journal is None:
             return None
-        return Usage(self._journal.bytes, self._journal.pending)
+        return Usage(self._journal.size, self._journal.pending)
 
     def durable(self, run_id: str, left: LastingRun | None = None) -> Durable | None:
         """The journal as a run sees it, if there is one."""

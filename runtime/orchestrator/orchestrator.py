@@ -36,7 +36,7 @@ from .door import check_names, in_full, invalid, read_inputs
 from .durable import Durable
 from .faults import decode_fault, fault_of, past_deadline
 from .fleet import Fleet
-from .journal import LastingRun
+from .journal_store import LastingRun
 from .keeping import Keeping
 from .record import RunRecord, State
 from .records import Records

@@ -12,7 +12,7 @@ from weft.runtime.files import allow_many_files, watch_files
 from weft.runtime.process import end_of_process, run_process, stop
 from weft.runtime.telemetry.collector import open_traces
 
-from .journal import JournalError
+from .journal_store import JournalError
 from .orchestrator import Orchestrator
 from .server import AddressError, Server
 

@@ -19,7 +19,7 @@ from .compiler import Compiler
 from .door import DoorError
 from .faults import fault_of, past_deadline
 from .fleet import Fleet
-from .journal import LastingRun
+from .journal_store import LastingRun
 from .record import RunRecord, State
 from .timer import now
 

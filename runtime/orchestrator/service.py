@@ -20,7 +20,7 @@ from .caller import CALLER, caller_of
 from .door import DoorError, invalid, not_begun, unwritten
 from .explain import explained
 from .faults import fault_of
-from .journal import JournalError
+from .journal_store import JournalError
 from .orchestrator import Orchestrator
 from .run import Run as LiveRun
 from .trace import chrome_trace

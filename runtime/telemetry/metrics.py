@@ -191,7 +191,10 @@ class Metrics:
             yield _gauge(f"weft_result_cache_{what}", text, [], {(): count})
         size, pending = journal or (0, 0)
         yield _gauge(
-            "weft_journal_bytes", "Bytes of the journal of detached runs on the disk.", [], {(): size}
+            "weft_journal_bytes",
+            "Bytes of the journal of detached runs: of its file on the disk, or of what its database keeps.",
+            [],
+            {(): size},
         )
         yield _gauge(
             "weft_journal_pending_writes",

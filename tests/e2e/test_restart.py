@@ -14,6 +14,7 @@ import pytest
 from weft import ProgramError, gen, interrupt, program, server_tool
 from weft.frontend.errors import Unavailable
 
+from ..postgres import Postgres
 from .conftest import WEFT, Server, eventually, serving
 
 TOOLS = """
@@ -81,11 +82,15 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "calls.txt"
 
 
+def processes_of(server: Server) -> dict[int, str]:
+    """The command lines of its processes, by their ids."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    return {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+
+
 def orchestrator_of(server: Server) -> int:
     """The id of its process."""
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    names = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-    return next(pid for pid, name in names.items() if b"weft.runtime.orchestrator" in name)
+    return next(pid for pid, line in processes_of(server).items() if "weft.runtime.orchestrator" in line)
 
 
 def state_of(server: Server, run: str) -> str:
@@ -153,6 +158,34 @@ def test_a_server_that_is_stopped_leaves_its_runs(tmp_path: Path, calls: Path) -
         server.client.run(run).cancel()
         assert state_of(server, run) == "cancelled"
         assert len(noted(calls)) == 1
+
+
+def test_runs_outlive_the_machine_of_a_server_that_was_killed_if_a_database_has_the_journal(
+    tmp_path: Path, calls: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.url(postgres.database(), "guarded", "hidden")
+    monkeypatch.setenv("WEFT_JOURNAL", url)
+    with serving(tmp_path / "one") as server:
+        waiting = approved.using(server.client).submit("hills", detached=True).id
+        over = approved.using(server.client).submit("hills", detached=True)
+        eventually(lambda: state_of(server, waiting) == state_of(server, over.id) == "waiting")
+        over.resume("yes")
+        text = over.result(timeout=60)
+        before = noted(calls)
+        all_is_written(server)
+        told = refused(tmp_path / "two")
+        assert "another server uses it" in told
+        assert "hidden" not in told + "".join(processes_of(server).values())
+        os.kill(server.process.pid, signal.SIGSTOP)  # so that it starts nothing again
+        os.kill(orchestrator_of(server), signal.SIGKILL)
+        server.process.kill()
+    with serving(tmp_path / "two") as server:
+        eventually(lambda: state_of(server, waiting) == "waiting")
+        server.client.run(waiting).resume("yes")
+        assert server.client.run(waiting).result(timeout=60) == text
+        assert server.client.run(over.id).result(timeout=1) == text
+        assert noted(calls) == before
+    assert not list(tmp_path.rglob("runs.sqlite"))
 
 
 def refused(folder: Path) -> str:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from weft.runtime.config import (
     REFERENCE_MODEL,
@@ -227,10 +228,37 @@ def test_the_database_of_the_journal_is_shown_to_nobody(monkeypatch: pytest.Monk
     assert settings.journal.get_secret_value() == url
     assert "hidden" not in f"{settings!r} {settings.model_dump_json()}"
     assert not load_settings(journal="").journal
-    monkeypatch.setenv("WEFT_JOURNAL", "mysql://weft:hidden@host/runs")
-    with pytest.raises(ConfigError, match="a database is 'postgresql://USER@HOST/DATABASE'") as raised:
-        load_settings()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://weft:hidden@host/runs",
+        "postgresql://weft:hid@hidden@host/runs",
+        "postgresql://weft:1/hidden@host/runs",
+        "postgresql://weft:1?hidden@host/runs",
+        "postgresql://weft:hidden/runs",
+    ],
+)
+def test_a_database_is_named_by_a_url_whose_password_none_could_take_for_a_host(url: str) -> None:
+    with pytest.raises(ConfigError, match="a database is 'postgresql://USER@HOST:PORT/DATABASE'") as raised:
+        load_settings(journal=url)
     assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql:///runs",
+        "postgres://weft:a%40b:c!$@host:5432/runs?sslmode=verify-full",
+        "postgresql://weft@[::1]:5432,other/runs",
+        "postgresql://?host=/run/postgresql&dbname=runs",
+        "postgresql://weft@%2Frun%2Fpostgresql/runs",
+    ],
+)
+def test_the_urls_of_databases_are_those_of_libpq(url: str) -> None:
+    assert load_settings(journal=url).journal.get_secret_value() == url
+    assert conninfo_to_dict(url)["dbname"] == "runs"
 
 
 def test_a_workers_defaults_can_be_left_out_of_its_document() -> None:

@@ -26,7 +26,8 @@ from weft.graph.values import EFFECT, Datum, Json, KvValue, TextValue, VectorsVa
 from weft.proto import graph_pb2, orchestrator_pb2_grpc, value_pb2, worker_pb2, worker_pb2_grpc
 from weft.runtime.channels import server_options
 from weft.runtime.config import ModelSettings, Settings
-from weft.runtime.orchestrator.journal import FILE, Journal
+from weft.runtime.orchestrator.journal import Journal
+from weft.runtime.orchestrator.journal_file import FILE
 from weft.runtime.orchestrator.server import Server
 from weft.runtime.scheduler.policies import Policies
 from weft.runtime.scheduler.scheduler import Scheduler

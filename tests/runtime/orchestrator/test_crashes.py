@@ -22,7 +22,8 @@ from weft.graph.types import BOOLEAN, INTEGER, TEXT, Data
 from weft.graph.values import Datum, TextValue
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import worker_pb2
-from weft.runtime.orchestrator.journal import FILE, Journal, open_journal
+from weft.runtime.orchestrator.journal import Journal, open_journal
+from weft.runtime.orchestrator.journal_file import FILE
 
 from .conftest import EchoWorker, Servers, Stage
 from .restarts import raw, submit, worker

@@ -19,7 +19,8 @@ from weft.graph.ops.user import Generate
 from weft.graph.prompt import Slot
 from weft.graph.types import TEXT
 from weft.proto import orchestrator_pb2 as pb
-from weft.runtime.orchestrator.journal import FILE, LastingRun
+from weft.runtime.orchestrator.journal_file import FILE
+from weft.runtime.orchestrator.journal_store import LastingRun
 from weft.runtime.orchestrator.record import RunRecord
 from weft.runtime.orchestrator.timer import now
 

@@ -11,7 +11,7 @@ from weft.graph.live import Growth
 from weft.graph.ops.common import Const, Forward, Gather, Input, Tool
 from weft.graph.ops.control import Loop, Map
 from weft.graph.types import TEXT
-from weft.runtime.orchestrator import journal
+from weft.runtime.orchestrator.journal_store import VERSION
 from weft.runtime.orchestrator.places import Places
 
 ITEM = Graph((Node(0, Input("item")),), (Value(0),), "body")
@@ -71,4 +71,4 @@ def test_places_look_as_the_journals_of_this_version_have_them() -> None:
         "4 map 0/1 tool 0",
         "4 map 0/1 tool 1",
     ]
-    assert journal._VERSION == 2  # to be raised with any change of these, and no older one is read then
+    assert VERSION == 2  # to be raised with any change of these, and no older one is read then
