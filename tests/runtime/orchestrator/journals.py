@@ -75,11 +75,13 @@ class InFile:
 
 
 class InDatabase:
-    """In a new database."""
+    """In a database, of which nothing is left that was in it."""
 
-    def __init__(self, postgres: Postgres) -> None:
+    def __init__(self, postgres: Postgres, database: str) -> None:
         self.postgres = postgres
-        self.database = postgres.database()
+        self.database = database
+        self.execute(f"SELECT pg_terminate_backend(pid, 10000) {SERVERS}")  # those of a test that has failed
+        self.execute("DROP SCHEMA IF EXISTS weft_journal CASCADE")
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ from .test_interrupt import info_of, outcome, resume
 @pytest.fixture
 def place(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> InDatabase:
     monkeypatch.setattr("weft.runtime.orchestrator.journal._AGAIN_S", 0.05)
-    return InDatabase(postgres)
+    return InDatabase(postgres, postgres.database())
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "file":
         return lambda: InFile(tmp_path_factory.mktemp("journal"))
     postgres = request.getfixturevalue("postgres")
-    return lambda: InDatabase(postgres)
+    database = postgres.database()
+    return lambda: InDatabase(postgres, database)
 
 
 @pytest.fixture
@@ -58,19 +59,22 @@ def test_what_lives_comes_back_with_all_that_it_had(
 
 
 async def test_a_second_server_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in ("file", "postgres"):
-        monkeypatch.setattr(f"weft.runtime.orchestrator.journal_{kind}._LOCK_WAIT_S", 0.01)
+    def told() -> str:
+        with monkeypatch.context() as patched:
+            for kind in ("file", "postgres"):
+                patched.setattr(f"weft.runtime.orchestrator.journal_{kind}._LOCK_WAIT_S", 0.01)
+            with pytest.raises(JournalError) as raised:
+                place.open()
+        return str(raised.value)
+
     journal, _ = place.open()
     journal.submit("r", 1.0, b"")
     await journal.written("r")
-    refusal = "the journal '.*' cannot be opened: another server uses it; stop that, set `.*` to another"
-    with pytest.raises(JournalError, match=refusal) as raised:
-        place.open()
-    assert f"the journal {place.name!r} cannot" in str(raised.value)
+    refusal = f"the journal {place.name!r} cannot be opened: another server uses it; stop that, set `"
+    assert told().startswith(refusal)
     await journal.close()
     journal, _ = place.open()
-    with pytest.raises(JournalError, match="another server uses it"):
-        place.open()  # also when nothing has been written yet
+    assert told().startswith(refusal)  # also when nothing has been written yet
     await journal.close()
 
 

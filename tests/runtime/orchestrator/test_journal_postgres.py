@@ -23,8 +23,7 @@ Until = Callable[[Callable[[], object]], Awaitable[None]]
 @pytest.fixture
 def place(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> InDatabase:
     monkeypatch.setattr("weft.runtime.orchestrator.journal._AGAIN_S", 0.05)
-    monkeypatch.setattr(journal_postgres, "_LOCK_WAIT_S", 0.05)
-    return InDatabase(postgres)
+    return InDatabase(postgres, postgres.database())
 
 
 def told(url: str) -> str:
@@ -120,6 +119,7 @@ async def test_an_idle_server_that_has_lost_its_lock_gets_it_back(
     journal, _ = place.open()
     place.cut_off()
     await until(lambda: place.execute(f"SELECT pid {SERVERS}"))
+    monkeypatch.setattr(journal_postgres, "_LOCK_WAIT_S", 0.01)
     assert "another server uses it" in told(place.postgres.url(place.database))
     await journal.close()
 
