@@ -13,29 +13,34 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
-__all__ = ["Connection", "Connections", "line", "parameters_of", "shown"]
+__all__ = ["IDLE_S", "PROBES", "PROBE_S", "Connection", "Connections", "line", "parameters_of", "shown"]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-_PARAMETERS: Final = {  # unless the URL says otherwise; by these a network that has gone is noticed
+IDLE_S: Final = 10
+"""Seconds without a word after which one side looks whether the other is still there;"""
+PROBE_S: Final = 5
+"""those between two such looks;"""
+PROBES: Final = 3
+"""and how many of them: in half a minute it is noticed that the other has gone."""
+
+_PARAMETERS: Final = {  # unless the URL says otherwise
     "connect_timeout": 10,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25_000,
+    "keepalives_idle": IDLE_S,
+    "keepalives_interval": PROBE_S,
+    "keepalives_count": PROBES,
+    "tcp_user_timeout": 1000 * (IDLE_S + PROBE_S * PROBES),
     "target_session_attrs": "read-write",
     "client_encoding": "UTF8",
 }
 
 
 def parameters_of(url: str, application: str) -> dict[str, Any]:
-    """How to connect with the database. `ValueError` if the URL cannot be read."""
+    """How to connect with the database. `ValueError` with the remedy if the URL cannot be read."""
     try:
         return {"application_name": application, **_PARAMETERS, **conninfo_to_dict(url)}
     except psycopg.Error:  # whose message may show what is to be kept secret
-        raise ValueError(
-            "the URL cannot be read; write it as postgresql://USER@HOST/DATABASE, special characters as %40"
-        ) from None
+        raise ValueError("write it as postgresql://USER@HOST/DATABASE, special characters as %40") from None
 
 
 def shown(parameters: dict[str, Any]) -> str:

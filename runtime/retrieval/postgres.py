@@ -119,7 +119,7 @@ class PostgresTables:
         try:
             parameters = parameters_of(url, "weft indexes")
         except ValueError as problem:
-            raise IndexServerError(f"indexes (WEFT_INDEXES): {problem}") from None
+            raise IndexServerError(f"the URL in `indexes` (WEFT_INDEXES) cannot be read; {problem}") from None
         self._place = shown(parameters)
         self._connections = Connections(parameters)
 
