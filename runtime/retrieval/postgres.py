@@ -1,8 +1,8 @@
 """How indexes lie in a PostgreSQL database: two tables in a schema of their own, for all who share it.
 
 Writers of one index take turns by an advisory lock, which ends with their transaction; a writer that freezes
-loses it in a minute. Readers take no lock: each reads in one transaction that sees one version. What was
-replaced goes with the server's own vacuuming, so that there is nothing to tidy up.
+or vanishes loses it in a minute. Readers take no lock: each reads in one transaction that sees one version.
+What was replaced goes with the server's own vacuuming, so that there is nothing to tidy up.
 
 Texts are `bytea`, in UTF-8: `text` takes no zero bytes, and depends on the encoding of the database.
 Documents are looked up by their digest, as an index of PostgreSQL takes no long ids.
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from psycopg import IsolationLevel
 from psycopg.errors import UndefinedTable
 
-from weft.runtime.postgres import Connection, Connections, line, parameters_of, shown
+from weft.runtime.postgres import IDLE_S, PROBE_S, PROBES, Connection, Connections, line, parameters_of, shown
 
 from .documents import Chunk
 from .errors import (
@@ -37,7 +37,7 @@ from .errors import (
 )
 from .tables import FORMAT, Header, IngestReport, Read, Rows, Table, metadata_text
 
-__all__ = ["PostgresTables"]
+__all__ = ["PostgresTable", "PostgresTables"]
 
 _LOCK_SECONDS = 120.0  # a writer waits this long for the one before it
 _FROZEN_SECONDS = 60.0  # a writer that says nothing for so long loses its transaction
@@ -65,9 +65,11 @@ CREATE TABLE IF NOT EXISTS weft_indexes.passages (
 );
 CREATE INDEX IF NOT EXISTS passages_of_document ON weft_indexes.passages (index, sha256(document))
 """
-_LIMITS: Final = (
-    "SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true)"
-)
+_LIMITS: Final = f"""
+SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true),
+set_config('tcp_keepalives_idle', '{IDLE_S}', true), set_config('tcp_keepalives_interval', '{PROBE_S}', true),
+set_config('tcp_keepalives_count', '{PROBES}', true)
+"""
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _FIND: Final = """
 SELECT identity, format, embedder, dimension, version, passages FROM weft_indexes.indexes WHERE name = %s
@@ -99,14 +101,12 @@ _DROP: Final = "DELETE FROM weft_indexes.indexes WHERE name = %s"
 
 _BUSY: Final = "55P03"
 _NO_RIGHT: Final = "42501"
-_UNWRITABLE: Final = (
-    _NO_RIGHT,
-    "25006",
-    "53",
-    "58",
-)  # codes: …, only to be read, no disk or memory, a bad disk
-_FOREIGN: Final = "42"  # columns or tables are missing, or of other types
-_DAMAGED: Final = ("22", "XX")  # data, files
+_UNWRITABLE: Final = (_NO_RIGHT, "25006", "53", "58")
+"""Codes of what keeps a database from being written: rights, being a copy, no disk or memory, a bad disk;"""
+_FOREIGN: Final = "42"
+"""of columns or tables that are missing or have other types;"""
+_DAMAGED: Final = ("22", "XX")
+"""of values, or files of the server, that cannot be read."""
 
 
 class PostgresTables:

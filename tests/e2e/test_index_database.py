@@ -104,7 +104,7 @@ def _read(file: Path) -> bytes:
 
 
 def test_a_folder_is_indexed_and_unchanged_files_cost_nothing_whichever_worker_looks(
-    url: str, tmp_path: Path
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes = tmp_path / "notes"
     notes.mkdir()
@@ -114,7 +114,8 @@ def test_a_folder_is_indexed_and_unchanged_files_cost_nothing_whichever_worker_l
         first, second, third = (server.weft("index", "shared", str(notes), "--json") for _ in range(3))
         added = [json.loads(result.stdout)["passages_added"] for result in (first, second, third)]
         assert added == [40, 0, 0]
-    with serving(tmp_path / "afterwards") as server:
+    monkeypatch.delenv("WEFT_INDEXES")
+    with serving(tmp_path / "afterwards", "--indexes", url) as server:
         assert find.using(server.client)("word33") == "Note 33 of word33."
 
 

@@ -205,10 +205,8 @@ def test_bad_names_are_refused(store: IndexStore, name: str) -> None:
 
 def test_another_embedder_or_dimension_is_refused_with_the_remedy(store: IndexStore) -> None:
     chunks = chunks_of("b.md")
-    with pytest.raises(
-        IndexMismatchError,
-        match=r"holds vectors of 'weft-hash-v1'.* (remove its folder|DELETE FROM) .*demo.*, and ingest",
-    ):
+    told = r"holds vectors of 'weft-hash-v1'.* or (remove its folder|run .DELETE FROM) .*demo.*, and ingest"
+    with pytest.raises(IndexMismatchError, match=told):
         store.upsert("demo", chunks, vectors_of([each.text for each in chunks]), "other")
     with pytest.raises(IndexMismatchError, match=r"\(dimension 4\)"):
         store.upsert("demo", chunks, np.ones((3, 4), np.float32), EMBEDDER.name)

@@ -10,9 +10,11 @@ from weft.graph.ir import Node, Value
 from weft.graph.ops.common import Search
 from weft.graph.values import Datum, Json, TextValue
 from weft.proto import value_pb2
+from weft.runtime.config import WorkerConfig
 from weft.runtime.retrieval.documents import Chunk
 from weft.runtime.retrieval.hashing import HashEmbedder
 from weft.runtime.retrieval.place import index_tables
+from weft.runtime.worker.build import build_engines
 from weft.runtime.worker.engines.base import StartError
 from weft.runtime.worker.engines.embed import EmbedEngine
 from weft.runtime.worker.engines.index import IndexEngine
@@ -123,3 +125,10 @@ async def test_an_index_that_cannot_be_read_is_logged_once(
     assert not third.info().indexes
     (told,) = caplog.messages
     assert "index 'facts' was not written by this version of weft (format 'strange'" in told
+
+
+def test_a_url_that_cannot_be_read_keeps_a_worker_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEFT_INDEXES", "postgresql://weft:hidden@[x/indexes")
+    with pytest.raises(StartError, match=r"`indexes` \(WEFT_INDEXES\) cannot be read; write it") as raised:
+        build_engines(WorkerConfig(kinds=("index",), orchestrator="unix:o"))
+    assert "hidden" not in str(raised.value)
