@@ -89,3 +89,30 @@ def test_threads_search_whole_editions_while_others_ingest(place: Place) -> None
         for each in ingests:
             each.result()
     assert editions_of(store, "x") == editions_of(store, "y") == {"alpha edition8"}
+
+
+def test_searches_find_whole_documents_while_two_processes_ingest(place: Place) -> None:
+    store = place.store()
+    put(store, "own", "alpha")
+    with place.process(WRITER, "alpha", "10") as first, place.process(WRITER, "beta", "10") as second:
+        while first.poll() is None or second.poll() is None:
+            found = store.search("demo", ["alpha beta"], None, [999], "lexical")[0]
+            editions = {(each.id.partition("#")[0], each.text) for each in found}
+            assert ("own", "alpha") in editions
+            assert len(found) == PARTS * len(editions) == PARTS * len({document for document, _ in editions})
+            chunks = [Chunk(f"own#{i}", "own", "alpha", "", i) for i in range(1, PARTS + 1)]
+            assert store.changed("demo", chunks, EMBEDDER.name) == []
+    assert (first.returncode, second.returncode) == (0, 0)
+
+
+def test_an_index_made_anew_elsewhere_is_not_taken_for_the_one_before(place: Place) -> None:
+    store, other = place.store(), place.store()
+    for document in ("old", "older"):
+        put(store, document, "alpha")
+    assert editions_of(store, "old") == editions_of(store, "older") == {"alpha"}
+    other.drop("demo")
+    for document in ("new", "newer"):
+        put(other, document, "alpha")
+    store.tidy("demo")
+    assert editions_of(store, "new") == editions_of(store, "newer") == {"alpha"}
+    assert store.describe("demo").passages == 2 * PARTS

@@ -105,18 +105,6 @@ def test_tidying_keeps_results_and_the_version_that_they_are_kept_for(tmp_path: 
     assert len(found(store)) == 6
 
 
-def test_an_index_made_anew_elsewhere_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
-    store, other = IndexStore(LanceTables(tmp_path)), IndexStore(LanceTables(tmp_path))
-    for document in ("old", "older"):
-        put(store, document, "edition 1")
-    assert [each.id for each in found(store)] == ["old#1", "older#1"]
-    other.drop("demo")
-    for document in ("new", "newer"):
-        put(other, document, "edition 2")
-    store.tidy("demo")
-    assert [each.id for each in found(store)] == ["new#1", "newer#1"]
-
-
 def test_what_is_tidied_away_under_a_search_is_looked_up_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
