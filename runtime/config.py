@@ -34,6 +34,7 @@ from .scheduler.policies import Policies
 __all__ = [
     "CONFIG_FILE",
     "CONFIG_VARIABLE",
+    "INDEX_DATABASE",
     "JOURNAL",
     "MODEL_KEY",
     "REFERENCE_MODEL",
@@ -55,6 +56,8 @@ CONFIG_FILE: Final = "weft.toml"
 """The file that is read when it stands in the working folder and no other is named."""
 CONFIG_VARIABLE: Final = "WEFT_CONFIG"
 """The variable that names another file."""
+INDEX_DATABASE: Final = "WEFT_INDEXES"
+"""The variable by which a worker process gets `indexes`, which may hold a password."""
 JOURNAL: Final = "WEFT_JOURNAL"
 """The variable by which the orchestrator process gets `journal`, which may hold a password."""
 MODEL_KEY: Final = "WEFT_MODEL_KEY"
@@ -124,7 +127,10 @@ class Settings(BaseSettings):
     server: ServerAddress | None = None
     """The server that clients use; without one they start an embedded runtime."""
     data: Path = Path(".weft")
-    """The folder of the indexes, and of everything else that stays."""
+    """The folder of everything that stays, as far as no database has it."""
+    indexes: PostgresUrl = Field(default=SecretStr(""), exclude=True)
+    """The PostgreSQL database that has the indexes, for workers on any machine; by default they are files in
+    `data`."""
     http: HttpAddress | None = None
     """Where `weft serve` speaks HTTP as OpenAI's servers do; by default nowhere."""
     metrics: HttpAddress | None = None
@@ -264,7 +270,7 @@ class WorkerConfig(BaseModel):
     worker_id: str = ""
     """Empty: made up at the start."""
     data: Path = Path(".weft")
-    """The folder of the indexes."""
+    """The folder of the indexes, unless a database has them."""
     model: ModelSettings | None = None
     """The model of the `llm` engine."""
     embedder: str | None = None

@@ -12,6 +12,7 @@ from typing import Final
 from .access import KEY
 from .addresses import SCHEME
 from .config import (
+    INDEX_DATABASE,
     JOURNAL,
     MODEL_KEY,
     SERVER_VARIABLE,
@@ -160,6 +161,8 @@ def worker_spec(settings: Settings, config: WorkerConfig, *, name: str) -> Proce
             environment[TLS_CA_VARIABLE] = str(config.tls_ca)
     if config.model is not None and config.model.key is not None:
         environment[MODEL_KEY] = config.model.key.get_secret_value()
+    if "index" in config.kinds:
+        environment[INDEX_DATABASE] = settings.indexes.get_secret_value()
     arguments = ("-m", _WORKER, "--config", config.model_dump_json())
     return ProcessSpec(name, arguments, environment)
 

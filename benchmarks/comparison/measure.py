@@ -21,6 +21,7 @@ from weft import Client
 from weft.frontend.report import RunReport
 from weft.frontend.report.tasks import Task
 from weft.runtime.retrieval.index import IndexStore
+from weft.runtime.retrieval.lance import LanceTables
 
 __all__ = ["INDEX", "Bench", "Extent", "Row"]
 
@@ -82,7 +83,7 @@ class Bench:
         system, which is not timed, says what the engine did.
         """
         if workload.plan.searches():
-            IndexStore(self._indexes).describe(INDEX)
+            IndexStore(LanceTables(self._indexes)).describe(INDEX)
         cases = workload.cases(self._world, extent.cases(loaded))
         timed, counted = cases[: WARM_UP + extent.repeats], cases[WARM_UP + extent.repeats]
         before, began = os.getloadavg()[0], time.strftime("%Y-%m-%dT%H:%M:%S")

@@ -32,6 +32,7 @@ from pydantic import TypeAdapter
 from weft import Passage
 from weft.runtime.retrieval.embedder import HashEmbedder
 from weft.runtime.retrieval.index import IndexStore
+from weft.runtime.retrieval.lance import LanceTables
 from weft.runtime.retrieval.rerank import merge_queries
 
 __all__ = ["Calls", "Door", "Run", "Runner", "item_values", "prepared", "short"]
@@ -73,7 +74,7 @@ class Door:
         self.forced = forced
         self._model = model
         self._index = index
-        self._store = IndexStore(indexes)
+        self._store = IndexStore(LanceTables(indexes))
         self._embedder = HashEmbedder()
 
     async def ask(self, ask: Ask, values: Values) -> Any:

@@ -74,8 +74,10 @@ def _small_models(info: pb.ServerInfo, kind: str) -> Iterator[dict[str, Any]]:
 
 
 def _indexes(info: pb.ServerInfo) -> list[dict[str, Any]]:
-    latest = {index.name: index for _, engine in _engines(info, "index") for index in engine.indexes}
-    latest |= {index.name: index for status in info.status.values() for index in status.indexes}
+    """Of what workers say, who share indexes, the latest counts."""
+    said = [index for _, engine in _engines(info, "index") for index in engine.indexes]
+    said += [index for status in info.status.values() for index in status.indexes]
+    latest = {index.name: index for index in sorted(said, key=lambda index: index.version)}
     return [
         {"name": index.name, "passages": index.passages, "embedder": index.embedder}
         for _, index in sorted(latest.items())

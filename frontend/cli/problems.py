@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from weft.frontend.errors import ProgramError, Rejected, TraceError, Unavailable, WeftError
 from weft.graph.errors import GraphError
 from weft.runtime.config import ConfigError
-from weft.runtime.retrieval.errors import CorpusError, UnwritableError
+from weft.runtime.retrieval.errors import CorpusError, CorruptIndexError, IndexServerError, UnwritableError
 from weft.runtime.supervisor import StartupError
 
 from .entry import INTERRUPTED
@@ -38,7 +38,15 @@ class UsageProblem(WeftError):
     """The command line names what is not there or cannot be read."""
 
 
-_SETUP: Final = (ConfigError, CorpusError, GraphError, StartupError, UnwritableError)
+_SETUP: Final = (
+    ConfigError,
+    CorpusError,
+    CorruptIndexError,
+    GraphError,
+    IndexServerError,
+    StartupError,
+    UnwritableError,
+)
 _USAGE: Final = (UsageProblem, TraceError, Rejected, Unavailable, *_SETUP)
 _OURS: Final = (WeftError, *_SETUP)
 
@@ -48,6 +56,8 @@ _CODES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (TraceError, "invalid"),
     (GraphError, "invalid"),
     (ConfigError, "configuration"),
+    (CorruptIndexError, "configuration"),
+    (IndexServerError, "configuration"),
     (UnwritableError, "configuration"),
     (CorpusError, "documents"),
     (StartupError, "startup"),

@@ -14,7 +14,7 @@ import typer
 from weft.runtime.config import Settings, load_settings
 from weft.runtime.config_file import model_path
 from weft.runtime.layout import ServerLayout
-from weft.runtime.retrieval.folder import INDEXES, expect_writable
+from weft.runtime.retrieval.place import expect_place
 from weft.runtime.supervisor import StartupError, Supervisor
 
 from .output import ERRORS, OUTPUT, print_json
@@ -39,6 +39,13 @@ def command(
     data: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where indexes and the journal of detached runs are kept."),
+    ] = None,
+    indexes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The PostgreSQL database of the indexes; one with a password is safer in WEFT_INDEXES.",
+        ),
     ] = None,
     http: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where to speak HTTP, as OpenAI's servers do.")
@@ -72,6 +79,7 @@ def command(
         listen=listen,
         models=model_settings(model),
         data=data,
+        indexes=indexes,
         http=http,
         metrics=metrics,
         api_key=api_key,
@@ -80,7 +88,7 @@ def command(
         tls_ca=tls_ca,
         programs=program_settings(program) if program else None,
     )
-    expect_writable(settings.data / INDEXES)
+    expect_place(settings.indexes.get_secret_value(), settings.data)
     sources = {name: str(path) for name, path in settings.programs.items()}
     programs = registered(settings)
     layout = ServerLayout(settings, settings.listen, programs.graphs, programs.hosted)

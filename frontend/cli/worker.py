@@ -12,7 +12,7 @@ from weft.frontend.errors import WeftError
 from weft.runtime.config import WorkerConfig, client_settings
 from weft.runtime.layout import worker_spec
 from weft.runtime.processes import Child, LifeLine, ProcessSpec
-from weft.runtime.retrieval.folder import INDEXES, expect_writable
+from weft.runtime.retrieval.place import expect_place
 
 from .output import ERRORS
 from .problems import USAGE, UsageProblem
@@ -59,7 +59,7 @@ def command(
     if llm and len(settings.models) != 1:
         raise UsageProblem(f"a worker runs one model, not {len(settings.models)}: name it with --model PATH")
     if Kind.INDEX in kind:
-        expect_writable(settings.data / INDEXES)
+        expect_place(settings.indexes.get_secret_value(), settings.data)
     worker = WorkerConfig.of(
         settings,
         tuple(dict.fromkeys(engine.value for engine in kind)),

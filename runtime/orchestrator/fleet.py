@@ -50,7 +50,14 @@ class Fleet:
         """Refuse a worker whose description makes no sense. Raises ValueError."""
         if not info.worker_id or not info.address:
             raise ValueError("a worker must say its id and its address")
+        others = (link for link in self if link.id != info.worker_id)
+        keepers = {e.detail for link in others for e in link.info.engines if e.kind == "index"}
         for engine in info.engines:
+            if engine.kind == "index" and keepers and engine.detail not in keepers:
+                raise ValueError(
+                    f"its indexes are kept by {engine.detail}, those of other workers by "
+                    f"{' and '.join(sorted(keepers))}; give all of them the same `indexes` (WEFT_INDEXES)"
+                )
             if engine.kind == "llm":
                 self._model(engine)
             for tool in engine.tools:

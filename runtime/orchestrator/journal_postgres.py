@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.parse import quote
 from uuid import uuid4
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+
+from weft.runtime.postgres import IDLE_S, PROBE_S, PROBES, Connection, line, parameters_of, shown
 
 from .journal_room import Room
 from .journal_store import (
@@ -31,28 +31,15 @@ from .journal_store import (
 
 __all__ = ["DatabaseStore", "open_database"]
 
-Connection = psycopg.Connection[tuple[Any, ...]]
-
 _SCHEMA: Final = "weft_journal"
 _LOCK: Final = int.from_bytes(b"weft-run")
 _LOCK_WAIT_S: Final = 2.0  # a server that is stopping may hold the lock for so long
 _CHECK_S: Final = 5.0  # until it is noticed that the connection, and so the lock, has been lost
-_IDLE_S, _PROBE_S, _PROBES = 10, 5, 3  # by these both sides notice in half a minute that the other has gone
-_CONNECTION: Final = {  # unless the URL says otherwise
-    "application_name": "weft journal",
-    "connect_timeout": 10,
-    "keepalives_idle": _IDLE_S,
-    "keepalives_interval": _PROBE_S,
-    "keepalives_count": _PROBES,
-    "tcp_user_timeout": 1000 * (_IDLE_S + _PROBE_S * _PROBES),
-    "target_session_attrs": "read-write",
-    "client_encoding": "UTF8",
-}
 _SESSION: Final = f"""
 SET synchronous_commit = on;  -- who is told that something is written relies on it
-SET tcp_keepalives_idle = {_IDLE_S};
-SET tcp_keepalives_interval = {_PROBE_S};
-SET tcp_keepalives_count = {_PROBES};
+SET tcp_keepalives_idle = {IDLE_S};
+SET tcp_keepalives_interval = {PROBE_S};
+SET tcp_keepalives_count = {PROBES};
 SET search_path = {_SCHEMA}
 """
 _TABLES: Final = (
@@ -127,8 +114,8 @@ class DatabaseStore:
         except psycopg.Error as problem:
             if connection.closed:
                 self._connection = None
-                raise UnreachableError(_line(problem)) from None
-            raise UnwrittenError(_line(problem), _MAKE_ROOM) from None
+                raise UnreachableError(line(problem)) from None
+            raise UnwrittenError(line(problem), _MAKE_ROOM) from None
         self._room.take(changes)
 
     def close(self) -> None:
@@ -145,14 +132,14 @@ class DatabaseStore:
         try:
             connection = self._connect()
         except psycopg.Error as problem:
-            raise UnreachableError(_line(problem)) from None
+            raise UnreachableError(line(problem)) from None
         except _HeldError:
             raise UnreachableError("another server uses it, or seems to") from None
         try:
             (mark,) = connection.execute("SELECT server FROM journal").fetchone() or ("",)
         except psycopg.Error as problem:
             connection.close()
-            raise UnreachableError(_line(problem)) from None
+            raise UnreachableError(line(problem)) from None
         if mark != self._mark:
             connection.close()
             self._followed = True
@@ -198,27 +185,14 @@ class DatabaseStore:
 def open_database(url: str, max_bytes: int) -> tuple[DatabaseStore, Left]:
     """The database with that URL, and what is in it. Raises JournalError."""
     try:
-        parameters = {**_CONNECTION, **conninfo_to_dict(url)}
-    except psycopg.Error:  # whose message may show what it is to be kept to itself
-        remedy = "write it as postgresql://USER@HOST/DATABASE, special characters as %40"
-        raise JournalError(f"the URL in `journal` (WEFT_JOURNAL) cannot be read; {remedy}") from None
-    store = DatabaseStore(parameters, _shown(parameters), max_bytes)
+        parameters = parameters_of(url, "weft journal")
+    except ValueError as problem:
+        raise JournalError(f"the URL in `journal` (WEFT_JOURNAL) cannot be read; {problem}") from None
+    store = DatabaseStore(parameters, shown(parameters), max_bytes)
     try:
         return store, store.open()
     except _HeldError:
         remedy = "stop that, set `journal` to another database, or `journal_mb` to 0 (WEFT_JOURNAL_MB=0)"
         raise unusable(store.name, "another server uses it", remedy) from None
     except psycopg.Error as problem:
-        raise unusable(store.name, _line(problem), _SEE_TO_IT) from None
-
-
-def _shown(parameters: dict[str, Any]) -> str:
-    """The URL without what is nobody's business."""
-    user, host, port, database = (parameters.get(key) for key in ("user", "host", "port", "dbname"))
-    place = f"{quote(host or '', safe=',')}{f':{port}' if port else ''}"
-    return f"postgresql://{f'{user}@' if user else ''}{place}/{database or ''}"
-
-
-def _line(problem: psycopg.Error) -> str:
-    """What went wrong, in one line."""
-    return " ".join(str(problem).split()) or type(problem).__name__
+        raise unusable(store.name, line(problem), _SEE_TO_IT) from None

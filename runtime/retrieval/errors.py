@@ -2,11 +2,12 @@
 
 RetrievalError
 ├── CorpusError          a folder of documents cannot be read
-├── UnwritableError      the folder of the indexes cannot be written
+├── UnwritableError      the place of the indexes cannot be written
+├── IndexServerError     the database of the indexes cannot be used
 ├── ModelError           an embedding or reranking model cannot be loaded
 ├── UnknownIndexError    no index of that name
 ├── IndexMismatchError   vectors of another embedder or dimension than the index holds
-├── CorruptIndexError    an index on disk cannot be read
+├── CorruptIndexError    a stored index cannot be read
 └── IndexBusyError       another writer has held the index for too long
 
 Arguments that are wrong in themselves (a bad name, k = 0) raise `ValueError`.
@@ -21,6 +22,7 @@ __all__ = [
     "CorruptIndexError",
     "IndexBusyError",
     "IndexMismatchError",
+    "IndexServerError",
     "ModelError",
     "RetrievalError",
     "UnknownIndexError",
@@ -37,7 +39,11 @@ class CorpusError(RetrievalError):
 
 
 class UnwritableError(RetrievalError):
-    """The folder of the indexes cannot be written."""
+    """The place of the indexes cannot be written."""
+
+
+class IndexServerError(RetrievalError):
+    """The database that holds the indexes cannot be reached, or does not let in who asks."""
 
 
 class ModelError(RetrievalError):
@@ -59,7 +65,7 @@ class IndexMismatchError(RetrievalError):
 
 
 class CorruptIndexError(RetrievalError):
-    """The files of an index cannot be read, or were not written by weft."""
+    """What is stored of an index cannot be read, or was not written by weft."""
 
 
 class IndexBusyError(RetrievalError):

@@ -1,66 +1,29 @@
-"""The store of indexes: embedded LanceDB on disk, searched through snapshots in memory.
+"""The store of indexes, wherever they lie, searched through snapshots in memory.
 
-Every change is one atomic commit of LanceDB, so an interrupted one leaves the state before it. Writers of one
-index take turns by a lock file: LanceDB's merge does not notice two writers that insert the same new ids.
-Readers take no lock: they look up the newest version (about a millisecond) and load it if it is new to them.
-
-Every change adds files, and LanceDB keeps those of the versions before. So whoever writes tidies up now and
-then, which merges the files of an index and removes what only older versions hold. A reader that is loading
-one of these takes the newest instead.
+Every change is one atomic commit, and writers of one index take turns. Readers take no lock: they look up the
+newest version and load it if it is new to them.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from .documents import Chunk, Passage
-from .errors import (
-    CorruptIndexError,
-    IndexBusyError,
-    IndexMismatchError,
-    UnknownIndexError,
-    UnwritableError,
-)
+from .errors import IndexMismatchError, UnknownIndexError
 from .filters import Where
-from .folder import expect_writable
 from .snapshot import Mode, Snapshot
-from .tables import (
-    Header,
-    check_name,
-    connect,
-    drop_and_ingest,
-    header,
-    load,
-    merge,
-    quiet,
-    rows,
-    schema,
-    stored_chunks,
-)
+from .tables import Header, IngestReport, Table, Tables, check_name, load
 from .vectors import checked, normalized
 from .version import IndexVersion
 
 __all__ = ["IndexInfo", "IndexStore", "IngestReport"]
-
-_LOCK_SECONDS = 120.0  # a writer waits this long for the one before it
-_TIDY_EVERY = 32  # versions; each has a file of rows, of which a load opens all
-_KEEP_OLD_FILES = timedelta(seconds=10)  # longer than they are read for, so that what begins anew ends
-_LINE_OF_CODE = re.compile(r", /\S+\.rs:[\d:]+$")
-
-Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,62 +39,55 @@ class IndexInfo:
     """Grows with every change, and when the index is tidied up."""
 
 
-@dataclass(frozen=True, slots=True)
-class IngestReport:
-    """What one upsert did."""
-
-    passages_added: int
-    """Passages whose id is new."""
-    passages_replaced: int
-    """Old passages of the same documents that were overwritten or, having no successor, removed."""
-    version: int
-    """The version of the index after it."""
-
-    @property
-    def untidy(self) -> bool:
-        """Whether so many changes have come that it is time for `IndexStore.tidy`."""
-        return self.version % _TIDY_EVERY == 0
-
-
 class _Loaded(NamedTuple):
     """What is in memory of an index."""
 
     snapshot: Snapshot
     version: int
-    """LanceDB's, with the rows of the snapshot: a later one than its own where tidying has made it."""
+    """One with the rows of the snapshot: a later one than its own where tidying has made it."""
 
 
 class IndexStore:
-    """The indexes in one folder. Safe for many threads, and for many processes that open the same folder.
+    """The indexes in one place. Safe for many threads, and for many processes that share the place.
 
     Methods that take `name` raise `ValueError` if it cannot name an index, and, where the index must exist,
-    `UnknownIndexError` if it does not and `CorruptIndexError` if its files cannot be read.
+    `UnknownIndexError` if it does not and `CorruptIndexError` if what is stored cannot be read. Where the
+    place is a server, all may raise `IndexServerError`.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
         self._loaded: dict[str, _Loaded] = {}
         self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by index
 
+    @property
+    def kind(self) -> str:
+        """What keeps the indexes."""
+        return self._tables.kind
+
+    @property
+    def shared(self) -> bool:
+        """Whether other workers of a server are to change them, too."""
+        return self._tables.shared
+
     def names(self) -> list[str]:
         """The existing indexes, sorted."""
-        if not self._path.is_dir():
-            return []
-        folders = sorted(folder.stem for folder in self._path.glob("*.lance"))
-        return [name for name in folders if self._committed(name)]
+        return self._tables.names()
 
     def exists(self, name: str) -> bool:
         """Whether there is an index `name`."""
         check_name(name)
-        return self._committed(name)
+        return self._tables.exists(name)
 
     def describe(self, name: str) -> IndexInfo:
         """The size, embedder and version of index `name`."""
 
-        def described(table: Any, found: Header) -> IndexInfo:
-            return IndexInfo(name, table.count_rows(), found.embedder, found.dimension, table.version)
+        def described(table: Table) -> IndexInfo:
+            found = table.header
+            return IndexInfo(name, table.count(), found.embedder, found.dimension, table.version)
 
-        return self._read(name, described)
+        check_name(name)
+        return self._tables.read(name, described)
 
     def upsert(
         self,
@@ -149,42 +105,31 @@ class IndexStore:
 
         Raises `ValueError` for no chunks, two chunks of one id, or vectors of another shape or not finite;
         `IndexMismatchError` if the index holds vectors of another embedder or dimension; `IndexBusyError`;
-        `UnwritableError` if its files cannot be written, and then the index is as it was.
+        `UnwritableError` if it cannot be written, and then the index is as it was.
         """
         check_name(name)
         unit = normalized(checked(vectors, len(chunks)))
         _check_chunks(chunks)
-        with self._writing(name), quiet():
-            if not self._committed(name):
-                fresh = Header.new(embedder, unit.shape[1])
-                data = rows(chunks, unit, fresh)
-                with self._expect_room(name):
-                    table = self._database.create_table(name, data=data, schema=schema(fresh))
-                return IngestReport(len(chunks), 0, table.version)
-            table = self._open(name)
-            existing = header(name, table)
-            _check_match(name, existing, embedder, unit.shape[1])
-            data = rows(chunks, unit, existing)
-            with self._expect_room(name):
-                merged = merge(table, chunks, data, partial or {})
-        replaced = merged.num_updated_rows + merged.num_deleted_rows
-        return IngestReport(merged.num_inserted_rows, replaced, table.version)
+        with self._tables.writing(name) as index:
+            found = index.header or Header.new(embedder, unit.shape[1])
+            self._check_match(name, found, embedder, unit.shape[1])
+            return index.put(found, chunks, unit, partial or {})
 
     def tidy(self, name: str) -> None:
-        """Merge the files of index `name`, and remove those that only versions older than ten seconds hold.
+        """Lay out index `name` anew, without what only versions older than ten seconds hold.
 
         No search finds anything else, and interrupting it does no harm. Raises `IndexBusyError`, and
-        `UnwritableError` if the merged files cannot be written: then all stays as it was.
+        `UnwritableError` if what is there cannot be written anew: then all stays as it was.
         """
-        with self._writing(name), quiet():
-            table = self._open(name)
-            before = table.version
-            with self._expect_room(name):
-                table.optimize(cleanup_older_than=_KEEP_OLD_FILES)
+        check_name(name)
+        with self._tables.writing(name) as index:
+            if index.header is None:
+                raise UnknownIndexError(name, self.names())
+            before, after = index.tidy()
             with self._loading[name]:
                 known = self._loaded.get(name)
                 if known is not None and known.version == before:
-                    self._loaded[name] = known._replace(version=table.version)
+                    self._loaded[name] = known._replace(version=after)
 
     def search(
         self,
@@ -211,8 +156,10 @@ class IndexStore:
 
     def newest(self, name: str) -> IndexVersion:
         """Index `name` as it is now."""
-        found, snapshot = self._read(name, lambda table, found: (found, self._snapshot(name, table, found)))
-        return IndexVersion(name, found, snapshot)
+        check_name(name)
+        return self._tables.read(
+            name, lambda table: IndexVersion(name, table.header, self._snapshot(name, table))
+        )
 
     def neighbours(
         self, name: str, passages: Sequence[Passage], preceding: int, following: int
@@ -221,7 +168,8 @@ class IndexStore:
 
         Raises `ValueError` for a passage of another index.
         """
-        snapshot = self._read(name, lambda table, found: self._snapshot(name, table, found))
+        check_name(name)
+        snapshot = self._tables.read(name, lambda table: self._snapshot(name, table))
         return snapshot.neighbours(passages, preceding, following)
 
     def changed(self, name: str, chunks: Sequence[Chunk], embedder: str) -> list[Chunk]:
@@ -232,66 +180,33 @@ class IndexStore:
         """
         check_name(name)
         _check_chunks(chunks)
-        if not self._committed(name):
+        if not self._tables.exists(name):
             return list(chunks)
         documents: dict[str, set[Chunk]] = {}
         for chunk in chunks:
             documents.setdefault(chunk.document, set()).add(chunk)
 
-        def parts(table: Any, existing: Header) -> dict[str, set[Chunk]]:
-            _check_match(name, existing, embedder, existing.dimension)
-            return stored_chunks(table, documents)
+        def parts(table: Table) -> dict[str, set[Chunk]]:
+            self._check_match(name, table.header, embedder, table.header.dimension)
+            return table.chunks(documents)
 
-        stored = self._read(name, parts)
+        stored = self._tables.read(name, parts)
         same = {document for document, parts in documents.items() if parts == stored.get(document)}
         return [chunk for chunk in chunks if chunk.document not in same]
 
     def drop(self, name: str) -> None:
-        """Remove index `name` and its files."""
+        """Remove index `name`."""
         check_name(name)
-        with self._writing(name), quiet():
-            if not self._committed(name):
-                raise UnknownIndexError(name, self.names())
-            self._database.drop_table(name)
-            self._loaded.pop(name, None)
-
-    @cached_property
-    def _database(self) -> Any:
-        self._path.mkdir(parents=True, exist_ok=True)
-        return connect(self._path)
-
-    def _committed(self, name: str) -> bool:
-        """Whether index `name` has a version; a first ingest that was interrupted leaves a folder without."""
-        versions = self._path / f"{name}.lance" / "_versions"
-        return versions.is_dir() and any(versions.glob("*.manifest"))
-
-    def _open(self, name: str) -> Any:
-        """The table of index `name` at its newest version."""
-        check_name(name)
-        if not self._committed(name):
+        if not self._tables.drop(name):
             raise UnknownIndexError(name, self.names())
-        with self._expect_readable(name):
-            return self._database.open_table(name)
+        self._loaded.pop(name, None)
 
-    def _read(self, name: str, read: Callable[[Any, Header], Read]) -> Read:
-        """What `read` makes of the table of index `name` and its header.
+    def close(self) -> None:
+        """Let go of where they lie."""
+        self._tables.close()
 
-        Where the files go while they are read, because newer versions have come and the index was tidied up,
-        it is made of the newest.
-        """
-        version = -1
-        while True:
-            try:
-                table = self._open(name)
-                version = table.version
-                with self._expect_readable(name):
-                    return read(table, header(name, table))
-            except CorruptIndexError:
-                if self._open(name).version == version:
-                    raise
-
-    def _snapshot(self, name: str, table: Any, found: Header) -> Snapshot:
-        version = int(table.version)
+    def _snapshot(self, name: str, table: Table) -> Snapshot:
+        found, version = table.header, table.version
         with self._loading[name]:
             known = self._loaded.get(name)
             if known is not None and known.snapshot.key[0] != found.identity:
@@ -299,55 +214,18 @@ class IndexStore:
             if known is not None and known.version == version:
                 return known.snapshot
             terms = None if known is None else known.snapshot.lasting_terms
-            fresh = load((found.identity, version), table, found.dimension, terms)
+            fresh = load((found.identity, version), table.rows(), terms)
             if known is None or known.version < version:  # another thread may have seen a newer one
                 self._loaded[name] = _Loaded(fresh, version)
             return fresh
 
-    @contextmanager
-    def _expect_readable(self, name: str) -> Iterator[None]:
-        """Say what it means for the index that LanceDB cannot read its files."""
-        try:
-            with quiet():
-                yield
-        except (ValueError, RuntimeError, OSError) as error:
-            if not self._committed(name):  # dropped by another process in the meantime
-                raise UnknownIndexError(name, self.names()) from error
-            raise CorruptIndexError(
-                f"index {name!r} cannot be read ({_reason(error)}); {drop_and_ingest(name)}"
-            ) from error
-
-    @contextmanager
-    def _expect_room(self, name: str) -> Iterator[None]:
-        """Say what it means for the index that LanceDB cannot write its files."""
-        try:
-            yield
-        except (RuntimeError, OSError) as error:
-            raise UnwritableError(
-                f"index {name!r} cannot be written ({_reason(error)}); see to it that the disk of "
-                f"{str(self._path)!r} has room and can be written, and ingest again"
-            ) from error
-
-    @contextmanager
-    def _writing(self, name: str) -> Iterator[None]:
-        """Hold the lock of index `name` against every other writer, of this process or another."""
-        expect_writable(self._path)
-        lock = FileLock(self._path / f"{name}.lock")
-        try:
-            lock.acquire(timeout=_LOCK_SECONDS)
-        except Timeout as error:
-            raise IndexBusyError(
-                f"index {name!r} has been written by another process for {_LOCK_SECONDS:.0f} s; try again"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
-
-
-def _reason(error: Exception) -> str:
-    """What LanceDB says, without the line of its code that says it."""
-    return _LINE_OF_CODE.sub("", str(error))
+    def _check_match(self, name: str, existing: Header, embedder: str, dimension: int) -> None:
+        if (existing.embedder, existing.dimension) != (embedder, dimension):
+            raise IndexMismatchError(
+                f"index {name!r} holds vectors of {existing.embedder!r} (dimension {existing.dimension}), "
+                f"not of {embedder!r} (dimension {dimension}); "
+                f"ingest into another index, or {self._tables.remedy(name)}"
+            )
 
 
 def _check_chunks(chunks: Sequence[Chunk]) -> None:
@@ -358,15 +236,6 @@ def _check_chunks(chunks: Sequence[Chunk]) -> None:
         if chunk.id in seen:
             raise ValueError(f"two passages have the id {chunk.id!r}; ids of documents must differ")
         seen.add(chunk.id)
-
-
-def _check_match(name: str, existing: Header, embedder: str, dimension: int) -> None:
-    if (existing.embedder, existing.dimension) != (embedder, dimension):
-        raise IndexMismatchError(
-            f"index {name!r} holds vectors of {existing.embedder!r} (dimension {existing.dimension}), "
-            f"not of {embedder!r} (dimension {dimension}); "
-            f"ingest into another index, or {drop_and_ingest(name)}"
-        )
 
 
 def _check_search(queries: Sequence[str], ks: Sequence[int], mode: Mode) -> None:

@@ -1,16 +1,13 @@
-"""How an index lies on disk: a LanceDB table whose schema carries what weft must know of it."""
+"""What the store of indexes asks of the place where they lie: a folder (`lance`) or a server (`postgres`)."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple, Protocol, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -18,33 +15,35 @@ from numpy.typing import NDArray
 
 from .bm25 import Bm25, TermIds
 from .documents import Chunk, Passage
-from .errors import CorruptIndexError
 from .filters import MetadataRows
-from .folder import INDEXES
 from .snapshot import Snapshot
 
 __all__ = [
+    "FORMAT",
     "Header",
+    "IngestReport",
+    "Read",
+    "Rows",
+    "Table",
+    "Tables",
+    "Writing",
     "check_name",
-    "connect",
-    "drop_and_ingest",
-    "header",
     "load",
-    "merge",
-    "quiet",
-    "rows",
-    "schema",
-    "stored_chunks",
+    "metadata_text",
 ]
 
+FORMAT = "1"
+"""Of what is stored; whoever finds another one leaves it alone."""
+
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_FORMAT = "1"
-_CACHE = 2 << 20  # bytes; LanceDB's own limits, which what it keeps of every version comes to, are GiB
+_TIDY_EVERY = 32  # versions; in a folder each has a file of rows, of which a load opens all
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the schema's metadata says of an index."""
+    """What an index says of itself."""
 
     identity: str
     """Differs for every index ever made, so that a new one of an old name is not taken for the old one."""
@@ -57,6 +56,118 @@ class Header:
         return cls(uuid4().hex, embedder, dimension)
 
 
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one upsert did."""
+
+    passages_added: int
+    """Passages whose id is new."""
+    passages_replaced: int
+    """Old passages of the same documents that were overwritten or, having no successor, removed."""
+    version: int
+    """The version of the index after it."""
+
+    @property
+    def untidy(self) -> bool:
+        """Whether so many changes have come that it is time for `IndexStore.tidy`."""
+        return self.version % _TIDY_EVERY == 0
+
+
+class Rows(NamedTuple):
+    """The passages of an index, sorted by id."""
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+    sources: Sequence[str]
+    metadata: Sequence[str]  # JSON objects
+    vectors: NDArray[np.float32]  # [passages, dimension]
+
+
+class Table(Protocol):
+    """An index at one version."""
+
+    @property
+    def header(self) -> Header:
+        """What it says of itself."""
+
+    @property
+    def version(self) -> int:
+        """Grows with every change."""
+
+    def count(self) -> int:
+        """How many passages it has."""
+
+    def chunks(self, documents: Iterable[str]) -> dict[str, set[Chunk]]:
+        """The chunks of those documents that it holds."""
+
+    def rows(self) -> Rows:
+        """All its passages."""
+
+
+class Writing(Protocol):
+    """An index while nobody else writes it."""
+
+    @property
+    def header(self) -> Header | None:
+        """What it says of itself; None: it does not exist."""
+
+    def put(
+        self, of: Header, chunks: Sequence[Chunk], vectors: NDArray[np.float32], partial: Mapping[str, int]
+    ) -> IngestReport:
+        """One commit: the chunks in place of all of their documents that no other upsert stores.
+
+        Makes the index, with the header `of`, if it does not exist. Raises UnwritableError.
+        """
+
+    def tidy(self) -> tuple[int, int]:
+        """Lay out anew what is there; the versions before and after, of the same passages.
+
+        Raises UnwritableError.
+        """
+
+
+class Tables(Protocol):
+    """Where indexes lie. Safe for many threads, and for many processes that share the place."""
+
+    @property
+    def kind(self) -> str:
+        """What keeps them."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other workers of a server are to change them, too."""
+
+    def prepare(self) -> None:
+        """Make sure that indexes can be written. Raises UnwritableError and IndexServerError."""
+
+    def names(self) -> list[str]:
+        """The existing indexes, sorted."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an index `name`."""
+
+    def read(self, name: str, read: Callable[[Table], Read]) -> Read:
+        """What `read` makes of index `name` at its newest version.
+
+        Raises UnknownIndexError, and CorruptIndexError if it or `read` cannot read what is stored.
+        """
+
+    def writing(self, name: str) -> AbstractContextManager[Writing]:
+        """Hold index `name` against every other writer, of this process or another.
+
+        Raises IndexBusyError and UnwritableError.
+        """
+
+    def drop(self, name: str) -> bool:
+        """Remove index `name`; False if it does not exist. Raises as `writing`."""
+
+    def close(self) -> None:
+        """Let go of the place."""
+
+    def remedy(self, name: str) -> str:
+        """What to do with an index that is of no use as it is."""
+
+
 def check_name(name: str) -> None:
     """`ValueError` unless `name` can name an index."""
     if not _NAME.fullmatch(name) or not name.strip("."):
@@ -65,120 +176,18 @@ def check_name(name: str) -> None:
         )
 
 
-def drop_and_ingest(name: str) -> str:
-    """The remedy for an index that is of no use as it is."""
-    return f"remove its folder {INDEXES}/{name}.lance in the data folder, and ingest its documents again"
+def metadata_text(chunk: Chunk) -> str:
+    """The metadata of a chunk as `Rows.metadata` has them."""
+    return json.dumps(dict(chunk.metadata), ensure_ascii=False, allow_nan=False)
 
 
-def connect(path: Path) -> Any:
-    """The LanceDB connection to `path`; imports the library, which takes a second or two the first time."""
-    with quiet():
-        lancedb: Any = importlib.import_module("lancedb")
-        session = lancedb.Session(index_cache_size_bytes=_CACHE, metadata_cache_size_bytes=_CACHE)
-        return lancedb.connect(path, session=session)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep LanceDB's notes on its own deprecated parts from callers that turn warnings into errors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
-
-
-def schema(of: Header) -> Any:
-    """The Arrow schema of an index."""
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False),
-            pa.field("document", pa.string(), nullable=False),
-            pa.field("text", pa.string(), nullable=False),
-            pa.field("source", pa.string(), nullable=False),
-            pa.field("position", pa.int32(), nullable=False),
-            pa.field("metadata", pa.string(), nullable=False),  # a JSON object
-            pa.field("vector", pa.list_(pa.float32(), of.dimension), nullable=False),
-        ],
-        metadata={
-            "weft.format": _FORMAT,
-            "weft.identity": of.identity,
-            "weft.embedder": of.embedder,
-            "weft.dimension": str(of.dimension),
-        },
-    )
-
-
-def header(name: str, table: Any) -> Header:
-    """What the table of index `name` says of itself; `CorruptIndexError` if weft did not write it."""
-    found = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    if found.get("weft.format") != _FORMAT:
-        raise CorruptIndexError(
-            f"index {name!r} was not written by this version of weft "
-            f"(format {found.get('weft.format')!r}, not {_FORMAT!r}); {drop_and_ingest(name)}"
-        )
-    return Header(found["weft.identity"], found["weft.embedder"], int(found["weft.dimension"]))
-
-
-def rows(chunks: Sequence[Chunk], vectors: NDArray[np.float32], of: Header) -> Any:
-    """The Arrow table of `chunks` with `vectors` `[chunks, dimension]`."""
-    import pyarrow as pa
-
-    fields = schema(of)
-    columns = [
-        [chunk.id for chunk in chunks],
-        [chunk.document for chunk in chunks],
-        [chunk.text for chunk in chunks],
-        [chunk.source for chunk in chunks],
-        [chunk.position for chunk in chunks],
-        [json.dumps(dict(chunk.metadata), ensure_ascii=False, allow_nan=False) for chunk in chunks],
-    ]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=False)]
-    arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), of.dimension))
-    return pa.table(arrays, schema=fields)
-
-
-def quoted(text: str) -> str:
-    """A text as a literal of LanceDB's filters."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def merge(table: Any, chunks: Sequence[Chunk], data: Any, partial: Mapping[str, int]) -> Any:
-    """One commit: `data` in place of every row of its documents that no other upsert stores."""
-    documents = {chunk.document for chunk in chunks}
-    whole = ", ".join(map(quoted, sorted(documents - partial.keys())))
-    stale = [f"document IN ({whole})"] if whole else []
-    stale += [
-        f"(document = {quoted(name)} AND position > {size})"
-        for name, size in sorted(partial.items())
-        if name in documents
-    ]
-    change = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-    return change.when_not_matched_by_source_delete(" OR ".join(stale)).execute(data)
-
-
-def stored_chunks(table: Any, documents: Iterable[str]) -> dict[str, set[Chunk]]:
-    """The chunks of those documents that `table` holds."""
-    columns = ["id", "document", "text", "source", "position", "metadata"]
-    names = ", ".join(map(quoted, documents))
-    found = table.search().where(f"document IN ({names})").select(columns).limit(None).to_list()
-    stored: dict[str, set[Chunk]] = {}
-    for row in found:
-        row["metadata"] = json.loads(row["metadata"])
-        stored.setdefault(row["document"], set()).add(Chunk(**row))
-    return stored
-
-
-def load(key: tuple[str, int], table: Any, dimension: int, known: TermIds | None) -> Snapshot:
-    """The rows of `table` as a snapshot; texts that `known` holds are not analyzed again."""
-    columns = table.to_arrow().sort_by("id")
-    ids, texts, sources, metadata = (columns[c].to_pylist() for c in ("id", "text", "source", "metadata"))
-    vectors = columns["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dimension)
+def load(key: tuple[str, int], rows: Rows, known: TermIds | None) -> Snapshot:
+    """The rows as a snapshot; texts that `known` holds are not analyzed again."""
     passages = [
         Passage(id, text, 0.0, source, json.loads(extra))
-        for id, text, source, extra in zip(ids, texts, sources, metadata, strict=True)
+        for id, text, source, extra in zip(rows.ids, rows.texts, rows.sources, rows.metadata, strict=True)
     ]
-    terms = TermIds.of(texts, known)
-    places = {id: row for row, id in enumerate(ids)}
+    terms = TermIds.of(rows.texts, known)
+    places = {id: row for row, id in enumerate(rows.ids)}
     fields = MetadataRows.build(passage.metadata for passage in passages)
-    return Snapshot(key, passages, vectors, terms, Bm25.build(texts, terms), places, fields)
+    return Snapshot(key, passages, rows.vectors, terms, Bm25.build(rows.texts, terms), places, fields)

@@ -15,6 +15,7 @@ from weft.runtime.llm.errors import EngineClosedError, ParallelError, RequestErr
 from weft.runtime.retrieval.errors import (
     IndexBusyError,
     IndexMismatchError,
+    IndexServerError,
     RetrievalError,
     UnknownIndexError,
 )
@@ -64,6 +65,7 @@ _CODES: Final[tuple[tuple[type[Exception], Code, bool], ...]] = (
     (UnknownIndexError, "not_found", False),
     (IndexMismatchError, "invalid", False),
     (IndexBusyError, "internal", True),
+    (IndexServerError, "internal", True),
     (RetrievalError, "internal", False),
     (RequestError, "invalid", False),
     (EngineClosedError, "internal", True),

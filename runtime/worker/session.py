@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ __all__ = ["Session"]
 _log = logging.getLogger(__name__)
 
 _STATUS_S: Final = 1.0  # between two status reports
+_LOOK_S: Final = 5.0  # between two looks at the status while nothing is asked
 _STEP_S: Final = 0.001  # the deltas of one step of an engine come within this
 _NEWS_S: Final = 0.02  # what nobody waits for may be reported later by this
 
@@ -221,10 +223,14 @@ class Session:
         self._outbox.put(time.monotonic(), within_s=within_s)
 
     async def _report_status(self) -> None:
-        """Report the status whenever it has changed, the last change included."""
+        """Report the status whenever it has changed, the last change included.
+
+        Tasks change it, and so do other workers, with which this one shares indexes.
+        """
         last: Message | None = None
         while True:
-            await self._changed.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _LOOK_S)
             self._changed.clear()
             status = self._status()
             if status != last:

@@ -258,13 +258,14 @@ def test_a_model_elsewhere_survives_the_way_to_a_worker_but_for_its_key() -> Non
     assert arrived == model.model_copy(update={"key": None})
 
 
-def test_the_database_of_the_journal_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("key", ["indexes", "journal"])
+def test_a_database_is_shown_to_nobody(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql://weft:hidden@host/runs"
-    monkeypatch.setenv("WEFT_JOURNAL", url)
+    monkeypatch.setenv(f"WEFT_{key.upper()}", url)
     settings = load_settings()
-    assert settings.journal.get_secret_value() == url
+    assert getattr(settings, key).get_secret_value() == url
     assert "hidden" not in f"{settings!r} {settings.model_dump_json()}"
-    assert not load_settings(journal="").journal
+    assert not getattr(load_settings(None, **{key: ""}), key)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from weft.runtime.config import (
+    INDEX_DATABASE,
     JOURNAL,
     MODEL_KEY,
     HostedPrograms,
@@ -259,6 +260,16 @@ def test_the_database_of_the_journal_goes_to_the_orchestrator_alone_unseen(tmp_p
     assert "hidden" not in f"{orchestrator.arguments} {workers}"
     file = ServerLayout(Settings(), listen="127.0.0.1:7000").orchestrator(tmp_path)
     assert file.environment[JOURNAL] == ""  # whatever the variable says that the arguments have overruled
+
+
+def test_the_database_of_indexes_goes_to_the_workers_that_keep_them_unseen(tmp_path: Path) -> None:
+    url = "postgresql://weft:hidden@host/indexes"
+    layout = ServerLayout(Settings(indexes=SecretStr(url)), listen="127.0.0.1:7000")
+    orchestrator, (model, retrieval) = layout.orchestrator(tmp_path), layout.workers(tmp_path)
+    assert retrieval.environment[INDEX_DATABASE] == url
+    assert "hidden" not in f"{orchestrator} {model} {retrieval.arguments}"
+    _, folder = ServerLayout(Settings()).workers(tmp_path)
+    assert folder.environment[INDEX_DATABASE] == ""  # whatever the variable says
 
 
 async def test_all_that_workers_print_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:

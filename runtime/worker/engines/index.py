@@ -6,9 +6,9 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from hashlib import blake2b
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,16 +22,17 @@ from weft.proto import worker_pb2
 from weft.runtime.results import ResultCache
 from weft.runtime.retrieval.chunking import chunk
 from weft.runtime.retrieval.documents import Passage
-from weft.runtime.retrieval.errors import CorruptIndexError, RetrievalError
+from weft.runtime.retrieval.errors import CorruptIndexError, RetrievalError, UnknownIndexError
 from weft.runtime.retrieval.filters import Where
 from weft.runtime.retrieval.index import IndexStore, IngestReport
 from weft.runtime.retrieval.rerank import merge_queries
+from weft.runtime.retrieval.tables import Tables
 from weft.runtime.retrieval.version import IndexVersion
 
 from ..batcher import Batcher
 from ..faults import TaskError, invalid_arguments
 from ..processor import processor
-from .base import Emit, Gauges, Operands, Outcome, Task
+from .base import Emit, Gauges, Operands, Outcome, StartError, Task
 from .operands import chunks_of, condition_of, count_of, documents_of, passages_of, texts_of, vectors_of
 
 __all__ = ["IndexEngine"]
@@ -40,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 _BATCH = 64  # searches in one call
 _KEY_BYTES = 16
+_LOOK_S = 5.0  # between two looks at what others have made of shared indexes
 _PASSAGE_BYTES = 1024  # of a passage besides its text, generously
 
 Results = tuple[Datum, ...]
@@ -77,7 +79,7 @@ class _Query(NamedTuple):
 
 
 class IndexEngine:
-    """The indexes in one folder.
+    """The indexes in one place.
 
     Searches that are queued together are one call for each index; writers take turns, and so does tidying up
     after them, for which nobody waits. A search that equals an earlier one takes its results, unless the
@@ -87,17 +89,21 @@ class IndexEngine:
     kind: EngineKind = "index"
     model = ""
 
-    def __init__(self, folder: Path, embedder: str, *, cache_bytes: int = 0) -> None:
-        """`embedder`: the name of the vector space that stored vectors belong to.
+    def __init__(self, tables: Tables, embedder: str, *, cache_bytes: int = 0) -> None:
+        """`tables`: where the indexes lie.
+
+        `embedder`: the name of the vector space that stored vectors belong to.
 
         `cache_bytes`: the room for results that are kept for equal searches.
         """
         self._results: ResultCache[Results] = ResultCache(cache_bytes)
-        self._store = IndexStore(folder)
+        self._store = IndexStore(tables)
         self._embedder = embedder
         self._indexes: tuple[worker_pb2.IndexInfo, ...] = ()
         self._untidy: set[str] = set()  # indexes
         self._tidying: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._unreadable: frozenset[str] = frozenset()  # what has been said of indexes
         self._searches: Batcher[_Query, _Found] = Batcher(self._search, limit=_BATCH, name="search")
         self._lookups: Batcher[Callable[[], Results], Results] = Batcher(_call, limit=1, name="neighbours")
         self._writes: Batcher[Callable[[], Results], Results] = Batcher(_call, limit=1, name="ingest")
@@ -105,25 +111,38 @@ class IndexEngine:
     def info(self) -> worker_pb2.EngineInfo:
         """The indexes that exist."""
         return worker_pb2.EngineInfo(
-            kind=self.kind, detail="LanceDB", indexes=self._indexes, capacity=_BATCH, processor=processor()
+            kind=self.kind,
+            detail=self._store.kind,
+            indexes=self._indexes,
+            capacity=_BATCH,
+            processor=processor(),
         )
 
     def gauges(self) -> Gauges:
-        """The indexes that exist, as of the last change made here."""
+        """The indexes that exist, as of the last change made here or the last look."""
         return Gauges(indexes=self._indexes)
 
     async def start(self) -> None:
-        """Look what indexes there are."""
-        self._indexes = await asyncio.to_thread(self._describe)
+        """Look what indexes there are. Raises StartError."""
+        try:
+            self._indexes = await asyncio.to_thread(self._describe)
+        except RetrievalError as problem:
+            raise StartError(str(problem)) from problem
         self._searches.start()
         self._lookups.start()
         self._writes.start()
+        if self._store.shared:
+            self._looking = asyncio.create_task(self._look(), name="look at shared indexes")
 
     async def stop(self) -> None:
         """Cancel what is queued."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         await self._searches.stop()
         await self._lookups.stop()
         await self._writes.stop()
+        self._store.close()
 
     async def execute(self, task: Task, operands: Operands, emit: Emit) -> Outcome:
         """Compute a chunk, an upsert, a search or a look-up of neighbours."""
@@ -210,19 +229,32 @@ class IndexEngine:
         except RetrievalError as problem:
             _log.warning("index %r was not tidied up: %s", name, problem)
 
+    async def _look(self) -> None:
+        """Take note of what others have made, also in case they leave."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            with suppress(RetrievalError):  # who uses the indexes is told; what is known stays
+                self._indexes = await asyncio.to_thread(self._describe)
+
     def _describe(self) -> tuple[worker_pb2.IndexInfo, ...]:
         found: list[worker_pb2.IndexInfo] = []
+        unreadable: set[str] = set()
         for name in self._store.names():
             try:
                 index = self._store.describe(name)
-            except CorruptIndexError as problem:
-                _log.warning("%s", problem)
+            except UnknownIndexError:
+                continue  # it has just been dropped
+            except CorruptIndexError as told:
+                unreadable.add(str(told))
                 continue
             found.append(
                 worker_pb2.IndexInfo(
                     name=name, passages=index.passages, embedder=index.embedder, version=index.version
                 )
             )
+        for problem in sorted(unreadable - self._unreadable):
+            _log.warning("%s", problem)
+        self._unreadable = frozenset(unreadable)
         return tuple(found)
 
 

@@ -171,6 +171,21 @@ async def test_a_worker_that_cannot_be_reached_is_refused(bare: Any, monkeypatch
     assert "cannot be reached at '127.0.0.1:1'; it must name an address" in event.message
 
 
+async def test_a_worker_whose_indexes_lie_elsewhere_is_refused(bare: Any) -> None:
+    def keeps(detail: str) -> worker_pb2.EngineInfo:
+        return worker_pb2.EngineInfo(kind="index", detail=detail)
+
+    await bare.worker("w1", keeps("PostgreSQL"))
+    await bare.worker("w2", keeps("PostgreSQL"))
+    stray = worker_pb2.WorkerInfo(worker_id="w3", address="127.0.0.1:1", engines=[keeps("LanceDB")])
+    (event,) = [event async for event in bare.stub.Join(stray)]
+    assert not event.accepted
+    assert event.message == (
+        "its indexes are kept by LanceDB, those of other workers by PostgreSQL; "
+        "give all of them the same `indexes` (WEFT_INDEXES)"
+    )
+
+
 async def test_contexts_are_released_when_nobody_takes_them(bare: Any, until: Any) -> None:
     worker = await bare.worker("w1", llm(), tools())
     await bare.stub.Invoke(submit(conversation()))

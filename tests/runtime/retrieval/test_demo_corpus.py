@@ -13,6 +13,7 @@ from weft.runtime.retrieval.chunking import chunk
 from weft.runtime.retrieval.embedder import load_embedder
 from weft.runtime.retrieval.folders import read_folder
 from weft.runtime.retrieval.index import IndexStore
+from weft.runtime.retrieval.lance import LanceTables
 from weft.runtime.retrieval.snapshot import Mode
 
 CORPUS = Path(__file__).parents[3] / "apps" / "reference_model" / "corpus"
@@ -31,7 +32,7 @@ def chunk_id(gold: str) -> str:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> IndexStore:
-    made = IndexStore(tmp_path_factory.mktemp("demo"))
+    made = IndexStore(LanceTables(tmp_path_factory.mktemp("demo")))
     chunks = [each for document in read_folder(CORPUS) for each in chunk(document, Chunking())]
     made.upsert("demo", chunks, EMBEDDER.embed([each.text for each in chunks]), EMBEDDER.name)
     return made

@@ -11,6 +11,7 @@ from weft.runtime.retrieval.documents import Document
 from weft.runtime.retrieval.embedder import HashEmbedder
 from weft.runtime.retrieval.filters import MetadataRows, where_of
 from weft.runtime.retrieval.index import IndexStore
+from weft.runtime.retrieval.lance import LanceTables
 from weft.runtime.retrieval.snapshot import Mode
 
 EMBEDDER = HashEmbedder()
@@ -56,7 +57,7 @@ def test_what_is_no_condition(where: object, problem: str) -> None:
 
 @pytest.mark.parametrize("mode", ["lexical", "vector", "hybrid"])
 def test_a_search_finds_the_best_of_what_meets_the_condition(tmp_path: Path, mode: Mode) -> None:
-    store = IndexStore(tmp_path)
+    store = IndexStore(LanceTables(tmp_path))
     documents = [
         Document(f"{n:02}", f"Salt is sold {'often ' * (n % 5)}in Fiba.", metadata={"half": n % 2, "n": n})
         for n in range(40)

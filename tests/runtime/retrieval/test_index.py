@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +13,13 @@ from weft.runtime.retrieval.chunking import chunk
 from weft.runtime.retrieval.documents import Chunk, Document, Passage
 from weft.runtime.retrieval.embedder import HashEmbedder
 from weft.runtime.retrieval.errors import (
-    CorruptIndexError,
     IndexMismatchError,
     UnknownIndexError,
-    UnwritableError,
 )
 from weft.runtime.retrieval.index import IndexInfo, IndexStore, IngestReport
 from weft.runtime.retrieval.snapshot import Mode
 
-from ...disk import files_of_at_most
+from ...places import Place
 
 EMBEDDER = HashEmbedder()
 PARAGRAPHS = "Puven makes glass in Fiba.\n\nBilel sells salt.\n\nThe mayor of Fiba likes salt and glass."
@@ -46,8 +42,8 @@ def find(store: IndexStore, query: str, k: int = 10, mode: Mode = "hybrid") -> l
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> IndexStore:
-    made = IndexStore(tmp_path / "indexes")
+def store(place: Place) -> IndexStore:
+    made = place.store()
     put(made, "demo", chunks_of("a.md"))
     return made
 
@@ -123,12 +119,6 @@ def test_neighbours_stand_around_what_was_found(store: IndexStore) -> None:
     ]
 
 
-def test_a_folder_that_cannot_be_written_is_named_with_the_setting(tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("no folder")
-    with pytest.raises(UnwritableError, match=r"'.*taken/indexes': Not a directory; set `data`"):
-        put(IndexStore(tmp_path / "taken" / "indexes"), "demo", chunks_of("a.md"))
-
-
 def test_a_new_edition_of_a_document_replaces_all_of_the_old(store: IndexStore) -> None:
     put(store, "demo", chunks_of("b'; --.md", "Salt elsewhere."))
     report = put(store, "demo", chunks_of("a.md", "Only coal now."))
@@ -150,12 +140,12 @@ def test_equal_texts_are_ordered_by_id_whatever_the_order_of_ingest_and_the_batc
         assert together[5:6] == store.search("demo", queries[5:6], vectors_of(queries[5:6]), [3], mode)
 
 
-def test_vector_search_is_exact(tmp_path: Path) -> None:
+def test_vector_search_is_exact(place: Place) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((300, 16)).astype(np.float32)
     queries = rng.standard_normal((5, 16)).astype(np.float32)
     chunks = [Chunk(f"d#{i:03}", "d", "text", "", i + 1) for i in range(300)]
-    store = IndexStore(tmp_path)
+    store = place.store()
     store.upsert("demo", chunks, vectors, "random")
     found = store.search("demo", ["q"] * 5, queries, [7] * 5, "vector")
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -192,14 +182,18 @@ def test_dropping_and_making_again_starts_afresh(store: IndexStore) -> None:
     assert find(store, "salt coal", mode="lexical") == ["b.md#1"]
 
 
-def test_an_unknown_index_is_named_beside_those_that_exist(store: IndexStore, tmp_path: Path) -> None:
+def test_an_unknown_index_is_named_beside_those_that_exist(place: Place) -> None:
+    store = place.store()
+    with pytest.raises(UnknownIndexError, match="none; ingest documents"):
+        store.describe("demo")
+    with pytest.raises(UnknownIndexError, match="none; ingest documents"):
+        store.drop("demo")
+    put(store, "demo", chunks_of("a.md"))
     with pytest.raises(UnknownIndexError, match=r"index 'dem' does not exist \(existing indexes: 'demo'\)"):
         store.search("dem", ["q"], None, [1], "lexical")
-    with pytest.raises(UnknownIndexError, match="none; ingest documents"):
-        IndexStore(tmp_path / "nowhere").describe("demo")
-    with pytest.raises(UnknownIndexError):
-        store.drop("other")
-    assert not (tmp_path / "nowhere").exists()
+    for use in (store.drop, store.tidy):
+        with pytest.raises(UnknownIndexError, match=r"index 'other' does not exist .*'demo'"):
+            use("other")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "é", "x" * 65, "a\n"])
@@ -212,9 +206,8 @@ def test_bad_names_are_refused(store: IndexStore, name: str) -> None:
 
 def test_another_embedder_or_dimension_is_refused_with_the_remedy(store: IndexStore) -> None:
     chunks = chunks_of("b.md")
-    with pytest.raises(
-        IndexMismatchError, match=r"holds vectors of 'weft-hash-v1'.* remove its folder indexes/demo\.lance"
-    ):
+    told = r"holds vectors of 'weft-hash-v1'.* or (remove its folder|run .DELETE FROM) .*demo.*, and ingest"
+    with pytest.raises(IndexMismatchError, match=told):
         store.upsert("demo", chunks, vectors_of([each.text for each in chunks]), "other")
     with pytest.raises(IndexMismatchError, match=r"\(dimension 4\)"):
         store.upsert("demo", chunks, np.ones((3, 4), np.float32), EMBEDDER.name)
@@ -246,34 +239,6 @@ def test_wrong_searches_are_refused(store: IndexStore) -> None:
         store.search("demo", ["a", "b"], None, [1], "lexical")
     with pytest.raises(ValueError, match="hybrid search needs the vectors"):
         store.search("demo", ["a"], None, [1], "hybrid")
-
-
-def test_an_interrupted_first_ingest_leaves_no_index(store: IndexStore, tmp_path: Path) -> None:
-    (tmp_path / "indexes" / "half.lance" / "data").mkdir(parents=True)
-    assert store.names() == ["demo"]
-    assert put(store, "half", chunks_of("a.md")).passages_added == 3
-
-
-def test_damaged_files_are_reported_with_the_remedy(store: IndexStore, tmp_path: Path) -> None:
-    for file in (tmp_path / "indexes" / "demo.lance" / "data").iterdir():
-        file.write_bytes(b"garbage")
-    told = r"index 'demo' cannot be read \([^/]*\); remove its folder indexes/demo\.lance in the data folder"
-    for use in (lambda: find(store, "salt"), lambda: store.changed("demo", chunks_of("a.md"), EMBEDDER.name)):
-        with pytest.raises(CorruptIndexError, match=told):
-            use()
-    shutil.rmtree(tmp_path / "indexes" / "demo.lance")
-    put(store, "demo", chunks_of("a.md"))
-    assert find(store, "sells", mode="lexical") == ["a.md#2"]
-
-
-@pytest.mark.parametrize("name", ["demo", "new"])
-def test_a_full_disk_is_reported_with_the_remedy_and_spoils_nothing(store: IndexStore, name: str) -> None:
-    told = rf"index '{name}' cannot be written \([^/]*too large[^/]*\); .*has room"
-    with files_of_at_most(1000), pytest.raises(UnwritableError, match=told):
-        put(store, name, chunks_of("b.md"))
-    assert store.names() == ["demo"]
-    assert find(store, "sells", mode="lexical") == ["a.md#2"]
-    assert put(store, name, chunks_of("b.md")).passages_added == 3
 
 
 def put_in_stages(store: IndexStore, name: str, chunks: list[Chunk], size: int) -> tuple[int, int]:

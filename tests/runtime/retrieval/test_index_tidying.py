@@ -13,15 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from weft.runtime.retrieval import index as under_test
-from weft.runtime.retrieval import tables
+from weft.runtime.retrieval import lance
 from weft.runtime.retrieval.bm25 import Bm25, TermIds
 from weft.runtime.retrieval.documents import Chunk, Passage
 from weft.runtime.retrieval.errors import UnwritableError
 from weft.runtime.retrieval.filters import MetadataRows
 from weft.runtime.retrieval.hashing import HashEmbedder
 from weft.runtime.retrieval.index import IndexStore, IngestReport
+from weft.runtime.retrieval.lance import LanceTables
 from weft.runtime.retrieval.snapshot import Snapshot
+from weft.runtime.retrieval.tables import Rows
 
 from ...disk import files_of_at_most
 
@@ -32,11 +33,12 @@ EMBEDDER = HashEmbedder()
 WRITER = """
 import sys
 from datetime import timedelta
-from weft.runtime.retrieval import index
+from weft.runtime.retrieval import lance
 from weft.runtime.retrieval.documents import Chunk
 from weft.runtime.retrieval.hashing import HashEmbedder
-index._KEEP_OLD_FILES = timedelta(0)
-store, embedder = index.IndexStore(sys.argv[1]), HashEmbedder()
+from weft.runtime.retrieval.index import IndexStore
+lance._KEEP_OLD_FILES = timedelta(0)
+store, embedder = IndexStore(lance.LanceTables(sys.argv[1])), HashEmbedder()
 for edition in range(int(sys.argv[3])):
     text = f"edition {edition}"
     chunk = Chunk(f"{sys.argv[2]}#1", sys.argv[2], text, "", 1)
@@ -49,7 +51,7 @@ for edition in range(int(sys.argv[3])):
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tidying removes old files however new they are."""
-    monkeypatch.setattr(under_test, "_KEEP_OLD_FILES", timedelta(0))
+    monkeypatch.setattr(lance, "_KEEP_OLD_FILES", timedelta(0))
 
 
 def chunk_of(document: str, text: str) -> Chunk:
@@ -77,7 +79,7 @@ def writer(path: Path, document: str, editions: int) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("documents", [1, 4, 1000])
 def test_files_stay_few_however_often_documents_are_added_or_replaced(tmp_path: Path, documents: int) -> None:
-    store = IndexStore(tmp_path)
+    store = IndexStore(LanceTables(tmp_path))
     most = 0
     for edition in range(100):
         if put(store, f"d{edition % documents}", f"edition {edition}").untidy:
@@ -89,7 +91,7 @@ def test_files_stay_few_however_often_documents_are_added_or_replaced(tmp_path: 
 
 
 def test_tidying_keeps_results_and_the_version_that_they_are_kept_for(tmp_path: Path) -> None:
-    store, other = IndexStore(tmp_path), IndexStore(tmp_path)
+    store, other = IndexStore(LanceTables(tmp_path)), IndexStore(LanceTables(tmp_path))
     for number in range(8):
         put(store, f"d{number % 5}", f"edition {number}")
     before, key = found(store), store.newest("demo").key
@@ -97,53 +99,42 @@ def test_tidying_keeps_results_and_the_version_that_they_are_kept_for(tmp_path: 
     store.tidy("demo")
     assert files(tmp_path) == (1, 1)
     assert (found(store), store.newest("demo").key) == (before, key)
-    assert found(other) == found(IndexStore(tmp_path)) == before
+    assert found(other) == found(IndexStore(LanceTables(tmp_path))) == before
     put(store, "d9", "edition 9")
     assert store.newest("demo").key != key
     assert len(found(store)) == 6
 
 
-def test_an_index_made_anew_elsewhere_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
-    store, other = IndexStore(tmp_path), IndexStore(tmp_path)
-    for document in ("old", "older"):
-        put(store, document, "edition 1")
-    assert [each.id for each in found(store)] == ["old#1", "older#1"]
-    other.drop("demo")
-    for document in ("new", "newer"):
-        put(other, document, "edition 2")
-    store.tidy("demo")
-    assert [each.id for each in found(store)] == ["new#1", "newer#1"]
-
-
 def test_what_is_tidied_away_under_a_search_is_looked_up_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, other = IndexStore(tmp_path), IndexStore(tmp_path)
+    store, other = IndexStore(LanceTables(tmp_path)), IndexStore(LanceTables(tmp_path))
     put(store, "a", "edition 1")
-    loaded: list[tuple[str, int]] = []
+    loaded: list[int] = []
+    rows = lance.LanceTable.rows
 
-    def load(key: tuple[str, int], *rest: Any) -> Snapshot:
-        loaded.append(key)
+    def slow(table: lance.LanceTable) -> Rows:
+        loaded.append(table.version)
         if len(loaded) == 1:
             put(other, "a", "edition 2")
             other.tidy("demo")
-        return tables.load(key, *rest)
+        return rows(table)
 
-    monkeypatch.setattr(under_test, "load", load)
+    monkeypatch.setattr(lance.LanceTable, "rows", slow)
     assert [each.text for each in found(store)] == ["edition 2"]
     assert len(loaded) == 2
 
 
 def test_a_full_disk_leaves_the_index_as_it_was(tmp_path: Path) -> None:
-    store = IndexStore(tmp_path)
+    store = IndexStore(LanceTables(tmp_path))
     for number in range(4):
         put(store, f"d{number}", f"edition {number}")
     before = found(store)
     with files_of_at_most(1000), pytest.raises(UnwritableError, match="has room"):
         store.tidy("demo")
-    assert found(IndexStore(tmp_path)) == before
+    assert found(IndexStore(LanceTables(tmp_path))) == before
     store.tidy("demo")
-    assert found(IndexStore(tmp_path)) == before
+    assert found(IndexStore(LanceTables(tmp_path))) == before
 
 
 def test_killing_who_tidies_leaves_an_index_that_is_read_written_and_tidied(tmp_path: Path) -> None:
@@ -153,15 +144,15 @@ def test_killing_who_tidies_leaves_an_index_that_is_read_written_and_tidied(tmp_
             for _ in range(editions):
                 process.stdout.readline()
             process.kill()
-        store = IndexStore(tmp_path)
+        store = IndexStore(LanceTables(tmp_path))
         assert {each.id for each in found(store)} == {f"d{number}#1" for number in range(round + 1)}
     put(store, "d0", "coal")
     store.tidy("demo")
-    assert [each.text for each in found(IndexStore(tmp_path), "coal")][:1] == ["coal"]
+    assert [each.text for each in found(IndexStore(LanceTables(tmp_path)), "coal")][:1] == ["coal"]
 
 
 def test_searches_find_all_documents_while_two_processes_write_and_tidy(tmp_path: Path) -> None:
-    store = IndexStore(tmp_path)
+    store = IndexStore(LanceTables(tmp_path))
     put(store, "own", "edition 0")
     with writer(tmp_path, "first", 15) as first, writer(tmp_path, "second", 15) as second:
         while first.poll() is None or second.poll() is None:
@@ -192,7 +183,7 @@ def test_whatever_the_order_a_search_finds_the_latest_editions(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("steps")
-    store, other = IndexStore(folder), IndexStore(folder)
+    store, other = IndexStore(LanceTables(folder)), IndexStore(LanceTables(folder))
     put(store, "a", "edition 0")
     expected = {"a#1": "edition 0"}
     for step in [*steps, "search"]:

@@ -10,6 +10,7 @@ from weft.kernels.cpu.library import load as load_library
 from weft.runtime.config import ModelSettings
 from weft.runtime.llm.chat import ChatMessage, ChatTemplate
 from weft.runtime.llm.pieces import TextPiece
+from weft.runtime.retrieval.lance import LanceTables
 from weft.runtime.worker.engines.base import StartError
 from weft.runtime.worker.engines.embed import EmbedEngine
 from weft.runtime.worker.engines.index import IndexEngine
@@ -42,7 +43,11 @@ async def test_a_pool_that_is_too_small_to_measure_is_one_clear_line(model_setti
 async def test_a_model_on_the_cores_shares_them_with_retrieval(
     start_worker: StartWorker, model_settings: ModelSettings, tmp_path: Path
 ) -> None:
-    engines = (EmbedEngine(None), IndexEngine(tmp_path, "hash"), LlmEngine(model_settings, profile_s=0))
+    engines = (
+        EmbedEngine(None),
+        IndexEngine(LanceTables(tmp_path), "hash"),
+        LlmEngine(model_settings, profile_s=0),
+    )
     worker = await start_worker(*engines)
     assert len({engine.processor for engine in worker.info.engines}) == 1
     assert worker.info.engines[0].processor.endswith("/cpu")

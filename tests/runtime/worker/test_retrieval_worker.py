@@ -17,6 +17,7 @@ from weft.graph.values import EFFECT, Datum, Json, TextValue, VectorsValue
 from weft.runtime.retrieval.errors import IndexBusyError
 from weft.runtime.retrieval.hashing import HashEmbedder
 from weft.runtime.retrieval.index import IndexStore
+from weft.runtime.retrieval.lance import LanceTables
 from weft.runtime.worker.engines.base import StartError
 from weft.runtime.worker.engines.embed import EmbedEngine
 from weft.runtime.worker.engines.index import IndexEngine
@@ -32,7 +33,9 @@ DOCUMENTS = [
 
 @pytest.fixture
 async def worker(start_worker: StartWorker, tmp_path: Path) -> Link:
-    return await start_worker(EmbedEngine(None), IndexEngine(tmp_path / "indexes", HashEmbedder.name))
+    return await start_worker(
+        EmbedEngine(None), IndexEngine(LanceTables(tmp_path / "indexes"), HashEmbedder.name)
+    )
 
 
 def embed(number: int, texts: Value) -> Node:
@@ -147,7 +150,7 @@ async def test_passages_come_with_their_neighbours(worker: Link) -> None:
 async def test_an_equal_search_is_taken_until_the_index_changes(
     start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    engine = IndexEngine(tmp_path / "indexes", HashEmbedder.name, cache_bytes=1 << 20)
+    engine = IndexEngine(LanceTables(tmp_path / "indexes"), HashEmbedder.name, cache_bytes=1 << 20)
     worker = await start_worker(EmbedEngine(None), engine)
     await fill(worker)
 
@@ -196,9 +199,9 @@ async def test_the_status_names_an_index_once_it_is_there(worker: Link) -> None:
 
 
 async def test_an_index_outlives_its_worker(start_worker: StartWorker, tmp_path: Path) -> None:
-    first = IndexEngine(tmp_path, HashEmbedder.name)
+    first = IndexEngine(LanceTables(tmp_path), HashEmbedder.name)
     await fill(await start_worker(EmbedEngine(None), first))
-    again = IndexEngine(tmp_path, HashEmbedder.name)
+    again = IndexEngine(LanceTables(tmp_path), HashEmbedder.name)
     await again.start()
     assert [index.name for index in again.info().indexes] == ["facts"]
     await again.stop()
@@ -213,8 +216,8 @@ async def wait_for_tidying(worker: Link) -> None:
 async def test_indexes_are_tidied_up_after_writes(
     start_worker: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.runtime.retrieval.index._TIDY_EVERY", 3)
-    worker = await start_worker(EmbedEngine(None), IndexEngine(tmp_path, HashEmbedder.name))
+    monkeypatch.setattr("weft.runtime.retrieval.tables._TIDY_EVERY", 3)
+    worker = await start_worker(EmbedEngine(None), IndexEngine(LanceTables(tmp_path), HashEmbedder.name))
     for number in range(3):
         await fill(worker, [{"id": f"{number}.md", "text": f"Wool {number}."}], run=f"fill {number}")
     await wait_for_tidying(worker)
@@ -234,9 +237,9 @@ async def test_tidying_that_fails_is_logged_and_no_fault_of_the_ingest(
     def busy(_: IndexStore, name: str) -> None:
         raise IndexBusyError(f"{name} is busy")
 
-    monkeypatch.setattr("weft.runtime.retrieval.index._TIDY_EVERY", 1)
+    monkeypatch.setattr("weft.runtime.retrieval.tables._TIDY_EVERY", 1)
     monkeypatch.setattr(IndexStore, "tidy", busy)
-    worker = await start_worker(EmbedEngine(None), IndexEngine(tmp_path, HashEmbedder.name))
+    worker = await start_worker(EmbedEngine(None), IndexEngine(LanceTables(tmp_path), HashEmbedder.name))
     report, _ = await fill(worker)
     assert isinstance(report, Json)
     assert report.value["passages_added"] == 3
