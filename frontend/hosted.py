@@ -14,8 +14,9 @@ from weft.graph.ir import Graph
 from weft.graph.ops.common import Input, Tool
 from weft.graph.types import TEXT
 from weft.runtime.outer_run import OUTER
+from weft.runtime.scheduler.faults import Code
 from weft.runtime.worker.engines.tool_loading import ServerTool, tool_of
-from weft.runtime.worker.faults import Code, TaskError
+from weft.runtime.worker.faults import TaskError
 
 from .client.portal import PROGRAMS
 from .errors import ProgramError

@@ -36,7 +36,7 @@ from .sending import Sender
 from .shared_results import Asker
 from .timer import Timer, now
 from .trace import CLIENT, ORCHESTRATOR, PERSON
-from .workers import WorkerLink, engine_specs
+from .workers import WorkerLink, engine_specs, usage_of
 
 __all__ = ["Owner", "Shell"]
 
@@ -221,7 +221,7 @@ class Shell:
             if found:
                 self._events.append(ev.ValuesKnown(run.id, found))
             contents = tuple([content_of(result) for result in results])
-            usage = _usage(timing) if node.op.kind == "llm" else None
+            usage = usage_of(timing) if node.op.kind == "llm" else None
             self._events.append(ev.TaskDone(run.id, node.id, attempt, contents, usage))
             self._hand_on(run, node.id, results)
 
@@ -485,16 +485,3 @@ class Shell:
         if run.give_up(growth):
             self._lacking[run.id] = None
         self.settle(run)
-
-
-def _usage(timing: worker_pb2.Timing) -> ev.Usage | None:
-    """What a language model did, if it was one."""
-    if not (timing.cached_tokens or timing.computed_tokens or timing.generated_tokens):
-        return None
-    return ev.Usage(
-        timing.cached_tokens,
-        timing.computed_tokens,
-        timing.generated_tokens,
-        timing.fetched_tokens,
-        1000 * timing.fetch,
-    )

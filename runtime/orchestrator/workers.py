@@ -14,12 +14,12 @@ from weft.proto import worker_pb2, worker_pb2_grpc
 from weft.runtime.access import Access, keyed
 from weft.runtime.channels import open_channel
 from weft.runtime.outbox import Outbox
-from weft.runtime.scheduler.events import EngineSpec
+from weft.runtime.scheduler.events import EngineSpec, Usage
 from weft.runtime.tls import obstacle
 
 from .profiles import costs_of
 
-__all__ = ["WorkerLink", "engine_specs"]
+__all__ = ["WorkerLink", "engine_specs", "usage_of"]
 
 _CONNECT_S: Final = 5.0
 
@@ -52,6 +52,19 @@ def _spec(engine: worker_pb2.EngineInfo, name: str, capacity: int = 0) -> Engine
         engine.llm.kv_layout,
         engine.llm.kv_token_bytes,
         engine.llm.shares_prefixes,
+    )
+
+
+def usage_of(timing: worker_pb2.Timing) -> Usage | None:
+    """What a language model did for a task as the scheduler sees it, if it was one."""
+    if not (timing.cached_tokens or timing.computed_tokens or timing.generated_tokens):
+        return None
+    return Usage(
+        timing.cached_tokens,
+        timing.computed_tokens,
+        timing.generated_tokens,
+        timing.fetched_tokens,
+        1000 * timing.fetch,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal, get_args
 
 from weft.graph.ir import Node
 from weft.graph.ops.common import Tool
@@ -11,6 +11,7 @@ from weft.graph.ops.common import Tool
 __all__ = [
     "CODES",
     "MAX_LOSSES",
+    "Code",
     "Fault",
     "after_failure",
     "after_loss",
@@ -24,7 +25,7 @@ __all__ = [
 MAX_LOSSES: Final = 3
 """A task whose worker was lost this often while it ran is taken for the cause of the losses."""
 
-CODES: Final = (
+Code = Literal[
     "cancelled",
     "internal",
     "invalid",
@@ -34,7 +35,8 @@ CODES: Final = (
     "tool_failed",
     "unavailable",
     "worker_lost",
-)
+]
+CODES: Final[tuple[Code, ...]] = get_args(Code)
 """What a fault's code may be; programs of clients that raise may say others."""
 
 _WORTH_ANOTHER_ATTEMPT: Final = frozenset({"timeout", "tool_failed"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Literal
+from typing import Final
 
 from weft.graph.codec import sendable
 from weft.graph.errors import GraphError
@@ -19,22 +19,11 @@ from weft.runtime.retrieval.errors import (
     RetrievalError,
     UnknownIndexError,
 )
+from weft.runtime.scheduler.faults import Code
 
-__all__ = ["Code", "TaskError", "fault_of", "invalid_arguments"]
+__all__ = ["TaskError", "fault_of", "invalid_arguments"]
 
 _log = logging.getLogger(__name__)
-
-Code = Literal[
-    "cancelled",
-    "internal",
-    "invalid",
-    "not_found",
-    "timeout",
-    "too_large",
-    "tool_failed",
-    "unavailable",
-    "worker_lost",
-]
 
 
 class TaskError(Exception):

@@ -14,6 +14,7 @@ from weft.graph.deployment import Deployment
 from weft.graph.estimate import Estimator
 from weft.graph.guessing import Folds, GuessedFold, width
 from weft.graph.ir import Graph, Node, Value
+from weft.graph.live import Growth
 from weft.graph.observed import Observed, constancy_key
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Input, Tool
@@ -135,11 +136,11 @@ def test_only_what_was_begun_on_a_wrong_state_is_given_up() -> None:
     given_up: list[set[int]] = []
     grow = run.grow
 
-    def noting(growth: object) -> None:
-        gone = set(growth.given_up)  # type: ignore[attr-defined]  # a Growth, as `grow` takes it
+    def noting(growth: Growth) -> None:
+        gone = set(growth.given_up)
         assert not gone & run.live.guesses
         given_up.append(gone)
-        grow(growth)  # type: ignore[arg-type]  # the same
+        grow(growth)
 
     run.grow = noting  # type: ignore[method-assign]  # to see what it is given
     run.run()
