@@ -62,10 +62,10 @@ WORKLOADS: Final = (
 )
 BASELINES: Final = ("a modules", "b gathered", "c langgraph")
 GROUPS: Final = {
-    "parallel": ("prune", "dedupe", "split_prefill"),
+    "parallel": ("prune", "dedupe", "split_prefill", "guess"),
     "pipeline": ("stage", "pipeline_decode"),
 }
-"""The passes by what they are for (Teola, section 7.3)."""
+"""The passes by what they are for (Teola, section 7.3, which has no guesses)."""
 
 WARM_UP: Final = 3  # questions
 PARTS: Final = 8  # passages that contextual retrieval indexes for each question
