@@ -150,7 +150,7 @@ class EchoWorker(worker_pb2_grpc.WorkerServicer):
         keys = {name: str(value) for name, value in node.args.items()}
         while not all((run, key) in self._values for key in keys.values()):
             await self._known.wait()
-        prompt = self.contexts[run, keys["kv"]] if isinstance(node.op, Decode) else None
+        prompt = self.contexts[run, keys["kv"]] if "kv" in keys and isinstance(node.op, Decode) else None
         if type(node.op) in self.gated or prompt in self.held:
             await self.gate.wait()
         if prompt in self.refused:
