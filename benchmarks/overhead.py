@@ -58,7 +58,6 @@ def server(model: Path | None) -> Iterator[Client]:
         tools=noop.TOOLS,
         import_paths=[Path(__file__).parent],
         data=folder,
-        profile_s=0,
     )
     loop = Portal("weft-bench")
     supervisor = Supervisor(ServerLayout(settings, "127.0.0.1:0"))

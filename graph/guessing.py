@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import dropwhile, pairwise
+from itertools import count, dropwhile, islice, pairwise, repeat
 from typing import Final
 
 from .costs import CHARS_PER_TOKEN
@@ -35,6 +35,8 @@ _MOST: Final = 8
 """Bodies that are begun on one state."""
 _WATCHED: Final = 32
 """States of a fold that are looked at: as many as are remembered."""
+_WORTH_WAITING: Final = 3
+"""Bodies that are to begin together later, so that it is worth beginning one alone."""
 
 
 @dataclass(slots=True)
@@ -61,7 +63,7 @@ class Folds:
         self._known = known
         self._aliases = aliases
         self._waiting: dict[int, GuessedFold] = {}
-        self._chains: dict[int, tuple[Node, list[Value]]] = {}  # by fold that does not guess: its states
+        self._chains: dict[int, tuple[GuessedFold, list[Value]]] = {}  # that do not guess, with their states
 
     @property
     def guesses(self) -> set[int]:
@@ -81,42 +83,57 @@ class Folds:
         """Take the results of the row that are known; those that were begun on a wrong state are returned."""
         while fold.row and fold.row[0] in self._known:
             made = fold.row.pop(0)
-            fold.index += 1
             found = _likeness(self._known[made])
             stays = found == fold.likeness
-            self._estimator.observed.happened(constancy_key(fold.node), whether=stays)
+            self._estimator.observed.happened(constancy_key(fold.node, fold.index), whether=stays)
+            fold.index += 1
             if not stays:
                 wrong, fold.row, fold.state, fold.likeness = fold.row, [], made, found
                 return wrong
         return []
 
-    def width(self, fold: GuessedFold) -> int:
-        """How many bodies to begin on one state."""
-        assert isinstance(fold.node.op, Fold)
-        chance = self._estimator.observed.chance(constancy_key(fold.node))
-        return width(fold.node.op, chance, self._estimator)
+    def bodies(self, fold: GuessedFold, items: int) -> int:
+        """How many bodies are to have begun on its state, of a fold over so many items; 0: all, one by one.
 
-    def watch(self, node: Node, states: list[Value]) -> None:
-        """A fold does not guess: learn from its first states once it is done, if guesses could ever pay."""
-        assert isinstance(node.op, Fold)
-        if width(node.op, 1.0, self._estimator) > 1:
-            self._chains[node.id] = node, states[:_WATCHED]
+        One, if it is only after the next item that guesses pay, and then well: what could be done early for
+        the others is not, until it is known on which state.
+        """
+        left = items - fold.index
+        now = min(self._width(fold, fold.index), left)
+        if now > 1 or fold.row:
+            return max(now, 1)
+        return int(min(self._width(fold, fold.index + 1), left - 1) >= _WORTH_WAITING)
+
+    def _width(self, fold: GuessedFold, index: int) -> int:
+        assert isinstance(fold.node.op, Fold)
+        observed, node = self._estimator.observed, fold.node
+        chances = (observed.chance(constancy_key(node, place)) for place in count(index))
+        return width(fold.node.op, chances, self._estimator)
+
+    def watch(self, fold: GuessedFold, states: list[Value]) -> None:
+        """It does not guess: learn from its first states once it is done, if guesses could ever pay."""
+        assert isinstance(fold.node.op, Fold)
+        if width(fold.node.op, repeat(1.0), self._estimator) > 1:
+            self._chains[fold.node.id] = fold, states[:_WATCHED]
 
     def learned(self, values: Iterable[Value]) -> None:
         """Values have become known."""
         for value in values if self._chains else ():
             if value.node in self._chains:
-                node, states = self._chains.pop(value.node)
+                fold, states = self._chains.pop(value.node)
                 known = (self._known.get(follow(self._aliases, state)) for state in states)
-                for before, after in pairwise(_likeness(datum) for datum in known if datum is not None):
-                    self._estimator.observed.happened(constancy_key(node), whether=before == after)
+                found = (_likeness(datum) for datum in known if datum is not None)
+                for index, (before, after) in enumerate(pairwise(found), fold.index):
+                    key = constancy_key(fold.node, index)
+                    self._estimator.observed.happened(key, whether=before == after)
 
 
-def width(fold: Fold, chance: float, estimator: Estimator) -> int:
-    """How many bodies to begin on one state, if it stays what it was with this chance each time; 1: no guess.
+def width(fold: Fold, chances: Iterable[float], estimator: Estimator) -> int:
+    """How many bodies to begin on one state; 1: no guess. `chances`: that each leaves the state what it was.
 
     One that is right saves a message and its writing, less what writing beside another one takes longer; one
-    that is wrong has read and written beside others for nothing.
+    that is wrong has read and written beside others for nothing. Each comes into the graph by itself, which
+    costs about as much as two primitives.
     """
     reads_ms = writes_ms = beside_ms = 0.0
     for node, tokens in _redone(fold.body, {fold.STATE}):
@@ -125,9 +142,12 @@ def width(fold: Fold, chance: float, estimator: Estimator) -> int:
         beside_ms += work.beside_ms
     won_ms = NODE_MS + writes_ms - beside_ms if writes_ms else 0.0
     lost_ms = reads_ms + beside_ms
-    bodies, right = 1, chance
-    while bodies < _MOST and right * won_ms > (1 - right) * lost_ms:
-        bodies, right = bodies + 1, right * chance
+    bodies, right = 1, 1.0
+    for chance in islice(chances, _MOST - 1):
+        right *= chance
+        if right * won_ms - (1 - right) * lost_ms <= 2 * NODE_MS:
+            break
+        bodies += 1
     return bodies
 
 

@@ -404,8 +404,8 @@ class LiveGraph:
         given_up: list[Value] = []
         while True:
             given_up += self._folds.go_on(fold)
-            bodies = min(self._folds.width(fold) if may_guess and idle else 1, len(items) - fold.index)
-            if bodies < 2 and not fold.row:  # nothing is guessed, or there is one item or none
+            bodies = self._folds.bodies(fold, len(items)) if may_guess and idle else 0
+            if not (bodies or fold.row):
                 break
             nodes += self._guess(node, op, fold, bodies)
             if fold.row[0] not in self.known:  # it may be, if it is what somebody has computed before
@@ -414,7 +414,7 @@ class LiveGraph:
                 return self._grown(nodes, wait, given_up, fold.row)
         rest, states = self._expand_rest(node, op, fold, len(items))
         if may_guess:
-            self._folds.watch(node, states)
+            self._folds.watch(fold, states)
         return self._grown((*nodes, *rest.nodes[:-1]), rest.nodes[-1], given_up, ())
 
     def _guess(self, node: Node, op: Fold, fold: GuessedFold, bodies: int) -> tuple[Node, ...]:

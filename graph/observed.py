@@ -20,6 +20,7 @@ _MOVED: Final = 2.0  # the factor by which it must move to make plans stale
 
 _REMEMBERED: Final = 32  # outcomes, about, that a chance is the mean of
 _UNKNOWN: Final = 0.5
+_APART: Final = 3  # items of a fold
 
 
 @dataclass(slots=True)
@@ -101,6 +102,9 @@ def duration_key(node: Node) -> str:
     return f"ms|{node.op.label()}|{what}|{node.location}|{node.name}"
 
 
-def constancy_key(node: Node) -> str:
-    """Under which it is counted how often the state of a fold stays as it was."""
-    return f"same|{node.location}|{node.name}"
+def constancy_key(node: Node, index: int) -> str:
+    """Under which it is counted how often the state of a fold stays as it was at the item with this index.
+
+    The first ones are apart, as it is they that states change with.
+    """
+    return f"same|{node.location}|{node.name}|{min(index, _APART)}"
