@@ -210,9 +210,9 @@ def test_a_search_is_found_in_bodies_and_branches() -> None:
     assert not Plan(("q",), (ask("a", "{q}"),), "a").searches()
 
 
-sglang = pytest.mark.skipif(
+sglang = pytest.mark.skipif(  # no extra can bring it, as its package asks for a whole server's dependencies
     not BASELINES["sglang"].version,
-    reason="make sglang installs it: its package asks for a whole server's dependencies, so no extra can",
+    reason="make sglang installs it",
 )
 
 

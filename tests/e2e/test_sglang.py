@@ -199,9 +199,9 @@ def test_a_text_of_forced_length(raw: httpx2.Client) -> None:
     assert forced["meta_info"]["finish_reason"] == {"type": "length", "length": 30}
 
 
-@pytest.mark.skipif(
+@pytest.mark.skipif(  # no extra can bring it, as its package asks for a whole server's dependencies
     find_spec("sglang") is None,
-    reason="make sglang installs it: its package asks for a whole server's dependencies, so no extra can",
+    reason="make sglang installs it",
 )
 def test_programs_in_its_own_language(server: Server) -> None:
     file = Path(sglang_programs.__file__)

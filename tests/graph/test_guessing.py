@@ -71,6 +71,18 @@ class Refining(Engines):
         return KvValue(read.key + written), TextValue(written)
 
 
+class Noting(Interpreter):
+    """Notes what is given up."""
+
+    given_up: list[set[int]]
+
+    def grow(self, growth: Growth) -> None:
+        gone = set(growth.given_up)
+        assert not gone & self.live.guesses
+        self.given_up.append(gone)
+        super().grow(growth)
+
+
 def used_to(chance: float) -> Observed:
     """Earlier runs in which the state has stayed as it was so often."""
     observed = Observed()
@@ -144,19 +156,10 @@ def test_guesses_change_no_result(items: list[str], seed: int, chance: float) ->
 
 def test_only_what_was_begun_on_a_wrong_state_is_given_up() -> None:
     inputs = {"items": ["=", "x", "y", "="], "state": STATE}
-    run = Interpreter(folded(), inputs, (), 0, Refining(), observed=used_to(1.0))
-    given_up: list[set[int]] = []
-    grow = run.grow
-
-    def noting(growth: Growth) -> None:
-        gone = set(growth.given_up)
-        assert not gone & run.live.guesses
-        given_up.append(gone)
-        grow(growth)
-
-    run.grow = noting  # type: ignore[method-assign]  # to see what it is given
+    run = Noting(folded(), inputs, (), 0, Refining(), observed=used_to(1.0))
+    run.given_up = []
     run.run()
-    assert [len(gone) for gone in given_up if gone] == [2, 1], "after x: y and =; after y: ="
+    assert [len(gone) for gone in run.given_up if gone] == [2, 1], "after x: y and =; after y: ="
 
 
 @pytest.mark.parametrize("pure", [True, False])

@@ -15,8 +15,8 @@ import pytest
 from weft.kernels.cpu import library
 from weft.kernels.cpu.library import BuildError, build, cache_folder, load
 
-needs_a_compiler = pytest.mark.skipif(
-    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler; torch computes then"
+needs_a_compiler = pytest.mark.skipif(  # a machine may have none: torch computes there
+    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler"
 )
 PANEL = (
     "import sys, ctypes; from pathlib import Path; from weft.kernels.cpu.library import build;"

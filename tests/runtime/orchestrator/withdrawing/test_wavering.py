@@ -20,7 +20,7 @@ from weft.graph.types import STRINGS, TEXT, Type
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2
 
-from .test_run_stream import Conversation, finish
+from ..test_run_stream import Conversation, finish
 from .withdrawals import LISTED, extend
 
 STEPS = 40

@@ -9,27 +9,13 @@ import pytest
 
 from weft.graph.ir import Node, Policy, Value
 from weft.graph.ops.common import Const
-from weft.graph.ops.primitive import Chunk, Decode
+from weft.graph.ops.primitive import Chunk
 from weft.graph.ops.user import Ingest
 from weft.graph.types import STRINGS, TEXT
 from weft.proto import value_pb2
 
-from .test_run_stream import Conversation, ask, finish
-from .withdrawals import NOTE, answer, each, extend, growing, noting, refuse, withdraw
-
-
-@pytest.fixture
-async def talk(stage: Any) -> Conversation:
-    """A growing run that may call a tool here."""
-    return await growing(stage, tools=["note"])
-
-
-@pytest.fixture
-def worker(stage: Any) -> Any:
-    """A worker that writes once its gate is opened."""
-    worker = stage.workers["w1"]
-    worker.gated = {Decode}
-    return worker
+from ..test_run_stream import Conversation, ask, finish
+from .withdrawals import NOTE, answer, each, extend, noting, refuse, withdraw
 
 
 async def test_what_a_tool_raises_after_it_was_withdrawn_does_not_matter(talk: Conversation) -> None:

@@ -18,7 +18,7 @@ from weft.graph.types import TEXT, Type
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import value_pb2
 
-from .test_run_stream import Conversation, ask
+from ..test_run_stream import Conversation, ask
 
 NOTE, SAY = Tool("note", TEXT), Generate((Message("raw", ("Q: ", Slot("q"))),))
 _MARKERS = count(100)

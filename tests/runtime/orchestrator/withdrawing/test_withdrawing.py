@@ -13,14 +13,13 @@ from weft.graph.codec import encode_value
 from weft.graph.ir import Graph, Node, Value
 from weft.graph.ops.common import Const, Input, Interrupt, Tool
 from weft.graph.ops.control import Map
-from weft.graph.ops.primitive import Decode
 from weft.graph.ops.user import Generate
 from weft.graph.prompt import Message
 from weft.graph.types import STRINGS, TEXT
 from weft.proto import orchestrator_pb2 as pb
 from weft.proto import worker_pb2
 
-from .test_run_stream import Conversation, ask, finish
+from ..test_run_stream import Conversation, ask, finish
 from .withdrawals import (
     CACHED,
     LISTED,
@@ -36,20 +35,6 @@ from .withdrawals import (
     noting,
     withdraw,
 )
-
-
-@pytest.fixture
-async def talk(stage: Any) -> Conversation:
-    """A growing run that may call a tool here."""
-    return await growing(stage, tools=["note"])
-
-
-@pytest.fixture
-def worker(stage: Any) -> Any:
-    """A worker that writes once its gate is opened."""
-    worker = stage.workers["w1"]
-    worker.gated = {Decode}
-    return worker
 
 
 async def test_a_text_is_no_longer_written_and_the_run_goes_on(
