@@ -205,10 +205,10 @@ class Context(Conversation):
         self._expect_turn("turn()", options)
         if self._begun or self._last() == "raw":
             raise TraceError(located("turn() cannot go on from what text() has begun; write gen()"))
-        prompt, want, forced = self, Wanted(TEXT, py_type(str)), choice not in ("auto", "none")
+        prompt, forced = self, choice not in ("auto", "none")
+        want = Wanted(TEXT, py_type(str), self._toolset.forced(choice) if forced else None)
         if forced:
             (prompt,) = self.fork(1)
-            want = Wanted(TEXT, py_type(str), self._toolset.forced(choice))
             prompt.turns.append(Entry("call", ""))
         options.setdefault("max_tokens", _TURN)
         written = gen(prompt, type=want, **options)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 from weft.graph.ir import Graph
 from weft.graph.ops.common import Input, Tool
 from weft.graph.types import TEXT
 from weft.runtime.outer_run import OUTER
-from weft.runtime.scheduler.faults import Code
+from weft.runtime.scheduler.faults import CODES, Code
 from weft.runtime.worker.engines.tool_loading import ServerTool, tool_of
 from weft.runtime.worker.faults import TaskError
 
+from .client.faults import fault_of
 from .client.portal import PROGRAMS
 from .errors import ProgramError
 from .location import function_location, raised_at
@@ -67,8 +68,7 @@ class _Hosted:
         except ProgramError as problem:
             raise _failed_run(problem) from None
         except Exception as problem:
-            raised = f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__
-            message = f"program {self._name!r} raised {raised}"
+            message = f"program {self._name!r} raised {fault_of(problem, 'tool_failed').message}"
             raise TaskError("tool_failed", message, location=raised_at(problem)) from None
         return self._program._signature.returns.dump(result)
 
@@ -84,7 +84,7 @@ class _Hosted:
 
 def _failed_run(problem: ProgramError) -> TaskError:
     """What a run of the program has failed of, as the reason why the call of it has."""
-    code: Code = next((known for known in get_args(Code) if known == problem.code), "internal")
+    code: Code = next((known for known in CODES if known == problem.code), "internal")
     return TaskError(
         code,
         problem.message,

@@ -15,12 +15,16 @@ __all__ = [
     "ServerAddress",
     "host_and_port",
     "is_local",
+    "is_wildcard",
     "speaks_tls",
+    "with_host",
 ]
 
 UNIX: Final = "unix:"
 SCHEME: Final = "grpcs://"
 """What stands before the address of a server that speaks TLS."""
+
+_WILDCARDS: Final = ("0.0.0.0", "[::]", "::")
 
 
 def _address(text: str) -> str:
@@ -30,14 +34,14 @@ def _address(text: str) -> str:
             f"who listens speaks TLS by its tls_cert and tls_key, not by its address: write "
             f"{text.removeprefix(SCHEME)!r}, not {text!r}"
         )
-    if _is_tcp(text) or (text.startswith(UNIX) and len(text) > len(UNIX)):
+    if _is_tcp(text) or _is_unix(text):
         return text
     raise ValueError(f"an address is 'HOST:PORT' or 'unix:PATH', not {text!r}")
 
 
 def _server_address(text: str) -> str:
     """Refuse what is none of `host:port`, `grpcs://host:port` and `unix:path`."""
-    if _is_tcp(text.removeprefix(SCHEME)) or (text.startswith(UNIX) and len(text) > len(UNIX)):
+    if _is_tcp(text.removeprefix(SCHEME)) or _is_unix(text):
         return text
     raise ValueError(f"an address is 'HOST:PORT', 'grpcs://HOST:PORT' (TLS) or 'unix:PATH', not {text!r}")
 
@@ -53,6 +57,10 @@ def _is_tcp(text: str) -> bool:
     host, _, port = text.rpartition(":")
     plain = bool(host) and "/" not in host and not text.startswith(UNIX)
     return plain and port.isdecimal() and int(port) < 1 << 16
+
+
+def _is_unix(text: str) -> bool:
+    return text.startswith(UNIX) and len(text) > len(UNIX)
 
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -76,10 +84,21 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 def is_local(address: str) -> bool:
     """Whether nobody on another machine can reach what listens there."""
-    host = address.removeprefix(SCHEME).rpartition(":")[0].strip("[]")
-    if host == "localhost" or address.startswith(UNIX):
+    if address.startswith(UNIX):
         return True
     try:
-        return ip_address(host).is_loopback
+        host, _ = host_and_port(address)
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_wildcard(address: str) -> bool:
+    """Whether what listens there does so at all addresses of its machine."""
+    return address.removeprefix(SCHEME).rpartition(":")[0] in _WILDCARDS
+
+
+def with_host(address: str, host: str) -> str:
+    """The same port, called in the same way, at another host."""
+    scheme = SCHEME if speaks_tls(address) else ""
+    return f"{scheme}{host}:{address.rpartition(':')[2]}"

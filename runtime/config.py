@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     traces: str | None = Field(default=None, pattern="^https?://")
     """The OpenTelemetry collector that gets a trace of each run, by OTLP over HTTP: `http://HOST:4318`; by
     default the one that OTEL_EXPORTER_OTLP_ENDPOINT names, if it is set."""
-    api_key: SecretStr | None = Field(default=None, min_length=1)
+    api_key: SecretStr | None = Field(default=None, min_length=1, exclude=True)
     """What clients and workers must send as their key; without one everybody is served."""
     tls_cert: Path | None = None
     """A file with the certificate, and its chain, of what listens here on TCP, which speaks TLS then."""
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     tools: list[EntryPoint] = Field(default_factory=list)
     """Functions that the server's workers run: `module:function`."""
     import_paths: list[Path] = Field(default_factory=list)
-    """Folders where the tools' modules are looked for, before installed packages and the working folder."""
+    """Folders where modules of tools and programs are looked for first, before installed packages."""
     programs: dict[str, Path] = Field(default_factory=dict)
     """Workflow graphs (JSON files) and Python programs (`file.py:function`) that clients may run by name."""
     passes_off: list[str] = Field(default_factory=list)

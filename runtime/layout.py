@@ -70,7 +70,7 @@ class ServerLayout:
             listen = where["listening"].removeprefix(SCHEME)
             doors = {"listen": listen, "http": where.get("http"), "metrics": where.get("metrics")}
             config = config.model_copy(update=doors)
-        document = config.model_dump(mode="json", exclude={"api_key"})
+        document = config.model_dump(mode="json")
         document |= {"hosting": self.hosted is not None, "inside": inside if listen != inside else None}
         arguments = ("-m", _ORCHESTRATOR, "--config", json.dumps(document))
         secrets = _secrets(self.settings) | {JOURNAL: self.settings.journal.get_secret_value()}
@@ -148,8 +148,8 @@ def expected_engines(settings: Settings) -> list[tuple[str, str]]:
 def worker_spec(settings: Settings, config: WorkerConfig, *, name: str) -> ProcessSpec:
     """How to start a worker.
 
-    The modules of its tools are found through `settings.import_paths`; what runs of programs they start,
-    they start on the server that it joins.
+    The modules of its tools and programs are found through `settings.import_paths`; what runs of programs
+    they start, they start on the server that it joins.
     """
     paths = [str(path.absolute()) for path in settings.import_paths]
     if "PYTHONPATH" in os.environ:

@@ -13,7 +13,17 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
-__all__ = ["IDLE_S", "PROBES", "PROBE_S", "Connection", "Connections", "line", "parameters_of", "shown"]
+__all__ = [
+    "IDLE_S",
+    "PROBES",
+    "PROBE_S",
+    "Connection",
+    "Connections",
+    "line",
+    "make_schema",
+    "parameters_of",
+    "shown",
+]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -96,3 +106,10 @@ class Connections:
             if not said.poll(0):
                 return connection
             connection.close()
+
+
+def make_schema(connection: Connection, name: str) -> None:
+    """Make the schema if it is not there: where it is, the user may have no right to."""
+    ((there,),) = connection.execute(f"SELECT to_regnamespace('{name}') IS NOT NULL").fetchall()
+    if not there:
+        connection.execute(f"CREATE SCHEMA {name}")

@@ -21,7 +21,7 @@ import grpc
 from weft.proto import orchestrator_pb2, orchestrator_pb2_grpc
 
 from .access import Access, keyed
-from .addresses import SCHEME, speaks_tls
+from .addresses import is_wildcard, with_host
 from .channels import blocking_channel
 from .elsewhere import InThreads
 from .processes import Child, LifeLine, ProcessSpec, start_janitor
@@ -216,9 +216,7 @@ def _private_folder() -> Path:
 
 def _reachable(listening: str) -> str:
     """The address by which this machine reaches a server that listens there."""
-    host, _, port = listening.removeprefix(SCHEME).rpartition(":")
-    scheme = SCHEME if speaks_tls(listening) else ""
-    return f"{scheme}127.0.0.1:{port}" if host in ("0.0.0.0", "[::]", "::") else listening
+    return with_host(listening, "127.0.0.1") if is_wildcard(listening) else listening
 
 
 def _joined(address: str, access: Access) -> set[int]:

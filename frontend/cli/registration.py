@@ -87,9 +87,9 @@ def load_hosted(name: str, source: str) -> ServerTool:
     return as_tool(load_program(source), name)
 
 
-def prepare_all(programs: Mapping[str, str], address: str, settings: Settings, *, quiet: bool) -> None:
+def prepare_all(address: str, settings: Settings, *, quiet: bool) -> None:
     """Do what the bundled apps among the programs need, on the server at `address`. Raises ProgramError."""
-    targets = [source for source in programs.values() if not _is_graph(source)]
+    targets = [source for source in map(str, settings.programs.values()) if not _is_graph(source)]
     if targets:
         client = Client.of(address, settings)
         for target in targets:

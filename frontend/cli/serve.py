@@ -38,7 +38,10 @@ def command(
     model: ModelOption = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where indexes and the journal of detached runs are kept."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Where indexes and the journal of detached runs are kept, unless databases have them.",
+        ),
     ] = None,
     indexes: Annotated[
         str | None,
@@ -89,10 +92,9 @@ def command(
         programs=program_settings(program) if program else None,
     )
     expect_place(settings.indexes.get_secret_value(), settings.data)
-    sources = {name: str(path) for name, path in settings.programs.items()}
     programs = registered(settings)
     layout = ServerLayout(settings, settings.listen, programs.graphs, programs.hosted)
-    asyncio.run(until_signal(lambda: _serve(layout, sources, as_json)))
+    asyncio.run(until_signal(lambda: _serve(layout, as_json)))
 
 
 def model_settings(given: list[str] | None) -> list[dict[str, Any]] | None:
@@ -124,12 +126,12 @@ async def until_signal(work: Callable[[], Any]) -> None:
         await task
 
 
-async def _serve(layout: ServerLayout, programs: dict[str, str], as_json: bool) -> None:
+async def _serve(layout: ServerLayout, as_json: bool) -> None:
     with ERRORS.status("starting") as status:
         supervisor = Supervisor(layout, lambda message: status.update(f"{message} …"))
         await supervisor.start()
     try:
-        await asyncio.to_thread(prepare_all, programs, supervisor.inside, layout.settings, quiet=as_json)
+        await asyncio.to_thread(prepare_all, supervisor.inside, layout.settings, quiet=as_json)
         _announce(layout.settings, supervisor, as_json)
         warn_if_open([layout.settings.listen, layout.settings.http], layout.settings)
         await supervisor.wait()

@@ -46,10 +46,8 @@ def with_tools_described(
 ) -> list[ChatMessage]:
     """The conversation without tools, tool calls and results of tools: all of them as text."""
     plain: list[ChatMessage] = []
-    for turn, before in zip(turns, (None, *turns), strict=False):
-        if (
-            turn.role == "tool" and before is not None and before.role == "tool"
-        ):  # roles may have to alternate
+    for index, turn in enumerate(turns):
+        if turn.role == "tool" and index and turns[index - 1].role == "tool":  # roles may have to alternate
             plain[-1] = ChatMessage("user", (*plain[-1].content, "\n", *_plain(turn).content))
         else:
             plain.append(_plain(turn))

@@ -103,7 +103,7 @@ def _fields(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _tools_of(message: Message) -> list[Any]:
-    """The functions that the first message of a conversation says."""
+    """The functions that a message of the role `tools` says. Raises ChatTemplateError."""
     text = "".join(part for part in message.parts if isinstance(part, str))
     match _json(text):
         case [*tools] if all(_is_tool(tool) for tool in tools):

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import psycopg
 
-from weft.runtime.postgres import IDLE_S, PROBE_S, PROBES, Connection, line, parameters_of, shown
+from weft.runtime.postgres import IDLE_S, PROBE_S, PROBES, Connection, line, make_schema, parameters_of, shown
 
 from .journal_room import Room
 from .journal_store import (
@@ -168,9 +168,7 @@ class DatabaseStore:
         """Make the tables if they are not there, and leave the mark."""
         (there,) = connection.execute("SELECT to_regclass('journal') IS NOT NULL").fetchone() or (False,)
         if not there:
-            (schema,) = connection.execute("SELECT to_regnamespace($1)", [_SCHEMA]).fetchone() or (None,)
-            if schema is None:  # or else its user may make none
-                connection.execute(f"CREATE SCHEMA {_SCHEMA}")
+            make_schema(connection, _SCHEMA)
             for table in _TABLES:
                 connection.execute(table)
             connection.execute("INSERT INTO journal VALUES ($1, '')", [VERSION])

@@ -1,4 +1,4 @@
-"""What of a growing run anybody needs: what serves only withdrawn values nobody does. Pure."""
+"""What of a run anybody needs: nobody does what serves only withdrawn values, or wrong guesses. Pure."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from weft.proto import orchestrator_pb2, orchestrator_pb2_grpc
 from weft.runtime.access import Access, guards
-from weft.runtime.addresses import UNIX
+from weft.runtime.addresses import UNIX, host_and_port
 from weft.runtime.channels import open_port, server_options
 from weft.runtime.config import Settings
 from weft.runtime.scheduler.scheduler import Scheduler
@@ -109,11 +109,9 @@ def _check_free(listen: str) -> None:
 
 def bind(address: str, option: str) -> socket.socket:
     """A socket that has the address `HOST:PORT`. Raises AddressError that names the command's option."""
-    host, _, port = address.rpartition(":")
     try:
-        family, kind, protocol, _, found = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM
-        )[0]
+        where = socket.getaddrinfo(*host_and_port(address), type=socket.SOCK_STREAM)
+        family, kind, protocol, _, found = where[0]
         bound = socket.socket(family, kind, protocol)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -180,17 +180,18 @@ class IndexStore:
         """
         check_name(name)
         _check_chunks(chunks)
-        if not self._tables.exists(name):
-            return list(chunks)
         documents: dict[str, set[Chunk]] = {}
         for chunk in chunks:
             documents.setdefault(chunk.document, set()).add(chunk)
 
-        def parts(table: Table) -> dict[str, set[Chunk]]:
+        def held(table: Table) -> dict[str, set[Chunk]]:
             self._check_match(name, table.header, embedder, table.header.dimension)
             return table.chunks(documents)
 
-        stored = self._tables.read(name, parts)
+        try:
+            stored = self._tables.read(name, held)
+        except UnknownIndexError:
+            return list(chunks)
         same = {document for document, parts in documents.items() if parts == stored.get(document)}
         return [chunk for chunk in chunks if chunk.document not in same]
 

@@ -24,7 +24,17 @@ from numpy.typing import NDArray
 from psycopg import IsolationLevel
 from psycopg.errors import UndefinedTable
 
-from weft.runtime.postgres import IDLE_S, PROBE_S, PROBES, Connection, Connections, line, parameters_of, shown
+from weft.runtime.postgres import (
+    IDLE_S,
+    PROBE_S,
+    PROBES,
+    Connection,
+    Connections,
+    line,
+    make_schema,
+    parameters_of,
+    shown,
+)
 
 from .documents import Chunk
 from .errors import (
@@ -334,9 +344,7 @@ def _make_tables(connection: Connection) -> None:
     if there:
         return
     connection.execute(_LOCK, ["weft index "])
-    ((schema,),) = connection.execute("SELECT to_regnamespace('weft_indexes')").fetchall()
-    if schema is None:
-        connection.execute("CREATE SCHEMA weft_indexes")
+    make_schema(connection, "weft_indexes")
     connection.execute(_TABLES)
 
 

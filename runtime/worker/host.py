@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from weft.proto import worker_pb2, worker_pb2_grpc
 from weft.runtime.access import KEYLESS, Access, guards
-from weft.runtime.addresses import SCHEME, UNIX, host_and_port, speaks_tls
+from weft.runtime.addresses import SCHEME, UNIX, host_and_port, is_wildcard, speaks_tls, with_host
 from weft.runtime.channels import open_port, server_options
 from weft.runtime.llm.errors import EngineClosedError
 from weft.runtime.tls import Certificate
@@ -34,7 +34,6 @@ __all__ = ["Host"]
 _log = logging.getLogger(__name__)
 
 _SERVICES: Final = tuple(worker_pb2.DESCRIPTOR.services_by_name[name].full_name for name in ("Worker",))
-_WILDCARDS: Final = ("0.0.0.0", "[::]")
 _GRACE_S: Final = 0.5  # for open streams when the server stops
 
 
@@ -152,11 +151,10 @@ class Host(worker_pb2_grpc.WorkerServicer):
             raise StartError(
                 f"cannot listen on {self._listen!r}: the address is in use or not this machine's"
             ) from error
-        scheme = SCHEME if speaks_tls(listening) else ""
         if self._advertise:
+            scheme = SCHEME if speaks_tls(listening) else ""
             return scheme + self._advertise.removeprefix(scheme)
-        host, _, port = listening.removeprefix(scheme).rpartition(":")
-        return f"{scheme}{_own_address(self._orchestrator)}:{port}" if host in _WILDCARDS else listening
+        return with_host(listening, _own_address(self._orchestrator)) if is_wildcard(listening) else listening
 
 
 def _own_address(orchestrator: str) -> str:
