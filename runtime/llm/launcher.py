@@ -113,6 +113,7 @@ def runner_for(model: Model, slots: int, limits: Limits, options: EngineOptions)
             model,
             slots,
             max_running=limits.max_running,
+            token_budget=limits.token_budget,
             graphs=options.cuda_graphs,
             sharing=options.shared_prefixes,
         )
