@@ -95,6 +95,7 @@ class Place(NamedTuple):
     model: Path = REFERENCE_MODEL
     workers: int = 4
     kv_tokens: int | None = None  # of each; as many as there is memory for
+    host_kv_tokens: int | None = None  # of each besides; as many as a server chooses
 
 
 Times = dict[str, dict[str, list[float]]]
@@ -148,6 +149,7 @@ def _served(place: Place, arm: Arm) -> Iterator[Client]:
             model=place.model,
             workers=place.workers,
             kv_tokens=place.kv_tokens,
+            host_kv_tokens=place.host_kv_tokens,
             policies=arm.policies,
             prompt_lookup=False,
         ) as client,
@@ -167,6 +169,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scale", type=int, default=1, help="lengths of all texts, as a multiple (1)")
     parser.add_argument("--rate", type=float, default=1.0, help="programs a second, as a multiple (1)")
     parser.add_argument("--kv-tokens", type=int, help="of each worker (as many as there is memory for)")
+    parser.add_argument(
+        "--host-kv-tokens", type=int, help="of each worker's machine besides (on a GPU as many again)"
+    )
     parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape, in bfloat16")
     parser.add_argument(
         "--weights", type=Path, metavar="FOLDER", help="keep what --shape draws there, or take it from there"
@@ -181,7 +186,7 @@ def _measured(options: argparse.Namespace) -> Measured:
         model = REFERENCE_MODEL
         if options.shape:
             model = shapes.written(options.shape, options.weights or Path(folder))
-        place = Place(model, options.workers, options.kv_tokens)
+        place = Place(model, options.workers, options.kv_tokens, options.host_kv_tokens)
         return measure(load, place, options.rounds, _arms(options))
 
 
