@@ -55,8 +55,8 @@ class _Rest(NamedTuple):
     """What of a fold has not begun."""
 
     state: Value  # on which it begins
-    index: int
-    end: int
+    begun: int  # items before it
+    items: int  # in all
 
 
 class LiveGraph:
@@ -457,18 +457,16 @@ class LiveGraph:
         return nodes
 
     def _begin_portion(self, node: Node, op: Fold) -> tuple[Node, ...]:
-        """Begin further bodies of a fold: before their states are known, so that what does not depend on
-        these need not wait for them.
-        """
+        """Begin further bodies of a fold: what does not depend on their states need not wait for these."""
         expansion = self._expansion(node)
-        state, begun, end = self._rests[node.id]
+        state, begun, items = self._rests[node.id]
         states: list[Value] = []
-        for index in range(begun, min(begun + portion(op.body), end)):
+        for index in range(begun, min(begun + portion(op.body), items)):
             state = self._fold_body(node, op, index, state, expansion)
             states.append(state)
         nodes = self._absorb(node, expansion, [state])
         state = follow(self._aliases, state)
-        self._rests[node.id] = _Rest(state, begun + len(states), end)
+        self._rests[node.id] = _Rest(state, begun + len(states), items)
         self._folds.begun(node.id, states)
         self._maps.began(node.id, state, finished=state in self.known)
         return nodes

@@ -13,7 +13,7 @@ __all__ = ["OpenMap", "OpenMaps", "portion"]
 
 _CONCURRENCY: Final = 64
 """How many bodies of one map run at a time, unless its author says otherwise, and are ahead in a fold."""
-_AT_ONCE: Final = 512
+_AT_ONCE: Final = 384
 """Nodes of bodies that begin before others have their turn: some tens of milliseconds."""
 
 
