@@ -10,10 +10,11 @@ not counted:
   the mean load, programs first come first served.
 
 Programs arrive as a Poisson process, the same at the same times in every arm, and write texts of forced
-lengths. The reference model's must be equal in all arms. By default all workers share this machine's cores:
-so what is saved is reading and waiting, and no worker is idle because another is busy. For a machine with
-several GPUs, `--shape` serves random weights of a known shape in bfloat16, a worker on each, and `--scale`
-makes texts as long as people's; as steps of other sizes round otherwise there, it is told how many differed.
+lengths; users who think and the tools of agents sleep, which is no time of a program. The reference model's
+texts must be equal in all arms. By default all workers share this machine's cores: so what is saved is
+reading and waiting, and no worker is idle because another is busy. For a machine with several GPUs,
+`--shape` serves random weights of a known shape in bfloat16, a worker on each, and `--scale` makes texts as
+long as people's; as steps of other sizes round otherwise there, it is told how many differed.
 
 Run: ``weft bench mixed``.
 """
@@ -65,7 +66,7 @@ ARMS: Final[Mapping[str, Arm]] = {
 
 
 async def run(client: Client, arm: Arm, programs: Sequence[Arrival]) -> tuple[list[Any], list[float]]:
-    """The texts, and the seconds that each took, thinking left out."""
+    """The texts, and the seconds that each took, thinking and tools left out."""
     start = starts(client, graph=arm.graph)
     began = time.perf_counter()
 
@@ -73,7 +74,7 @@ async def run(client: Client, arm: Arm, programs: Sequence[Arrival]) -> tuple[li
         await asyncio.sleep(max(began + arrival.second - time.perf_counter(), 0.0))
         begun = time.perf_counter()
         text = await start[arrival.kind](*arrival.arguments)
-        return text, time.perf_counter() - begun - arrival.thinking_s
+        return text, time.perf_counter() - begun - arrival.asleep_s
 
     done = await asyncio.gather(*map(one, programs))
     return [text for text, _ in done], [seconds for _, seconds in done]
@@ -94,6 +95,7 @@ class Place(NamedTuple):
     model: Path = REFERENCE_MODEL
     workers: int = 4
     kv_tokens: int | None = None  # of each; as many as there is memory for
+    host_kv_tokens: int | None = None  # of each besides; as many as a server chooses
 
 
 Times = dict[str, dict[str, list[float]]]
@@ -108,8 +110,8 @@ class Measured(NamedTuple):
     loads: list[float]  # averages of the machine
 
 
-def measure(load: Load, place: Place, rounds: int) -> Measured:
-    """All arms in turn, so many rounds, after one that does not count, so that none compiles for the others.
+def measure(load: Load, place: Place, rounds: int, names: Sequence[str]) -> Measured:
+    """Arms in turn, so many rounds, after one that does not count, so that none compiles for the others.
 
     Raises AssertionError if the reference model's texts differ.
     """
@@ -117,10 +119,11 @@ def measure(load: Load, place: Place, rounds: int) -> Measured:
         for scenario in load.scenarios:
             programs = arrivals(scenario, min(load.seconds, _WARM_UP_S), load.scale, load.rate)
             asyncio.run(run(client, ARMS["weft"], programs))
-    found = Measured(defaultdict(lambda: defaultdict(list)), dict.fromkeys(ARMS, 0), [])
+    found = Measured(defaultdict(lambda: defaultdict(list)), dict.fromkeys(names, 0), [])
     expected: dict[str, list[Any]] = {}
     for number in range(rounds):
-        for name in (*list(ARMS)[number % len(ARMS) :], *list(ARMS)[: number % len(ARMS)]):
+        first = number % len(names)
+        for name in (*names[first:], *names[:first]):
             arm = ARMS[name]
             with _served(place, arm) as client:
                 for scenario in load.scenarios:
@@ -146,6 +149,7 @@ def _served(place: Place, arm: Arm) -> Iterator[Client]:
             model=place.model,
             workers=place.workers,
             kv_tokens=place.kv_tokens,
+            host_kv_tokens=place.host_kv_tokens,
             policies=arm.policies,
             prompt_lookup=False,
         ) as client,
@@ -161,9 +165,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of all arms (3)")
     parser.add_argument("--seconds", type=float, default=25.0, help="of arrivals in each scenario (25)")
     parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="this; may be repeated")
+    parser.add_argument("--against", action="append", choices=["a", "b"], help="this; may be repeated (both)")
     parser.add_argument("--scale", type=int, default=1, help="lengths of all texts, as a multiple (1)")
     parser.add_argument("--rate", type=float, default=1.0, help="programs a second, as a multiple (1)")
     parser.add_argument("--kv-tokens", type=int, help="of each worker (as many as there is memory for)")
+    parser.add_argument(
+        "--host-kv-tokens", type=int, help="of each worker's machine besides (on a GPU as many again)"
+    )
     parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape, in bfloat16")
     parser.add_argument(
         "--weights", type=Path, metavar="FOLDER", help="keep what --shape draws there, or take it from there"
@@ -178,7 +186,12 @@ def _measured(options: argparse.Namespace) -> Measured:
         model = REFERENCE_MODEL
         if options.shape:
             model = shapes.written(options.shape, options.weights or Path(folder))
-        return measure(load, Place(model, options.workers, options.kv_tokens), options.rounds)
+        place = Place(model, options.workers, options.kv_tokens, options.host_kv_tokens)
+        return measure(load, place, options.rounds, _arms(options))
+
+
+def _arms(options: argparse.Namespace) -> list[str]:
+    return ["weft", *(options.against or ["a", "b"])]
 
 
 def _machine() -> str:
@@ -196,10 +209,10 @@ def main() -> None:
     print("runs with other texts than the first had:", found.differed)
     table: dict[str, Any] = {}
     for row, arms in found.times.items():
-        table[row] = of = {name: {"runs": len(arms[name])} | quantiles(arms[name]) for name in ARMS}
+        table[row] = of = {name: {"runs": len(taken)} | quantiles(taken) for name, taken in arms.items()}
         mine = of["weft"]
         line = f"{row:32}{mine['runs']:5.0f} runs  weft mean {mine['mean']:.2f} s, P95 {mine['p95']:.2f} s"
-        for name in ("a", "b"):
+        for name in _arms(options)[1:]:
             line += f"  {name}/weft: " + " ".join(
                 f"{quantile} {of[name][quantile] / mine[quantile]:.2f}"
                 for quantile in ("mean", "p50", "p95", "p99")

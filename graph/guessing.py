@@ -110,11 +110,17 @@ class Folds:
         chances = (observed.chance(constancy_key(node, place)) for place in count(index))
         return width(fold.node.op, chances, self._estimator)
 
-    def watch(self, fold: GuessedFold, states: list[Value]) -> None:
+    def watch(self, fold: GuessedFold) -> None:
         """It does not guess: learn from its first states once it is done, if guesses could ever pay."""
         assert isinstance(fold.node.op, Fold)
         if width(fold.node.op, repeat(1.0), self._estimator) > 1:
-            self._chains[fold.node.id] = fold, states[:_WATCHED]
+            self._chains[fold.node.id] = fold, [fold.state]
+
+    def begun(self, node: int, states: Iterable[Value]) -> None:
+        """Further bodies of a fold have begun, with these states after them."""
+        if node in self._chains:
+            watched = self._chains[node][1]
+            watched += islice(states, _WATCHED - len(watched))
 
     def learned(self, values: Iterable[Value]) -> None:
         """Values have become known."""

@@ -21,7 +21,7 @@ from .guessing import Folds, GuessedFold
 from .ir import Graph, Node, Value, infer
 from .merging import first_of_each
 from .observed import Observed
-from .open_maps import OpenMaps
+from .open_maps import OpenMap, OpenMaps, portion
 from .ops.base import Op
 from .ops.common import Forward, Gather, Input, Project
 from .ops.control import Cond, Fold, Loop, Map
@@ -45,8 +45,18 @@ class Growth(NamedTuple):
     """Whether the last of them has the id of a control node, whose place it takes."""
     control: int | None = None
     """The control node of which they are bodies, if it stays."""
+    more: bool = False
+    """Whether it may `advance` at once: it has not only so that others have their turn."""
     given_up: tuple[int, ...] = ()
     """Nodes that were begun on a guess which has turned out to be wrong."""
+
+
+class _Rest(NamedTuple):
+    """What of a fold has not begun."""
+
+    state: Value  # on which it begins
+    begun: int  # items before it
+    items: int  # in all
 
 
 class LiveGraph:
@@ -77,6 +87,7 @@ class LiveGraph:
         self._aliases: dict[Value, Value] = {}  # values that passes replaced
         self._maps = OpenMaps()
         self._folds = Folds(self.estimator, self.known, self._aliases)
+        self._rests: dict[int, _Rest] = {}  # of open folds
         self.predicted_ms: dict[int, float] = {}  # by node, as expected when it was added
         self._consumers: dict[int, list[int]] = {}  # maps by the node that makes their list
         self._merged: dict[int, list[Value]] = {}  # by map: the parts of the list of passages that it gives
@@ -208,7 +219,7 @@ class LiveGraph:
         return freed
 
     def advance(self, node: int) -> Growth:
-        """Begin further bodies of a map; none if all of them have been begun meanwhile."""
+        """Begin further bodies of a map or fold; none if all of them have been begun meanwhile."""
         if node in self.shelved or not self._maps.is_open(node):
             return Growth(())
         return self._advance(self.nodes[node])
@@ -249,12 +260,12 @@ class LiveGraph:
             for node in self._consumers.get(element, ()) if count else ():
                 control = self.nodes[node]
                 if isinstance(control.op, Map) and self._may_open(control):
-                    opened = self._maps.open(node, control.op.concurrency)
+                    opened = self._maps.open(control)
                     opened.known = max(opened.known, count)
                     growth = self._advance(control)
                     grown.append(growth)
                     known |= self._release(n.id for n in growth.nodes)
-        return known, [growth for growth in grown if growth.nodes]
+        return known, [growth for growth in grown if growth.nodes or growth.more]
 
     def _read_merged(self, source: int) -> list[int]:
         """The maps over a merged list that may begin bodies for the passages whose place in it is settled."""
@@ -270,7 +281,7 @@ class LiveGraph:
         for node in self._consumers.get(source, ()):
             control = self.nodes[node]
             if isinstance(control.op, Map) and self._may_open(control):
-                opened = self._maps.open(node, control.op.concurrency)
+                opened = self._maps.open(control)
                 opened.known = max(opened.known, len(self._settled[source]))
                 freed += [node] if opened.due else []
         return freed
@@ -295,14 +306,14 @@ class LiveGraph:
     def expand(self, node: int, args: Mapping[str, Datum], *, idle: bool = False) -> Growth:
         """What a control node becomes, now that its operands are known.
 
-        Of a map with many items, what may run now; the rest follows by `advance`. `idle`: whether models
-        have time for what may turn out to be of no use. Raises EvaluationError when the operands do not allow
-        it.
+        Of a map or a fold with many items, what may run now; the rest follows by `advance`. `idle`: whether
+        models have time for what may turn out to be of no use. Raises EvaluationError when the operands do
+        not allow it.
         """
         control = self.nodes[node]
         match control.op:
             case Map():
-                return self._expand_map(control, control.op, plain(args["items"]))
+                return self._expand_map(control, plain(args["items"]))
             case Cond():
                 return self._expand_cond(control, control.op, plain(args["predicate"]))
             case Loop():
@@ -320,35 +331,48 @@ class LiveGraph:
     def _expansion(self, control: Node) -> Expansion:
         return Expansion(control, self.types, self.new_id)
 
-    def _expand_map(self, node: Node, op: Map, items: object) -> Growth:
+    def _expand_map(self, node: Node, items: object) -> Growth:
         if not isinstance(items, list):
             raise EvaluationError(f"map needs a list, not {type(items).__name__}")
-        opened = self._maps.open(node.id, op.concurrency)
+        opened = self._maps.open(node)
         opened.known, opened.complete = len(items), True
         return self._advance(node)
 
     def _advance(self, node: Node) -> Growth:
-        """Begin as many bodies of an open map as may run; the last ones come with what takes its place."""
-        op = node.op
-        assert isinstance(op, Map)
-        opened = self._maps.open(node.id, op.concurrency)
+        """Begin the bodies of an open map or fold that may; the last ones come with what takes its place."""
+        opened, op = self._maps.open(node), node.op
         nodes: tuple[Node, ...] = ()
-        while opened.due:  # again, as a body that has been merged with what is known makes room at once
-            expansion = self._expansion(node)
-            begun = len(opened.results)
-            due = range(begun, begun + opened.due)
-            bodies = [self._begin_body(node, op, index, expansion) for index in due]
-            nodes += self._absorb(node, expansion, [result for _, result in bodies])
-            for index, (item, made) in enumerate(bodies, begun):
-                result = follow(self._aliases, made)
-                self._maps.began(node.id, result, finished=result in self.known)
-                self._note_body(node, op, index, item, result)
+        left = opened.most
+        while due := min(opened.due, left):  # again, as one that is merged with what is known makes room
+            if isinstance(op, Map):
+                nodes += self._begin_bodies(node, op, opened, due)
+            else:
+                assert isinstance(op, Fold)
+                nodes += self._begin_portion(node, op)
+            left -= due
         if not opened.all_begun:
-            return Growth(nodes, control=node.id)
+            return Growth(nodes, control=node.id, more=opened.due > 0)
         self._maps.close(node.id)
-        listed = {str(index): value for index, value in enumerate(opened.results)}
-        merged = Gather("list") if op.merge == "list" else Merge(op.merge)
-        return Growth((*nodes, self._succeed(node, merged, listed)), replaces=True)
+        if isinstance(op, Fold):
+            forward = Forward(self.types[Value(node.id)])
+            end = self._succeed(node, forward, {"value": self._rests.pop(node.id).state})
+        else:
+            assert isinstance(op, Map)
+            listed = {str(index): value for index, value in enumerate(opened.results)}
+            end = self._succeed(node, Gather("list") if op.merge == "list" else Merge(op.merge), listed)
+        return Growth((*nodes, end), replaces=True)
+
+    def _begin_bodies(self, node: Node, op: Map, opened: OpenMap, due: int) -> tuple[Node, ...]:
+        """Begin so many further bodies of a map."""
+        expansion = self._expansion(node)
+        begun = len(opened.results)
+        bodies = [self._begin_body(node, op, index, expansion) for index in range(begun, begun + due)]
+        nodes = self._absorb(node, expansion, [result for _, result in bodies])
+        for index, (item, made) in enumerate(bodies, begun):
+            result = follow(self._aliases, made)
+            self._maps.began(node.id, result, finished=result in self.known)
+            self._note_body(node, op, index, item, result)
+        return nodes
 
     def _note_body(self, node: Node, op: Map, index: int, item: Value, result: Value) -> None:
         """Remember what the lists that maps take or give are known to hold before they are complete."""
@@ -411,11 +435,14 @@ class LiveGraph:
             if fold.row[0] not in self.known:  # it may be, if it is what somebody has computed before
                 self._folds.wait(fold)
                 wait = self._succeed(node, op, {**node.args, "state": fold.row[0]})
-                return self._grown(nodes, wait, given_up, fold.row)
-        rest, states = self._expand_rest(node, op, fold, len(items))
+                return Growth((*nodes, wait), replaces=True, given_up=_gone(given_up, fold.row))
         if may_guess:
-            self._folds.watch(fold, states)
-        return self._grown((*nodes, *rest.nodes[:-1]), rest.nodes[-1], given_up, ())
+            self._folds.watch(fold)
+        self._rests[node.id] = _Rest(fold.state, fold.index, len(items))
+        opened = self._maps.open(node)
+        opened.known, opened.complete = -(-(len(items) - fold.index) // portion(op.body)), True
+        rest = self._advance(node)
+        return rest._replace(nodes=(*nodes, *rest.nodes), given_up=_gone(given_up, ()))
 
     def _guess(self, node: Node, op: Fold, fold: GuessedFold, bodies: int) -> tuple[Node, ...]:
         """Begin bodies of a fold on the state that is known, until there are so many."""
@@ -429,30 +456,26 @@ class LiveGraph:
         fold.row = [follow(self._aliases, value) for value in fold.row]
         return nodes
 
-    def _expand_rest(self, node: Node, op: Fold, fold: GuessedFold, count: int) -> tuple[Growth, list[Value]]:
-        """All bodies that are left, at once, so that what does not depend on the state need not wait for it.
-
-        With the states before and after each.
-        """
+    def _begin_portion(self, node: Node, op: Fold) -> tuple[Node, ...]:
+        """Begin further bodies of a fold: what does not depend on their states need not wait for these."""
         expansion = self._expansion(node)
-        states = [fold.state]
-        for index in range(fold.index, count):
-            states.append(self._fold_body(node, op, index, states[-1], expansion))
-        forward = Forward(self.types[Value(node.id)])
-        return self._replace(node, expansion, forward, {"value": states[-1]}), states
+        state, begun, items = self._rests[node.id]
+        states: list[Value] = []
+        for index in range(begun, min(begun + portion(op.body), items)):
+            state = self._fold_body(node, op, index, state, expansion)
+            states.append(state)
+        nodes = self._absorb(node, expansion, [state])
+        state = follow(self._aliases, state)
+        self._rests[node.id] = _Rest(state, begun + len(states), items)
+        self._folds.begun(node.id, states)
+        self._maps.began(node.id, state, finished=state in self.known)
+        return nodes
 
     def _fold_body(self, node: Node, op: Fold, index: int, state: Value, expansion: Expansion) -> Value:
         captured = {name: value for name, value in node.args.items() if name not in ("items", "state")}
         item = expansion.add(Project(index), {"value": node.args["items"]})
         (result,) = expansion.body(op.body, {**captured, op.STATE: state, op.ITEM: item}, index)
         return result
-
-    def _grown(
-        self, nodes: tuple[Node, ...], successor: Node, given_up: Iterable[Value], kept: Iterable[Value]
-    ) -> Growth:
-        """A fold has become nodes and its successor, with what nobody waits for any more."""
-        gone = {value.node for value in given_up} - {value.node for value in kept}
-        return Growth((*nodes, successor), replaces=True, given_up=tuple(sorted(gone)))
 
     def _replace(self, node: Node, expansion: Expansion, op: Op, args: Mapping[str, Value]) -> Growth:
         """Run the passes over an expansion, and let `op` take the control node's place."""
@@ -478,3 +501,8 @@ class LiveGraph:
         successor = replace(node, op=op, args=operands)
         self._enter(successor)
         return successor
+
+
+def _gone(given_up: Iterable[Value], kept: Iterable[Value]) -> tuple[int, ...]:
+    """The nodes of a fold that nobody waits for any more."""
+    return tuple(sorted({value.node for value in given_up} - {value.node for value in kept}))

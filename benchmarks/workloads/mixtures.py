@@ -2,7 +2,8 @@
 
 Both forms send the same prompts: what is known of a program before it runs is all that differs. Texts have
 forced lengths. `scale` multiplies all lengths: 1 is for a model that runs on a CPU, 8 has programs as long as
-people's.
+people's; agents are as long as the simulator's at 16. It multiplies the time of their tools, too, so that
+these take as long beside reading and writing at any scale.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import asyncio
 import functools
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from weft import Client, Context, Static, gen, program
+from weft import Client, Context, Static, gen, program, tool
+from weft.runtime.simulator.workloads import INSTRUCTIONS, WEB
 
 from .nonsense import nonsense
 
@@ -25,11 +28,16 @@ THINKS_S: Final = 0.4  # a user, between turns
 FAMILIES: Final = 4
 WEIGHTS: Final = (8, 4, 2, 1)  # of families
 FILES: Final = 8
+BROWSERS: Final = WEB._replace(most=40)  # more turns than these are not in the reference model's context
+PATIENCE_S: Final = 60.0  # for a tool; as all of `BROWSERS` at the simulator's scale
+
+_SIMULATED: Final = 16  # the scale that is the simulator's
+_WORD: Final = 2.1  # tokens
 
 
 @functools.cache
-def _role(role: str, scale: int) -> str:
-    return nonsense(random.Random(role), 120 * scale)
+def _role(role: str, scale: int, words: int = 120) -> str:
+    return nonsense(random.Random(role), words * scale)
 
 
 def _gen(prompt: str, tokens: int) -> Any:
@@ -146,6 +154,70 @@ async def coding_calls(task: str, scale: Static[int] = 1) -> list[str]:
     return await asyncio.gather(*map(one, range(FILES)))
 
 
+# ---- agents
+
+
+@dataclass(frozen=True)
+class Step:
+    """Of an agent: how many tokens it writes, and what it finds then, with which tool, how soon."""
+
+    tokens: int
+    tool: str
+    seconds: float
+    found: str
+
+
+async def _found(seconds: float, found: str) -> str:
+    await asyncio.sleep(seconds)
+    return found
+
+
+@tool
+async def web(said: str, seconds: float, found: str) -> str:
+    """Find a page."""
+    return await _found(seconds, found)
+
+
+@tool
+async def file(said: str, seconds: float, found: str) -> str:
+    """Read a file."""
+    return await _found(seconds, found)
+
+
+@tool
+async def code(said: str, seconds: float, found: str) -> str:
+    """Run a program."""
+    return await _found(seconds, found)
+
+
+TOOLS: Final = {"web": web, "file": file, "code": code}
+
+
+def _browser(task: str, scale: int) -> Context:
+    instructions = round(INSTRUCTIONS / _WORD / _SIMULATED)
+    return Context(system=_role("browser", scale, instructions)).user(task)
+
+
+@program
+async def agent(task: str, steps: list[Step], last: int, scale: Static[int] = 1) -> str:
+    """An agent that browses: all of them have their instructions in common."""
+    context = _browser(task, scale)
+    for step in steps:
+        said = await context.gen(max_tokens=step.tokens, ignore_eos=True)
+        context.user(f"{TOOLS[step.tool](said, step.seconds, step.found)}")
+    return str(await context.gen(max_tokens=last, ignore_eos=True))
+
+
+@program
+async def agent_calls(task: str, steps: list[Step], last: int, scale: Static[int] = 1) -> str:
+    """The same, call by call."""
+    context = _browser(task, scale)
+    for step in steps:
+        await context.gen(max_tokens=step.tokens, ignore_eos=True)
+        context.user(await _found(step.seconds, step.found))
+    return str(await context.gen(max_tokens=last, ignore_eos=True))
+
+
 # ---- single calls
 
 
@@ -165,7 +237,7 @@ class Arrival(NamedTuple):
     kind: str
     second: float
     arguments: tuple[Any, ...]
-    thinking_s: float = 0.0
+    asleep_s: float = 0.0  # of users, and of tools
 
 
 SCENARIOS: Final[Mapping[str, Mapping[str, float]]] = {
@@ -173,6 +245,7 @@ SCENARIOS: Final[Mapping[str, Mapping[str, float]]] = {
     "chain + background": {"chain": 0.3, "family": 0.8},
     "four families": {"family": 1.5},
     "coding": {"coding": 0.25},
+    "agents": {"agent": 1.0},
 }
 """Programs a second."""
 
@@ -183,6 +256,7 @@ def starts(client: Client, *, graph: bool) -> Mapping[str, Callable[..., Awaitab
         "chat": chat.using(client).ainvoke,
         "map_reduce": (map_reduce if graph else map_reduce_calls).using(client).ainvoke,
         "chain": (chain if graph else chain_calls).using(client).ainvoke,
+        "agent": (agent if graph else agent_calls).using(client).ainvoke,
         "coding": (coding if graph else coding_calls).using(client).ainvoke,
         "family": family.using(client).ainvoke,
     }
@@ -201,11 +275,29 @@ def arrivals(scenario: str, seconds: float, scale: int = 1, rate: float = 1.0) -
     def words(least: int, most: int) -> str:
         return nonsense(rng, scale * rng.randint(least, most))
 
+    def browses() -> tuple[str, list[Step], int]:
+        task, turns = BROWSERS.draw(rng)
+        share = scale / _SIMULATED
+        lengths = [max(round(turn.tokens * share), 1) for turn in turns]
+        calls = [turn.call for turn in turns if turn.call]
+        steps = [
+            Step(
+                tokens,
+                call.tool,
+                min(call.ms / 1e3, PATIENCE_S) * share,
+                nonsense(rng, max(round(call.tokens / _WORD * share), 1)),
+            )
+            for tokens, call in zip(lengths[:-1], calls, strict=True)
+        ]
+        return nonsense(rng, round(task / _WORD * share)), steps, lengths[-1]
+
     while (second := second + rng.expovariate(rate * sum(rates.values()))) < seconds:
         kind = rng.choices(list(rates), list(rates.values()))[0]
         arguments: tuple[Any, ...]
+        asleep_s = 0.0
         match kind:
             case "chat":
+                asleep_s = THINKS_S * (TURNS - 1)
                 more = [words(5, 30) for _ in range(TURNS - 1)]
                 arguments = (words(40, 40), more)
             case "map_reduce":
@@ -214,8 +306,10 @@ def arrivals(scenario: str, seconds: float, scale: int = 1, rate: float = 1.0) -
                 arguments = ([words(80, 160) for _ in range(PARTS)],)
             case "coding":
                 arguments = (words(40, 80),)
+            case "agent":
+                arguments = browses()
+                asleep_s = sum(step.seconds for step in arguments[1])
             case _:
                 arguments = (rng.choices(prompts, WEIGHTS)[0], words(10, 40))
-        thinking_s = THINKS_S * (TURNS - 1) if kind == "chat" else 0.0
-        made.append(Arrival(kind, second, (*arguments, scale), thinking_s))
+        made.append(Arrival(kind, second, (*arguments, scale), asleep_s))
     return made

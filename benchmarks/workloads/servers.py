@@ -41,16 +41,25 @@ def server(
     workers: int = 1,
     policies: Policies | None = None,
     kv_tokens: int | None = None,
+    host_kv_tokens: int | None = None,
     prompt_lookup: bool = True,
 ) -> Iterator[Client]:
     """A server of its own on this machine, which keeps no results, so that no answer is looked up.
 
-    The model of a checkpoint's folder on `workers` workers, each with a KV pool of `kv_tokens` tokens, or as
-    it chooses; KV caches are on, as they always are. Texts of forced lengths want `prompt_lookup` off: behind
-    their ends they go round in loops, of which drafts from the context are always right.
+    The model of a checkpoint's folder on `workers` workers, each with a KV pool of `kv_tokens` tokens, and
+    `host_kv_tokens` on the host, or as it chooses; KV caches are on, as they always are. Texts of forced
+    lengths want `prompt_lookup` off: behind their ends they go round in loops, of which drafts from the
+    context are always right.
     """
     own = {"passes_off": list(passes_off), "scheduler": policies or Policies()}
-    settings = _settings(model, folder, workers, kv_tokens, prompt_lookup).model_copy(update=own)
+    served = ModelSettings(
+        path=str(model),
+        workers=workers,
+        kv_tokens=kv_tokens,
+        host_kv_tokens=host_kv_tokens,
+        prompt_lookup=prompt_lookup,
+    )
+    settings = _settings(served, folder).model_copy(update=own)
     with _running(ServerLayout(settings)) as (address, _), _client(address) as client:
         yield client
 
@@ -72,13 +81,12 @@ def http_server(
     model, which is called by others, and which this one stands in front of.
     """
     own = {"http": "127.0.0.1:0", "passes_off": list(passes_off)}
-    settings = _settings(model, folder).model_copy(update=own)
+    served = ModelSettings(path=str(model))
     if url:
         served = ModelSettings(name=_served(url), path=str(model), url=url)
-        settings = settings.model_copy(update={"models": [served]})
     if kv_tokens is not None:
-        kept = {"kv_tokens": kv_tokens, "host_kv_tokens": 0}
-        settings = settings.model_copy(update={"models": [settings.models[0].model_copy(update=kept)]})
+        served = served.model_copy(update={"kv_tokens": kv_tokens, "host_kv_tokens": 0})
+    settings = _settings(served, folder).model_copy(update=own)
     running = _running(ServerLayout(settings, "127.0.0.1:0"), one_way_s)
     with running as (address, http), _client(address) as client:
         yield HttpServer(client, url or f"http://{http}/v1", settings.models[0].name)
@@ -90,17 +98,8 @@ def _served(url: str) -> str:
     return str(answer.json()["data"][0]["id"])
 
 
-def _settings(
-    model: Path,
-    folder: Path,
-    workers: int = 1,
-    kv_tokens: int | None = None,
-    prompt_lookup: bool = True,
-) -> Settings:
-    models = [
-        ModelSettings(path=str(model), workers=workers, kv_tokens=kv_tokens, prompt_lookup=prompt_lookup)
-    ]
-    return Settings(models=models, data=folder, result_cache_mb=0)
+def _settings(model: ModelSettings, folder: Path) -> Settings:
+    return Settings(models=[model], data=folder, result_cache_mb=0)
 
 
 @contextmanager

@@ -39,6 +39,9 @@ class Needs:
         control = growth.nodes[-1].id if growth.replaces else growth.control
         if growth.replaces and isinstance(growth.nodes[-1].op, Fold):
             self._guessing.add(growth.nodes[-1].id)
+        elif growth.control in self._guessing:  # no more: what it has become so far is done, or given up
+            self._guessing.discard(growth.control)
+            del self._parts[growth.control]
         if control is not None:
             parts = self._parts.setdefault(control, [])
             parts += (node.id for node in growth.nodes if node.id != control)

@@ -59,7 +59,8 @@ class Run:
     _finished_s: dict[int, float] = field(default_factory=dict)
     _takers: dict[int, int] = field(default_factory=dict)  # by node: how many take its results
     _wanted: dict[Value, list[Value]] = field(default_factory=dict)  # live value -> the client's names
-    unblocked: dict[int, None] = field(default_factory=dict)  # maps that may begin further bodies
+    unblocked: dict[int, None] = field(default_factory=dict)  # maps and folds that may begin further bodies
+    later: dict[int, None] = field(default_factory=dict)  # those that may once others have had their turn
     advancing: bool = False  # whether they are beginning them
     foresight: Foresight = field(init=False)
     told: Told = field(init=False)

@@ -331,10 +331,28 @@ class Shell:
             self.handle(ev.Expanded(run.id, control, primitives, self._found(run)))
         else:
             self.handle(ev.NodesAdded(run.id, primitives, self._found(run), revised))
+        if growth.more and growth.control is not None:
+            self._begin_later(run, growth.control)
         known, grown = run.graph.catch_up(growth.nodes)
         self._take_in(run, grown, known)
         if run.graph.shelved:
             self._take_up(run)
+
+    def _begin_later(self, run: Run, control: int) -> None:
+        """Begin further bodies after what else the server has to do: of one map or fold at a time."""
+        if not run.later:
+            asyncio.get_running_loop().call_soon(self._begin_more, run.id)
+        run.later[control] = None
+
+    def _begin_more(self, run_id: str) -> None:
+        run = self.runs.get(run_id)
+        if run is not None:
+            control = next(iter(run.later))
+            del run.later[control]
+            if run.later:
+                asyncio.get_running_loop().call_soon(self._begin_more, run_id)
+            run.unblocked[control] = None
+            self._go_on(run_id)
 
     def _take_in(self, run: Run, grown: Iterable[Growth], known: Mapping[Value, Datum]) -> None:
         """New nodes, and values that are known before what they are part of is complete."""
@@ -352,7 +370,7 @@ class Shell:
         self._advance(run)
 
     def _advance(self, run: Run) -> None:
-        """Begin bodies of maps that waited for others to end.
+        """Begin bodies of maps and folds that waited for others to end.
 
         Where these end at once, those that waited for them are begun after what else the server has to do.
         """
@@ -361,15 +379,15 @@ class Shell:
         run.advancing = True
         unblocked, run.unblocked = run.unblocked, {}
         for control in unblocked:
-            if run.id in self.runs:
-                self._guarded(run, control, partial(self._advance_map, run, control))
+            if run.id in self.runs and control not in run.later:
+                self._guarded(run, control, partial(self._begin_bodies, run, control))
         run.advancing = False
         if run.unblocked:
             asyncio.get_running_loop().call_soon(self._go_on, run.id)
 
-    def _advance_map(self, run: Run, control: int) -> None:
+    def _begin_bodies(self, run: Run, control: int) -> None:
         growth = run.graph.advance(control)
-        if growth.nodes:
+        if growth.nodes or growth.more:
             self.grown(run, growth)
 
     def _guarded(self, run: Run, number: int, work: Callable[[], None]) -> None:
@@ -396,9 +414,9 @@ class Shell:
         if needed and not self._cannot_go_on(run):
             run.reuse.take_up(needed)
             self.handle(ev.ValuesKnown(run.id, self._found(run)), ev.NodesTakenUp(run.id, tuple(needed)))
-            maps = [number for number in needed if isinstance(run.node(number).op, Map)]
-            known, grown = run.graph.catch_up(run.node(number) for number in maps)
-            run.unblocked.update(dict.fromkeys(maps))
+            begun = [number for number in needed if isinstance(run.node(number).op, Map | Fold)]
+            known, grown = run.graph.catch_up(run.node(number) for number in begun)
+            run.unblocked.update(dict.fromkeys(begun))
             self._take_in(run, grown, known)
 
     # ---- the end of a run

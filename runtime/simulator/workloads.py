@@ -8,7 +8,8 @@ they are used; lognormal where only a median and a tail are known.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from random import Random
 from statistics import NormalDist
 from typing import Final, NamedTuple
@@ -19,7 +20,7 @@ from weft.graph.ir import Value
 from .builder import Builder, Form, Text
 from .programs import Arrival, Program
 
-__all__ = ["WORKLOADS", "Mix", "Workload", "arrivals"]
+__all__ = ["INSTRUCTIONS", "WEB", "WORKLOADS", "Mix", "Workload", "arrivals"]
 
 Workload = Callable[[Builder, Random], None]
 """Writes one run of a program."""
@@ -53,55 +54,70 @@ TOOLS: Final[Mapping[str, Latency]] = {
 }
 """As SAGA's generator has them (arXiv:2605.00528), but for the last two, which are made up."""
 
-_SWE: Final = (("code", 45), ("file", 40), ("web", 10), ("db", 5))
-_WEB: Final = (("web", 75), ("file", 15), ("code", 10))
+INSTRUCTIONS: Final = 1000
+"""Tokens that the prompts of all agents of a kind begin with."""
 
 
-def swe(builder: Builder, rng: Random) -> None:
-    """An agent that mends software: 37 steps in the mean, tools with heavy tails (SAGA's SWE-bench)."""
-    _agent(builder, rng, shape=18.5, most=150, prompt=(2000, 4000), out=(100, 500), seen=175, tools=_SWE)
+class Call(NamedTuple):
+    """Of a tool, by an agent."""
+
+    tool: str
+    ms: float
+    tokens: int  # of its result
 
 
-def webarena(builder: Builder, rng: Random) -> None:
-    """An agent that browses: 18 steps in the mean, long observations, slow tools (SAGA's WebArena)."""
-    _agent(builder, rng, shape=9.0, most=80, prompt=(4000, 8000), out=(50, 200), seen=400, tools=_WEB)
+class Turn(NamedTuple):
+    """Of an agent: what it writes, and the call that follows, but on the last."""
+
+    tokens: int
+    call: Call | None
 
 
-def steady(builder: Builder, rng: Random) -> None:
-    """An agent whose tools take about as long every time: a suite of tests, a large query."""
-    tools = (("suite", 50), ("query", 50))
-    _agent(builder, rng, shape=7.0, most=60, prompt=(4000, 8000), out=(50, 200), seen=400, tools=tools)
+class Agent(NamedTuple):
+    """A kind of agents."""
+
+    shape: float  # half the turns that they take in the mean
+    most: int  # turns
+    prompt: tuple[int, int]  # tokens, instructions included
+    out: tuple[int, int]  # tokens of a turn
+    seen: float  # half the tokens of a result in the mean
+    tools: Mapping[str, int]  # how often each is called, relatively
+
+    def draw(self, rng: Random) -> tuple[int, list[Turn]]:
+        """One of them: the tokens of its task, and its turns."""
+        turns = min(max(round(rng.gammavariate(2, self.shape)), 1), self.most)
+        task = rng.randint(*self.prompt) - INSTRUCTIONS
+        return task, [self._turn(rng, last=turn + 1 == turns) for turn in range(turns)]
+
+    def _turn(self, rng: Random, *, last: bool) -> Turn:
+        tokens = rng.randint(*self.out)
+        if last:
+            return Turn(tokens, None)
+        tool = rng.choices(list(self.tools), list(self.tools.values()))[0]
+        return Turn(tokens, Call(tool, TOOLS[tool].draw(rng), max(round(rng.gammavariate(2, self.seen)), 1)))
 
 
-def _agent(
-    builder: Builder,
-    rng: Random,
-    *,
-    shape: float,
-    most: int,
-    prompt: tuple[int, int],
-    out: tuple[int, int],
-    seen: float,
-    tools: Sequence[tuple[str, int]],
-) -> None:
-    steps = min(max(round(rng.gammavariate(2, shape)), 1), most)
-    head = Text(f"{builder.name} instructions", 1000)
-    task = builder.input("task", rng.randint(*prompt) - 1000)
-    turns: list[Text | Value] = [head, task]
-    names, weights = zip(*tools, strict=True)
-    for step in range(steps):
-        said = builder.write(turns, rng.randint(*out), sum(out) / 2)
-        if step + 1 < steps:
-            name = rng.choices(names, weights)[0]
-            result = builder.tool(
-                name,
-                TOOLS[name].draw(rng),
-                [said],
-                tokens=max(round(rng.gammavariate(2, seen)), 1),
-                expected_ms=TOOLS[name].p50,
-            )
+SWE: Final = Agent(18.5, 150, (2000, 4000), (100, 500), 175, {"code": 45, "file": 40, "web": 10, "db": 5})
+"""Mends software: 37 turns in the mean, tools with heavy tails (SAGA's SWE-bench)."""
+
+WEB: Final = Agent(9.0, 80, (4000, 8000), (50, 200), 400, {"web": 75, "file": 15, "code": 10})
+"""Browses: 18 turns in the mean, long observations, slow tools (SAGA's WebArena)."""
+
+STEADY: Final = Agent(7.0, 60, (4000, 8000), (50, 200), 400, {"suite": 50, "query": 50})
+"""Has tools that take about as long every time: a suite of tests, a large query."""
+
+
+def _agent(builder: Builder, rng: Random, agent: Agent) -> None:
+    task, turns = agent.draw(rng)
+    prompt: list[Text | Value] = [Text(f"{builder.name} instructions", INSTRUCTIONS)]
+    prompt.append(builder.input("task", task))
+    for tokens, call in turns:
+        said = builder.write(prompt, tokens, sum(agent.out) / 2)
+        if call is not None:
+            expected_ms = TOOLS[call.tool].p50
+            result = builder.tool(call.tool, call.ms, [said], tokens=call.tokens, expected_ms=expected_ms)
             builder.after(result)
-            turns += [said, result]
+            prompt += [said, result]
 
 
 def chat(builder: Builder, rng: Random) -> None:
@@ -182,9 +198,9 @@ def family(builder: Builder, rng: Random) -> None:
 
 
 WORKLOADS: Final[Mapping[str, Workload]] = {
-    "swe": swe,
-    "webarena": webarena,
-    "steady": steady,
+    "swe": partial(_agent, agent=SWE),
+    "webarena": partial(_agent, agent=WEB),
+    "steady": partial(_agent, agent=STEADY),
     "chat": chat,
     "map_reduce": map_reduce,
     "chain": chain,

@@ -6,8 +6,10 @@ import asyncio
 import random
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
 import mixed
+import pytest
 from workloads import mixtures
 from workloads.nonsense import nonsense
 from workloads.servers import server
@@ -31,11 +33,22 @@ def test_families_are_asked_for_by_their_weights() -> None:
     assert all(abs(share - weight) < 0.1 for share, weight in zip(shares, expected, strict=True))
 
 
-def test_thinking_is_no_time_of_a_program() -> None:
-    made = [arrival for scenario in mixtures.SCENARIOS for arrival in mixtures.arrivals(scenario, 60.0)]
-    kinds = {arrival.kind: arrival.thinking_s for arrival in made}
+def test_thinking_and_tools_are_no_time_of_a_program() -> None:
     thinks_s = mixtures.THINKS_S * (mixtures.TURNS - 1)
-    assert kinds == {"chat": thinks_s, "map_reduce": 0.0, "chain": 0.0, "family": 0.0, "coding": 0.0}
+    for arrival in (each for scenario in mixtures.SCENARIOS for each in mixtures.arrivals(scenario, 60.0)):
+        tools_s = sum(step.seconds for step in arrival.arguments[1]) if arrival.kind == "agent" else 0.0
+        assert arrival.asleep_s == (thinks_s if arrival.kind == "chat" else tools_s)
+
+
+def test_agents_are_those_of_the_simulator() -> None:
+    made = mixtures.arrivals("agents", 200.0, scale=16)
+    steps = [step for arrival in made for step in arrival.arguments[1]]
+    tools = Counter(step.tool for step in steps)
+    shares = {name: 100 * count / len(steps) for name, count in tools.items()}
+    assert shares == pytest.approx(mixtures.BROWSERS.tools, abs=2.0)
+    assert (min(step.tokens for step in steps), max(step.tokens for step in steps)) == mixtures.BROWSERS.out
+    assert median(step.seconds for step in steps if step.tool == "web") == pytest.approx(0.85, rel=0.1)
+    assert max(step.seconds for step in steps) == mixtures.PATIENCE_S
 
 
 def test_graphs_and_calls_write_the_same(tmp_path: Path) -> None:

@@ -205,6 +205,8 @@ class Interpreter:
         for node in growth.nodes:
             verify(Graph((node,), (), outside={v: self.live.types[v] for v in node.args.values()}))
         self.take_in(*self.live.catch_up(growth.nodes))
+        if growth.more and growth.control is not None:
+            self.grow(self.live.advance(growth.control))
 
     def take_in(self, known: Mapping[Value, Datum], grown: Sequence[Growth]) -> None:
         for growth in grown:

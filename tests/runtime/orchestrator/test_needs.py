@@ -13,7 +13,7 @@ from weft.graph.ir import Graph, Node, Value
 from weft.graph.live import Growth
 from weft.graph.ops.base import Op
 from weft.graph.ops.common import Format, Gather, Input, Interrupt, Project, Search, Tool
-from weft.graph.ops.control import Map
+from weft.graph.ops.control import Fold, Map
 from weft.graph.ops.primitive import Decode, Prefill, Upsert
 from weft.graph.types import TEXT
 from weft.runtime.orchestrator.needs import Needs
@@ -21,6 +21,7 @@ from weft.runtime.orchestrator.needs import Needs
 PREFILL, DECODE, VIEW, EFFECT = Prefill("m", ()), Decode("m"), Format(()), Tool("note", TEXT)
 PURE, ASK, UPSERT = Tool("look", TEXT, pure=True), Interrupt(TEXT), Upsert("notes")
 MAP = Map(Graph((Node(0, Input("item")),), (Value(0),)))
+FOLD = Fold(Graph((Node(0, Input("state")),), (Value(0),)))
 
 
 class World:
@@ -152,6 +153,17 @@ def test_the_bodies_of_a_map_go_with_it(world: World) -> None:
     assert world.unneeded(mapped) == {listed - 1, listed, mapped, first - 1, first, noted}
     world.pending -= {listed - 1, listed, first - 1, first}
     assert world.unneeded(begun=[noted]) == {mapped}
+
+
+def test_a_fold_that_guesses_no_more_needs_all_that_it_becomes_from_then_on(world: World) -> None:
+    fold = world.add(FOLD, world.text())
+    wrong = world.text()
+    guessed = (world.nodes[wrong - 1], world.nodes[wrong], world.nodes[fold])
+    world.needs.add(Growth(guessed, replaces=True))
+    ahead = world.add(DECODE, part_of=fold)
+    one, other = world.text(fold), world.text(fold)
+    assert world.unneeded(wrong, one) == {wrong - 1, wrong, one - 1, one}
+    assert world.unneeded(other) >= {wrong, fold, ahead, other}
 
 
 OPS = (PREFILL, DECODE, VIEW, EFFECT, PURE, ASK, UPSERT, MAP)
