@@ -26,11 +26,11 @@ class Routing(NamedTuple):
 
 @kernel
 def route(logits: torch.Tensor, *, chosen: int, normalized: bool, shared: int = 0) -> Routing:
-    """Choose for each token the `chosen` experts of the highest `logits` [tokens, experts], the first of equals.
+    """Choose for each token the `chosen` experts with the highest `logits` [tokens, experts].
 
-    Their weights are the softmax over all, if `normalized` divided by their sum. `shared` more experts, which
-    are counted behind the others, take every token; the weight of each is then the sigmoid of one more logit,
-    the last.
+    Of equals it is the first. Their weights are the softmax over all, if `normalized` divided by their sum.
+    `shared` more experts, which are counted behind the others, take every token; the weight of each is then
+    the sigmoid of one more logit, the last.
     """
     gate = logits[:, -1:].float().sigmoid() if shared else None
     routed = logits[:, :-1] if shared else logits

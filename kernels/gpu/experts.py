@@ -1,8 +1,8 @@
 """Mixtures of experts: the pairs of a token and an expert are sorted by experts, whose products are tiled.
 
-All shapes follow from the numbers of tokens and experts: the device alone knows how many tokens each expert
-gets, grids are as large as they can have to be, and what is too much of them returns at once. Nothing is added
-up in an order that chance decides.
+The host knows no more than how many tokens and experts there are: grids are as large as they can have to be,
+and what is too much of them returns at once. So a step can be captured in a CUDA graph. Nothing is added up in
+an order that chance decides.
 """
 
 from __future__ import annotations
@@ -251,11 +251,7 @@ def _find(starts, block, EXPERTS: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: 
 @triton.jit
 def _load(at, k, K: tl.constexpr, BLOCK_K: tl.constexpr):
     """The elements of a tile at `at`, whose positions `k` in their rows may lie behind the end, K."""
-    if K % BLOCK_K == 0:
-        tile = tl.load(at)
-    else:
-        tile = tl.load(at, mask=k < K, other=0.0)
-    return tile
+    return tl.load(at) if K % BLOCK_K == 0 else tl.load(at, mask=k < K, other=0.0)
 
 
 @triton.jit
@@ -276,7 +272,10 @@ def _in(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """A tile of SiLU(gate) * up. Programs side by side have the same columns, so that weights are read once."""
+    """A tile of SiLU(gate) * up.
+
+    Programs side by side have the same columns, so that those of an expert read its weights together.
+    """
     expert, first, end = _find(starts, tl.program_id(0), EXPERTS, BLOCK_E, BLOCK_M)
     if end == 0:
         return

@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from weft.kernels.activation import silu_mul
-from weft.kernels.experts import Matrices, Routing, mix_experts, route
+from weft.kernels.experts import Matrices, mix_experts, route
 from weft.kernels.fp8 import FP8, Fp8Matrix
 from weft.kernels.heads import store_heads
 from weft.kernels.mask import apply_token_mask
