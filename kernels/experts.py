@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch.nn.functional import linear
@@ -11,7 +11,10 @@ from .activation import silu_mul
 from .dispatch import kernel
 from .fp8 import Fp8Matrix, fp8_linear
 
-__all__ = ["Matrices", "Routing", "mix_experts", "route"]
+__all__ = ["SIZES", "Matrices", "Routing", "mix_experts", "route"]
+
+SIZES: Final = (4, 24, 64)
+"""Tokens of an expert, on average, up to each of which a GPU's products are tiled alike."""
 
 Matrices = torch.Tensor | Fp8Matrix
 """A matrix of each expert, [experts, out, in], as they are or in 8 bits."""

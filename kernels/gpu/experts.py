@@ -1,20 +1,20 @@
 """Mixtures of experts: the pairs of a token and an expert are sorted by experts, whose products are tiled.
 
 The host knows no more than how many tokens and experts there are: grids are as large as they can have to be,
-and what is too much of them returns at once. So a step can be captured in a CUDA graph. Nothing is added up in
-an order that chance decides.
+and what is too much of them returns at once. So a step can be captured in a CUDA graph. Nothing is added up
+in an order that chance decides.
 """
 
 from __future__ import annotations
 
-from math import inf
+from bisect import bisect_left
 from typing import Final, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-from weft.kernels.experts import Matrices, Routing
+from weft.kernels.experts import SIZES, Matrices, Routing
 from weft.kernels.fp8 import Fp8Matrix, quantize_rows
 
 from .common import dot
@@ -33,12 +33,12 @@ class Tiles(NamedTuple):
 
 
 CHOICES: Final = (
-    (4, Tiles(16, 32, 256, 4, 4), Tiles(16, 32, 256, 4, 4)),
-    (24, Tiles(32, 32, 256, 4, 4), Tiles(32, 64, 256, 4, 4)),
-    (64, Tiles(64, 64, 128, 4, 4), Tiles(64, 128, 128, 4, 4)),
-    (inf, Tiles(128, 64, 128, 8, 4), Tiles(128, 128, 128, 8, 4)),
+    (Tiles(16, 32, 256, 4, 4), Tiles(16, 32, 256, 4, 4)),
+    (Tiles(32, 32, 256, 4, 4), Tiles(32, 64, 256, 4, 4)),
+    (Tiles(64, 64, 128, 4, 4), Tiles(64, 128, 128, 4, 4)),
+    (Tiles(128, 64, 128, 8, 4), Tiles(128, 128, 128, 8, 4)),
 )
-"""The tiles of `gate_up` and of `down` where an expert gets up to so many tokens, on average."""
+"""The tiles of `gate_up` and of `down` for each of `SIZES`, and for more tokens."""
 
 _SORTED: Final = 2048  # pairs that are sorted at once
 _SUMMED: Final = 1024  # columns
@@ -73,9 +73,9 @@ def mix_experts(x: torch.Tensor, gate_up: Matrices, down: Matrices, routing: Rou
     tokens, hidden = x.shape
     pairs = routing.experts.numel()
     by_expert = sort_pairs(routing, len(_values(gate_up)))
-    tiles = next(choice for most, *choice in CHOICES if pairs <= most * by_expert.experts)
-    inner = multiply_in(x.contiguous(), gate_up, by_expert, tiles[0])
-    found = multiply_out(inner, down, by_expert, routing.weights, tiles[1])
+    first, second = CHOICES[bisect_left(SIZES, pairs / by_expert.experts)]
+    inner = multiply_in(x.contiguous(), gate_up, by_expert, first)
+    found = multiply_out(inner, down, by_expert, routing.weights, second)
     out = torch.empty_like(x)
     grid = (tokens, triton.cdiv(hidden, _SUMMED))
     _sum[grid](found, out, hidden, PLACES=by_expert.places, BLOCK=_SUMMED, num_warps=4)

@@ -182,9 +182,7 @@ class _Reader:
             context_length=self._context(rope),
             rope=rope,
             windows=self._windows(layers),
-            qkv_bias=family == "qwen2"
-            or attention_bias
-            or (family == "qwen2_moe" and raw.get("qkv_bias", True)),
+            qkv_bias=attention_bias or (family in ("qwen2", "qwen2_moe") and bool(raw.get("qkv_bias", True))),
             out_bias=attention_bias,
             mlp_bias=bool(raw.get("mlp_bias", False)) and family == "llama",
             qk_norm=family in ("qwen3", "qwen3_moe"),
@@ -215,7 +213,7 @@ class _Reader:
             raise self._error(str(error)) from None
 
     def _experts(self, layers: int) -> Experts | None:
-        """All of Mixtral's layers have experts; of Qwen's each `decoder_sparse_step`-th, but for some named."""
+        """All of Mixtral's layers have some; of Qwen's each `decoder_sparse_step`-th, but for some named."""
         raw = self.raw
         if self.family not in ("mixtral", "qwen2_moe", "qwen3_moe"):
             return None

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import linear
 
 from weft.kernels.activation import silu_mul
-from weft.kernels.experts import Matrices, mix_experts
+from weft.kernels.experts import SIZES, Matrices, mix_experts
 from weft.kernels.fp8 import Fp8Matrix
 
 from ..config import Experts
@@ -16,7 +16,7 @@ from ..loader import LayerWeights
 from ..mixture import choose_experts
 from .projection import Projection, project_by
 
-__all__ = ["FeedForward", "feed_forward"]
+__all__ = ["FeedForward", "feed_forward", "warm_sizes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +59,9 @@ def feed_forward(weights: LayerWeights, experts: Experts | None, *, fp8: bool) -
     if not fp8:
         return Mixture(experts, weights.router, weights.gate_up, weights.down)
     return Mixture(experts, weights.router, Fp8Matrix.of(weights.gate_up), Fp8Matrix.of(weights.down))
+
+
+def warm_sizes(experts: Experts) -> tuple[int, ...]:
+    """Numbers of tokens, one for each way in which the experts' products are tiled."""
+    count, places = experts.count + experts.shared, experts.chosen + experts.shared
+    return (*(size * count // places for size in SIZES), SIZES[-1] * count // places + 1)

@@ -17,7 +17,7 @@ from ..loader import LayerWeights, Weights
 from ..parallel.comm import ALONE, Communicator
 from ..rope import rotations
 from .device_model import DeviceModel, Forward, StepAttention
-from .feed_forward import FeedForward, feed_forward
+from .feed_forward import FeedForward, feed_forward, warm_sizes
 from .projection import Projection, project_by
 
 __all__ = ["GpuModel"]
@@ -79,6 +79,8 @@ class GpuModel(DeviceModel):
         table = rotations(config.rope, head_dim=config.head_dim, positions=config.context_length)
         self._rotary = Rotary(table.real.float().to(self.device), table.imag.float().to(self.device))
         self._scale = config.head_dim**-0.5
+        if config.experts is not None:
+            self.warm_sizes = warm_sizes(config.experts)
 
     @property
     def numbers(self) -> str:

@@ -1,7 +1,7 @@
 """Which part of a model each of several processes has. Pure.
 
-Attention is cut by heads, the feed-forward layers, or each of their experts, by their inner width, so that each
-rank computes a summand of what a layer adds to the residual stream (Shoeybi et al., "Megatron-LM", 2019,
+Attention is cut by heads, the feed-forward layers, or each of their experts, by their inner width, so that
+each rank computes a summand of what a layer adds to the residual stream (Shoeybi et al., "Megatron-LM", 2019,
 section 3). The LM head is cut by tokens of the vocabulary. The embedding, the norms and the routers are whole
 on every rank: to look rows up costs nothing, and a sum over all ranks would.
 """
