@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import silu
 
 from weft.kernels.dispatch import Side
-from weft.kernels.experts import Matrices, Routing, mix_experts, route
+from weft.kernels.experts import Routing, mix_experts, route
 from weft.kernels.fp8 import FP8, Fp8Matrix, quantize_rows
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -147,10 +147,10 @@ def test_the_first_of_equals_is_chosen(side: Side) -> None:
 
 def test_a_step_gives_each_token_what_it_gets_alone(side: Side) -> None:
     x, to = random(9, 32), chosen_at_random(9, 2, 4)
-    matrices: list[Matrices] = [random(4, 32, 32, seed=1) / 6, random(4, 32, 16, seed=2) / 4]
-    together = mix_experts.on(side)(x, matrices[0], matrices[1], to)
+    gate_up, down = random(4, 32, 32, seed=1) / 6, random(4, 32, 16, seed=2) / 4
+    together = mix_experts.on(side)(x, gate_up, down, to)
     apart = [
-        mix_experts.on(side)(x[i : i + 1], *matrices, Routing(*(part[i : i + 1] for part in to)))
+        mix_experts.on(side)(x[i : i + 1], gate_up, down, Routing(*(part[i : i + 1] for part in to)))
         for i in range(9)
     ]
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=1e-5)

@@ -38,8 +38,7 @@ class Mixture:
         `threads`: which of the model's numbers of threads compute it.
         """
         routing = choose_experts(self._router(x, mode_of(len(x), threads)), self._experts)
-        for expert in routing.experts.unique().tolist():
-            tokens, places = torch.where(routing.experts == expert)
+        for expert, tokens, places in routing.by_expert():
             mode = mode_of(len(tokens), threads)
             gate, up = self._gate_up[expert](x[tokens], mode).chunk(2, dim=-1)
             given = self._down[expert](silu(gate).mul_(up), mode)

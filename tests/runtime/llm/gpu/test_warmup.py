@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 
 from weft.kernels.experts import SIZES
+from weft.runtime.kv.pool import KVPool
 from weft.runtime.llm.config import Experts, read_config
 from weft.runtime.llm.gpu.device_model import Forward
 from weft.runtime.llm.gpu.feed_forward import warm_sizes
@@ -41,11 +40,11 @@ def test_steps_of_these_sizes_are_run(
     config = read_config(folder)
     model = GpuModel(config, load_weights(folder, config, dtype=torch.float32, device=CPU), name="m")
     sizes: list[int] = []
-    compute: Callable[..., Any] = model.compute
+    compute = model.compute
 
-    def counted(step: Forward, *others: Any) -> torch.Tensor:
+    def counted(step: Forward, pool: KVPool) -> torch.Tensor:
         sizes.append(len(step.ids))
-        return compute(step, *others)
+        return compute(step, pool)
 
     monkeypatch.setattr(model, "compute", counted)
     warm_up(model, model.allocate_pool(4), Pages(2, width, CPU))
