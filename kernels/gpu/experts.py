@@ -40,6 +40,10 @@ CHOICES: Final = (
 )
 """The tiles of `gate_up` and of `down` for each of `SIZES`, and for more tokens."""
 
+_TOGETHER: Final = 8
+"""Blocks of rows that go through the columns side by side: those of an expert read its weights together, and
+the tokens of so few stay in the cache."""
+
 _SORTED: Final = 2048  # pairs that are sorted at once
 _SUMMED: Final = 1024  # columns
 
@@ -115,7 +119,7 @@ def multiply_in(x: torch.Tensor, matrices: Matrices, by_expert: Sorted, tiles: T
     inner = values.shape[1] // 2
     out = torch.empty(len(by_expert.order), inner, dtype=x.dtype, device=x.device)
     rows, row_factors = quantize_rows(x) if factors is not None else (x, None)
-    _in[(by_expert.blocks(tiles.m), triton.cdiv(inner, tiles.n))](
+    _in[(triton.cdiv(inner, tiles.n), by_expert.blocks(tiles.m))](
         rows,
         row_factors,
         values,
@@ -140,7 +144,7 @@ def multiply_out(
     hidden = values.shape[1]
     out = torch.empty(len(x), hidden, dtype=x.dtype, device=x.device)
     rows, row_factors = quantize_rows(x) if factors is not None else (x, None)
-    _out[(by_expert.blocks(tiles.m), triton.cdiv(hidden, tiles.n))](
+    _out[(triton.cdiv(hidden, tiles.n), by_expert.blocks(tiles.m))](
         rows,
         row_factors,
         values,
@@ -171,6 +175,7 @@ def _blocks(by_expert: Sorted, rows: torch.Tensor, tiles: Tiles) -> dict[str, in
         "BLOCK_M": tiles.m,
         "BLOCK_N": tiles.n,
         "BLOCK_K": tiles.k // rows.element_size(),
+        "TOGETHER": _TOGETHER,
         "num_warps": tiles.warps,
         "num_stages": tiles.stages,
     }
@@ -233,6 +238,12 @@ def _sort(experts, order, starts, pairs, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _place(TOGETHER: tl.constexpr):
+    """The block of rows of this program, and the block of columns."""
+    return tl.swizzle2d(tl.program_id(1), tl.program_id(0), tl.num_programs(1), tl.num_programs(0), TOGETHER)
+
+
+@triton.jit
 def _find(starts, block, EXPERTS: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr):
     """The expert of a block of rows, its first row, and where the expert's rows end; none: if that is 0.
 
@@ -271,16 +282,15 @@ def _in(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ):
-    """A tile of SiLU(gate) * up.
-
-    Programs side by side have the same columns, so that those of an expert read its weights together.
-    """
-    expert, first, end = _find(starts, tl.program_id(0), EXPERTS, BLOCK_E, BLOCK_M)
+    """A tile of SiLU(gate) * up."""
+    block, column = _place(TOGETHER)
+    expert, first, end = _find(starts, block, EXPERTS, BLOCK_E, BLOCK_M)
     if end == 0:
         return
     rows = first + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = column * BLOCK_N + tl.arange(0, BLOCK_N)
     token = tl.load(order + tl.minimum(rows, end - 1)).to(tl.int64) // PLACES
     output = expert * 2 * INNER + tl.minimum(columns, INNER - 1)
     k = tl.arange(0, BLOCK_K)
@@ -320,13 +330,15 @@ def _out(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ):
     """A tile of what experts give, times their weights, each row at the place of its pair."""
-    expert, first, end = _find(starts, tl.program_id(0), EXPERTS, BLOCK_E, BLOCK_M)
+    block, column = _place(TOGETHER)
+    expert, first, end = _find(starts, block, EXPERTS, BLOCK_E, BLOCK_M)
     if end == 0:
         return
     rows = first + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = column * BLOCK_N + tl.arange(0, BLOCK_N)
     row = tl.minimum(rows, end - 1).to(tl.int64)
     output = expert * HIDDEN + tl.minimum(columns, HIDDEN - 1)
     k = tl.arange(0, BLOCK_K)
