@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn.functional import silu
@@ -33,13 +33,24 @@ class Mixture:
         yield from self._down
 
     def add_to(self, total: torch.Tensor, x: torch.Tensor, threads: int) -> None:
-        """Add what the experts give for `x` [tokens, hidden] to `total`, in place, one after the other.
+        """Add what the experts give for `x` [tokens, hidden] to `total`, in place.
 
-        `threads`: which of the model's numbers of threads compute it.
+        The pairs of a token and an expert lie in the order of experts meanwhile, so that all but the products
+        is done for all experts at once. `threads`: which of the model's numbers of threads compute it.
         """
         routing = choose_experts(self._router(x, mode_of(len(x), threads)), self._experts)
-        for expert, tokens, places in routing.by_expert():
-            mode = mode_of(len(tokens), threads)
-            gate, up = self._gate_up[expert](x[tokens], mode).chunk(2, dim=-1)
-            given = self._down[expert](silu(gate).mul_(up), mode)
-            total.index_add_(0, tokens, given.mul_(routing.weights[tokens, places, None]))
+        experts, places = routing.experts.flatten(), routing.experts.shape[1]
+        order = experts.argsort(stable=True)
+        counts = experts.bincount(minlength=len(self._down)).tolist()
+        gate, up = _multiply(self._gate_up, x[order // places], counts, threads).chunk(2, dim=-1)
+        by_expert = _multiply(self._down, silu(gate).mul_(up), counts, threads)
+        given = torch.empty_like(by_expert).index_copy_(0, order, by_expert).view(len(x), places, -1)
+        total.add_((given * routing.weights[:, :, None]).sum(1))
+
+
+def _multiply(
+    matrices: Sequence[Linear], rows: torch.Tensor, counts: Sequence[int], threads: int
+) -> torch.Tensor:
+    """The products of `rows` with the matrices, of which each has the next so many of `counts`."""
+    parts = zip(matrices, rows.split(counts), strict=True)
+    return torch.cat([matrix(part, mode_of(len(part), threads)) for matrix, part in parts if len(part)])
