@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import torch
@@ -26,12 +25,6 @@ class Routing(NamedTuple):
 
     experts: torch.Tensor  # int32 [tokens, places]
     weights: torch.Tensor  # float32 [tokens, places]
-
-    def by_expert(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """Each expert that has any, with its tokens and at which of their places it stands."""
-        for expert in sorted(set(self.experts.flatten().tolist())):
-            tokens, places = torch.where(self.experts == expert)
-            yield expert, tokens, places
 
 
 @kernel
@@ -63,7 +56,8 @@ def mix_experts(x: torch.Tensor, gate_up: Matrices, down: Matrices, routing: Rou
     [experts, hidden, inner]. What a token gets does not depend on the others, but for the order of additions.
     """
     found = torch.empty(*routing.experts.shape, x.shape[1], dtype=x.dtype, device=x.device)
-    for expert, tokens, places in routing.by_expert():
+    for expert in set(routing.experts.flatten().tolist()):
+        tokens, places = torch.where(routing.experts == expert)
         given = _product(silu_mul(_product(x[tokens], gate_up, expert)), down, expert)
         found[tokens, places] = (given * routing.weights[tokens, places, None]).to(x.dtype)
     return found.float().sum(1).to(x.dtype)

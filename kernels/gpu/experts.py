@@ -99,7 +99,7 @@ class Sorted(NamedTuple):
         return len(self.starts) - 1
 
     def blocks(self, rows: int) -> int:
-        """Of how many blocks of so many rows, each of one expert, there may have to be."""
+        """The most that it may take of blocks of so many rows, each of one expert's."""
         pairs = len(self.order)
         return (pairs + min(pairs, self.experts) * (rows - 1)) // rows
 
