@@ -49,8 +49,8 @@ class Mixture:
 
 
 def _multiply(
-    matrices: Sequence[Linear], rows: torch.Tensor, counts: Sequence[int], threads: int
+    matrices: Sequence[Linear], rows: torch.Tensor, counts: list[int], threads: int
 ) -> torch.Tensor:
     """The products of `rows` with the matrices, of which each has the next so many of `counts`."""
-    parts = zip(matrices, rows.split(counts), strict=True)
+    parts = zip(matrices, torch.split(rows, counts), strict=True)
     return torch.cat([matrix(part, mode_of(len(part), threads)) for matrix, part in parts if len(part)])
