@@ -37,8 +37,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class LayerWeights:
     """One decoder layer, or a rank's part of it, which has fewer heads and a smaller intermediate width.
 
-    Matrices are [out, in]. Where there is a router, `gate_up` and `down` are those of each expert: first of
-    those that it chooses among, then of those that every token goes through.
+    Matrices are [out, in]. Where there is a router, `gate_up` and `down` are [experts, out, in]: first those
+    that it chooses among, then those that every token goes through.
     """
 
     input_norm: torch.Tensor  # [hidden]
@@ -48,9 +48,9 @@ class LayerWeights:
     out: torch.Tensor  # [hidden, heads * head_dim]
     out_bias: torch.Tensor | None
     post_norm: torch.Tensor  # [hidden]
-    gate_up: torch.Tensor  # [2 * intermediate, hidden], or [experts, 2 * intermediate, hidden]
+    gate_up: torch.Tensor  # [2 * intermediate, hidden]
     gate_up_bias: torch.Tensor | None
-    down: torch.Tensor  # [hidden, intermediate], or [experts, hidden, intermediate]
+    down: torch.Tensor  # [hidden, intermediate]
     down_bias: torch.Tensor | None
     router: torch.Tensor | None = None  # [experts to choose among, one more if there are others, hidden]
 
@@ -160,11 +160,11 @@ def _load_layer(source: _Source, config: ModelConfig, own: ModelConfig, index: i
     attention, mlp = prefix + "self_attn.", prefix + "mlp."
     qkv = {attention + "q_proj": width, attention + "k_proj": kv_width, attention + "v_proj": kv_width}
     experts = config.experts if config.experts and index in config.experts.layers else None
-    router = None
+    dense, router = {mlp + "gate_proj": inner, mlp + "up_proj": inner}, None
     if experts is not None:
         router, gate_up, down = _load_experts(source, config, experts, prefix)
     else:
-        gate_up = source.merged({mlp + "gate_proj": inner, mlp + "up_proj": inner}, hidden)
+        gate_up = source.merged(dense, hidden)
         down = source.get(mlp + "down_proj.weight", hidden, inner, cut=1)
     return LayerWeights(
         input_norm=source.get(prefix + "input_layernorm.weight", hidden),
@@ -175,9 +175,7 @@ def _load_layer(source: _Source, config: ModelConfig, own: ModelConfig, index: i
         out_bias=source.get(attention + "o_proj.bias", hidden) if config.out_bias and first else None,
         post_norm=source.get(prefix + "post_attention_layernorm.weight", hidden),
         gate_up=gate_up,
-        gate_up_bias=source.merged_bias({mlp + "gate_proj": inner, mlp + "up_proj": inner})
-        if config.mlp_bias
-        else None,
+        gate_up_bias=source.merged_bias(dense) if config.mlp_bias else None,
         down=down,
         down_bias=source.get(mlp + "down_proj.bias", hidden) if config.mlp_bias and first else None,
         router=router,
@@ -203,9 +201,8 @@ def _load_experts(
         router = torch.cat([router, source.get(at + "shared_expert_gate.weight", 1, hidden)])
         gate_up = source.merged({name + gate: wide, name + up: wide}, hidden)
         into += gate_up.view(2, experts.shared, -1, hidden).transpose(0, 1).flatten(1, 2)
-        out += (
-            source.get(f"{name}{down}.weight", hidden, wide, cut=1).view(hidden, experts.shared, -1).unbind(1)
-        )
+        whole = source.get(f"{name}{down}.weight", hidden, wide, cut=1)
+        out += whole.view(hidden, experts.shared, -1).unbind(1)
     return router, torch.stack(into), torch.stack(out)
 
 
