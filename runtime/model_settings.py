@@ -77,8 +77,8 @@ class ModelSettings(BaseModel):
     """Of the layers' matrices, by weft's code on a GPU: fp8 keeps and multiplies them in 8 bits, in half the
     memory; auto does so where the checkpoint is in fp8 and the GPU has units for it."""
     code: Literal["auto", "weft", "transformers"] = "auto"
-    """Whose code computes the model: weft's, which knows the families Llama, Mistral, Qwen2 and Qwen3, or
-    that of transformers, more slowly; auto takes weft's where it can."""
+    """Whose code computes the model: weft's, which knows the families Llama, Mistral, Qwen2, Qwen3, Mixtral,
+    Qwen2-MoE and Qwen3-MoE, or that of transformers, more slowly; auto takes weft's where it can."""
     kv_tokens: int | None = Field(default=None, gt=0)
     """Tokens whose keys and values the worker keeps; by default as many as memory allows."""
     host_kv_tokens: int | None = Field(default=None, ge=0)
@@ -95,7 +95,8 @@ class ModelSettings(BaseModel):
     on; it must divide the model's heads, KV heads and inner width. No KV goes to the host or to other workers
     then. On a CPU it works, too, slowly: for trying it out."""
     native: bool = True
-    """In float32 on a CPU, compute in C that this machine's compiler has compiled for it, if it has one."""
+    """In float32 on a CPU, compute in C that this machine's compiler has compiled for it, if it has one and
+    the model has no experts."""
     prompt_lookup: bool = True
     """Compute in one step several tokens that the context lets expect, as answers copy from it; texts stay
     the same, in fewer steps."""

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.nn.functional import pad
 
-from .config import ModelConfig
+from .config import Experts, ModelConfig
 from .cpu.bfloat16 import bfloat16_pays
 from .errors import ModelError
 from .parallel.shard import WHOLE, Shard
@@ -37,7 +37,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class LayerWeights:
     """One decoder layer, or a rank's part of it, which has fewer heads and a smaller intermediate width.
 
-    Matrices are [out, in].
+    Matrices are [out, in]. Where there is a router, `gate_up` and `down` are [experts, out, in]: first those
+    that it chooses among, then those that every token goes through.
     """
 
     input_norm: torch.Tensor  # [hidden]
@@ -51,6 +52,7 @@ class LayerWeights:
     gate_up_bias: torch.Tensor | None
     down: torch.Tensor  # [hidden, intermediate]
     down_bias: torch.Tensor | None
+    router: torch.Tensor | None = None  # [experts to choose among, one more if there are others, hidden]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ def load_weights(
         own_head = source.get("lm_head.weight", vocab, hidden, cut=0)
     return Weights(
         embedding=embedding,
-        layers=(_load_layer(source, config, own, f"model.layers.{i}.") for i in range(config.layers)),
+        layers=(_load_layer(source, config, own, i) for i in range(config.layers)),
         norm=source.get("model.norm.weight", hidden),
         head=_filled(own_head, shard.most(vocab)),
     )
@@ -149,14 +151,21 @@ def _filled(rows: torch.Tensor, count: int) -> torch.Tensor:
     return rows if len(rows) == count else pad(rows, (0, 0, 0, count - len(rows)))
 
 
-def _load_layer(source: _Source, config: ModelConfig, own: ModelConfig, prefix: str) -> LayerWeights:
+def _load_layer(source: _Source, config: ModelConfig, own: ModelConfig, index: int) -> LayerWeights:
     """The part `own` of a layer of `config`. What the ranks' parts add up to gets its bias from the first."""
+    prefix = f"model.layers.{index}."
     hidden, inner, width = config.hidden_size, config.intermediate_size, config.heads * config.head_dim
     kv_width = config.kv_heads * config.head_dim
     first = source.shard.rank == 0
     attention, mlp = prefix + "self_attn.", prefix + "mlp."
     qkv = {attention + "q_proj": width, attention + "k_proj": kv_width, attention + "v_proj": kv_width}
-    gate_up = {mlp + "gate_proj": inner, mlp + "up_proj": inner}
+    experts = config.experts if config.experts and index in config.experts.layers else None
+    dense, router = {mlp + "gate_proj": inner, mlp + "up_proj": inner}, None
+    if experts is not None:
+        router, gate_up, down = _load_experts(source, config, experts, prefix)
+    else:
+        gate_up = source.merged(dense, hidden)
+        down = source.get(mlp + "down_proj.weight", hidden, inner, cut=1)
     return LayerWeights(
         input_norm=source.get(prefix + "input_layernorm.weight", hidden),
         qkv=source.merged(qkv, hidden),
@@ -165,11 +174,36 @@ def _load_layer(source: _Source, config: ModelConfig, own: ModelConfig, prefix: 
         out=source.get(attention + "o_proj.weight", hidden, width, cut=1),
         out_bias=source.get(attention + "o_proj.bias", hidden) if config.out_bias and first else None,
         post_norm=source.get(prefix + "post_attention_layernorm.weight", hidden),
-        gate_up=source.merged(gate_up, hidden),
-        gate_up_bias=source.merged_bias(gate_up) if config.mlp_bias else None,
-        down=source.get(mlp + "down_proj.weight", hidden, inner, cut=1),
+        gate_up=gate_up,
+        gate_up_bias=source.merged_bias(dense) if config.mlp_bias else None,
+        down=down,
         down_bias=source.get(mlp + "down_proj.bias", hidden) if config.mlp_bias and first else None,
+        router=router,
     )
+
+
+def _load_experts(
+    source: _Source, config: ModelConfig, experts: Experts, prefix: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A layer's router, and of its experts `gate_up` and `down`: of each that part of its inner width."""
+    hidden, inner = config.hidden_size, experts.intermediate_size
+    at, gate, up, down = prefix + "mlp.", "gate_proj", "up_proj", "down_proj"
+    if config.family == "mixtral":
+        at, gate, up, down = prefix + "block_sparse_moe.", "w1", "w3", "w2"
+    router = source.get(at + "gate.weight", experts.count, hidden)
+    into, out = [], []
+    for expert in range(experts.count):
+        name = f"{at}experts.{expert}."
+        into.append(source.merged({name + gate: inner, name + up: inner}, hidden))
+        out.append(source.get(f"{name}{down}.weight", hidden, inner, cut=1))
+    if experts.shared:
+        name, wide = at + "shared_expert.", experts.shared * inner
+        router = torch.cat([router, source.get(at + "shared_expert_gate.weight", 1, hidden)])
+        gate_up = source.merged({name + gate: wide, name + up: wide}, hidden)
+        into += gate_up.view(2, experts.shared, -1, hidden).transpose(0, 1).flatten(1, 2)
+        whole = source.get(f"{name}{down}.weight", hidden, wide, cut=1)
+        out += whole.view(hidden, experts.shared, -1).unbind(1)
+    return router, torch.stack(into), torch.stack(out)
 
 
 def _load_qk_norm(source: _Source, own: ModelConfig, attention: str) -> torch.Tensor:
