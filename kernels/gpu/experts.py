@@ -38,8 +38,8 @@ CHOICES: Final = (
     (Tiles(64, 128, 128, 4, 4), Tiles(64, 128, 128, 4, 3)),
     (Tiles(128, 128, 128, 8, 4), Tiles(128, 256, 128, 8, 4)),
 )
-"""The tiles of `gate_up` and of `down` for each of `SIZES`, and for more tokens: measured on an H200 with the layers
-of Qwen3-30B-A3B and Mixtral-8x7B."""
+"""The tiles of `gate_up` and of `down` for each of `SIZES`, and for more tokens: measured on an H200 with the
+layers of Qwen3-30B-A3B and Mixtral-8x7B."""
 
 _TOGETHER: Final = 16
 """Blocks of rows that go through the columns side by side: those of an expert read its weights together, and
