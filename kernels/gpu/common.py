@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 __all__ = [
+    "INTERPRETED",
     "LOG2_E",
     "cap",
     "dot",
@@ -21,7 +22,7 @@ __all__ = [
 
 LOG2_E = 1.4426950408889634
 
-_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
 def processors(device: torch.device) -> int:
@@ -52,7 +53,7 @@ def cap(scores, squash):
 @triton.jit
 def dot(a, b):
     """The product of two tiles, accumulated in float32; float32 operands are not rounded to tf32."""
-    if _INTERPRETED:  # which multiplies the bit patterns of bfloat16
+    if INTERPRETED:  # which multiplies the bit patterns of bfloat16
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, input_precision="ieee")
