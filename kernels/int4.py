@@ -54,7 +54,7 @@ class Int4Matrix:
         group = columns // max(scales.shape[1], 1)
         if columns != group * scales.shape[1] or not group or group % LEAST_GROUP:
             raise ValueError(
-                f"{scales.shape[1]} groups of {columns} columns are none of a multiple of {LEAST_GROUP} each"
+                f"has {scales.shape[1]} groups of {columns} columns, not of a multiple of {LEAST_GROUP} each"
             )
         block = next(size for size in (_LARGEST_BLOCK, 64, LEAST_GROUP) if group % size == 0)
         halves = numbers.view(out, -1, 2, block // 2).transpose(0, 1)
@@ -81,9 +81,18 @@ class Int4Matrix:
 
     @classmethod
     def cat(cls, parts: list[Int4Matrix]) -> Int4Matrix:
-        """The rows of several matrices that have the same groups and the same order, one after the other."""
+        """The rows of several matrices with the same groups, one after the other.
+
+        Raises ValueError if their columns are in different orders.
+        """
+        first, *others = (part.order for part in parts)
+        if not all(
+            first is other or (first is not None and other is not None and torch.equal(first, other))
+            for other in others
+        ):
+            raise ValueError("has columns in an order of its own")
         values = torch.cat([part.values for part in parts], dim=1)
-        return cls(values, torch.cat([part.factors for part in parts], dim=1), parts[0].order)
+        return cls(values, torch.cat([part.factors for part in parts], dim=1), first)
 
     @property
     def shape(self) -> tuple[int, int]:

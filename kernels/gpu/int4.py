@@ -215,11 +215,18 @@ def _numbers(pair, zero, dtype: tl.constexpr, UPPER: tl.constexpr):
         bits = (pair >> 4 if UPPER else pair & 15).to(tl.int32)
         numbers = (bits - zero).to(tl.float32).to(dtype)  # the interpreter has no shorter way
     elif dtype == tl.bfloat16:
-        asm: tl.constexpr = _BFLOAT16_UPPER if UPPER else _BFLOAT16_LOWER
-        counted = tl.inline_asm_elementwise(asm, "=r,=r,r", [pair], tl.bfloat16, is_pure=True, pack=4)
-        numbers = counted - (zero + _BFLOAT16).to(tl.bfloat16)
+        numbers = tl.inline_asm_elementwise(
+            _BFLOAT16_UPPER if UPPER else _BFLOAT16_LOWER,
+            "=r,=r,r",
+            [pair],
+            tl.bfloat16,
+            is_pure=True,
+            pack=4,
+        )
+        numbers -= (zero + _BFLOAT16).to(tl.bfloat16)
     else:
-        asm: tl.constexpr = _FLOAT16_UPPER if UPPER else _FLOAT16_LOWER
-        counted = tl.inline_asm_elementwise(asm, "=r,=r,r", [pair], tl.float16, is_pure=True, pack=4)
-        numbers = counted - (zero + _FLOAT16).to(tl.float16)
+        numbers = tl.inline_asm_elementwise(
+            _FLOAT16_UPPER if UPPER else _FLOAT16_LOWER, "=r,=r,r", [pair], tl.float16, is_pure=True, pack=4
+        )
+        numbers -= (zero + _FLOAT16).to(tl.float16)
     return numbers

@@ -9,6 +9,7 @@ from torch.nn.functional import embedding, linear
 
 from weft.kernels.activation import silu_mul
 from weft.kernels.heads import store_heads
+from weft.kernels.int4 import Int4Matrix
 from weft.kernels.norm import add_rms_norm, rms_norm
 from weft.kernels.tables import Rotary
 from weft.runtime.kv.pool import KVPool
@@ -17,6 +18,7 @@ from ..config import ModelConfig
 from ..loader import LayerWeights, Weights
 from ..parallel.comm import ALONE, Communicator
 from ..rope import rotations
+from ..source import Matrix
 from .device_model import DeviceModel, Forward, StepAttention
 from .projection import Projection, project_by
 
@@ -36,12 +38,12 @@ class _Layer:
     down: Projection
 
     @classmethod
-    def of(cls, weights: LayerWeights, *, fp8: bool) -> _Layer:
-        """The layer with matrices as they are or in 8 bits.
+    def of(cls, weights: LayerWeights[Matrix], *, fp8: bool) -> _Layer:
+        """The layer with matrices as they are loaded or in 8 bits.
 
-        Some of the former are laid out by columns, which cuBLAS reads faster for few rows. On an H100, for 1
-        to 256 rows of Llama-3.1-8B, `out` then takes up to 14 % less time and `gate_up` 2 to 7 % less (at 8
-        rows 2 % more), at 512 and 1,024 rows 4 to 5 % more; it makes no difference to reading.
+        Some of those that are in 16 are laid out by columns, which cuBLAS reads faster for few rows. On an
+        H100, for 1 to 256 rows of Llama-3.1-8B, `out` then takes up to 14 % less time and `gate_up` 2 to 7 %
+        less (at 8 rows 2 % more), at 512 and 1,024 rows 4 to 5 % more; it makes no difference to reading.
         """
         return cls(
             input_norm=weights.input_norm,
@@ -62,7 +64,7 @@ class GpuModel(DeviceModel):
     def __init__(
         self,
         config: ModelConfig,
-        weights: Weights,
+        weights: Weights[Matrix],
         *,
         name: str,
         comm: Communicator = ALONE,
@@ -78,6 +80,12 @@ class GpuModel(DeviceModel):
         self._layers = tuple(_Layer.of(layer, fp8=fp8) for layer in weights.layers)
         self.fp8 = fp8
         """Whether the matrices of its layers are in 8 bits."""
+        self.int4 = any(
+            isinstance(each.weight, Int4Matrix)
+            for layer in self._layers
+            for each in (layer.qkv, layer.out, layer.gate_up, layer.down)
+        )
+        """Whether they are in 4 bits, or some of them."""
         table = rotations(config.rope, head_dim=config.head_dim, positions=config.context_length)
         self._rotary = Rotary(table.real.float().to(self.device), table.imag.float().to(self.device))
         self._scale = config.head_dim**-0.5
@@ -85,7 +93,8 @@ class GpuModel(DeviceModel):
     @property
     def numbers(self) -> str:
         """See `Model.numbers`."""
-        return f"fp8 and {super().numbers}" if self.fp8 else super().numbers
+        kept = "fp8 and " if self.fp8 else "int4 and " if self.int4 else ""
+        return kept + super().numbers
 
     @torch.inference_mode()
     def compute(self, step: Forward, pool: KVPool, out: torch.Tensor | None = None) -> torch.Tensor:
