@@ -31,12 +31,10 @@ class Int4Matrix:
     """
 
     values: torch.Tensor  # uint8 [blocks, out, columns of a block / 2]
-    factors: (
-        torch.Tensor
-    )  # int32 [groups, out]: the bits of a float32, the scale, whose last four are the zero
-    order: torch.Tensor | None = (
-        None  # int64 [in]: which input goes with each column; None: the first with the first
-    )
+    factors: torch.Tensor
+    """int32 [groups, out]: the bits of a float32, the scale, of which the last four are the zero."""
+    order: torch.Tensor | None = None
+    """int64 [in]: which input each column belongs to; None: the first to the first, and so on."""
 
     @classmethod
     def pack(
@@ -54,7 +52,7 @@ class Int4Matrix:
         group = columns // max(scales.shape[1], 1)
         if columns != group * scales.shape[1] or not group or group % LEAST_GROUP:
             raise ValueError(
-                f"has {scales.shape[1]} groups of {columns} columns, not of a multiple of {LEAST_GROUP} each"
+                f"{scales.shape[1]} groups of {columns} columns, not of a multiple of {LEAST_GROUP} each"
             )
         block = next(size for size in (_LARGEST_BLOCK, 64, LEAST_GROUP) if group % size == 0)
         halves = numbers.view(out, -1, 2, block // 2).transpose(0, 1)
@@ -85,12 +83,9 @@ class Int4Matrix:
 
         Raises ValueError if their columns are in different orders.
         """
-        first, *others = (part.order for part in parts)
-        if not all(
-            first is other or (first is not None and other is not None and torch.equal(first, other))
-            for other in others
-        ):
-            raise ValueError("has columns in an order of its own")
+        first = parts[0].order
+        if not all(_same(part.order, first) for part in parts):
+            raise ValueError("columns in different orders")
         values = torch.cat([part.values for part in parts], dim=1)
         return cls(values, torch.cat([part.factors for part in parts], dim=1), first)
 
@@ -99,6 +94,10 @@ class Int4Matrix:
         """Its rows and columns."""
         blocks, out, half = self.values.shape
         return out, blocks * half * 2
+
+
+def _same(order: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return order is other or (order is not None and other is not None and torch.equal(order, other))
 
 
 def int4_linear(x: torch.Tensor, weight: Int4Matrix, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -128,7 +128,7 @@ def multiply_many(
     return linear(x, weight, bias)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "each"])
 def _multiply(
     x,
     values,
@@ -169,7 +169,7 @@ def _multiply(
     tl.store(at, total.to(sums.dtype.element_ty), mask=inside & (n < width)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "parts"])
 def _add(sums, bias, out, rows, width, parts, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """The parts of a tile, one after the other."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)

@@ -78,7 +78,7 @@ class Packed:
         if self.group >= self.numbers.shape[1]:
             return Packed(self.numbers[:, part], self.scales, self.zeros, self.group, None)
         if self.groups is not None or part.start % self.group or part.stop % self.group:
-            raise ValueError(f"cannot be cut between columns {part.start} and {part.stop} of its groups")
+            raise ValueError(f"a cut through groups, to columns {part.start} to {part.stop}")
         own = slice(part.start // self.group, part.stop // self.group)
         return Packed(self.numbers[:, part], self.scales[:, own], self.zeros[:, own], self.group, None)
 
@@ -89,7 +89,7 @@ class Packed:
             order = self.groups.argsort(stable=True)
             expected = _neighbours(len(order), self.group, order.device)
             if not torch.equal(self.groups[order], expected):
-                raise ValueError(f"has groups of other than {self.group} columns")
+                raise ValueError(f"groups of other than {self.group} columns")
             numbers = numbers[:, order]
         return Int4Matrix.pack(numbers.contiguous(), self.scales, self.zeros, order)
 
@@ -141,7 +141,7 @@ def _read_compressed(said: Mapping[str, Any]) -> Packing:
     return Packing(
         "compressed-tensors",
         None if strategy == "channel" else _group(weights[0].get("group_size")),
-        ordered=weights[0].get("actorder") in ("group", True),
+        ordered=weights[0].get("actorder") in ("group", "dynamic", True),
         zeros=not weights[0].get("symmetric", True),
     )
 
@@ -172,7 +172,7 @@ def read_packed(packing: Packing, tensors: Tensors, name: str, out: int, columns
     if packing.ordered or index in tensors:
         groups = tensors.whole(index, columns).long()
         if groups.numel() and not 0 <= int(groups.min()) <= int(groups.max()) < count:
-            raise ValueError(f"has columns of groups beyond its {count}")
+            raise ValueError(f"columns of groups beyond its {count}")
         if torch.equal(groups, _neighbours(columns, group, groups.device)):
             groups = None
     return Packed(numbers, scales, zeros, group, groups)
@@ -210,7 +210,7 @@ def _read_rows(
 def _words(tensors: Tensors, name: str, *shape: int) -> torch.Tensor:
     words = tensors.whole(name, *shape)
     if words.dtype != torch.int32:
-        raise ValueError(f"is packed into {words.dtype}, not torch.int32: tensor {name!r}")
+        raise ValueError(f"words of {words.dtype}, not torch.int32, in {name!r}")
     return words
 
 

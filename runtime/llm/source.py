@@ -24,7 +24,6 @@ __all__ = ["Matrix", "Source"]
 Matrix = torch.Tensor | Int4Matrix
 
 _FP8: Final = "F8_E4M3"  # as safetensors names it
-_REMEDY: Final = "set quantization = 'none'"
 
 
 class Source:
@@ -78,7 +77,10 @@ class Source:
         """Of a tensor, which must have `shape`, what safetensors has before it reads it."""
         file = self.files.get(name)
         if file is None:
-            raise ModelError(f"checkpoint {str(self.folder)!r} lacks the tensor {name!r}")
+            matrix = name.removesuffix(".weight")
+            packed = any(f"{matrix}.{part}" in self.files for part in PACKED.values())
+            why = ": it is quantized, of which config.json says nothing" if packed else ""
+            raise ModelError(f"checkpoint {str(self.folder)!r} lacks the tensor {name!r}{why}")
         with _reading(self.folder):
             found = file.get_slice(name)
             if found.get_shape() != list(shape):
@@ -114,7 +116,7 @@ class Source:
         try:
             return read_packed(self.packing, self, matrix, rows, width)
         except ValueError as problem:
-            raise ModelError(f"matrix {matrix!r} of {str(self.folder)!r} {problem}") from None
+            raise ModelError(f"matrix {matrix!r} of {str(self.folder)!r} has {problem}") from None
 
     def merged(self, parts: Mapping[str, int], width: int, cut: int = 0) -> torch.Tensor:
         """The matrices of several projections of one input, as one; of each the shard's part."""
@@ -129,30 +131,34 @@ class Source:
         """The same in the 4 bits of the checkpoint, if all of it is; else as `merged`."""
         if not all(map(self._is_packed, parts)):
             return self.merged(parts, width, cut)
-        with self._packing(parts):
-            return Int4Matrix.cat([self._own(name, rows, width, cut) for name, rows in parts.items()])
+        matrices = [self._own(name, rows, width, cut) for name, rows in parts.items()]
+        with self._multiplied(*parts):
+            return Int4Matrix.cat(matrices)
 
     def _own(self, matrix: str, rows: int, width: int, cut: int) -> Int4Matrix:
+        """The shard's part of a matrix that is in 4 bits."""
         packed = self._packed(matrix, rows, width)
-        if self.shard.size > 1:
-            part = self.shard.part((rows, width)[cut])
-            packed = packed.columns(part) if cut else packed.rows(part)
-        return packed.matrix()
+        with self._multiplied(matrix):
+            if self.shard.size > 1:
+                part = self.shard.part((rows, width)[cut])
+                packed = packed.columns(part) if cut else packed.rows(part)
+            return packed.matrix()
 
     def rounded(self, parts: Mapping[str, int], width: int, cut: int) -> Matrix:
         """The same, rounded to 4 bits here."""
-        with self._packing(parts):
-            return Int4Matrix.of(self.merged(parts, width, cut))
+        merged = self.merged(parts, width, cut)
+        with self._multiplied(*parts):
+            return Int4Matrix.of(merged)
 
     @contextmanager
-    def _packing(self, parts: Mapping[str, int]) -> Iterator[None]:
-        """Say which matrices have no product in 4 bits, and what can be done."""
+    def _multiplied(self, *matrices: str) -> Iterator[None]:
+        """Say which matrices have no product in 4 bits, why, and what can be done."""
         try:
             yield
         except ValueError as problem:
-            names = ", ".join(parts)
             raise ModelError(
-                f"{names} of {str(self.folder)!r} cannot be computed in 4 bits, for it {problem}: {_REMEDY}"
+                f"{', '.join(matrices)} of {str(self.folder)!r} cannot be multiplied in 4 bits, "
+                f"for {problem}: set quantization = 'none'"
             ) from None
 
 

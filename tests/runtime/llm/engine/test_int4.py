@@ -139,8 +139,8 @@ def test_columns_that_groups_share_out_of_order_are_not_cut(plain: Path) -> None
     config = read_config(folder)
     weights = load_int4_weights(folder, config, dtype=torch.float32, device=CPU, shard=Shard(0, 2))
     message = (
-        r"model\.layers\.0\.self_attn\.o_proj of .* cannot be computed in 4 bits, for it cannot be cut "
-        r"between columns 0 and 64 of its groups: set quantization = 'none'"
+        r"^model\.layers\.0\.self_attn\.o_proj of .* cannot be multiplied in 4 bits, for a cut through "
+        r"groups, to columns 0 to 64: set quantization = 'none'"
     )
     with pytest.raises(ModelError, match=message):
         next(weights.layers)
@@ -236,7 +236,16 @@ def test_tensors_that_are_missing_or_misshaped_are_named(plain: Path, name: str,
 def test_numbers_that_are_packed_otherwise_are_named(plain: Path) -> None:
     folder, tensor = packed(plain, FORMS["gptq"]), f"{DOWN}.qweight"
     edit_tensors(folder, lambda tensors: tensors.update({tensor: tensors[tensor].float()}))
-    with pytest.raises(ModelError, match=rf"packed into torch\.float32, not torch\.int32: tensor '{tensor}'"):
+    with pytest.raises(ModelError, match=rf"has words of torch\.float32, not torch\.int32, in '{tensor}'"):
+        load_model(folder, device="cpu")
+
+
+def test_quantization_that_the_configuration_says_nothing_of_is_named(plain: Path) -> None:
+    folder = packed(plain, FORMS["gptq"])
+    edit_json(folder / "config.json", lambda config: config.pop("quantization_config"))
+    with pytest.raises(
+        ModelError, match=r"q_proj\.weight': it is quantized, of which config\.json says noth"
+    ):
         load_model(folder, device="cpu")
 
 
@@ -252,9 +261,7 @@ def test_groups_without_a_product_are_refused_and_given_back(plain: Path) -> Non
     folder, tensor = packed(plain, FORMS["gptq_ordered"]), f"{DOWN}.g_idx"
     edit_tensors(folder, lambda tensors: tensors[tensor].fill_(1))
     assert load_model(folder, device="cpu").numbers == "float32"
-    with pytest.raises(
-        ModelError, match="for it has groups of other than 32 columns: set quantization = 'no"
-    ):
+    with pytest.raises(ModelError, match="for groups of other than 32 columns: set quantization = 'none'"):
         in_four_bits(folder)
 
 
@@ -262,7 +269,7 @@ def test_projections_of_one_input_have_one_order(plain: Path) -> None:
     folder, name = packed(plain, FORMS["gptq_ordered"]), "model.layers.0.self_attn.k_proj.g_idx"
     edit_tensors(folder, lambda tensors: tensors.update({name: tensors[name].flip(0).contiguous()}))
     assert load_model(folder, device="cpu").numbers == "float32"
-    with pytest.raises(ModelError, match=r"q_proj, .*k_proj, .* for it has columns in an order of its own"):
+    with pytest.raises(ModelError, match=r"q_proj, .*k_proj, .*v_proj of .* for columns in different orders"):
         in_four_bits(folder)
 
 
