@@ -235,7 +235,8 @@ def measured(options: argparse.Namespace, root: Path, ablation: bool) -> dict[st
     with ExitStack() as stack:
         clients: dict[str, Client] = {}
         for name, off in passes_off(ablation).items():
-            clients[name] = stack.enter_context(server(root / f"{ablation} {name}", off))
+            folder = root / f"{ablation} {name}"
+            clients[name] = stack.enter_context(server(folder, off, kv_tokens=options.kv_tokens))
             Sequential(clients[name]).store.invoke(documents())
         for workload in options.workload or WORKLOADS:
             arms, calls = arms_of(workload, clients), calls_of(workload, options.web_ms)
@@ -271,6 +272,9 @@ def main(arguments: Iterable[str] | None = None) -> None:
         "--compile", action="store_true", help="only time compiling and binding, and what a cut prompt costs"
     )
     parser.add_argument("--web-ms", type=int, default=300, help="how long looking up a query takes (300)")
+    parser.add_argument(
+        "--kv-tokens", type=int, help="the KV pool of each arm's model, where several share a GPU (automatic)"
+    )
     parser.add_argument("--json", type=Path, help="write the results there, too")
     options = parser.parse_args(arguments if arguments is None else list(arguments))
     if options.compile:

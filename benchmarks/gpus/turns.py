@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from statistics import median
 from typing import Any, Final
 from unittest.mock import patch
@@ -12,6 +14,7 @@ from weft.graph.sampling import Sampling
 from weft.runtime.llm.engine import LLMEngine
 from weft.runtime.llm.gpu import runner
 from weft.runtime.llm.gpu.model import GpuModel
+from weft.runtime.llm.gpu.prompt_graphs import PromptGraphs
 from weft.runtime.llm.options import EngineOptions
 
 from .clocks import Clock, submit, wait
@@ -20,7 +23,7 @@ from .prompts import prompt_of
 __all__ = ["turns"]
 
 _CONTEXT: Final = 2000
-_NEW: Final = (32, 64, 128, 512)
+_NEW: Final = (32, 128, 256, 512, 1024)
 _WRITERS: Final = (0, 16, 64)  # requests that write meanwhile
 _TURNS: Final = 10
 _WRITTEN: Final = 900  # tokens of each, at most: more than there is time for
@@ -33,13 +36,20 @@ def turns(model: GpuModel) -> dict[str, Any]:
     """
     rows: dict[str, Any] = {}
     for writers in _WRITERS:
-        for name, most in (("graphs", runner._FEW), ("one by one", 0)):
-            with patch.object(runner, "_FEW", most):
+        for name, without in (("graphs", nullcontext()), ("one by one", _without_graphs())):
+            with without:
                 found = _measure(model, writers)
             for new, ms in found.items():
                 rows.setdefault(f"{writers} writers", {}).setdefault(new, {})[name] = ms
         print(writers, rows[f"{writers} writers"], flush=True)
     return rows
+
+
+@contextmanager
+def _without_graphs() -> Iterator[None]:
+    """Steps with prompts have no graphs."""
+    with patch.object(runner, "_FEW", 0), patch.object(PromptGraphs, "has", return_value=False):
+        yield
 
 
 def _measure(model: GpuModel, writers: int) -> dict[int, float]:

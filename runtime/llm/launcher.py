@@ -16,7 +16,7 @@ from .options import EngineOptions
 from .pace import Pace
 from .planner import Planner
 from .runner import ModelRunner, Runner
-from .sampler import Drawn, draw_tokens, lay_out
+from .sampler import Drawn, draw_tokens, lay_out, weigh_options
 from .tasks import GenerateTask, Task
 
 __all__ = ["Launcher", "runner_for"]
@@ -48,8 +48,7 @@ class Launcher:
                 layout = lay_out(plan.chunks, self._tasks)
                 work = [(chunk.sequence, chunk.count) for chunk in plan.chunks]
                 logits = self._runner.run(work, layout.rows)
-                for task, chunk, rows in layout.scores:
-                    task.guard(task.receive, chunk, logits[rows])
+                weigh_options(layout, logits)
                 flight.drawn = draw_tokens(layout, logits)
         return flight
 
@@ -114,6 +113,7 @@ def runner_for(model: Model, slots: int, limits: Limits, options: EngineOptions)
             model,
             slots,
             max_running=limits.max_running,
+            token_budget=limits.token_budget,
             graphs=options.cuda_graphs,
             sharing=options.shared_prefixes,
         )

@@ -362,8 +362,10 @@ def _computing(jobs: Iterable[Job], namespace: str, tokens: Tokens, matched: int
         trunk = job.trunk
         if job.namespace != namespace or trunk.computed >= job.prompt:
             continue
-        shared = common_prefix(trunk.tokens[: job.prompt], tokens)
-        if shared - max(matched, trunk.computed) >= _SHARED_PREFIX:
+        known = max(matched, trunk.computed)
+        if min(job.prompt, len(tokens)) <= known or trunk.tokens[known] != tokens[known]:
+            continue  # which spares comparing all of most
+        if common_prefix(trunk.tokens[: job.prompt], tokens) - known >= _SHARED_PREFIX:
             return job
     return None
 

@@ -14,9 +14,9 @@ from weft.runtime.cuda import CUDA
 
 from .grammar import apply_mask
 from .planner import Chunk
-from .tasks import GenerateTask, ScoreTask, Task
+from .tasks import GenerateTask, ScoreTask, Task, likeliest
 
-__all__ = ["Drawn", "Layout", "draw_tokens", "lay_out"]
+__all__ = ["Drawn", "Layout", "draw_tokens", "lay_out", "weigh_options"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,27 @@ def lay_out(chunks: Sequence[Chunk], tasks: Mapping[int, Task]) -> Layout:
         elif isinstance(task, ScoreTask):
             layout.scores.append((task, chunk, slice(first, len(layout.rows))))
     return layout
+
+
+def weigh_options(layout: Layout, logits: torch.Tensor) -> None:
+    """Give those who weigh options what `logits` [rows, vocab] say of them, by one wait for the device."""
+    if not layout.scores:
+        return
+    targets = [task.targets(chunk) for task, chunk, _ in layout.scores]
+    rows = [
+        span.start + place
+        for (_, _, span), wanted in zip(layout.scores, targets, strict=True)
+        for place, _ in wanted
+    ]
+    tokens = [token for wanted in targets for _, token in wanted]
+    logprobs = logits.log_softmax(dim=-1)
+    row_of, token_of = torch.tensor([rows, tokens]).to(logits.device)
+    values = iter(logprobs[row_of, token_of].tolist())
+    most = max(task.top for task, _, _ in layout.scores)
+    tops = likeliest(logprobs, most)
+    for (task, chunk, span), wanted in zip(layout.scores, targets, strict=True):
+        own = [top[: task.top] for top in tops[span]]
+        task.guard(task.receive, chunk, list(itertools.islice(values, len(wanted))), own)
 
 
 class Drawn:

@@ -19,7 +19,7 @@ from .requests import Delta, Event, Failed, Finished, Likeliest, PromptDone, Sco
 from .sequence import Job
 from .text import Stream
 
-__all__ = ["GenerateTask", "PrefillTask", "ScoreTask", "Task"]
+__all__ = ["GenerateTask", "PrefillTask", "ScoreTask", "Task", "likeliest"]
 
 P = ParamSpec("P")
 FinishReason = Literal["stop", "length"]
@@ -158,7 +158,7 @@ class GenerateTask(PrefillTask):
         self.job.trunk.append(token)
         if self._weights is not None:
             weights = self._weights[index]
-            top = _likeliest(weights, self.logprobs or 0)
+            (top,) = likeliest(weights[None], self.logprobs or 0)
             self._weighed.append(Weighed(token, weights[token].item(), top))
         text = self.stream.push(token)
         if self.stream.stopped or (self.matcher is not None and self.matcher.finished):
@@ -212,20 +212,23 @@ class ScoreTask(PrefillTask):
             return range(chunk.count - 1, chunk.count) if completes else range(0)
         return range(chunk.count)
 
-    def receive(self, chunk: Chunk, logits: torch.Tensor) -> None:
-        """Take the logits [tokens, vocab] after the wanted tokens of a chunk, before it is committed."""
-        logprobs = logits.log_softmax(dim=-1)
+    def targets(self, chunk: Chunk) -> list[tuple[int, int]]:
+        """Whose log-probabilities are wanted: tokens, each with its place among the wanted ones' logits."""
         if chunk.sequence is self.job.trunk:
-            firsts = logprobs[0, [option[0] for option in self.options]]
-            self.logprobs = [[value] for value in firsts.tolist()]
-            self.likeliest = [[_likeliest(logprobs[0], self.top)] for _ in self.options if self.top]
+            return [(0, option[0]) for option in self.options]
+        start = chunk.sequence.computed - self.job.prompt + 1
+        return list(enumerate(self.options[self._option_of(chunk)][start : start + chunk.count]))
+
+    def receive(self, chunk: Chunk, logprobs: Sequence[float], likeliest: Sequence[Likeliest]) -> None:
+        """Take those of the targets, and the likeliest at each place, before the chunk is committed."""
+        if chunk.sequence is self.job.trunk:
+            self.logprobs = [[value] for value in logprobs]
+            self.likeliest = [list(likeliest) for _ in self.options if self.top]
             return
         branch = self._option_of(chunk)
-        start = chunk.sequence.computed - self.job.prompt + 1
-        targets = torch.tensor(self.options[branch][start : start + chunk.count], device=logits.device)
-        self.logprobs[branch] += logprobs.gather(1, targets[:, None]).squeeze(1).tolist()
+        self.logprobs[branch] += logprobs
         if self.top:
-            self.likeliest[branch] += [_likeliest(row, self.top) for row in logprobs]
+            self.likeliest[branch] += likeliest
 
     def advance(self, now: float) -> None:
         """Answer once all options have been weighed."""
@@ -245,9 +248,9 @@ class ScoreTask(PrefillTask):
 Task = PrefillTask | GenerateTask | ScoreTask
 
 
-def _likeliest(logprobs: torch.Tensor, count: int) -> Likeliest:
-    """The `count` largest of [vocab] log-probabilities, with their tokens."""
+def likeliest(logprobs: torch.Tensor, count: int) -> list[Likeliest]:
+    """The `count` largest of each row of log-probabilities [rows, vocab], with their tokens."""
     if not count:
-        return ()
+        return [()] * len(logprobs)
     values, ids = logprobs.topk(min(count, logprobs.shape[-1]))
-    return tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return [tuple(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]

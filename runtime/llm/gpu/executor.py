@@ -1,4 +1,4 @@
-"""Runs steps on a device: the model, its KV pool, the page table there, and graphs of decodes."""
+"""Runs steps on a device: the model, its KV pool, the page table there, and graphs of steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from weft.runtime.kv.pool import KVPool
 
 from .device_model import DeviceModel, Forward
 from .graphs import DecodeGraphs
+from .prompt_graphs import PromptGraphs
 from .sharing import heads
 from .staging import Staging
 from .steps import Change, DecodeStep, MixedStep, Reservation, Step
@@ -24,7 +25,7 @@ class Executor:
     """One device's part of a runner. All ranks of a model run the same steps in the same order."""
 
     def __init__(self, model: DeviceModel, reservation: Reservation) -> None:
-        """Reserve the pool; on CUDA, compile what steps need, and capture steps of decodes."""
+        """Reserve the pool; on CUDA, compile what steps need, and capture steps."""
         self._model = model
         self._device = model.device
         slots = reservation.slots
@@ -33,9 +34,11 @@ class Executor:
         self._pages = Pages(reservation.rows, reservation.width, model.device)
         self._staging = Staging(model.device)
         self.graphs: DecodeGraphs | None = None
+        self._prompt_graphs: PromptGraphs | None = None
         if model.device.type == "cuda":
             warm_up(model, whole, self._pages)
             if reservation.graphs:
+                self._prompt_graphs = PromptGraphs(model, whole, self._pages, reservation.tokens)
                 self.graphs = DecodeGraphs(
                     model, whole, self._pages, reservation.graphs, sharing=reservation.sharing
                 )
@@ -56,8 +59,9 @@ class Executor:
 
     def close(self) -> None:
         """Give back what was captured; no step may follow."""
-        if self.graphs is not None:
-            self.graphs.close()
+        for graphs in (self.graphs, self._prompt_graphs):
+            if graphs is not None:
+                graphs.close()
 
     def _decode(self, step: DecodeStep, ids: torch.Tensor | None) -> torch.Tensor:
         assert self.graphs is not None, "no steps have been captured"
@@ -70,6 +74,9 @@ class Executor:
             self._pages.write(*self._staging.send([change.at, change.slots]))
 
     def _compute(self, step: MixedStep, ids: torch.Tensor | None) -> torch.Tensor:
+        if self._prompt_graphs is not None and self._prompt_graphs.has(step):
+            self._change(step.change)
+            return self._prompt_graphs.run(step)
         change, singles = step.change, len(step.lengths)
         self._pages.fit(change.height)
         sent = self._staging.send(

@@ -7,7 +7,8 @@ once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,17 +16,15 @@ from numpy.typing import NDArray
 
 from weft.kernels.shared_prefix import Capacity, SharedPlan
 from weft.kernels.tables import KVTable
-from weft.runtime.cuda import CUDA
 from weft.runtime.kv.pool import KVPool
 
+from .capture import capture
 from .device_model import DeviceModel, Forward
 from .sharing import heads
 from .staging import Staging
 from .table import IDLE, Pages
 
 __all__ = ["DecodeGraphs", "sizes"]
-
-_WARM_UPS: Final = 2  # so that everything is compiled and allocated before it is captured
 
 
 class DecodeGraphs:
@@ -106,17 +105,7 @@ class DecodeGraphs:
         capacity = Capacity.of(size, **heads(self._model.config))
         plan = torch.zeros(capacity.numbers if sharing else 0, dtype=torch.int32, device=device)
         shared = SharedPlan.of(plan, capacity, group=heads(self._model.config)["group"]) if sharing else None
-        stream: Any = CUDA.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
-                self._step(tokens, shared)
-        torch.cuda.current_stream(device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Where ranks share the model, NCCL has a thread that looks at the device while this one captures.
-        mode = "thread_local" if self._model.ranks > 1 else "global"
-        with torch.cuda.graph(graph, pool=self._memory, stream=stream, capture_error_mode=mode):
-            self._step(tokens, shared)
+        graph = capture(self._model, partial(self._step, tokens, shared), self._memory)
         return _Graph(graph, tokens, plan)
 
     @torch.inference_mode()

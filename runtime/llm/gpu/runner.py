@@ -66,10 +66,12 @@ class GpuRunner:
         slots: int,
         *,
         max_running: int = 64,
+        token_budget: int = 2048,
         graphs: bool = True,
         sharing: bool = True,
     ) -> None:
-        """Reserve the pool; with `graphs`, and on CUDA, capture steps of up to `max_running` decodes.
+        """Reserve the pool; with `graphs`, and on CUDA, capture steps of up to `max_running` decodes, and of
+        up to `token_budget` tokens of prompts.
 
         With `sharing`, keys that several decodes of a step share are read once where that pays.
         """
@@ -83,7 +85,7 @@ class GpuRunner:
         self._sizes = sizes(most) if most else []
         self._planned: dict[int, SharedPrefixes] = {}  # what the graphs of each size have a plan of
         self._planned_height = self._table.height  # when the table grows, they lose it
-        reservation = Reservation(slots, self._table.height, self._width, most, sharing)
+        reservation = Reservation(slots, self._table.height, self._width, most, sharing, token_budget)
         self._executor: Executor = model.together(reservation, partial(Executor, model, reservation))
 
     @property

@@ -31,6 +31,7 @@ class Reservation:
     width: int  # tokens a row of it
     graphs: int  # sequences up to which steps of decodes are captured; 0: none
     sharing: bool  # whether those that read shared prefixes once are, too
+    tokens: int  # of prompts and decodes up to which steps of both are captured, if steps of decodes are
 
 
 @dataclass(frozen=True, slots=True)

@@ -305,6 +305,30 @@ def test_scores_survive_a_small_pool(start: Start) -> None:
             assert left == pytest.approx(right, abs=1e-4)
 
 
+def test_scores_of_one_step_are_those_of_each_alone(start: Start) -> None:
+    """All are fetched together, the likeliest of those who want some, too."""
+    scores = [
+        ScoreRequest(prompt(30, 9), ((5,), (7,))),
+        ScoreRequest(prompt(31, 14), ((5, 6, 8), (9,)), top=2),
+        ScoreRequest(prompt(32, 5), (prompt(33, 6),), top=5),
+    ]
+    requests: list[Request] = [generate(prompt(34, 7)), *scores]
+    alone = [run(start(), request)[0][-1] for request in requests]
+    together = [events[-1] for events in run(start(), *requests)]
+    assert isinstance(alone[0], Finished)
+    assert isinstance(together[0], Finished)
+    assert together[0].ids == alone[0].ids
+    for request, found, wanted in zip(scores, together[1:], alone[1:], strict=True):
+        assert isinstance(found, Scored)
+        assert isinstance(wanted, Scored)
+        for left, right in zip(found.logprobs, wanted.logprobs, strict=True):
+            assert left == pytest.approx(right, abs=1e-4)
+        ids = [[[token for token, _ in row] for row in option] for option in found.top]
+        assert ids == [[[token for token, _ in row] for row in option] for option in wanted.top]
+        tops = [len(row) for option in found.top for row in option]
+        assert tops == [request.top] * (sum(map(len, request.options)) if request.top else 0)
+
+
 def test_priority_goes_first(start: Start) -> None:
     engine = start(endless=True, max_running=1, aging_seconds=LONG)
     order: list[int] = []
