@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 import torch
 from torch.nn.functional import pad
 
+from weft.kernels.int4 import Int4Matrix
+
 from .config import ModelConfig
 from .cpu.bfloat16 import bfloat16_pays
 from .errors import ModelError
@@ -51,6 +53,11 @@ class LayerWeights(Generic[M_co]):
     gate_up_bias: torch.Tensor | None
     down: M_co  # [hidden, intermediate]
     down_bias: torch.Tensor | None
+
+    @property
+    def int4(self) -> bool:
+        """Whether it has matrices in 4 bits."""
+        return any(isinstance(each, Int4Matrix) for each in (self.qkv, self.out, self.gate_up, self.down))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from torch.nn.functional import embedding, linear
 
 from weft.kernels.activation import silu_mul
 from weft.kernels.heads import store_heads
-from weft.kernels.int4 import Int4Matrix
 from weft.kernels.norm import add_rms_norm, rms_norm
 from weft.kernels.tables import Rotary
 from weft.runtime.kv.pool import KVPool
@@ -77,15 +76,15 @@ class GpuModel(DeviceModel):
         embedded = weights.embedding
         super().__init__(config, name=name, dtype=embedded.dtype, device=embedded.device, comm=comm)
         self._weights = weights
-        self._layers = tuple(_Layer.of(layer, fp8=fp8) for layer in weights.layers)
         self.fp8 = fp8
         """Whether the matrices of its layers are in 8 bits."""
-        self.int4 = any(
-            isinstance(each.weight, Int4Matrix)
-            for layer in self._layers
-            for each in (layer.qkv, layer.out, layer.gate_up, layer.down)
-        )
-        """Whether they are in 4 bits, or some of them."""
+        self.int4 = False
+        """Whether some of them are in 4 bits."""
+        layers = []
+        for layer in weights.layers:
+            layers.append(_Layer.of(layer, fp8=fp8))
+            self.int4 |= layer.int4
+        self._layers = tuple(layers)
         table = rotations(config.rope, head_dim=config.head_dim, positions=config.context_length)
         self._rotary = Rotary(table.real.float().to(self.device), table.imag.float().to(self.device))
         self._scale = config.head_dim**-0.5
