@@ -2,7 +2,8 @@
 
 Measured on the same device in the same run: the copy bandwidth and the rate of bfloat16 products. A step of
 decodes cannot take less than reading the weights and the contexts at that bandwidth, or than its products at
-that rate, whichever is more: the roofline.
+that rate, whichever is more: the roofline. Of experts it reads those that a step of so many tokens is
+expected to go through.
 
 `--loads` names what is measured. `decode`: for each batch, with prompts of `--prompt` tokens, nothing shared,
 tokens a second while all requests write, through the engine's door, all sampled greedily; the roofline, and

@@ -24,15 +24,19 @@ _MANY: Final = 64  # rows: cuBLAS has a faster product for fewer, which is scale
 
 @dataclass(frozen=True, slots=True)
 class Fp8Matrix:
-    """A weight [out, in]: `values` in 8 bits, and `factors`, float32 [out, 1], that give its rows back."""
+    """A weight [out, in]: `values` in 8 bits, and `factors`, float32 [out, 1], that give its rows back.
+
+    There may be several, [..., out, in].
+    """
 
     values: torch.Tensor
     factors: torch.Tensor
 
     @classmethod
     def of(cls, weight: torch.Tensor) -> Fp8Matrix:
-        """The nearest to `weight` [out, in]."""
-        return cls(*quantize_rows(weight))
+        """The nearest to `weight` [..., out, in]."""
+        values, factors = quantize_rows(weight.flatten(0, -2))
+        return cls(values.view_as(weight), factors.view(*weight.shape[:-1], 1))
 
 
 @kernel

@@ -78,8 +78,8 @@ class ModelSettings(BaseModel):
     memory; int4 keeps them in 4, in little more than a quarter; auto does as the checkpoint is published, if
     the GPU can."""
     code: Literal["auto", "weft", "transformers"] = "auto"
-    """Whose code computes the model: weft's, which knows the families Llama, Mistral, Qwen2 and Qwen3, or
-    that of transformers, more slowly; auto takes weft's where it can."""
+    """Whose code computes the model: weft's, which knows the families Llama, Mistral, Qwen2, Qwen3, Mixtral,
+    Qwen2-MoE and Qwen3-MoE, or that of transformers, more slowly; auto takes weft's where it can."""
     kv_tokens: int | None = Field(default=None, gt=0)
     """Tokens whose keys and values the worker keeps; by default as many as memory allows."""
     host_kv_tokens: int | None = Field(default=None, ge=0)
@@ -96,7 +96,8 @@ class ModelSettings(BaseModel):
     on; it must divide the model's heads, KV heads and inner width. No KV goes to the host or to other workers
     then. On a CPU it works, too, slowly: for trying it out."""
     native: bool = True
-    """In float32 on a CPU, compute in C that this machine's compiler has compiled for it, if it has one."""
+    """In float32 on a CPU, compute in C that this machine's compiler has compiled for it, if it has one and
+    the model has no experts."""
     prompt_lookup: bool = True
     """Compute in one step several tokens that the context lets expect, as answers copy from it; texts stay
     the same, in fewer steps."""

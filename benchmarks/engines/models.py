@@ -79,6 +79,41 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": False,
         },
     ),
+    "qwen3-30b-a3b": (
+        "Qwen3MoeConfig",
+        {
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+            "norm_topk_prob": True,
+            "max_position_embeddings": 40960,
+            "rope_theta": 1e6,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "mixtral-8x7b": (
+        "MixtralConfig",
+        {
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "max_position_embeddings": 32768,
+            "rope_theta": 1e6,
+            "tie_word_embeddings": False,
+        },
+    ),
     "llama-3.1-8b": (
         "LlamaConfig",
         {
@@ -161,7 +196,7 @@ def random_part(
 ) -> GpuModel:
     """A rank's part of such a model, for `share`; every rank draws its own."""
     config = comm.shard.config(_read(name, layers))
-    hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
+    hidden, vocab = config.hidden_size, config.vocab_size
     qkv = (config.heads + 2 * config.kv_heads) * config.head_dim
     generator = torch.Generator(device).manual_seed(comm.shard.rank)
 
@@ -175,8 +210,15 @@ def random_part(
         return torch.ones(shape, dtype=dtype, device=device)
 
     embedding = drawn(vocab, hidden)
-    drawn_layers = (  # one after the other, as from a checkpoint
-        LayerWeights(
+
+    def layer(index: int) -> LayerWeights[Matrix]:
+        inner, router = config.intermediate_size, None
+        each: tuple[int, ...] = ()
+        experts = config.experts
+        if experts is not None and index in experts.layers:
+            inner, each = experts.intermediate_size, (experts.count + experts.shared,)
+            router = drawn(experts.count + (experts.shared > 0), hidden)
+        return LayerWeights(
             input_norm=ones(hidden),
             qkv=matrix(qkv, hidden),
             qkv_bias=None,
@@ -184,16 +226,17 @@ def random_part(
             out=matrix(hidden, config.heads * config.head_dim),
             out_bias=None,
             post_norm=ones(hidden),
-            gate_up=matrix(2 * inner, hidden),
+            gate_up=drawn(*each, 2 * inner, hidden) if each else matrix(2 * inner, hidden),
             gate_up_bias=None,
-            down=matrix(hidden, inner),
+            down=drawn(*each, hidden, inner) if each else matrix(hidden, inner),
             down_bias=None,
+            router=router,
         )
-        for _ in range(config.layers)
-    )
+
     rows = comm.shard.most(vocab)
     head = embedding[:rows] if config.tied else drawn(rows, hidden)
-    weights = Weights(embedding, drawn_layers, ones(hidden), head)
+    layers_in_turn = (layer(index) for index in range(config.layers))  # as from a checkpoint
+    weights = Weights(embedding, layers_in_turn, ones(hidden), head)
     return GpuModel(config, weights, name=name, comm=comm, fp8=quantization == "fp8")
 
 
@@ -203,7 +246,8 @@ def config_of(name: str, *, layers: int | None = None) -> dict[str, Any]:
     if layers is not None:
         fields = fields | {"num_hidden_layers": layers}
     written = {"architectures": [kind.replace("Config", "ForCausalLM")], **fields}
-    return {"model_type": kind.removesuffix("Config").lower(), "rms_norm_eps": 1e-5, **written}
+    model_type = kind.removesuffix("Config").replace("Moe", "_moe").lower()
+    return {"model_type": model_type, "rms_norm_eps": 1e-5, **written}
 
 
 def _read(name: str, layers: int | None) -> ModelConfig:

@@ -8,9 +8,10 @@ import torch
 
 from weft.kernels.fp8 import Fp8Matrix, fp8_linear
 from weft.runtime.cuda import CUDA
+from weft.runtime.llm.config import ModelConfig
 from weft.runtime.llm.gpu.model import GpuModel
 
-__all__ = ["copy_bandwidth", "product_rate", "roofline", "seconds"]
+__all__ = ["copy_bandwidth", "layers_weights", "product_rate", "roofline", "seconds"]
 
 _INT4 = 0.5 + 4 / 128  # bytes of a number, with its share of what a group has
 
@@ -47,12 +48,28 @@ def seconds(run: Any, repeats: int) -> float:
 def roofline(model: GpuModel, batch: int, context: float, bandwidth: float, rate: float) -> float:
     """Tokens a second that a step of decodes cannot exceed."""
     c = model.config
-    qkv = (c.heads + 2 * c.kv_heads) * c.head_dim
-    layer = c.hidden_size * (qkv + c.heads * c.head_dim + 3 * c.intermediate_size)
     head = c.vocab_size * c.hidden_size
-    parameters = c.layers * layer + head
+    read, used = layers_weights(c, batch)
     each = 1 if model.fp8 else _INT4 if model.int4 else model.dtype.itemsize  # bytes
-    weights = c.layers * layer * each + head * model.dtype.itemsize
+    weights = read * each + head * model.dtype.itemsize
     bytes_read = weights + batch * context * model.kv_bytes_per_token
-    operations = 2 * batch * parameters + 4 * batch * context * c.layers * c.heads * c.head_dim
+    operations = 2 * batch * (used + head) + 4 * batch * context * c.layers * c.heads * c.head_dim
     return batch / max(bytes_read / bandwidth, operations / rate)
+
+
+def layers_weights(config: ModelConfig, batch: int) -> tuple[float, float]:
+    """Of all layers: the weights that a step of `batch` tokens reads, and those that each token needs.
+
+    Of experts those are read that some token goes through: so many as are expected if each token chooses
+    evenly, and for itself.
+    """
+    c = config
+    attention = c.hidden_size * (2 * c.heads + 2 * c.kv_heads) * c.head_dim
+    dense = 3 * c.hidden_size * c.intermediate_size
+    if c.experts is None:
+        return c.layers * (attention + dense), c.layers * (attention + dense)
+    e = c.experts
+    mixed, each = len(e.layers), 3 * c.hidden_size * e.intermediate_size
+    rest = c.layers * attention + (c.layers - mixed) * dense + mixed * e.count * c.hidden_size
+    distinct = e.count * (1 - (1 - e.chosen / e.count) ** batch)
+    return rest + mixed * (distinct + e.shared) * each, rest + mixed * (e.chosen + e.shared) * each

@@ -29,8 +29,10 @@ _LAYERS_A_FILE: Final = 8
 
 
 def write_checkpoint(name: str, folder: Path) -> int:
-    """Write random bfloat16 weights of a Llama's shape as safetensors; returns their bytes."""
+    """Write random bfloat16 weights of a dense shape as safetensors; returns their bytes."""
     written = config_of(name)
+    if "num_experts_per_tok" in written:
+        raise SystemExit(f"--loads start is for dense models, and {name} has experts")
     hidden, inner, vocab = (written[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
     heads, kv_heads = written["num_attention_heads"], written["num_key_value_heads"]
     head_dim = written.get("head_dim", hidden // heads)

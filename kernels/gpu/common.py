@@ -52,11 +52,14 @@ def cap(scores, squash):
 
 @triton.jit
 def dot(a, b):
-    """The product of two tiles, accumulated in float32; float32 operands are not rounded to tf32."""
+    """The product of two tiles, accumulated in float32; float32 operands are not rounded to tf32.
+
+    Nor are sums of products in 8 bits kept in fewer bits, as Hopper's units would.
+    """
     if INTERPRETED:  # which multiplies the bit patterns of bfloat16
         a = a.to(tl.float32)
         b = b.to(tl.float32)
-    return tl.dot(a, b, input_precision="ieee")
+    return tl.dot(a, b, input_precision="ieee", max_num_imprecise_acc=0)
 
 
 @triton.jit

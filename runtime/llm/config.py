@@ -14,6 +14,7 @@ from .quantization import Blocks, Quantization, read_blocks
 
 __all__ = [
     "SUPPORTED",
+    "Experts",
     "ModelConfig",
     "ModelShape",
     "RopeConfig",
@@ -29,6 +30,9 @@ SUPPORTED = {
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "MixtralForCausalLM": "mixtral",
+    "Qwen2MoeForCausalLM": "qwen2_moe",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
 }
 """Architectures that weft computes with code of its own, and the family of each."""
 
@@ -55,6 +59,19 @@ class RopeConfig:
 
 class VariantError(ModelError):
     """A checkpoint of a family that weft computes, in a variant that it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """The feed-forward layers of a mixture of experts."""
+
+    layers: frozenset[int]  # that are such; the others are dense
+    count: int
+    chosen: int  # for each token
+    intermediate_size: int  # of each
+    normalized: bool  # whether the weights of those chosen are made to sum up to 1
+    shared: int = 0
+    """Experts that every token goes through besides: a layer that is wider than one, cut into so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +110,14 @@ class ModelConfig(ModelShape):
     dtype: str  # the checkpoint's, as torch names it
     blocks: Blocks | None = None  # how its matrices are given back, if they are in 8 bits
     packing: Packing | None = None  # how they are stored, if in 4 bits
+    experts: Experts | None = None  # None: all layers are dense
 
     @property
     def published(self) -> Quantization:
-        """How the checkpoint has its matrices."""
-        return "int4" if self.packing else "fp8" if self.blocks else "none"
+        """How the checkpoint has its matrices, as far as they can be kept: those of experts not in 4 bits."""
+        if self.packing and self.experts is None:
+            return "int4"
+        return "fp8" if self.blocks else "none"
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -155,10 +175,10 @@ class _Reader:
         heads = self._integer("num_attention_heads")
         hidden = self._integer("hidden_size")
         layers = self._integer("num_hidden_layers")
-        kv_heads = self._integer("num_key_value_heads", 8 if family == "mistral" else heads)
+        kv_heads = self._integer("num_key_value_heads", 8 if family in ("mistral", "mixtral") else heads)
         if heads % kv_heads:
             raise self._error(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
-        attention_bias = bool(raw.get("attention_bias", False)) and family in ("llama", "qwen3")
+        attention_bias = bool(raw.get("attention_bias", False)) and family in ("llama", "qwen3", "qwen3_moe")
         rope = self._rope()
         packing = self._said(read_packing)
         return ModelConfig(
@@ -174,14 +194,15 @@ class _Reader:
             context_length=self._context(rope),
             rope=rope,
             windows=self._windows(layers),
-            qkv_bias=family == "qwen2" or attention_bias,
+            qkv_bias=attention_bias or (family in ("qwen2", "qwen2_moe") and bool(raw.get("qkv_bias", True))),
             out_bias=attention_bias,
             mlp_bias=bool(raw.get("mlp_bias", False)) and family == "llama",
-            qk_norm=family == "qwen3",
+            qk_norm=family in ("qwen3", "qwen3_moe"),
             tied=bool(raw.get("tie_word_embeddings", False)),
             eos_ids=eos_ids,
             packing=packing,
             blocks=None if packing else self._said(read_blocks),
+            experts=self._experts(layers),
             dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch."),
         )
 
@@ -205,14 +226,50 @@ class _Reader:
         except ModelError as error:
             raise self._error(str(error)) from None
 
+    def _experts(self, layers: int) -> Experts | None:
+        """All of Mixtral's layers have some; of Qwen's each `decoder_sparse_step`-th, but for some named."""
+        raw = self.raw
+        if self.family not in ("mixtral", "qwen2_moe", "qwen3_moe"):
+            return None
+        mixtral = self.family == "mixtral"
+        step = self._integer("decoder_sparse_step", 1)
+        dense = raw.get("mlp_only_layers") or ()
+        count = self._integer("num_local_experts" if "num_local_experts" in raw else "num_experts")
+        chosen = self._integer("num_experts_per_tok")
+        if chosen > count:
+            raise self._error(f"num_experts_per_tok {chosen} is more than its {count} experts")
+        inner = self._integer("intermediate_size" if mixtral else "moe_intermediate_size")
+        shared, rest = 0, 0
+        if self.family == "qwen2_moe":
+            shared, rest = divmod(self._integer("shared_expert_intermediate_size"), inner)
+        if rest:
+            raise self._variant("a shared expert is supported only if it is as wide as some of the others")
+        return Experts(
+            layers=frozenset(
+                at for at in range(layers) if mixtral or ((at + 1) % step == 0 and at not in dense)
+            ),
+            count=count,
+            chosen=chosen,
+            intermediate_size=inner,
+            normalized=mixtral or bool(raw.get("norm_topk_prob", False)),
+            shared=shared,
+        )
+
     def _windows(self, layers: int) -> tuple[int | None, ...]:
-        """Mistral slides in every layer, Qwen from `max_window_layers` on if at all, Llama never."""
+        """Mistral and Mixtral slide in every layer, Qwen if at all, Llama never.
+
+        Qwen2 and Qwen3 slide from `max_window_layers` on, Qwen3-MoE everywhere.
+        """
         window = self.raw.get("sliding_window")
-        if self.family == "mistral":
+        if self.family in ("mistral", "mixtral"):
             return (window,) * layers
         if self.family == "llama" or not self.raw.get("use_sliding_window", False):
             return (None,) * layers
+        if self.family == "qwen3_moe":
+            return (window,) * layers
         types = self.raw.get("layer_types")
+        if types is None and self.family == "qwen2_moe":
+            raise self._variant("use_sliding_window is supported only with layer_types")
         if types is None:
             first = self._integer("max_window_layers", 28)
             return tuple(window if layer >= first else None for layer in range(layers))
@@ -221,7 +278,7 @@ class _Reader:
         return tuple(window if kind == "sliding_attention" else None for kind in types)
 
     def _context(self, rope: RopeConfig) -> int:
-        default = {"llama": 2048, "mistral": 131072}.get(self.family, 32768)
+        default = {"llama": 2048, "mistral": 131072, "mixtral": 131072}.get(self.family, 32768)
         context = self._integer("max_position_embeddings", default)
         return max(context, int(rope.original_context * rope.factor)) if rope.kind == "yarn" else context
 
@@ -236,7 +293,8 @@ class _Reader:
             )
         if fields.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
             raise self._variant("partial rotary embedding (partial_rotary_factor) is not supported")
-        theta = float(fields.get("rope_theta", raw.get("rope_theta", 10000.0)))
+        usual = 1e6 if self.family == "mixtral" else 10000.0
+        theta = float(fields.get("rope_theta", raw.get("rope_theta", usual)))
         if kind == "default":
             return RopeConfig(theta)
         try:

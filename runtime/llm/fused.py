@@ -1,4 +1,4 @@
-"""The decoder-only transformer of the Llama, Mistral, Qwen2 and Qwen3 families, by weft's kernels."""
+"""The decoder-only transformer of the families that weft has code for, by its kernels."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from torch.nn.functional import embedding, linear
 
 from weft.kernels.activation import silu_mul
 from weft.kernels.attention import AttentionPlan, PagedBatch, paged_attention, plan_attention, store_kv
+from weft.kernels.experts import mix_experts
 from weft.kernels.norm import add_rms_norm, rms_norm
 from weft.kernels.rope import apply_rotary
 from weft.runtime.kv.pool import KVPool
 
 from .config import ModelConfig
 from .loader import LayerWeights, Weights
+from .mixture import choose_experts
 from .model_base import Model
 from .rope import rotation_tables
 
@@ -91,8 +93,15 @@ class FusedModel(Model):
         x, residual = add_rms_norm(
             linear(attended, weights.out, weights.out_bias), residual, weights.post_norm, eps
         )
-        gated = silu_mul(linear(x, weights.gate_up, weights.gate_up_bias))
-        return residual, linear(gated, weights.down, weights.down_bias)
+        return residual, self._feed_forward(weights, x)
+
+    def _feed_forward(self, weights: LayerWeights[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        experts = self.config.experts
+        if experts is None or weights.router is None:
+            gated = silu_mul(linear(x, weights.gate_up, weights.gate_up_bias))
+            return linear(gated, weights.down, weights.down_bias)
+        routing = choose_experts(linear(x, weights.router), experts)
+        return mix_experts(x, weights.gate_up, weights.down, routing)
 
     def _attention(
         self, index: int, weights: LayerWeights[torch.Tensor], x: torch.Tensor, step: _Step, pool: KVPool

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from weft.kernels.int4 import Int4Matrix
 
-from .config import ModelConfig
+from .config import Experts, ModelConfig
 from .cpu.bfloat16 import bfloat16_pays
 from .errors import ModelError
 from .parallel.shard import WHOLE, Shard
@@ -39,7 +39,9 @@ M_co = TypeVar("M_co", bound=Matrix, covariant=True)
 class LayerWeights(Generic[M_co]):
     """One decoder layer, or a rank's part of it, which has fewer heads and a smaller intermediate width.
 
-    Matrices are [out, in], and of the type that the model is loaded for.
+    Matrices are [out, in], and of the type that the model is loaded for. Where there is a router, `gate_up`
+    and `down` are [experts, out, in]: first those that it chooses among, then those that every token goes
+    through.
     """
 
     input_norm: torch.Tensor  # [hidden]
@@ -49,10 +51,11 @@ class LayerWeights(Generic[M_co]):
     out: M_co  # [hidden, heads * head_dim]
     out_bias: torch.Tensor | None
     post_norm: torch.Tensor  # [hidden]
-    gate_up: M_co  # [2 * intermediate, hidden]
+    gate_up: M_co | torch.Tensor  # [2 * intermediate, hidden]
     gate_up_bias: torch.Tensor | None
-    down: M_co  # [hidden, intermediate]
+    down: M_co | torch.Tensor  # [hidden, intermediate]
     down_bias: torch.Tensor | None
+    router: torch.Tensor | None = None  # [experts to choose among, one more if there are others, hidden]
 
     @property
     def int4(self) -> bool:
@@ -165,7 +168,7 @@ def _load(source: Source, config: ModelConfig, read: Read[M_co]) -> Weights[M_co
         own_head = source.get("lm_head.weight", vocab, hidden, cut=0)
     return Weights(
         embedding=embedding,
-        layers=(_load_layer(source, config, own, f"model.layers.{i}.", read) for i in range(config.layers)),
+        layers=(_load_layer(source, config, own, i, read) for i in range(config.layers)),
         norm=source.get("model.norm.weight", hidden),
         head=_filled(own_head, shard.most(vocab)),
     )
@@ -177,15 +180,25 @@ def _filled(rows: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _load_layer(
-    source: Source, config: ModelConfig, own: ModelConfig, prefix: str, read: Read[M_co]
+    source: Source, config: ModelConfig, own: ModelConfig, index: int, read: Read[M_co]
 ) -> LayerWeights[M_co]:
     """The part `own` of a layer of `config`. What the ranks' parts add up to gets its bias from the first."""
+    prefix = f"model.layers.{index}."
     hidden, inner, width = config.hidden_size, config.intermediate_size, config.heads * config.head_dim
     kv_width = config.kv_heads * config.head_dim
     first = source.shard.rank == 0
     attention, mlp = prefix + "self_attn.", prefix + "mlp."
     qkv = {attention + "q_proj": width, attention + "k_proj": kv_width, attention + "v_proj": kv_width}
-    gate_up = {mlp + "gate_proj": inner, mlp + "up_proj": inner}
+    experts = config.experts if config.experts and index in config.experts.layers else None
+    dense = {mlp + "gate_proj": inner, mlp + "up_proj": inner}
+    router: torch.Tensor | None = None
+    gate_up: M_co | torch.Tensor
+    down: M_co | torch.Tensor
+    if experts is not None:
+        router, gate_up, down = _load_experts(source, config, experts, prefix)
+    else:
+        gate_up = read(dense, hidden, 0)
+        down = read({mlp + "down_proj": hidden}, inner, 1)
     return LayerWeights(
         input_norm=source.get(prefix + "input_layernorm.weight", hidden),
         qkv=read(qkv, hidden, 0),
@@ -194,11 +207,36 @@ def _load_layer(
         out=read({attention + "o_proj": hidden}, width, 1),
         out_bias=source.get(attention + "o_proj.bias", hidden) if config.out_bias and first else None,
         post_norm=source.get(prefix + "post_attention_layernorm.weight", hidden),
-        gate_up=read(gate_up, hidden, 0),
-        gate_up_bias=source.merged_bias(gate_up) if config.mlp_bias else None,
-        down=read({mlp + "down_proj": hidden}, inner, 1),
+        gate_up=gate_up,
+        gate_up_bias=source.merged_bias(dense) if config.mlp_bias else None,
+        down=down,
         down_bias=source.get(mlp + "down_proj.bias", hidden) if config.mlp_bias and first else None,
+        router=router,
     )
+
+
+def _load_experts(
+    source: Source, config: ModelConfig, experts: Experts, prefix: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A layer's router, and of its experts `gate_up` and `down`: of each that part of its inner width."""
+    hidden, inner = config.hidden_size, experts.intermediate_size
+    at, gate, up, down = prefix + "mlp.", "gate_proj", "up_proj", "down_proj"
+    if config.family == "mixtral":
+        at, gate, up, down = prefix + "block_sparse_moe.", "w1", "w3", "w2"
+    router = source.get(at + "gate.weight", experts.count, hidden)
+    into, out = [], []
+    for expert in range(experts.count):
+        name = f"{at}experts.{expert}."
+        into.append(source.merged({name + gate: inner, name + up: inner}, hidden))
+        out.append(source.get(f"{name}{down}.weight", hidden, inner, cut=1))
+    if experts.shared:
+        name, wide = at + "shared_expert.", experts.shared * inner
+        router = torch.cat([router, source.get(at + "shared_expert_gate.weight", 1, hidden)])
+        gate_up = source.merged({name + gate: wide, name + up: wide}, hidden)
+        into += gate_up.view(2, experts.shared, -1, hidden).transpose(0, 1).flatten(1, 2)
+        whole = source.get(f"{name}{down}.weight", hidden, wide, cut=1)
+        out += whole.view(hidden, experts.shared, -1).unbind(1)
+    return router, torch.stack(into), torch.stack(out)
 
 
 def _load_qk_norm(source: Source, own: ModelConfig, attention: str) -> torch.Tensor:

@@ -50,7 +50,8 @@ def load_model(
     `code`: whose computes it; `auto` is weft's for the families and variants that it has, else that of
     transformers.
 
-    `native`: in float32 on a CPU, compute in compiled C if there is a compiler, else by torch's operations.
+    `native`: in float32 on a CPU, compute in compiled C if there is a compiler and the model has no experts,
+    else by torch's operations.
 
     `quantization`: of the layers' matrices, by weft's code for GPUs. A checkpoint in 8 or 4 bits that is not
     computed in them is given back its numbers.
@@ -74,6 +75,10 @@ def load_model(
         return load_hosted(folder, dtype=dtype, device=choose_device(device))
     devices = choose_devices(device, tensor_parallel) if tensor_parallel > 1 else [choose_device(device)]
     chosen = devices[0]
+    if quantization == "int4" and config.experts is not None:
+        raise ModelError(
+            f"{str(folder)!r} has experts, which are not kept in 4 bits: set quantization = 'fp8'"
+        )
     kept = choose_quantization(quantization, config.published, chosen)
     if tensor_parallel > 1:
         return _load_shared(folder, config, dtype, devices, kept)
@@ -84,7 +89,9 @@ def load_model(
     name = folder.resolve().name
     if weights.embedding.dtype != torch.float32:
         return FusedModel(config, weights, name=name)
-    if native and (library := load_library()) is not None and config.group <= library.weft_most_group():
+    if native and config.experts is not None:
+        _log.info("model %r: experts are computed by torch's operations, not by compiled steps", name)
+    elif native and (library := load_library()) is not None and config.group <= library.weft_most_group():
         return NativeModel(config, weights, library, name=name)
     return CpuModel(config, weights, name=name)
 

@@ -14,6 +14,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from weft.kernels.activation import silu_mul
+from weft.kernels.experts import SIZES, mix_experts, route
+from weft.kernels.fp8 import FP8, Fp8Matrix
 from weft.kernels.heads import store_heads
 from weft.kernels.int4 import Int4Matrix, multiply
 from weft.kernels.mask import apply_token_mask
@@ -96,4 +98,22 @@ def main() -> None:
             x = torch.zeros(rows, 1024, dtype=dtype)
             multiply.on("triton")(x, weight.values, weight.factors, x[0, :256])
     draw.on("triton")(logits, Draws.of([Draw(0.7, 50, 0.9)] * 3, logits.device))
+    mixtures()
     print(driver.compiled)
+
+
+def mixtures() -> None:
+    """Mixtures of experts with all tiles, in all types, and of a width that no tile divides.
+
+    Nothing is computed, so any routing will do.
+    """
+    mix, experts = mix_experts.on("triton"), 3
+    for size in (*SIZES, 2 * SIZES[-1]):
+        for width in (128, 96):
+            gate_up, down = torch.zeros(experts, 2 * width, width), torch.zeros(experts, width, width)
+            x = torch.zeros(size, width, dtype=torch.bfloat16)
+            to = route.on("triton")(x[:, : experts + 1], chosen=2, normalized=True, shared=1)
+            mix(x, gate_up.bfloat16(), down.bfloat16(), to)
+        eight = [Fp8Matrix(each.to(FP8), each[..., :1].contiguous()) for each in (gate_up, down)]
+        mix(x, eight[0], eight[1], to)
+        mix(x.float(), gate_up, down, to)

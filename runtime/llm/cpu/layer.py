@@ -13,6 +13,7 @@ from ..config import ModelConfig
 from ..loader import LayerWeights
 from .attention import Tile
 from .linear import Linear
+from .mixture import Mixture
 
 __all__ = ["Layer", "Norm", "Step", "Workspace", "scaled"]
 
@@ -24,6 +25,7 @@ class Step:
     new_slots: torch.Tensor  # int64 [tokens]
     rotations: torch.Tensor  # complex64 [tokens, 1, head_dim / 2]
     mode: int  # how the step's matrix products are computed
+    threads: int  # which of the model's numbers of threads they take
 
 
 class Norm:
@@ -107,12 +109,19 @@ class Layer:
         self._norm = Norm(config.hidden_size, config.norm_eps)
         self._qkv = Linear(qkv, bias)
         self._out = Linear(weights.out, weights.out_bias)
-        self._gate_up = Linear(scaled(weights.gate_up, weights.post_norm), weights.gate_up_bias)
-        self._down = Linear(weights.down, weights.down_bias)
+        gate_up = scaled(weights.gate_up, weights.post_norm)
+        self._mixture: Mixture | None = None
+        if config.experts is not None and weights.router is not None:
+            router = scaled(weights.router, weights.post_norm)
+            self._mixture = Mixture(config.experts, router, gate_up, weights.down)
+        else:
+            self._gate_up = Linear(gate_up, weights.gate_up_bias)
+            self._down = Linear(weights.down, weights.down_bias)
 
     def matrices(self) -> Iterator[Linear]:
         """All matrices of the layer."""
-        yield from (self._qkv, self._out, self._gate_up, self._down)
+        yield from (self._qkv, self._out)
+        yield from (self._gate_up, self._down) if self._mixture is None else self._mixture.matrices()
 
     def run(
         self, work: Workspace, step: Step, tiles: Sequence[Tile], keys: torch.Tensor, values: torch.Tensor
@@ -132,6 +141,9 @@ class Layer:
         self._out.add_to(work.hidden, work.attended, mode)
 
         x = self._norm(work.hidden, work.length, work.normed)
+        if self._mixture is not None:
+            self._mixture.add_to(work.hidden, x, step.threads)
+            return
         gate_up = self._gate_up(x, mode, work.gate_up)
         gated = work.gated if gate_up is work.gate_up else Gated(gate_up)
         torch.mul(silu(gated.gate, inplace=True), gated.up, out=work.active)

@@ -1,4 +1,4 @@
-"""The decoder-only transformer of the Llama, Mistral, Qwen2 and Qwen3 families in float32 on a CPU.
+"""The decoder-only transformer of the families that weft has code for in float32 on a CPU.
 
 With a small model an operation costs more to start than to carry out, so there are few of them, and most
 write into memory that is kept. The weights of the norms and the scale of the attention are multiplied into
@@ -67,7 +67,7 @@ class CpuModel(ThreadedModel):
         tokens, rows = ids.shape[0], logit_rows.shape[0]
         with threads(self._thread_counts[at]):
             rotations = self._rotations.index_select(0, torch.from_numpy(batch.positions))
-            step = Step(new_slots, rotations, mode_of(tokens, at))
+            step = Step(new_slots, rotations, mode_of(tokens, at), at)
             tiles = {window: plan(batch, self._heads, window) for window in self._windows}
             work = self._workspace(tokens)
             torch.index_select(self._embedding, 0, ids, out=work.hidden)

@@ -1,5 +1,7 @@
 """The decoder-only transformer of the Llama, Mistral, Qwen2 and Qwen3 families in float32, compiled from C.
 
+It has no mixtures of experts.
+
 A step is one call into `kernels/cpu/transformer.c`, without Python's lock. A token's logits depend on its own
 sequence alone, to the last bit: not on what else a step computes, on how its prompt was cut into steps, on
 the slots, or on the number of threads. Keys are stored rotated.

@@ -111,6 +111,8 @@ class DeviceModel(Model):
     """Whether a step of decodes may be captured in a CUDA graph."""
     shares_prefixes = True
     """Whether keys that several decodes share can be read once: all layers have the heads of `config`."""
+    warm_sizes: tuple[int, ...] = ()
+    """Numbers of tokens, more than one, whose steps take kernels of their own besides those of attention."""
 
     def __init__(
         self,

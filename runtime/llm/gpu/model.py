@@ -1,4 +1,4 @@
-"""The decoder-only transformer of the Llama, Mistral, Qwen2 and Qwen3 families on weft's GPU kernels."""
+"""The decoder-only transformer of the families that weft has code for, on its GPU kernels."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import embedding, linear
 
-from weft.kernels.activation import silu_mul
 from weft.kernels.heads import store_heads
 from weft.kernels.norm import add_rms_norm, rms_norm
 from weft.kernels.tables import Rotary
 from weft.runtime.kv.pool import KVPool
 
-from ..config import ModelConfig
+from ..config import Experts, ModelConfig
 from ..loader import LayerWeights, Weights
 from ..parallel.comm import ALONE, Communicator
 from ..rope import rotations
 from ..source import Matrix
 from .device_model import DeviceModel, Forward, StepAttention
+from .feed_forward import FeedForward, feed_forward, warm_sizes
 from .projection import Projection, project_by
 
 __all__ = ["GpuModel"]
@@ -33,11 +33,10 @@ class _Layer:
     qk_norm: torch.Tensor | None
     out: Projection
     post_norm: torch.Tensor
-    gate_up: Projection
-    down: Projection
+    feed_forward: FeedForward
 
     @classmethod
-    def of(cls, weights: LayerWeights[Matrix], *, fp8: bool) -> _Layer:
+    def of(cls, weights: LayerWeights[Matrix], experts: Experts | None, *, fp8: bool) -> _Layer:
         """The layer with matrices as they are loaded or in 8 bits.
 
         Some of those that are in 16 are laid out by columns, which cuBLAS reads faster for few rows. On an
@@ -50,8 +49,7 @@ class _Layer:
             qk_norm=weights.qk_norm,
             out=project_by(weights.out, weights.out_bias, fp8=fp8, by_columns=True),
             post_norm=weights.post_norm,
-            gate_up=project_by(weights.gate_up, weights.gate_up_bias, fp8=fp8, by_columns=True),
-            down=project_by(weights.down, weights.down_bias, fp8=fp8),
+            feed_forward=feed_forward(weights, experts, fp8=fp8),
         )
 
 
@@ -82,12 +80,14 @@ class GpuModel(DeviceModel):
         """Whether some of them are in 4 bits."""
         layers = []
         for layer in weights.layers:
-            layers.append(_Layer.of(layer, fp8=fp8))
+            layers.append(_Layer.of(layer, config.experts, fp8=fp8))
             self.int4 |= layer.int4
         self._layers = tuple(layers)
         table = rotations(config.rope, head_dim=config.head_dim, positions=config.context_length)
         self._rotary = Rotary(table.real.float().to(self.device), table.imag.float().to(self.device))
         self._scale = config.head_dim**-0.5
+        if config.experts is not None:
+            self.warm_sizes = warm_sizes(config.experts)
 
     @property
     def numbers(self) -> str:
@@ -110,7 +110,7 @@ class GpuModel(DeviceModel):
             attended = self._attention(index, layer, x, attend, pool)
             attended = self.comm.sum(layer.out(attended))
             x, residual = add_rms_norm(attended, residual, layer.post_norm, eps)
-            delta = self.comm.sum(layer.down(silu_mul(layer.gate_up(x))))
+            delta = self.comm.sum(layer.feed_forward(x))
         assert delta is not None
         if step.wanted is not None:
             residual, delta = residual[step.wanted], delta[step.wanted]

@@ -25,8 +25,8 @@ def warm_up(model: DeviceModel, pool: KVPool, pages: Pages) -> None:
         return torch.full((count,), value, dtype=dtype, device=model.device)
 
     row = full(1, IDLE, torch.int32)
-    for tile in _TILES:
-        count = max(tile // group, 2)
+    for size in (*(max(tile // group, 2) for tile in _TILES), *(size - 1 for size in model.warm_sizes)):
+        count = min(size, pages.width)
         positions = torch.arange(count, device=model.device)
         starts = torch.tensor([0, count], dtype=torch.int32, device=model.device)
         for width in _WIDTHS:
@@ -34,7 +34,7 @@ def warm_up(model: DeviceModel, pool: KVPool, pages: Pages) -> None:
                 ids=full(count + 1, 0),
                 slots=full(count + 1, pool.slots - 1),
                 positions=torch.cat([full(1, 0), positions]),
-                table=KVTable(pages.slots[:, :width]),
+                table=KVTable(pages.slots[:, : max(width, count)]),
                 rows=row,
                 lengths=full(1, 1, torch.int32),
                 extend=ExtendBatch(row, starts, positions.int()),

@@ -1,9 +1,9 @@
 """Which part of a model each of several processes has. Pure.
 
-Attention is cut by heads, the feed-forward layers by their inner width, so that each rank computes a summand
-of what a layer adds to the residual stream (Shoeybi et al., "Megatron-LM", 2019, section 3). The LM head is
-cut by tokens of the vocabulary. The embedding and the norms are whole on every rank: to look rows up costs
-nothing, and a sum over all ranks would.
+Attention is cut by heads, the feed-forward layers, or each of their experts, by their inner width, so that
+each rank computes a summand of what a layer adds to the residual stream (Shoeybi et al., "Megatron-LM", 2019,
+section 3). The LM head is cut by tokens of the vocabulary. The embedding, the norms and the routers are whole
+on every rank: to look rows up costs nothing, and a sum over all ranks would.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ class Shard:
 
         Raises `ModelError` if the model cannot be cut into so many parts.
         """
+        experts = whole.experts
+        inner = 0 if experts is None else experts.intermediate_size
         uneven = [
             f"{name} {count}"
             for name, count in (
                 ("num_attention_heads", whole.heads),
                 ("num_key_value_heads", whole.kv_heads),
                 ("intermediate_size", whole.intermediate_size),
+                ("moe_intermediate_size", inner),
             )
             if count % self.size
         ]
@@ -47,6 +50,7 @@ class Shard:
             heads=whole.heads // self.size,
             kv_heads=whole.kv_heads // self.size,
             intermediate_size=whole.intermediate_size // self.size,
+            experts=experts and replace(experts, intermediate_size=inner // self.size),
         )
 
     def part(self, count: int) -> slice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_columns_that_groups_share_out_of_order_are_not_cut(plain: Path) -> None
     config = read_config(folder)
     weights = load_int4_weights(folder, config, dtype=torch.float32, device=CPU, shard=Shard(0, 2))
     message = (
-        r"^model\.layers\.0\.self_attn\.o_proj of .* cannot be multiplied in 4 bits, for a cut through "
+        r"^model\.layers\.0\.\w+\.(o|down)_proj of .* cannot be multiplied in 4 bits, for a cut through "
         r"groups, to columns 0 to 64: set quantization = 'none'"
     )
     with pytest.raises(ModelError, match=message):
@@ -243,9 +243,7 @@ def test_numbers_that_are_packed_otherwise_are_named(plain: Path) -> None:
 def test_quantization_that_the_configuration_says_nothing_of_is_named(plain: Path) -> None:
     folder = packed(plain, FORMS["gptq"])
     edit_json(folder / "config.json", lambda config: config.pop("quantization_config"))
-    with pytest.raises(
-        ModelError, match=r"q_proj\.weight': it is quantized, of which config\.json says noth"
-    ):
+    with pytest.raises(ModelError, match=r"_proj\.weight': it is quantized, of which config\.json says noth"):
         load_model(folder, device="cpu")
 
 
@@ -277,6 +275,16 @@ def test_widths_without_groups_are_refused(plain: Path) -> None:
     small = make("LlamaConfig", {"intermediate_size": 72}, plain.with_name("small")).folder
     with pytest.raises(ModelError, match=r"down_proj of .* not of a multiple of 32 each: set quantization"):
         in_four_bits(small)
+
+
+def test_experts_are_not_kept_in_four_bits(make_checkpoint: Callable[[str], Any]) -> None:
+    folder = make_checkpoint("mixtral_sliding").folder
+    with pytest.raises(
+        ModelError, match="has experts, which are not kept in 4 bits: set quantization = 'fp8'"
+    ):
+        load_model(folder, device="cpu", quantization="int4")
+    config = replace(read_config(folder), packing=packing(FORMS["awq"]))
+    assert config.published == "none"
 
 
 def test_a_device_that_is_no_gpu_is_refused_and_auto_does_without(plain: Path) -> None:

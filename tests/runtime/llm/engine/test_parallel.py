@@ -28,7 +28,7 @@ from weft.runtime.llm.gpu.executor import Executor
 from weft.runtime.llm.gpu.model import GpuModel
 from weft.runtime.llm.handover import KvSpan
 from weft.runtime.llm.loader import choose_devices
-from weft.runtime.llm.model import _load_part, load_model
+from weft.runtime.llm.model import Model, _load_part, load_model
 from weft.runtime.llm.options import EngineOptions
 from weft.runtime.llm.parallel.share import share
 from weft.runtime.llm.requests import (
@@ -87,7 +87,7 @@ def load(folder: Path) -> GpuModel:
     return model
 
 
-def answers(model: GpuModel, **options: Any) -> tuple[list[tuple[int, ...]], Any]:
+def answers(model: Model, **options: Any) -> tuple[list[tuple[int, ...]], Any]:
     with LLMEngine(model, None, EngineOptions(verify=True, **options)) as engine:
         found = [events[-1] for events in run_requests(engine, REQUESTS, timeout=120)]
         stats = engine.stats()
@@ -115,6 +115,19 @@ def test_texts_are_the_same(
     assert texts == expected
     np.testing.assert_allclose(weights, weighed, atol=1e-3)
     assert bool(ahead) == overlap
+
+
+@pytest.mark.parametrize("family", ["mixtral_sliding", "qwen2_moe", "qwen3_moe"])
+def test_experts_are_cut_by_their_inner_width(family: str, make_checkpoint: Callable[[str], Any]) -> None:
+    folder = make_checkpoint(family).folder
+    expected, weighed = answers(load_as("gpu", folder), kv_tokens=4096, token_budget=64)
+    model = load(folder)
+    try:
+        texts, weights = answers(model, kv_tokens=4096, token_budget=64)
+    finally:
+        model.close()
+    assert texts == expected
+    np.testing.assert_allclose(weights, weighed, atol=1e-3)
 
 
 def test_a_table_that_grows_grows_everywhere(whole: GpuModel, shared: GpuModel) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.runtime.llm.config import ModelConfig, RopeConfig
+from weft.runtime.llm.config import Experts, ModelConfig, RopeConfig
 from weft.runtime.llm.errors import ModelError
 from weft.runtime.llm.parallel.shard import WHOLE, Shard
 
@@ -63,6 +63,15 @@ def test_a_part_has_its_share_of_heads_and_of_the_inner_width(size: int) -> None
 def test_what_does_not_come_out_even_is_refused(size: int, uneven: str) -> None:
     with pytest.raises(ModelError, match=f"tensor_parallel = {size} does not divide this model's {uneven}"):
         Shard(0, size).config(CONFIG)
+
+
+def test_a_part_has_its_share_of_each_expert() -> None:
+    experts = Experts(frozenset((1,)), count=5, chosen=2, intermediate_size=24, normalized=True, shared=2)
+    whole = replace(CONFIG, experts=experts)
+    assert Shard(1, 4).config(whole).experts == replace(experts, intermediate_size=6)
+    odd = replace(whole, experts=replace(experts, intermediate_size=26))
+    with pytest.raises(ModelError, match="does not divide this model's moe_intermediate_size 26;"):
+        Shard(1, 4).config(odd)
 
 
 def test_the_whole_is_a_part() -> None:
