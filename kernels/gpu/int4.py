@@ -30,8 +30,8 @@ class Tile(NamedTuple):
 
 
 _TILES = {  # by how many rows there are at most
-    16: Tile(16, 64, 4, 4, 5),
-    32: Tile(32, 64, 4, 4, 5),
+    16: Tile(16, 128, 4, 4, 5),
+    32: Tile(32, 128, 4, 4, 4),
     64: Tile(64, 128, 2, 4, 4),
 }
 _ROWS = 16  # of the kernel that adds parts
