@@ -13,7 +13,7 @@ from .fp8 import Fp8Matrix, fp8_linear
 
 __all__ = ["SIZES", "Matrices", "Routing", "mix_experts", "route"]
 
-SIZES: Final = (4, 24, 64)
+SIZES: Final = (8, 24, 64)
 """Tokens of an expert, on average, up to each of which a GPU's products are tiled alike."""
 
 Matrices = torch.Tensor | Fp8Matrix
