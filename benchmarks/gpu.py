@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="fewer than the shape has, so that it fits")
     parser.add_argument(
         "--quantization",
-        choices=("none", "fp8"),
+        choices=("none", "fp8", "int4"),
         default="none",
         help="of the matrices, in --loads of one model",
     )
@@ -222,7 +222,8 @@ def main() -> None:
         note("tensor-parallel", found)
     if set(options.loads) - set(_APART):
         device = torch.device("cuda")
-        model = random_model(options.model, torch.bfloat16, device, layers=options.layers, fp8=fp8)
+        kept = options.quantization
+        model = random_model(options.model, torch.bfloat16, device, layers=options.layers, quantization=kept)
         torch.cuda.synchronize()
         for name in options.loads:
             if name == "decode":

@@ -73,9 +73,10 @@ class ModelSettings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and computation; auto takes the checkpoint's on a GPU; on a CPU float32, or bfloat16 if the
     checkpoint has it, is not small, and the CPU, as measured at the start, computes it faster."""
-    quantization: Literal["auto", "none", "fp8"] = "auto"
+    quantization: Literal["auto", "none", "fp8", "int4"] = "auto"
     """Of the layers' matrices, by weft's code on a GPU: fp8 keeps and multiplies them in 8 bits, in half the
-    memory; auto does so where the checkpoint is in fp8 and the GPU has units for it."""
+    memory; int4 keeps them in 4, in little more than a quarter; auto does as the checkpoint is published, if
+    the GPU can."""
     code: Literal["auto", "weft", "transformers"] = "auto"
     """Whose code computes the model: weft's, which knows the families Llama, Mistral, Qwen2, Qwen3, Mixtral,
     Qwen2-MoE and Qwen3-MoE, or that of transformers, more slowly; auto takes weft's where it can."""

@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 
+from weft.kernels.int4 import Int4Matrix
 from weft.runtime.llm.config import ModelConfig, read_config
 from weft.runtime.llm.gpu.model import GpuModel
 from weft.runtime.llm.loader import LayerWeights, Weights
 from weft.runtime.llm.parallel.comm import ALONE, Communicator
+from weft.runtime.llm.quantization import Quantization
+from weft.runtime.llm.source import Matrix
 
 __all__ = ["SHAPES", "config_of", "counting_model", "random_model", "random_part", "write_random"]
 
@@ -154,13 +157,18 @@ def write_random(
 
 
 def random_model(
-    name: str, dtype: torch.dtype, device: torch.device, *, layers: int | None = None, fp8: bool = False
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    layers: int | None = None,
+    quantization: Quantization = "none",
 ) -> GpuModel:
     """A model of a shape whose weights are drawn on the device; no token ends its texts.
 
-    `layers`: how many, if not as many as the shape has. `fp8`: their matrices in 8 bits.
+    `layers`: how many, if not as many as the shape has. `quantization`: of their matrices.
     """
-    return random_part(name, dtype, layers, device, ALONE, fp8=fp8)
+    return random_part(name, dtype, layers, device, ALONE, quantization=quantization)
 
 
 def counting_model(
@@ -184,7 +192,7 @@ def random_part(
     device: torch.device,
     comm: Communicator,
     *,
-    fp8: bool = False,
+    quantization: Quantization = "none",
 ) -> GpuModel:
     """A rank's part of such a model, for `share`; every rank draws its own."""
     config = comm.shard.config(_read(name, layers))
@@ -195,12 +203,15 @@ def random_part(
     def drawn(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=device).normal_(0.0, 0.02, generator=generator)
 
+    def matrix(*shape: int) -> Matrix:
+        return Int4Matrix.of(drawn(*shape)) if quantization == "int4" else drawn(*shape)
+
     def ones(*shape: int) -> torch.Tensor:
         return torch.ones(shape, dtype=dtype, device=device)
 
     embedding = drawn(vocab, hidden)
 
-    def layer(index: int) -> LayerWeights:
+    def layer(index: int) -> LayerWeights[Matrix]:
         inner, router = config.intermediate_size, None
         each: tuple[int, ...] = ()
         experts = config.experts
@@ -209,15 +220,15 @@ def random_part(
             router = drawn(experts.count + (experts.shared > 0), hidden)
         return LayerWeights(
             input_norm=ones(hidden),
-            qkv=drawn(qkv, hidden),
+            qkv=matrix(qkv, hidden),
             qkv_bias=None,
             qk_norm=ones(config.heads + config.kv_heads, config.head_dim) if config.qk_norm else None,
-            out=drawn(hidden, config.heads * config.head_dim),
+            out=matrix(hidden, config.heads * config.head_dim),
             out_bias=None,
             post_norm=ones(hidden),
-            gate_up=drawn(*each, 2 * inner, hidden),
+            gate_up=drawn(*each, 2 * inner, hidden) if each else matrix(2 * inner, hidden),
             gate_up_bias=None,
-            down=drawn(*each, hidden, inner),
+            down=drawn(*each, hidden, inner) if each else matrix(hidden, inner),
             down_bias=None,
             router=router,
         )
@@ -226,7 +237,7 @@ def random_part(
     head = embedding[:rows] if config.tied else drawn(rows, hidden)
     layers_in_turn = (layer(index) for index in range(config.layers))  # as from a checkpoint
     weights = Weights(embedding, layers_in_turn, ones(hidden), head)
-    return GpuModel(config, weights, name=name, comm=comm, fp8=fp8)
+    return GpuModel(config, weights, name=name, comm=comm, fp8=quantization == "fp8")
 
 
 def config_of(name: str, *, layers: int | None = None) -> dict[str, Any]:

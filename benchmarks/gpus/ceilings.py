@@ -13,6 +13,8 @@ from weft.runtime.llm.gpu.model import GpuModel
 
 __all__ = ["copy_bandwidth", "layers_weights", "product_rate", "roofline", "seconds"]
 
+_INT4 = 0.5 + 4 / 128  # bytes of a number, with its share of what a group has
+
 
 def copy_bandwidth() -> float:
     """Bytes a second that the device reads and writes while it copies."""
@@ -48,7 +50,8 @@ def roofline(model: GpuModel, batch: int, context: float, bandwidth: float, rate
     c = model.config
     head = c.vocab_size * c.hidden_size
     read, used = layers_weights(c, batch)
-    weights = read * (1 if model.fp8 else model.dtype.itemsize) + head * model.dtype.itemsize
+    each = 1 if model.fp8 else _INT4 if model.int4 else model.dtype.itemsize  # bytes
+    weights = read * each + head * model.dtype.itemsize
     bytes_read = weights + batch * context * model.kv_bytes_per_token
     operations = 2 * batch * (used + head) + 4 * batch * context * c.layers * c.heads * c.head_dim
     return batch / max(bytes_read / bandwidth, operations / rate)

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 __all__ = [
+    "INTERPRETED",
     "LOG2_E",
     "cap",
     "dot",
@@ -21,7 +22,7 @@ __all__ = [
 
 LOG2_E = 1.4426950408889634
 
-_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
 def processors(device: torch.device) -> int:
@@ -55,7 +56,7 @@ def dot(a, b):
 
     Nor are sums of products in 8 bits kept in fewer bits, as Hopper's units would.
     """
-    if _INTERPRETED:  # which multiplies the bit patterns of bfloat16
+    if INTERPRETED:  # which multiplies the bit patterns of bfloat16
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, input_precision="ieee", max_num_imprecise_acc=0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import ModelError
-from .quantization import Blocks, read_blocks
+from .packing import Packing, read_packing
+from .quantization import Blocks, Quantization, read_blocks
 
 __all__ = [
     "SUPPORTED",
@@ -34,6 +35,8 @@ SUPPORTED = {
     "Qwen3MoeForCausalLM": "qwen3_moe",
 }
 """Architectures that weft computes with code of its own, and the family of each."""
+
+T = TypeVar("T")
 
 _ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 
@@ -106,7 +109,15 @@ class ModelConfig(ModelShape):
     tied: bool  # whether the LM head is the embedding
     dtype: str  # the checkpoint's, as torch names it
     blocks: Blocks | None = None  # how its matrices are given back, if they are in 8 bits
+    packing: Packing | None = None  # how they are stored, if in 4 bits
     experts: Experts | None = None  # None: all layers are dense
+
+    @property
+    def published(self) -> Quantization:
+        """How the checkpoint has its matrices, as far as they can be kept: those of experts not in 4 bits."""
+        if self.packing and self.experts is None:
+            return "int4"
+        return "fp8" if self.blocks else "none"
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -169,6 +180,7 @@ class _Reader:
             raise self._error(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
         attention_bias = bool(raw.get("attention_bias", False)) and family in ("llama", "qwen3", "qwen3_moe")
         rope = self._rope()
+        packing = self._said(read_packing)
         return ModelConfig(
             family=family,
             vocab_size=self._integer("vocab_size"),
@@ -188,7 +200,8 @@ class _Reader:
             qk_norm=family in ("qwen3", "qwen3_moe"),
             tied=bool(raw.get("tie_word_embeddings", False)),
             eos_ids=eos_ids,
-            blocks=self._blocks(),
+            packing=packing,
+            blocks=None if packing else self._said(read_blocks),
             experts=self._experts(layers),
             dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32").removeprefix("torch."),
         )
@@ -206,9 +219,10 @@ class _Reader:
         if activation != "silu":
             raise self._variant(f"hidden_act {activation!r} is not supported, only 'silu'")
 
-    def _blocks(self) -> Blocks | None:
+    def _said(self, read: Callable[[Mapping[str, Any]], T]) -> T:
+        """What `read` finds of the quantization."""
         try:
-            return read_blocks(self.raw)
+            return read(self.raw)
         except ModelError as error:
             raise self._error(str(error)) from None
 

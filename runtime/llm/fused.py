@@ -38,7 +38,7 @@ class FusedModel(Model):
 
     config: ModelConfig
 
-    def __init__(self, config: ModelConfig, weights: Weights, *, name: str) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights[torch.Tensor], *, name: str) -> None:
         super().__init__(config, name=name, dtype=weights.embedding.dtype, device=weights.embedding.device)
         self._weights = weights
         self._layers = tuple(weights.layers)
@@ -80,7 +80,7 @@ class FusedModel(Model):
     def _layer(
         self,
         index: int,
-        weights: LayerWeights,
+        weights: LayerWeights[torch.Tensor],
         residual: torch.Tensor,
         delta: torch.Tensor,
         step: _Step,
@@ -95,7 +95,7 @@ class FusedModel(Model):
         )
         return residual, self._feed_forward(weights, x)
 
-    def _feed_forward(self, weights: LayerWeights, x: torch.Tensor) -> torch.Tensor:
+    def _feed_forward(self, weights: LayerWeights[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         experts = self.config.experts
         if experts is None or weights.router is None:
             gated = silu_mul(linear(x, weights.gate_up, weights.gate_up_bias))
@@ -104,7 +104,7 @@ class FusedModel(Model):
         return mix_experts(x, weights.gate_up, weights.down, routing)
 
     def _attention(
-        self, index: int, weights: LayerWeights, x: torch.Tensor, step: _Step, pool: KVPool
+        self, index: int, weights: LayerWeights[torch.Tensor], x: torch.Tensor, step: _Step, pool: KVPool
     ) -> torch.Tensor:
         """Self-attention of `x` [tokens, hidden] before the output projection: [tokens, heads * head_dim]."""
         c = self.config

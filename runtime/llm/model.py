@@ -20,9 +20,9 @@ from .fused import FusedModel
 from .gpu.model import GpuModel
 from .hosted.loading import load_hosted
 from .hub import resolve_folder
-from .loader import choose_device, choose_devices, choose_dtype, load_weights
+from .loader import choose_device, choose_devices, choose_dtype, load_int4_weights, load_weights
 from .model_base import Model
-from .parallel.comm import Communicator
+from .parallel.comm import ALONE, Communicator
 from .parallel.shard import Shard
 from .parallel.share import share
 from .quantization import Quantization, choose_quantization
@@ -53,7 +53,7 @@ def load_model(
     `native`: in float32 on a CPU, compute in compiled C if there is a compiler and the model has no experts,
     else by torch's operations.
 
-    `quantization`: of the layers' matrices, by weft's code for GPUs. A checkpoint in 8 bits that is not
+    `quantization`: of the layers' matrices, by weft's code for GPUs. A checkpoint in 8 or 4 bits that is not
     computed in them is given back its numbers.
 
     With `tensor_parallel`, so many processes share the model, this one being the first. They take the GPUs
@@ -68,18 +68,25 @@ def load_model(
             raise ModelError(
                 f"{str(folder)!r} runs through transformers, in one process: tensor_parallel must be 1"
             )
-        if quantization == "fp8":
-            raise ModelError(f"{str(folder)!r} runs through transformers, which takes no quantization 'fp8'")
+        if quantization not in ("auto", "none"):
+            raise ModelError(
+                f"{str(folder)!r} runs through transformers, which takes no quantization {quantization!r}"
+            )
         return load_hosted(folder, dtype=dtype, device=choose_device(device))
     devices = choose_devices(device, tensor_parallel) if tensor_parallel > 1 else [choose_device(device)]
     chosen = devices[0]
-    fp8 = choose_quantization(quantization, config.blocks is not None, chosen) == "fp8"
+    if quantization == "int4" and config.experts is not None:
+        raise ModelError(
+            f"{str(folder)!r} has experts, which are not kept in 4 bits: set quantization = 'fp8'"
+        )
+    kept = choose_quantization(quantization, config.published, chosen)
     if tensor_parallel > 1:
-        return _load_shared(folder, config, dtype, devices, fp8)
-    weights = load_weights(folder, config, dtype=choose_dtype(dtype, config, chosen), device=chosen)
-    name = folder.resolve().name
+        return _load_shared(folder, config, dtype, devices, kept)
+    chosen_dtype = choose_dtype(dtype, config, chosen)
     if chosen.type == "cuda":
-        return GpuModel(config, weights, name=name, fp8=fp8)
+        return _load_part(folder, config, chosen_dtype, kept, chosen, ALONE)
+    weights = load_weights(folder, config, dtype=chosen_dtype, device=chosen)
+    name = folder.resolve().name
     if weights.embedding.dtype != torch.float32:
         return FusedModel(config, weights, name=name)
     if native and config.experts is not None:
@@ -104,21 +111,23 @@ def _own_config(folder: Path, code: Code) -> ModelConfig | None:
 
 
 def _load_shared(
-    folder: Path, config: ModelConfig, dtype: str, devices: Sequence[torch.device], fp8: bool
+    folder: Path, config: ModelConfig, dtype: str, devices: Sequence[torch.device], kept: Quantization
 ) -> GpuModel:
     Shard(0, len(devices)).config(config)  # refuses what cannot be cut, before any process is started
     chosen = choose_dtype(dtype, config, devices[0])
-    return share(partial(_load_part, folder, config, chosen, fp8), devices)
+    return share(partial(_load_part, folder, config, chosen, kept), devices)
 
 
 def _load_part(
     folder: Path,
     config: ModelConfig,
     dtype: torch.dtype,
-    fp8: bool,
+    kept: Quantization,
     device: torch.device,
     comm: Communicator,
 ) -> GpuModel:
-    """A rank's part of a checkpoint."""
-    weights = load_weights(folder, config, dtype=dtype, device=device, shard=comm.shard)
-    return GpuModel(comm.shard.config(config), weights, name=folder.resolve().name, comm=comm, fp8=fp8)
+    """A rank's part of a checkpoint, with matrices that are `kept` in such bits."""
+    read = load_int4_weights if kept == "int4" else load_weights
+    weights = read(folder, config, dtype=dtype, device=device, shard=comm.shard)
+    own, name = comm.shard.config(config), folder.resolve().name
+    return GpuModel(own, weights, name=name, comm=comm, fp8=kept == "fp8")

@@ -1,4 +1,4 @@
-"""Weights in 8 bits: what a checkpoint says of its own, and whether a model is computed with them."""
+"""Weights in 8 bits: what a checkpoint says of its own; and in how many bits a model is computed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from .errors import ModelError
 
 __all__ = ["FACTORS", "Blocks", "Quantization", "choose_quantization", "dequantize", "read_blocks"]
 
-Quantization = Literal["auto", "none", "fp8"]
-"""How a model's matrices are kept: as they are, or in 8 bits with a factor a row, which halves what a step
-reads of them. `auto` is the latter where the checkpoint's are in 8 bits, too, and the GPU can."""
+Quantization = Literal["auto", "none", "fp8", "int4"]
+"""How a model's matrices are kept: as they are; in 8 bits with a factor a row, which halves what a step reads
+of them; or in 4 bits with a scale and a zero for each group of columns, which quarters it. `auto` is as the
+checkpoint's are, if the GPU can, else as they are."""
 
 Blocks = tuple[int, int]
 """The rows and columns that share a factor, where a checkpoint in 8 bits has a table of factors."""
@@ -22,7 +23,7 @@ FACTORS: Final = ("weight_scale", "weight_scale_inv")
 """What the tensor of a matrix's factors is called, in place of "weight"; the second name means the same."""
 
 _BLOCKS: Final = (128, 128)  # where nothing is said
-_CAPABILITY: Final = (8, 9)  # the first with units for 8-bit floats
+_CAPABILITIES: Final = {"fp8": (8, 9), "int4": (8, 0)}  # the first with units for 8-bit floats; for bfloat16
 
 
 def read_blocks(raw: Mapping[str, Any]) -> Blocks | None:
@@ -43,7 +44,8 @@ def read_blocks(raw: Mapping[str, Any]) -> Blocks | None:
         if weights and all(each.get("type") == "float" and each.get("num_bits") == 8 for each in weights):
             return _checked(weights[0].get("block_structure"))
     known = (
-        "weights in fp8 are read (quant_method 'fp8', or 'compressed-tensors' of format 'float-quantized')"
+        "weights in fp8 are read (quant_method 'fp8', or 'compressed-tensors' of format 'float-quantized') "
+        "and in 4 bits ('awq', 'gptq', or 'compressed-tensors' of format 'pack-quantized')"
     )
     raise ModelError(f"its quantization, {method!r}, is not supported: {known}; or use the unquantized one")
 
@@ -80,17 +82,20 @@ def dequantize(values: torch.Tensor, factors: torch.Tensor, blocks: Blocks) -> t
     return values.float().mul_(factors)
 
 
-def choose_quantization(wanted: Quantization, quantized: bool, device: torch.device) -> Quantization:
-    """`auto` is fp8 where the checkpoint is and the device can.
+def choose_quantization(wanted: Quantization, published: Quantization, device: torch.device) -> Quantization:
+    """`auto` is what the checkpoint is `published` in, where the device can.
 
     Raises `ModelError` for a device that cannot and should.
     """
-    able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _CAPABILITY
-    if wanted == "fp8" and not able:
-        raise ModelError(
-            f"quantization 'fp8' takes an NVIDIA GPU of compute capability {'.'.join(map(str, _CAPABILITY))} "
-            f"or newer, and {device} is none"
-        )
+    chosen = published if wanted == "auto" else wanted
+    if chosen not in _CAPABILITIES:
+        return "none"
+    least = _CAPABILITIES[chosen]
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= least:
+        return chosen
     if wanted == "auto":
-        return "fp8" if quantized and able else "none"
-    return wanted
+        return "none"
+    raise ModelError(
+        f"quantization {wanted!r} takes an NVIDIA GPU of compute capability {'.'.join(map(str, least))} "
+        f"or newer, and {device} is none"
+    )

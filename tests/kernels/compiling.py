@@ -17,6 +17,7 @@ from weft.kernels.activation import silu_mul
 from weft.kernels.experts import SIZES, mix_experts, route
 from weft.kernels.fp8 import FP8, Fp8Matrix
 from weft.kernels.heads import store_heads
+from weft.kernels.int4 import Int4Matrix, multiply
 from weft.kernels.mask import apply_token_mask
 from weft.kernels.norm import add_rms_norm, rms_norm
 from weft.kernels.sampling import Draw, Draws, draw
@@ -91,6 +92,11 @@ def main() -> None:
         )
     logits = torch.zeros(3, 128_256)
     apply_token_mask.on("triton")(logits, torch.zeros(3, 4008, dtype=torch.int32))
+    weight = Int4Matrix.of(torch.zeros(256, 1024))
+    for dtype in (torch.bfloat16, torch.float16):
+        for rows in (1, 32, 64, 1024):
+            x = torch.zeros(rows, 1024, dtype=dtype)
+            multiply.on("triton")(x, weight.values, weight.factors, x[0, :256])
     draw.on("triton")(logits, Draws.of([Draw(0.7, 50, 0.9)] * 3, logits.device))
     mixtures()
     print(driver.compiled)

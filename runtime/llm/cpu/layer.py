@@ -90,7 +90,7 @@ class Workspace:
 class Layer:
     """The weights of a decoder layer, laid out for the CPU."""
 
-    def __init__(self, config: ModelConfig, weights: LayerWeights) -> None:
+    def __init__(self, config: ModelConfig, weights: LayerWeights[torch.Tensor]) -> None:
         self._config = config
         order = _head_order(config)
         scale = _head_scale(config)

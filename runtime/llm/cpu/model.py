@@ -35,7 +35,7 @@ class CpuModel(ThreadedModel):
 
     config: ModelConfig
 
-    def __init__(self, config: ModelConfig, weights: Weights, *, name: str) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights[torch.Tensor], *, name: str) -> None:
         """Lay out the weights anew, and time how their products are computed best."""
         super().__init__(config, name=name, dtype=torch.float32, device=torch.device("cpu"))
         self._heads = Heads(config.kv_heads, config.group, config.head_dim)

@@ -39,7 +39,9 @@ class NativeModel(ThreadedModel):
 
     config: ModelConfig
 
-    def __init__(self, config: ModelConfig, weights: Weights, library: ctypes.CDLL, *, name: str) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Weights[torch.Tensor], library: ctypes.CDLL, *, name: str
+    ) -> None:
         """Lay out the weights anew; `library` is that of `weft.kernels.cpu.library`.
 
         A KV head may have at most `weft_most_group()` query heads. Raises MemoryError if the library gets no
@@ -85,7 +87,7 @@ class NativeModel(ThreadedModel):
             raise MemoryError(f"no memory for a step of {len(ids)} tokens")
         return logits
 
-    def _describe(self, weights: Weights) -> CModel:
+    def _describe(self, weights: Weights[torch.Tensor]) -> CModel:
         """The model as C sees it, which is what this object keeps."""
         config = self.config
         table = rotations(config.rope, head_dim=config.head_dim, positions=config.context_length)
@@ -108,7 +110,7 @@ class NativeModel(ThreadedModel):
             self._matrix(weights.head, None),
         )
 
-    def _layer(self, weights: LayerWeights, window: int | None) -> CLayer:
+    def _layer(self, weights: LayerWeights[torch.Tensor], window: int | None) -> CLayer:
         gate, up = weights.gate_up.chunk(2)
         gate_bias, up_bias = (None, None) if weights.gate_up_bias is None else weights.gate_up_bias.chunk(2)
         return CLayer(

@@ -14,6 +14,7 @@ from weft.kernels.fp8 import Fp8Matrix
 from ..config import Experts
 from ..loader import LayerWeights
 from ..mixture import choose_experts
+from ..source import Matrix
 from .projection import Projection, project_by
 
 __all__ = ["FeedForward", "feed_forward", "warm_sizes"]
@@ -49,13 +50,15 @@ class Mixture:
 FeedForward = Dense | Mixture
 
 
-def feed_forward(weights: LayerWeights, experts: Experts | None, *, fp8: bool) -> FeedForward:
+def feed_forward(weights: LayerWeights[Matrix], experts: Experts | None, *, fp8: bool) -> FeedForward:
     """That of a layer of a model with such `experts`, its matrices as they are or in 8 bits."""
     if experts is None or weights.router is None:
         return Dense(
             gate_up=project_by(weights.gate_up, weights.gate_up_bias, fp8=fp8, by_columns=True),
             down=project_by(weights.down, weights.down_bias, fp8=fp8),
         )
+    assert isinstance(weights.gate_up, torch.Tensor)
+    assert isinstance(weights.down, torch.Tensor)
     if not fp8:
         return Mixture(experts, weights.router, weights.gate_up, weights.down)
     return Mixture(experts, weights.router, Fp8Matrix.of(weights.gate_up), Fp8Matrix.of(weights.down))

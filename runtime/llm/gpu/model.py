@@ -16,6 +16,7 @@ from ..config import Experts, ModelConfig
 from ..loader import LayerWeights, Weights
 from ..parallel.comm import ALONE, Communicator
 from ..rope import rotations
+from ..source import Matrix
 from .device_model import DeviceModel, Forward, StepAttention
 from .feed_forward import FeedForward, feed_forward, warm_sizes
 from .projection import Projection, project_by
@@ -35,12 +36,12 @@ class _Layer:
     feed_forward: FeedForward
 
     @classmethod
-    def of(cls, weights: LayerWeights, experts: Experts | None, *, fp8: bool) -> _Layer:
-        """The layer with matrices as they are or in 8 bits.
+    def of(cls, weights: LayerWeights[Matrix], experts: Experts | None, *, fp8: bool) -> _Layer:
+        """The layer with matrices as they are loaded or in 8 bits.
 
-        Some of the former are laid out by columns, which cuBLAS reads faster for few rows. On an H100, for 1
-        to 256 rows of Llama-3.1-8B, `out` then takes up to 14 % less time and `gate_up` 2 to 7 % less (at 8
-        rows 2 % more), at 512 and 1,024 rows 4 to 5 % more; it makes no difference to reading.
+        Some of those that are in 16 are laid out by columns, which cuBLAS reads faster for few rows. On an
+        H100, for 1 to 256 rows of Llama-3.1-8B, `out` then takes up to 14 % less time and `gate_up` 2 to 7 %
+        less (at 8 rows 2 % more), at 512 and 1,024 rows 4 to 5 % more; it makes no difference to reading.
         """
         return cls(
             input_norm=weights.input_norm,
@@ -60,7 +61,7 @@ class GpuModel(DeviceModel):
     def __init__(
         self,
         config: ModelConfig,
-        weights: Weights,
+        weights: Weights[Matrix],
         *,
         name: str,
         comm: Communicator = ALONE,
@@ -73,9 +74,15 @@ class GpuModel(DeviceModel):
         embedded = weights.embedding
         super().__init__(config, name=name, dtype=embedded.dtype, device=embedded.device, comm=comm)
         self._weights = weights
-        self._layers = tuple(_Layer.of(layer, config.experts, fp8=fp8) for layer in weights.layers)
         self.fp8 = fp8
         """Whether the matrices of its layers are in 8 bits."""
+        self.int4 = False
+        """Whether some of them are in 4 bits."""
+        layers = []
+        for layer in weights.layers:
+            layers.append(_Layer.of(layer, config.experts, fp8=fp8))
+            self.int4 |= layer.int4
+        self._layers = tuple(layers)
         table = rotations(config.rope, head_dim=config.head_dim, positions=config.context_length)
         self._rotary = Rotary(table.real.float().to(self.device), table.imag.float().to(self.device))
         self._scale = config.head_dim**-0.5
@@ -85,7 +92,8 @@ class GpuModel(DeviceModel):
     @property
     def numbers(self) -> str:
         """See `Model.numbers`."""
-        return f"fp8 and {super().numbers}" if self.fp8 else super().numbers
+        kept = "fp8 and " if self.fp8 else "int4 and " if self.int4 else ""
+        return kept + super().numbers
 
     @torch.inference_mode()
     def compute(self, step: Forward, pool: KVPool, out: torch.Tensor | None = None) -> torch.Tensor:

@@ -82,7 +82,7 @@ def shape(
     )
 
 
-def weights(config: ModelConfig, seed: int = 0) -> Weights:
+def weights(config: ModelConfig, seed: int = 0) -> Weights[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(*size: int) -> torch.Tensor:

@@ -129,7 +129,7 @@ def test_sliding_windows_of_qwen(
         ({"num_hidden_layers": "two"}, "num_hidden_layers must be a positive integer, not 'two'"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "its quantization, 'gptq', is not supported"),
+        ({"quantization_config": {"quant_method": "bnb"}}, "its quantization, 'bnb', is not supported"),
         (
             {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1.0}},
             "rope scaling 'longrope' is not supported; supported are default, linear, llama3, yarn",

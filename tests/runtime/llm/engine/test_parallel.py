@@ -231,7 +231,7 @@ def test_requests_fail_when_a_process_is_killed(make_checkpoint: Callable[[str],
 def test_a_part_that_cannot_be_loaded_is_an_error(make_checkpoint: Callable[[str], Any]) -> None:
     folder = make_checkpoint(FAMILY).folder
     nowhere = torch.device("cuda", 99)
-    build = partial(_load_part, folder, read_config(folder), torch.float32, False)
+    build = partial(_load_part, folder, read_config(folder), torch.float32, "none")
     with pytest.raises(ParallelError, match=r"^rank 1 on cuda:99: \w+: "):
         share(build, [torch.device("cpu"), nowhere])
 
@@ -240,7 +240,7 @@ def test_parts_in_eight_bits_say_nearly_what_the_whole_says(
     make_checkpoint: Callable[[str], Any], whole: GpuModel
 ) -> None:
     folder = make_checkpoint(FAMILY).folder
-    build = partial(_load_part, folder, read_config(folder), torch.float32, True)
+    build = partial(_load_part, folder, read_config(folder), torch.float32, "fp8")
     model = share(build, choose_devices(DEVICE, 2))
     try:
         assert model.numbers == "fp8 and float32"

@@ -176,8 +176,8 @@ def test_widths_without_a_product_in_eight_bits_are_refused(plain: Path) -> None
 
 
 def test_a_device_without_such_units_is_refused_and_auto_does_without(plain: Path) -> None:
-    assert choose_quantization("auto", True, CPU) == "none"
-    assert choose_quantization("none", True, CPU) == "none"
+    assert choose_quantization("auto", "fp8", CPU) == "none"
+    assert choose_quantization("none", "fp8", CPU) == "none"
     with pytest.raises(ModelError, match=r"compute capability 8\.9 or newer, and cpu is none"):
         load_model(plain, device="cpu", quantization="fp8")
     settings = ModelSettings(name="m", path=str(REFERENCE_MODEL), device="cpu", quantization="fp8")
@@ -188,33 +188,38 @@ def test_a_device_without_such_units_is_refused_and_auto_does_without(plain: Pat
 
 
 @pytest.mark.parametrize(
-    ("wanted", "quantized", "capability", "chosen"),
+    ("wanted", "published", "capability", "chosen"),
     [
-        ("auto", True, (8, 9), "fp8"),
-        ("auto", True, (8, 6), "none"),
-        ("auto", False, (9, 0), "none"),
-        ("none", True, (9, 0), "none"),
-        ("fp8", False, (12, 0), "fp8"),
+        ("auto", "fp8", (8, 9), "fp8"),
+        ("auto", "fp8", (8, 6), "none"),
+        ("auto", "none", (9, 0), "none"),
+        ("none", "fp8", (9, 0), "none"),
+        ("fp8", "none", (12, 0), "fp8"),
+        ("fp8", "int4", (9, 0), "fp8"),
+        ("auto", "int4", (8, 0), "int4"),
+        ("auto", "int4", (7, 5), "none"),
+        ("none", "int4", (9, 0), "none"),
+        ("int4", "none", (8, 6), "int4"),
     ],
 )
 def test_a_gpu_with_such_units_is_used_for_what_is_in_eight_bits(
     wanted: Quantization,
-    quantized: bool,
+    published: Quantization,
     capability: tuple[int, int],
     chosen: Quantization,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_quantization(wanted, quantized, torch.device("cuda", 1)) == chosen
+    assert choose_quantization(wanted, published, torch.device("cuda", 1)) == chosen
 
 
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"quant_method": "awq", "bits": 4}, "its quantization, 'awq', is not supported: weights in fp8"),
+        ({"quant_method": "hqq", "bits": 4}, "its quantization, 'hqq', is not supported: weights in fp8"),
         ({"quant_method": "fp8", "fmt": "e5m2"}, "its quantization, 'fp8', is not supported"),
         (
-            COMPRESSED | {"format": "pack-quantized"},
+            COMPRESSED | {"format": "marlin-24"},
             "its quantization, 'compressed-tensors', is not supported",
         ),
         (
