@@ -34,7 +34,7 @@ from .explanation import Explanation
 from .jobs import Job, Options, StaticJob
 from .location import located
 from .signature import Signature
-from .trace import Trace, tracing
+from .trace import Trace, tracing, untraced
 from .waiting import expect_no_loop, iterate, wait
 
 __all__ = ["Program"]
@@ -351,7 +351,8 @@ class Program(ABC, Generic[P, R]):
     async def _open(self, job: Job, *, stream: bool, quiet: bool = True) -> Session:
         """Start a run from the loop that it is to use."""
         submission = replace(job.submission(stream=stream), quiet=quiet, follow=stream and not quiet)
-        return await asyncio.wrap_future(self.client.open(submission, asyncio.get_running_loop()))
+        home = asyncio.get_running_loop()
+        return await asyncio.wrap_future(self.client.open(submission, home, untraced()))
 
     async def _run(self, job: Job) -> Any:
         if isinstance(job, StaticJob) and not job.traced.tools:
