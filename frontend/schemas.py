@@ -1,12 +1,18 @@
-"""JSON Schemas of Python types: those of pydantic, which hold a model to URLs that the type takes."""
+"""JSON Schemas of Python types: those of pydantic, which hold a model to URLs and tags that types take."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic.json_schema import (
+    DefsRef,
+    GenerateJsonSchema,
+    JsonSchemaKeyT,
+    JsonSchemaMode,
+    JsonSchemaValue,
+)
 from pydantic_core import core_schema
 
 __all__ = ["Schemas"]
@@ -17,13 +23,56 @@ _REST: Final = r"[A-Za-z0-9._~!$&'()*+,;=:@%/?-]"
 
 
 class Schemas(GenerateJsonSchema):
-    """As pydantic, but with patterns of URLs: the format "uri" says nothing of schemes."""
+    """As pydantic, but with patterns of URLs: the format "uri" says nothing of schemes.
+
+    And what is read of a tagged union has its tag, even if that has a default: pydantic reads none without.
+    """
+
+    def generate(
+        self, schema: core_schema.CoreSchema, mode: JsonSchemaMode = "validation"
+    ) -> JsonSchemaValue:
+        """The schema of a type."""
+        found = super().generate(schema, mode)
+        if mode == "validation":
+            _require_tags(found, found.get("$defs", {}))
+        return found
+
+    def generate_definitions(
+        self, inputs: Sequence[tuple[JsonSchemaKeyT, JsonSchemaMode, core_schema.CoreSchema]]
+    ) -> tuple[dict[tuple[JsonSchemaKeyT, JsonSchemaMode], JsonSchemaValue], dict[DefsRef, JsonSchemaValue]]:
+        """The schemas of types, and the definitions that they share."""
+        found, definitions = super().generate_definitions(inputs)
+        read = [schema for (_, mode), schema in found.items() if mode == "validation"]
+        _require_tags([*read, definitions], definitions)
+        return found, definitions
 
     def url_schema(self, schema: core_schema.UrlSchema) -> JsonSchemaValue:
         """The schema of a URL."""
         found = super().url_schema(schema)
         schemes = schema.get("allowed_schemes")
         return {**found, "pattern": _pattern(schemes)} if schemes else found
+
+
+def _require_tags(part: Any, definitions: Mapping[DefsRef, JsonSchemaValue]) -> None:
+    if isinstance(part, list):
+        for item in part:
+            _require_tags(item, definitions)
+    elif isinstance(part, dict):
+        match part:
+            case {"discriminator": {"propertyName": str(tag)}, "oneOf": [*members]}:
+                for member in members:
+                    _require(tag, member, definitions)
+        for item in list(part.values()):  # a member of a union may stand around it
+            _require_tags(item, definitions)
+
+
+def _require(tag: str, member: JsonSchemaValue, definitions: Mapping[DefsRef, JsonSchemaValue]) -> None:
+    while "$ref" in member:
+        member = definitions[member["$ref"].rpartition("/")[2]]
+    for inner in member.get("oneOf", ()):  # a union itself
+        _require(tag, inner, definitions)
+    if tag in member.get("properties", {}):
+        member["required"] = list(dict.fromkeys([*member.get("required", ()), tag]))
 
 
 def _pattern(schemes: Collection[str]) -> str:

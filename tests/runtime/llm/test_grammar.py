@@ -236,6 +236,30 @@ def test_unions_with_a_discriminator_are_written_without_a_warning(
     assert capfd.readouterr().err == ""
 
 
+class Person(BaseModel):
+    kind: Literal["person"] = "person"
+    name: str = ""
+
+
+class Group(BaseModel):
+    kind: Literal["group", "family"] = "group"
+    members: list[Annotated[Person | Group, Field(discriminator="kind")]] = []
+
+
+class Deal(BaseModel):
+    buyer: Group | Person | None = Field(None, discriminator="kind")
+    agent: Person = Person()
+
+
+@pytest.mark.parametrize("kind", [Deal, list[Deal], Group])
+def test_tags_are_written_even_if_they_have_defaults(
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], kind: Any
+) -> None:
+    grammar = compilers["reference"].compile(JsonSchema(py_type(kind).schema("validation")), 64)
+    for text in texts(tokenizers["reference"], grammar, 30):
+        TypeAdapter[Any](kind).validate_json(text)
+
+
 @pytest.mark.parametrize("kind", [date, datetime, time, IPv4Address])
 def test_formats_are_of_what_there_is(
     tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], kind: type
