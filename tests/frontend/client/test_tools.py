@@ -131,7 +131,8 @@ async def buy_async(item: str) -> str:
 
 @tool
 def budget(item: str) -> int:
-    return price(item).amount + len(buy(item))  # plain calls: of a tool, and of a program
+    money = cast(Money, price(item))  # plain calls: of a tool, and of a program
+    return money.amount + len(buy(item))
 
 
 @program
