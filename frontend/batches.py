@@ -7,6 +7,7 @@ import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
+from .errors import ArgumentError
 from .jobs import Job
 
 __all__ = ["as_completed"]
@@ -14,17 +15,22 @@ __all__ = ["as_completed"]
 
 async def as_completed(
     run: Callable[[Job], Awaitable[Any]],
-    jobs: Sequence[Job],
+    jobs: Sequence[Job | ArgumentError],
     concurrency: int | None,
     return_exceptions: bool,
 ) -> AsyncGenerator[tuple[int, Any]]:
-    """The number of each call with its result, as soon as there is one; closing it cancels the rest."""
+    """The number of each call with its result, as soon as there is one; closing it cancels the rest.
+
+    A call whose arguments do not fit has failed without a run.
+    """
     if concurrency is not None and concurrency < 1:
         raise ValueError(f"concurrency must be at least 1, not {concurrency}")
     free = asyncio.Semaphore(concurrency or max(1, len(jobs)))
     ended: asyncio.Queue[int] = asyncio.Queue()
 
-    async def one(job: Job) -> Any:
+    async def one(job: Job | ArgumentError) -> Any:
+        if isinstance(job, ArgumentError):
+            raise job
         async with free:
             return await run(job)
 

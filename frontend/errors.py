@@ -2,6 +2,7 @@
 
 WeftError
 ├── TraceError (TypeError)       a program is written or called in a way that cannot work
+│   └── ArgumentError            the arguments of a call do not fit the program
 └── ProgramError                 a run failed; says program, node, source line and cause
     ├── Rejected                 the server refuses the graph or its inputs
     ├── NotFound                 a run, an index or a model that the server does not have
@@ -17,6 +18,7 @@ WeftError
 from __future__ import annotations
 
 __all__ = [
+    "ArgumentError",
     "NotFound",
     "ProgramError",
     "Rejected",
@@ -38,6 +40,10 @@ class WeftError(Exception):
 
 class TraceError(WeftError, TypeError):
     """A program is written or called in a way that cannot work; the message names line and remedy."""
+
+
+class ArgumentError(TraceError):
+    """The arguments of a call are not those of the program, or not of their types."""
 
 
 class ProgramError(WeftError):

@@ -64,10 +64,14 @@ def turns_of(prompt: Prompt, system: str | None, raw: bool) -> Sequence[Entry]:
 
 
 def messages_of(turns: Sequence[Entry], trace: Trace) -> tuple[tuple[Message, ...], dict[str, Value]]:
-    """The messages, and the operands of their slots. Raises TraceError for an empty prompt."""
+    """The messages, and the operands of their slots.
+
+    Raises TraceError if there is nothing that a model could go on from: a chat template writes something
+    around the emptiest message, but nothing is added to plain text.
+    """
     slots = Slots(trace)
     messages = tuple(_message(entry, slots) for entry in turns)
-    if not any(message.parts for message in messages if message.role != "tools"):
+    if all(message.role == "raw" and not message.parts for message in messages):
         raise TraceError(located("the prompt is empty"))
     return messages, slots.args
 

@@ -147,7 +147,7 @@ class PyField(NamedTuple):
 
 
 def _model_field(name: str, info: FieldInfo) -> PyField:
-    pytype = py_type(info.annotation)
+    pytype = py_type(Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation)
     read = info.validation_alias
     choices = read.choices if isinstance(read, AliasChoices) else [read]
     names = (info.serialization_alias or name, *(alias for alias in choices if isinstance(alias, str)), name)

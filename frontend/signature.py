@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
-from .errors import TraceError
+from .errors import ArgumentError, TraceError
 from .lifting import holds_var
 from .location import function_location, located
 from .pytypes import ANYTHING, PyType, py_type, schemas_of
@@ -108,7 +108,7 @@ class Signature:
             return dict(self._signature.bind(*args, **kwargs).arguments)
         except TypeError as problem:
             takes = ", ".join(self.names) or "nothing"
-            raise TraceError(located(f"{self.owner}: {problem}; it takes {takes}")) from None
+            raise ArgumentError(located(f"{self.owner}: {problem}; it takes {takes}")) from None
 
     def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All arguments, the defaults for those that are not given."""
@@ -132,7 +132,7 @@ class Signature:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise TraceError(
+            raise ArgumentError(
                 located(f"{self.owner}: argument {name!r} holds half of a surrogate pair, which is no text")
             ) from None
         return text
@@ -145,7 +145,7 @@ class Signature:
         try:
             return self.types[name].load(data)
         except ValueError as problem:
-            raise TraceError(
+            raise ArgumentError(
                 located(
                     f"{self.owner}: argument {name!r}: {self.types[name].name} does not read what it writes "
                     f"as JSON: {problem}"
@@ -219,7 +219,7 @@ class Signature:
         try:
             return pytype.dump(value)
         except ValueError as problem:
-            raise TraceError(
+            raise ArgumentError(
                 located(f"{self.owner}: {what}argument {name!r} must be {pytype.name}: {problem}")
             ) from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from .var import Var
 if TYPE_CHECKING:
     from .tools import Tool
 
-__all__ = ["BodyTrace", "Trace", "current", "tracing"]
+__all__ = ["BodyTrace", "Trace", "current", "tracing", "untraced"]
 
 _current: ContextVar[Trace | None] = ContextVar("weft_trace", default=None)
 
@@ -42,6 +42,13 @@ def current(what: str) -> Trace:
             located(f"{what} stands outside of a program; call it in a function decorated with @program")
         )
     return trace
+
+
+def untraced() -> Context:
+    """A copy of the context variables for code that is no part of a program, such as that of tools."""
+    context = copy_context()
+    context.run(_current.set, None)
+    return context
 
 
 class Trace:

@@ -29,12 +29,12 @@ from .client.portal import PROGRAMS, shared
 from .client.run import rest_of, result_text
 from .client.session import Session, Submission
 from .dynamic import LiveTrace
-from .errors import TraceError
+from .errors import ArgumentError, TraceError
 from .explanation import Explanation
 from .jobs import Job, Options, StaticJob
 from .location import located
 from .signature import Signature
-from .trace import Trace, tracing
+from .trace import Trace, tracing, untraced
 from .waiting import expect_no_loop, iterate, wait
 
 __all__ = ["Program"]
@@ -171,9 +171,10 @@ class Program(ABC, Generic[P, R]):
         """The results of many calls, in their order, at most `concurrency` of them at a time.
 
         What calls have in common (equal greedy texts, embeddings, rerankings) is computed once.
-        The first failure cancels the rest and is raised; with `return_exceptions` it stands in its place.
+        The first failure cancels the rest and is raised; with `return_exceptions` it stands in its place, as
+        do arguments that do not fit, which are refused before anything runs otherwise.
         """
-        return wait(self._batch(self._jobs(calls), concurrency, return_exceptions))
+        return wait(self._batch(self._jobs(calls, return_exceptions), concurrency, return_exceptions))
 
     @overload
     async def abatch(
@@ -192,7 +193,7 @@ class Program(ABC, Generic[P, R]):
         self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool = False
     ) -> list[Any]:
         """As `batch`, for event loops."""
-        return await self._batch(self._jobs(calls), concurrency, return_exceptions)
+        return await self._batch(self._jobs(calls, return_exceptions), concurrency, return_exceptions)
 
     @overload
     def batch_as_completed(
@@ -214,7 +215,8 @@ class Program(ABC, Generic[P, R]):
 
         Closing it cancels the rest.
         """
-        yield from iterate(as_completed(self._run, self._jobs(calls), concurrency, return_exceptions))
+        jobs = self._jobs(calls, return_exceptions)
+        yield from iterate(as_completed(self._run, jobs, concurrency, return_exceptions))
 
     @overload
     def abatch_as_completed(
@@ -233,7 +235,8 @@ class Program(ABC, Generic[P, R]):
         self, calls: Iterable[Call], *, concurrency: int | None = None, return_exceptions: bool = False
     ) -> AsyncGenerator[tuple[int, Any]]:
         """As `batch_as_completed`, for event loops."""
-        done = as_completed(self._run, self._jobs(calls), concurrency, return_exceptions)
+        jobs = self._jobs(calls, return_exceptions)
+        done = as_completed(self._run, jobs, concurrency, return_exceptions)
         async with aclosing(done):
             async for one in done:
                 yield one
@@ -336,22 +339,31 @@ class Program(ABC, Generic[P, R]):
             )
         return self._job(args, kwargs)
 
-    def _jobs(self, calls: Iterable[Call]) -> list[Job]:
+    def _jobs(self, calls: Iterable[Call], in_place: bool) -> list[Job | ArgumentError]:
+        """The calls of a batch. Arguments that do not fit are raised, or stand `in_place` of their call."""
         together = copy.copy(self)
         together._options = replace(self._options, batch=secrets.token_hex(8))
-        calls = list(calls)
-        for call in calls:
+        jobs: list[Job | ArgumentError] = []
+        for number, call in enumerate(calls):
             if not isinstance(call, (Mapping, Sequence)) or isinstance(call, (str, bytes)):
                 raise TraceError(
                     located(f"a call of batch() is a dict or a tuple of arguments: write ({call!r},)")
                 )
-        job = together._run_of
-        return [job((), call) if isinstance(call, Mapping) else job(tuple(call), {}) for call in calls]
+            args, kwargs = ((), call) if isinstance(call, Mapping) else (tuple(call), {})
+            try:
+                jobs.append(together._run_of(args, kwargs))
+            except ArgumentError as problem:
+                if not in_place:
+                    problem.add_note(f"in call {number} of the batch")
+                    raise
+                jobs.append(problem)
+        return jobs
 
     async def _open(self, job: Job, *, stream: bool, quiet: bool = True) -> Session:
         """Start a run from the loop that it is to use."""
         submission = replace(job.submission(stream=stream), quiet=quiet, follow=stream and not quiet)
-        return await asyncio.wrap_future(self.client.open(submission, asyncio.get_running_loop()))
+        home = asyncio.get_running_loop()
+        return await asyncio.wrap_future(self.client.open(submission, home, untraced()))
 
     async def _run(self, job: Job) -> Any:
         if isinstance(job, StaticJob) and not job.traced.tools:
@@ -396,7 +408,9 @@ class Program(ABC, Generic[P, R]):
                 result.cancel()
             await asyncio.wait({result})
 
-    async def _batch(self, jobs: list[Job], concurrency: int | None, return_exceptions: bool) -> list[Any]:
+    async def _batch(
+        self, jobs: list[Job | ArgumentError], concurrency: int | None, return_exceptions: bool
+    ) -> list[Any]:
         results: list[Any] = [None] * len(jobs)
         async with aclosing(as_completed(self._run, jobs, concurrency, return_exceptions)) as done:
             async for number, result in done:

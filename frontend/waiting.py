@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Generator
-from typing import Any, Final, TypeVar
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from typing import Any, Final, ParamSpec, TypeVar
 
 from .client.portal import PROGRAMS
 from .errors import TraceError
@@ -11,6 +12,7 @@ from .location import located
 
 __all__ = ["expect_no_loop", "iterate", "wait"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _END: Final = object()
@@ -28,11 +30,18 @@ def wait(coroutine: Coroutine[Any, Any, T]) -> T:
 
 def iterate(items: AsyncGenerator[T]) -> Generator[T]:
     """What an async generator gives, run on the loop that sync callers share; they are closed together."""
+    turn = asyncio.Lock()
     try:
-        while (item := wait(_next(items))) is not _END:
+        while (item := _called(_next, items, turn)) is not _END:
             yield item
     finally:
-        wait(items.aclose())
+        _called(_close, items, turn)
+
+
+def _called(function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `wait`, with a coroutine that Ctrl-C cannot keep from its start."""
+    expect_no_loop()
+    return PROGRAMS.call(function, *args, **kwargs)
 
 
 def expect_no_loop() -> None:
@@ -46,5 +55,12 @@ def expect_no_loop() -> None:
         )
 
 
-async def _next(items: AsyncGenerator[Any]) -> Any:
-    return await anext(items, _END)
+async def _next(items: AsyncGenerator[Any], turn: asyncio.Lock) -> Any:
+    async with turn:
+        return await anext(items, _END)
+
+
+async def _close(items: AsyncGenerator[Any], turn: asyncio.Lock) -> None:
+    """Close a generator once it rests: Ctrl-C cancels its turn, but does not wait for what that takes."""
+    async with turn:
+        await items.aclose()

@@ -137,9 +137,14 @@ class Client:
             await asyncio.wrap_future(NETWORK.start(connection.ready))
             raise
 
-    def open(self, submission: Submission, home: asyncio.AbstractEventLoop) -> Future[Session]:
-        """Start a run whose async tools run on the loop `home`; done when the server has accepted it."""
-        return NETWORK.start(self._open, submission, home, contextvars.copy_context())
+    def open(
+        self, submission: Submission, home: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> Future[Session]:
+        """Start a run; done when the server has accepted it.
+
+        Its tools see copies of `context`, which is for this run alone; async ones run on the loop `home`.
+        """
+        return NETWORK.start(self._open, submission, home, context)
 
     def detach(self, submission: Submission) -> Future[WatchSession]:
         """Start a run that goes on without this client."""

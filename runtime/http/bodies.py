@@ -164,6 +164,12 @@ class _CallBody(Body):
     function: _CalledBody
     index: int = 0  # stands in calls that were put together from a stream
 
+    def plain(self) -> dict[str, Any]:
+        """The call as JSON data, in the form in which it came."""
+        arguments = json.dumps(self.function.arguments, ensure_ascii=False)
+        function = {"name": self.function.name, "arguments": arguments}
+        return {"id": self.id, "type": self.type, "function": function}
+
 
 class MessageBody(Body):
     """A message of a conversation."""
@@ -176,6 +182,25 @@ class MessageBody(Body):
     refusal: str = ""
     content: Content = Field(default=None, validate_default=True)  # after what may stand in its place
     annotations: list[Any] = Field(default_factory=list)
+
+    @property
+    def speaker(self) -> str:
+        """The role by its name in templates and programs, which know no developers."""
+        return "system" if self.role == "developer" else self.role
+
+    @property
+    def text(self) -> str:
+        """What is said, a refusal, too."""
+        return self.content or self.refusal
+
+    def plain(self) -> dict[str, Any]:
+        """The message as JSON data, as programs take it: with calls, and with which one it answers."""
+        message: dict[str, Any] = {"role": self.speaker, "content": self.text}
+        if self.tool_calls:
+            message["tool_calls"] = [call.plain() for call in self.tool_calls]
+        if self.tool_call_id:
+            message["tool_call_id"] = self.tool_call_id
+        return message
 
 
 class _JsonSchema(Body):

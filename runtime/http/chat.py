@@ -43,7 +43,7 @@ def _started(orchestrator: Orchestrator, body: ChatBody) -> tuple[Answer, _Chat]
     target = target_of(orchestrator, body.model)
     if isinstance(target, Program):
         check_for_program(body, _FOR_PROGRAMS)
-        inputs = target.inputs(body.inputs, [(message.role, message.content) for message in body.messages])
+        inputs = target.inputs(body.inputs, [message.plain() for message in body.messages])
         return of_program(orchestrator, target, inputs, body), _Chat(NO_TOOLS)
     _check(body)
     tools = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls)

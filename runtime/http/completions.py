@@ -47,7 +47,7 @@ def _started(orchestrator: Orchestrator, body: CompletionBody) -> Answer:
         said = body.prompt[0]
         if not isinstance(said, str):
             raise ApiError(400, "a program takes a text, no token ids", param="prompt")
-        inputs = target.inputs(body.inputs, [("user", said)])
+        inputs = target.inputs(body.inputs, [{"role": "user", "content": said}])
         return of_program(orchestrator, target, inputs, body)
     check_for_model(body)
     if body.echo and body.stream:

@@ -103,8 +103,7 @@ def _turn(message: MessageBody) -> ChatMessage:
     }
     if message.tool_calls:
         fields["tool_calls"] = [call.model_dump(exclude={"index"}) for call in message.tool_calls]
-    role = "system" if message.role == "developer" else message.role
-    return ChatMessage(role, (message.content or message.refusal,), fields)
+    return ChatMessage(message.speaker, (message.text,), fields)
 
 
 def _variables(turn: ChatMessage) -> dict[str, Any]:

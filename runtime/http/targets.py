@@ -59,19 +59,18 @@ class Program:
     name: str
     graph: Graph
 
-    def inputs(self, given: Mapping[str, Any], messages: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    def inputs(self, given: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The program's inputs: those that are `given` by name, and the conversation.
 
-        `messages`: role and text of each. An input called `messages` takes all of them, and the text of the
-        last message of the user goes to the only text that is still wanted. Raises ApiError if there are
-        several.
+        An input called `messages` takes all of them, and the text of the last message of the user goes to
+        the only text that is still wanted. Raises ApiError if there are several.
         """
         inputs = dict(given)
         open_inputs = [
             node.op for node in self.graph if isinstance(node.op, Input) and node.op.name not in given
         ]
         if any(op.name == _CONVERSATION and not isinstance(op.type, Text) for op in open_inputs):
-            inputs[_CONVERSATION] = [{"role": role, "content": text} for role, text in messages]
+            inputs[_CONVERSATION] = list(messages)
         texts = [op for op in open_inputs if isinstance(op.type, Text)]
         wanted = [op.name for op in texts if op.default is None] or [op.name for op in texts]
         if len(wanted) > 1:
@@ -81,7 +80,7 @@ class Program:
                 "only one of them; pass all but one of them in 'inputs'",
                 param="inputs",
             )
-        said = [text for role, text in messages if role == "user"]
+        said = [message["content"] for message in messages if message["role"] == "user"]
         if wanted and not said:
             raise ApiError(400, "there is no message of the user in 'messages'", param="messages")
         return inputs | ({wanted[0]: said[-1]} if wanted else {})

@@ -1,7 +1,7 @@
 """Formats of JSON Schema as regexes, for those of which xgrammar writes what does not exist.
 
-It writes 31 days in each month, the year 0, leap seconds, and numbers with leading zeros in IPv4 addresses,
-which nothing takes that reads the value.
+It writes 31 days in each month, the year 0, leap seconds, durations of more days than there are, and numbers
+with leading zeros in IPv4 addresses, which nothing takes that reads the value.
 """
 
 from __future__ import annotations
@@ -22,19 +22,28 @@ _DAY: Final = (
 )
 _DATE: Final = rf"(?:{_YEAR}-{_DAY}|{_LEAP_YEAR}-02-29)"
 _HOUR: Final = r"(?:[01]\d|2[0-3])"
-_TIME: Final = rf"{_HOUR}:[0-5]\d:[0-5]\d(?:\.\d+)?(?:Z|[+-]{_HOUR}:[0-5]\d)"
+_CLOCK: Final = rf"{_HOUR}:[0-5]\d:[0-5]\d(?:\.\d+)?"
+_TIME: Final = rf"{_CLOCK}(?:Z|[+-]{_HOUR}:[0-5]\d)"
+_SECONDS: Final = r"\d{1,5}(?:\.\d{1,6})?S"
+_MINUTES: Final = rf"(?:\d{{1,5}}M(?:{_SECONDS})?|{_SECONDS})"
+_HOURS: Final = rf"T(?:\d{{1,5}}H{_MINUTES}?|{_MINUTES})"
+_DAYS: Final = r"(?:\d{1,3}Y(?:\d{1,2}M)?(?:\d{1,5}D)?|\d{1,2}M(?:\d{1,5}D)?|\d{1,5}D)"
+_UUID: Final = "^[0-9a-f]{{8}}-[0-9a-f]{{4}}-{}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}$"
 _BYTE: Final = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 
 PATTERNS: Final[Mapping[str, str]] = {
     "date": f"^{_DATE}$",
     "time": f"^{_TIME}$",
     "date-time": f"^{_DATE}T{_TIME}$",
+    "date-time-local": f"^{_DATE}T{_CLOCK}$",  # without a time zone
+    "duration": rf"^P(?:{_DAYS}(?:{_HOURS})?|{_HOURS}|\d{{1,4}}W)$",
     "ipv4": rf"^{_BYTE}(?:\.{_BYTE}){{3}}$",
+    **{f"uuid{version}": _UUID.format(version) for version in range(1, 9)},
 }
 """By the format's name."""
 
 ENFORCED: Final = PATTERNS.keys() | {
-    *("duration", "hostname", "ipv6", "json-pointer", "relative-json-pointer"),
+    *("hostname", "ipv6", "json-pointer", "relative-json-pointer"),
     *("uri", "uri-reference", "uri-template", "uuid"),
 }
 """The formats that a model is held to; all others are any string."""

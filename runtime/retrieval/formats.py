@@ -39,9 +39,12 @@ def _plain(name: str, content: bytes) -> str:
 
 def _html(name: str, content: bytes) -> str:
     bs4, markdownify = _module("bs4", name), _module("markdownify", name)
+    logging.getLogger("bs4.dammit").setLevel(logging.ERROR)  # its warning does not name the file
     converter = markdownify.MarkdownConverter(heading_style="ATX", strip=_PLAIN)
     try:
         soup = bs4.BeautifulSoup(content, "html.parser")  # which finds out the encoding
+        if soup.contains_replacement_characters:
+            raise CorpusError(f"file {name!r} is in no encoding that its bytes fit; convert or remove it")
         for element in soup(_HIDDEN):
             element.decompose()
         return str(converter.convert_soup(soup))

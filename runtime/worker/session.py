@@ -192,10 +192,13 @@ class Session:
             raise TaskError("timeout", message, retryable=True) from None
 
     def _report_results(self, task: Task, outcome: Outcome) -> None:
-        """Report that a task is done. Raises GraphError for results that have no message."""
+        """Report that a task is done. Raises TaskError for results that have no message."""
         reports = self._reports.reports
         try:
             _write_done(reports.add().done, task, outcome)
+        except GraphError as problem:  # for which whoever asked is not to blame
+            del reports[-1]
+            raise TaskError("internal", f"the result cannot be sent: {problem}") from None
         except Exception:
             del reports[-1]
             raise

@@ -316,7 +316,7 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
     def Invoke(self, request: pb.SubmitRequest, context: Any) -> pb.RunResult:
         """A whole run in one answer."""
         run = self._begin(pb.Start(submit=request), context)
-        context.add_callback(run.cancelled.set)
+        _cancel_with(context, run)
         *_, last = run.execute()
         return last.finished
 
@@ -328,7 +328,7 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
         """One run over one stream."""
         first = next(request_iterator).requests
         run = self._begin(first[0].start, context)
-        context.add_callback(run.cancelled.set)
+        _cancel_with(context, run)
         for request in first[1:]:
             run.requests.put(request)
         threading.Thread(target=_pass_on, args=(request_iterator, run.requests), daemon=True).start()
@@ -402,6 +402,12 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))
         self.runs[run.id] = run
         return run
+
+
+def _cancel_with(context: Any, run: MiniRun) -> None:
+    """Cancel a run with its call, which may have ended already."""
+    if not context.add_callback(run.cancelled.set):
+        run.cancelled.set()
 
 
 def _pass_on(messages: Iterator[pb.RunRequests], into: queue.Queue[pb.RunRequest | None]) -> None:

@@ -137,7 +137,7 @@ def test_a_tool_may_compute(use: Callable[[Any, Any], Any]) -> None:
         (lambda x, xs: map(lambda y: awaits(y), xs), "a coroutine cannot go into a graph: write `await`"),
         (lambda x, xs: x + 1, "a Var and a int cannot be added"),
         (lambda x, xs: setattr(x, "name", 1), "cannot set 'name'.*immutable"),
-        (lambda x, xs: gen(""), "the prompt is empty"),
+        (lambda x, xs: gen("", raw=True), "the prompt is empty"),
         (lambda x, xs: gen(3), "a prompt must be a string, a Var or a Context, not a int"),
         (lambda x, xs: gen(x, raw=True, system="a"), "raw text has no system message"),
         (lambda x, xs: gen(Context().user(x), system="a"), "a Context says them itself"),

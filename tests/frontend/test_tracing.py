@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import AliasChoices, BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from weft import (
     Chunking,
@@ -64,6 +64,17 @@ class Loose(BaseModel):
     tags: list[str] = Field(default_factory=lambda: ["new"])
     needed: str
     wrong: int = Field(default=WRONG)
+
+
+class Code:
+    """What pydantic knows by its annotation alone."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class Coded(BaseModel):
+    code: Annotated[Code, PlainValidator(Code), PlainSerializer(lambda code: code.text, return_type=str)]
 
 
 @dataclass
@@ -309,6 +320,19 @@ def test_python_types_follow_fields_and_items() -> None:
 
     program(pick).graph()
     assert kinds == [list[Step], Step, str | None, str]
+
+
+def test_fields_are_read_as_their_model_reads_them() -> None:
+    read: list[Any] = []
+
+    def pick() -> str:
+        code = gen("x", type=Annotated[Coded, WithJsonSchema({"type": "object"})]).code
+        assert isinstance(code, Var)
+        read.append(code._pytype.load("A7"))
+        return ""
+
+    program(pick).graph()
+    assert read[0].text == "A7"
 
 
 def test_effects_order_searches() -> None:

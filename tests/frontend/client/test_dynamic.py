@@ -182,6 +182,18 @@ async def test_an_agent_async(server: MiniServer) -> None:
     assert await agent.ainvoke("q", turns=0) == "[<system>Act.<user>q<assistant>]"
 
 
+def test_an_empty_text_is_a_message_like_any_other(server: MiniServer) -> None:
+    @program
+    def traced(text: str) -> str:
+        return gen(text)
+
+    @program
+    async def grown(text: str) -> str:
+        return gen(text)
+
+    assert traced("") == grown("") == "[<user><assistant>]"
+
+
 def test_one_increment_for_what_is_awaited_together(server: MiniServer) -> None:
     assert parallel(["a", "b", "c"]) == [f"[<user>Say {word}<assistant>]" for word in "abc"]
     (extend,) = server.last.extends

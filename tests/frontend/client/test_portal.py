@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
 from weft.frontend.client.portal import Portal
+from weft.frontend.waiting import iterate
 
 
 @pytest.fixture
@@ -64,6 +65,24 @@ def test_ctrl_c_cancels_what_is_waited_for(portal: Portal) -> None:
     with pytest.raises(KeyboardInterrupt):
         portal.call(interrupting)
     assert endless.ended.wait(10)
+
+
+def test_ctrl_c_ends_a_generator_before_it_is_raised() -> None:
+    ended = []
+
+    async def numbers() -> AsyncGenerator[int]:
+        try:
+            yield 1
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            await asyncio.sleep(3600)
+        finally:
+            for _ in range(100):  # cancels what it has begun, and waits for that
+                await asyncio.sleep(0)
+            ended.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(iterate(numbers()))
+    assert ended
 
 
 def test_ctrl_c_just_after_the_start_cancels_too(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:

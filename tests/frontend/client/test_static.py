@@ -29,6 +29,7 @@ from weft import (
     select,
     tool,
 )
+from weft.frontend.errors import ArgumentError
 
 if TYPE_CHECKING:
     from ..conftest import MiniServer
@@ -261,6 +262,19 @@ def test_batch_can_return_failures(server: MiniServer) -> None:
     good, bad = echo.batch([("a",), ("FAIL",)], return_exceptions=True)
     assert good == echo("a")
     assert isinstance(bad, weft.ProgramError)
+
+
+def test_arguments_that_do_not_fit_are_failures_of_their_call(server: MiniServer) -> None:
+    calls: list[Any] = [("a",), (None,), {"txt": "a"}, ("\udcff",)]
+    good, *bad = echo.batch(calls, return_exceptions=True)
+    assert good == echo("a")
+    assert [type(problem) for problem in bad] == [ArgumentError] * 3
+    assert dict(echo.batch_as_completed(calls, return_exceptions=True))[0] == good
+    runs = len(server.runs)
+    with pytest.raises(ArgumentError, match="must be str") as caught:
+        echo.batch(calls)
+    assert caught.value.__notes__ == ["in call 1 of the batch"]
+    assert len(server.runs) == runs
 
 
 def test_a_batch_can_be_taken_as_its_calls_end(server: MiniServer) -> None:

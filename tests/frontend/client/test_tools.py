@@ -129,6 +129,22 @@ async def buy_async(item: str) -> str:
     return await slowly(money)
 
 
+@tool
+def budget(item: str) -> int:
+    money = cast(Money, price(item))  # plain calls: of a tool, and of a program
+    return money.amount + len(buy(item))
+
+
+@program
+async def budget_of(item: str) -> int:
+    return await budget(item)
+
+
+@program
+async def budgets(items: list[str]) -> list[int]:
+    return [await budget_of.ainvoke(item) for item in items]
+
+
 @program
 def breaking(item: str) -> str:
     return broken(item)
@@ -176,6 +192,10 @@ async def test_async_tools_run_on_the_loop_of_the_caller(server: MiniServer) -> 
 
 def test_outside_of_programs_a_tool_is_its_function() -> None:
     assert price("ab", discount=1.0) == Money(amount=200)
+
+
+async def test_a_tool_of_a_run_within_a_run_is_part_of_neither_program(server: MiniServer) -> None:
+    assert await budgets(["ab", "abc"]) == [100 + len("100 EUR for nobody"), 150 + len("150 EUR for nobody")]
 
 
 def test_what_a_tool_raises_is_the_cause(server: MiniServer) -> None:

@@ -51,6 +51,18 @@ async def test_an_input_that_takes_the_conversation(door: Door) -> None:
     assert answer.choices[0].message.content == '{"role": "user", "content": "b"}'
 
 
+async def test_a_conversation_with_calls_arrives_with_them(door: Door) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "Wörth"}'}}
+    asks = {"role": "assistant", "content": None, "tool_calls": [call]}
+    told = {"role": "tool", "tool_call_id": "c1", "content": "a town"}
+    brief = {"role": "developer", "content": "Be brief."}
+    create = door.openai.chat.completions.create
+    for last, kept in ((asks, {**asks, "content": ""}), (told, told), (brief, {**brief, "role": "system"})):
+        messages: Any = [asks, last]
+        answer = await create(model="count", messages=messages)
+        assert json.loads(answer.choices[0].message.content or "") == kept
+
+
 async def test_a_result_without_deltas_comes_as_one_piece(door: Door) -> None:
     stream = await door.openai.chat.completions.create(model="count", messages=said("a"), stream=True)
     pieces = [chunk.choices[0].delta.content async for chunk in stream]

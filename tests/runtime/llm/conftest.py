@@ -14,8 +14,11 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace, PreTokenizer, Sequence, Split
 from tokenizers.trainers import BpeTrainer
 
+from weft.runtime.llm.grammar import GrammarCompiler
 from weft.runtime.llm.tokenizer import Tokenizer
 from weft.runtime.llm.tokenizer_files import TokenizerFiles
+
+from .writing import PADDING
 
 REFERENCE = Path(__file__).parents[3] / "apps" / "reference_model" / "model"
 SPECIALS = ["<s>", "</s>", "<|end|>", "<|user|>"]
@@ -138,6 +141,17 @@ def tokenizers() -> dict[str, Tokenizer]:
     """One tokenizer for each family, and that of the reference model."""
     small = {name: Tokenizer(files_of(spec)) for name, spec in specs().items()}
     return small | {"reference": Tokenizer.from_folder(REFERENCE)}
+
+
+@pytest.fixture(scope="session")
+def compilers(tokenizers: dict[str, Tokenizer]) -> dict[str, GrammarCompiler]:
+    """A compiler of grammars for some of the tokenizers."""
+    return {
+        name: GrammarCompiler(
+            tokenizers[name], tokenizers[name].vocab_size + PADDING, tokenizers[name].eos_ids
+        )
+        for name in ("reference", "llama2")
+    }
 
 
 @pytest.fixture(scope="session")

@@ -12,15 +12,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, FileUrl, HttpUrl, RedisDsn, TypeAdapter
+from pydantic import (
+    BaseModel,
+    Field,
+    HttpUrl,
+    TypeAdapter,
+)
 
-from weft.frontend.pytypes import py_type
 from weft.graph.sampling import Choices, Constraint, JsonSchema, Regex
 from weft.runtime.llm.closing_grammar import Vocabulary, utf8_ranges
-from weft.runtime.llm.grammar import CompiledGrammar, GrammarCompiler, GrammarError, Matcher, apply_mask
+from weft.runtime.llm.grammar import GrammarCompiler, GrammarError, apply_mask
 from weft.runtime.llm.tokenizer import Tokenizer
 
-PADDING = 5  # columns of the logits beyond the vocabulary
+from .writing import PADDING, follow, texts
+
 FAMILIES = ["reference", "llama2"]
 
 
@@ -63,41 +68,8 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def compilers(tokenizers: dict[str, Tokenizer]) -> dict[str, GrammarCompiler]:
-    return {
-        name: GrammarCompiler(
-            tokenizers[name], tokenizers[name].vocab_size + PADDING, tokenizers[name].eos_ids
-        )
-        for name in FAMILIES
-    }
-
-
 def schema(model: Any) -> JsonSchema:
     return JsonSchema(json.dumps(TypeAdapter(model).json_schema()))
-
-
-def decode(matcher: Matcher, width: int, limit: int, generator: torch.Generator) -> list[int]:
-    """Sample from random logits until the matcher says that the text is complete."""
-    mask = torch.zeros(1, (width + 31) // 32, dtype=torch.int32)
-    ids: list[int] = []
-    while not matcher.finished and len(ids) < limit:
-        logits = torch.randn(1, width, generator=generator)
-        matcher.fill(mask, 0)
-        apply_mask(logits, mask, [0])
-        ids.append(matcher.accept(int(logits[0].argmax())))
-    return ids
-
-
-def texts(tokenizer: Tokenizer, grammar: CompiledGrammar, count: int) -> list[str]:
-    generator = torch.Generator().manual_seed(count)
-    results = []
-    for _ in range(count):
-        matcher = grammar.matcher()
-        ids = decode(matcher, tokenizer.vocab_size + PADDING, grammar.max_tokens, generator)
-        assert matcher.finished
-        results.append(tokenizer.decode_continuation(ids))
-    return results
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -269,33 +241,6 @@ def test_a_format_with_lengths_is_held_to_without_a_warning(
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("kind", [HttpUrl | None, FileUrl, RedisDsn])
-@pytest.mark.parametrize("limit", [24, 80])
-def test_urls_are_those_that_the_type_takes(
-    tokenizers: dict[str, Tokenizer],
-    compilers: dict[str, GrammarCompiler],
-    capfd: pytest.CaptureFixture[str],
-    kind: Any,
-    limit: int,
-) -> None:
-    grammar = compilers["reference"].compile(JsonSchema(py_type(kind).schema("validation")), limit)
-    for text in texts(tokenizers["reference"], grammar, 30):
-        TypeAdapter[Any](kind).validate_json(text)
-    assert capfd.readouterr().err == ""
-
-
-@pytest.mark.parametrize(
-    "url", ["https://docs.example.org/a/b?c=d%20e#f", "http://localhost:8000/", "http://a.b"]
-)
-def test_urls_as_people_write_them_can_be_written(
-    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], url: str
-) -> None:
-    constraint = JsonSchema(py_type(HttpUrl).schema("validation"))
-    matcher = compilers["reference"].compile(constraint, 128).matcher()
-    follow(tokenizers["reference"], matcher, json.dumps(url))
-    assert matcher.finished
-
-
 @pytest.mark.parametrize("day", [date(1, 1, 1), date(1600, 2, 29), date(2024, 2, 29), date(9999, 12, 31)])
 def test_every_day_can_be_written(
     tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], day: date
@@ -309,11 +254,6 @@ def test_names_of_properties_are_no_keywords(compilers: dict[str, GrammarCompile
     properties = {"not": {"type": "integer"}, "pattern": {"const": "multipleOf"}}
     constraint = JsonSchema(json.dumps({"type": "object", "properties": properties, "required": ["not"]}))
     assert compilers["reference"].compile(constraint, 64).guarded
-
-
-def follow(tokenizer: Tokenizer, matcher: Matcher, text: str) -> list[int]:
-    """Feed `text` a character at a time; return the tokens taken."""
-    return [matcher.accept(token) for char in text for token in tokenizer.encode_continuation(char)]
 
 
 def test_a_sampled_token_is_kept_while_there_is_time(

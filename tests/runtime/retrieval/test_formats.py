@@ -56,6 +56,12 @@ def test_broken_html_files_are_named(content: bytes, problem: str) -> None:
         text_of("sub/a.html", content)
 
 
+def test_html_without_an_encoding_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(CorpusError, match=r"^file 'a\.html' is in no encoding that its bytes fit; convert"):
+        text_of("a.html", bytes(range(128, 256)) * 3)
+    assert not caplog.records
+
+
 def test_what_is_not_utf_8_is_named() -> None:
     with pytest.raises(CorpusError, match=r"file 'a\.md' is not UTF-8 \(byte 2"):
         text_of("a.md", b"ab\xff")

@@ -204,8 +204,8 @@ async def test_results_that_no_message_can_say_fail_their_task_only(
         patched.setattr(EmbedEngine, "execute", mistaken)
         await link.run(EMBED, values=TEXT)
         fault = await link.fault(1)
-    assert (fault.code, fault.node) == ("invalid", "%1 embed")
-    assert fault.message.startswith("a Json cannot be encoded")
+    assert (fault.code, fault.node) == ("internal", "%1 embed")
+    assert fault.message.startswith("the result cannot be sent: a Json cannot be encoded")
     assert await embeds(link, "s")
 
 

@@ -70,6 +70,9 @@ def lies() -> int:
 def unspeakable():
     return object()
 
+def half_a_pair() -> str:
+    return "a\\ud800"
+
 def hangs() -> str:
     released.wait()
     return "late"
@@ -93,6 +96,7 @@ NAMES = (
     "anything",
     "exits",
     "gives_up",
+    "half_a_pair",
     "hangs",
     "lies",
     "mirror",
@@ -180,6 +184,13 @@ async def test_a_tool_that_raises_is_a_fault_with_its_words(worker: Link) -> Non
     await worker.run(call("raises", TEXT, text=Value(0)), values={"%0": TextValue("luck")})
     fault = await worker.fault(1)
     assert (fault.code, fault.message) == ("tool_failed", "tool 'raises' raised LookupError: no luck")
+
+
+async def test_a_result_that_no_message_holds_is_no_fault_of_who_asks(worker: Link) -> None:
+    await worker.run(call("half_a_pair", TEXT))
+    fault = await worker.fault(1)
+    assert fault.code == "internal"
+    assert fault.message.startswith("the result cannot be sent: a TextValue cannot be encoded")
 
 
 async def test_an_async_tool_that_cancels_itself_is_a_fault(worker: Link) -> None:

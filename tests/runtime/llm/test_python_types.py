@@ -1,0 +1,131 @@
+"""What is written by the schema of a Python type is read by the type."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from decimal import Decimal
+from enum import IntEnum
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import (
+    UUID1,
+    UUID4,
+    BaseModel,
+    Field,
+    FileUrl,
+    HttpUrl,
+    NaiveDatetime,
+    RedisDsn,
+    TypeAdapter,
+    condecimal,
+)
+
+from weft.frontend.pytypes import py_type
+from weft.graph.sampling import JsonSchema
+from weft.runtime.llm.grammar import GrammarCompiler
+from weft.runtime.llm.tokenizer import Tokenizer
+
+from .writing import follow, texts
+
+
+def schema(kind: Any) -> JsonSchema:
+    return JsonSchema(py_type(kind).schema("validation"))
+
+
+class Rank(IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+def positive(**limits: Any) -> Any:
+    return Annotated[Decimal, Field(gt=0, **limits)]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(Decimal, positive(max_digits=4, decimal_places=2), positive(max_digits=3), positive(lt=1)),
+        *(condecimal(ge=0, decimal_places=2), condecimal(max_digits=3, decimal_places=3)),
+        *(dict[int, Decimal], dict[Annotated[int, Field(ge=0)], int], dict[Decimal, str], dict[bool, str]),
+        *(dict[Rank, int], dict[date, int], list[timedelta], list[NaiveDatetime], list[UUID1 | UUID4]),
+    ],
+)
+def test_what_pydantic_reads_and_json_has_no_type_for(
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], kind: Any
+) -> None:
+    grammar = compilers["reference"].compile(schema(kind), 64)
+    for text in texts(tokenizers["reference"], grammar, 40):
+        TypeAdapter[Any](kind).validate_json(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Decimal, '"-12345.678"'),
+        (positive(max_digits=4, decimal_places=2), '"0.05"'),
+        (condecimal(ge=0), '"0"'),
+        (dict[int, str], '{"-2024": "a"}'),
+        (dict[Rank, int], '{"2": 1}'),
+        (timedelta, '"P1Y2M3DT4H5M6.5S"'),
+        (NaiveDatetime, '"2026-02-28T23:59:59.5"'),
+    ],
+)
+def test_what_pydantic_reads_can_be_written(
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], kind: Any, text: str
+) -> None:
+    matcher = compilers["reference"].compile(schema(kind), 128).matcher()
+    follow(tokenizers["reference"], matcher, text)
+    assert matcher.finished
+
+
+class Person(BaseModel):
+    kind: Literal["person"] = "person"
+    name: str = ""
+
+
+class Group(BaseModel):
+    kind: Literal["group", "family"] = "group"
+    members: list[Annotated[Person | Group, Field(discriminator="kind")]] = []
+
+
+class Deal(BaseModel):
+    buyer: Group | Person | None = Field(None, discriminator="kind")
+    agent: Person = Person()
+
+
+@pytest.mark.parametrize("kind", [Deal, list[Deal], Group])
+def test_tags_are_written_even_if_they_have_defaults(
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], kind: Any
+) -> None:
+    grammar = compilers["reference"].compile(schema(kind), 64)
+    for text in texts(tokenizers["reference"], grammar, 30):
+        TypeAdapter[Any](kind).validate_json(text)
+
+
+@pytest.mark.parametrize("kind", [HttpUrl | None, FileUrl, RedisDsn])
+@pytest.mark.parametrize("limit", [24, 80])
+def test_urls_are_those_that_the_type_takes(
+    tokenizers: dict[str, Tokenizer],
+    compilers: dict[str, GrammarCompiler],
+    capfd: pytest.CaptureFixture[str],
+    kind: Any,
+    limit: int,
+) -> None:
+    grammar = compilers["reference"].compile(schema(kind), limit)
+    for text in texts(tokenizers["reference"], grammar, 30):
+        TypeAdapter[Any](kind).validate_json(text)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "url", ["https://docs.example.org/a/b?c=d%20e#f", "http://localhost:8000/", "http://a.b"]
+)
+def test_urls_as_people_write_them_can_be_written(
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], url: str
+) -> None:
+    constraint = schema(HttpUrl)
+    matcher = compilers["reference"].compile(constraint, 128).matcher()
+    follow(tokenizers["reference"], matcher, json.dumps(url))
+    assert matcher.finished
