@@ -64,7 +64,7 @@ def _sorted(schema: Any, *, names: bool = False) -> Any:
 def loads(text: str) -> Any:
     """The value of a JSON text. Raises ValueError for what is not JSON, as `NaN`, or nested too deep."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return _DECODER.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -270,6 +270,9 @@ _SHAPES: Final[Mapping[str, tuple[type, ...]]] = {
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _depth(value: object) -> int:

@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
 import uvloop
 
-from weft.runtime.environment import prepare_process
+from weft.runtime.environment import importing_grpc, prepare_process
 
 from .noop import CHAIN, FAN_OUT, Arm
+
+with importing_grpc():
+    import grpc
 
 __all__ = ["arms"]
 
@@ -36,7 +38,7 @@ def arms() -> Iterator[dict[str, Arm]]:
     server does. `grpc alone, each step`: a stream's message and its answer for each step of the chain, and
     for each half of the fan-out, as tools of the client do.
     """
-    prepare_process()  # for those that are started from here; in this one gRPC has been imported
+    prepare_process()  # for those that are started from here
     with (
         tempfile.TemporaryDirectory() as folder,
         _process(back := f"unix:{folder}/back"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import grpc
 
@@ -33,13 +35,8 @@ class Calls:
         self._stub = OrchestratorStub(keyed(self._channel, access.key))
 
     def invoke(self, request: pb.SubmitRequest, program: str) -> tuple[Datum, ...]:
-        """Run a graph; its outputs. Raises ProgramError. Ctrl-C cancels the run."""
-        call: Any = self._stub.Invoke.future(request, metadata=trace_context())
-        try:
-            return self._outputs(call, program)
-        except KeyboardInterrupt:
-            call.cancel()
-            raise
+        """Run a graph; its outputs. Raises ProgramError. Ctrl-C cancels the run, as gRPC drops the call."""
+        return self._outputs(partial(self._stub.Invoke, request, metadata=trace_context()), program)
 
     async def ainvoke(self, request: pb.SubmitRequest, program: str) -> tuple[Datum, ...]:
         """As `invoke`, for event loops; cancelling it cancels the run."""
@@ -57,17 +54,17 @@ class Calls:
         except asyncio.CancelledError:
             call.cancel()
             raise
-        return self._outputs(call, program)
+        return self._outputs(call.result, program)
 
     def close(self) -> None:
         """Close the channel and cancel what goes on over it."""
         self._channel.close()
 
-    def _outputs(self, call: Any, program: str) -> tuple[Datum, ...]:
+    def _outputs(self, answer: Callable[[], pb.RunResult], program: str) -> tuple[Datum, ...]:
         try:
-            result = call.result()
-        except grpc.RpcError:
-            raise error_of_status(call, self._address, program) from None
+            result = answer()
+        except grpc.RpcError as problem:
+            raise error_of_status(cast("grpc.Call", problem), self._address, program) from None
         if result.HasField("fault"):
             raise error_of(result.fault, program)
         return tuple(decode_datum(output) for output in result.outputs)

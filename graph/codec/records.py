@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache, reduce
 from operator import or_
 from types import NoneType, UnionType
-from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from google.protobuf.message import Message
 
@@ -64,13 +64,13 @@ class Wire:
     decode: Callable[[Any, Place], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """One field of a record."""
 
     name: str
     wire: Wire
     repeated: bool
+    presence: bool  # whether the message can mark it as absent
     default: Any  # MISSING: the author has to write it
 
 
@@ -122,30 +122,33 @@ def listed(names: Any) -> str:
 
 @cache
 def _entries(cls: type) -> tuple[_Entry, ...]:
-    hints = get_type_hints(cls)
-    return tuple(_entry(field, hints[field.name]) for field in fields(cls))
+    hints, descriptor = get_type_hints(cls), _message_of(cls).DESCRIPTOR
+    return tuple(
+        _entry(field, hints[field.name], descriptor.fields_by_name[field.name].has_presence)
+        for field in fields(cls)
+    )
 
 
-def _entry(field: Field[Any], hint: Any) -> _Entry:
+def _entry(field: Field[Any], hint: Any, presence: bool) -> _Entry:
     repeated = get_origin(hint) is tuple
     default = field.default_factory() if field.default_factory is not MISSING else field.default
-    return _Entry(field.name, wire_of(get_args(hint)[0] if repeated else hint), repeated, default)
+    return _Entry(field.name, wire_of(get_args(hint)[0] if repeated else hint), repeated, presence, default)
+
+
+@cache
+def _message_of(cls: type) -> type[Message]:
+    message: type[Message] = getattr(graph_pb2, cls.__name__)
+    return message
 
 
 def _encode_record(record: Any) -> Message:
-    message: Message = getattr(graph_pb2, type(record).__name__)()
-    for entry in _entries(record.__class__):
-        value = getattr(record, entry.name)
-        field = message.DESCRIPTOR.fields_by_name[entry.name]
-        if value is None or (field.has_presence and value == entry.default):
+    values: dict[str, Any] = {}
+    for name, wire, repeated, presence, default in _entries(record.__class__):
+        value = getattr(record, name)
+        if value is None or (presence and value == default):
             continue
-        if entry.repeated:
-            getattr(message, entry.name).extend([entry.wire.encode(item) for item in value])
-        elif field.message_type:
-            getattr(message, entry.name).CopyFrom(entry.wire.encode(value))
-        else:
-            setattr(message, entry.name, entry.wire.encode(value))
-    return message
+        values[name] = [wire.encode(item) for item in value] if repeated else wire.encode(value)
+    return _message_of(record.__class__)(**values)
 
 
 def _decode_record(cls: type, message: Message, place: Place) -> Any:
@@ -162,11 +165,10 @@ def _decode_entry(entry: _Entry, message: Message, place: Place) -> Any:
     value, here = getattr(message, entry.name), place.field(entry.name)
     if entry.repeated:
         return tuple(entry.wire.decode(item, here.item(index)) for index, item in enumerate(value))
-    field = message.DESCRIPTOR.fields_by_name[entry.name]
-    absent = not message.HasField(entry.name) if field.has_presence else not value
+    absent = not message.HasField(entry.name) if entry.presence else not value
     if absent and entry.default is not MISSING:
         return entry.default
-    if absent and field.has_presence:
+    if absent and entry.presence:
         raise place.error(f"lacks the field {entry.name!r}")
     return entry.wire.decode(value, here)
 

@@ -107,13 +107,21 @@ class Shell:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Let the scheduler see the events of a block all at once, at its end."""
+        try:
+            with self._gathering():
+                yield
+        finally:
+            self.handle()
+
+    @contextmanager
+    def _gathering(self) -> Iterator[None]:
+        """Only queue the events of a block."""
         outermost, self._busy = not self._busy, True
         try:
             yield
         finally:
             if outermost:
                 self._busy = False
-                self.handle()
 
     # ---- workers
 
@@ -132,10 +140,13 @@ class Shell:
         self.handle(ev.WorkerLost(link.id, reason))
 
     def report(self, link: WorkerLink, reports: Iterable[worker_pb2.Report]) -> None:
-        """Take what a worker says. What it says about runs and attempts that are over is dropped."""
+        """Take what a worker says. What it says about runs and attempts that are over is dropped.
+
+        Where that ends a run, its client is answered before the scheduler hears of it.
+        """
         at = now()
         done: dict[str, None] = {}  # runs
-        with self.together():
+        with self._gathering():
             for report in reports:
                 match report.WhichOneof("report"):
                     case "delta":
@@ -152,8 +163,12 @@ class Shell:
                         self._fleet.update_indexes(link, [index.name for index in report.status.indexes])
                     case _:
                         _log.warning("worker %r sent an empty report", link.id)
-        for run_id in done:
-            self._go_on(run_id)
+            for run_id in done:
+                self._go_on(run_id)
+        if done.keys() <= self.runs.keys():
+            self.handle()
+        else:
+            asyncio.get_running_loop().call_soon(self.handle)
 
     def _delta(self, delta: worker_pb2.Delta) -> None:
         run = self.runs.get(delta.run)

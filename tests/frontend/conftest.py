@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import threading
@@ -304,6 +305,7 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
     def __init__(self) -> None:
         self.address = ""
         self.runs: dict[str, MiniRun] = {}
+        self._numbers = itertools.count()  # of runs, which threads begin
         self.prompts: list[str] = []
         self.seeds: list[int] = []
         self.again: list[str] = []  # what takes the place of the beginning of each text
@@ -396,7 +398,7 @@ class MiniServer(orchestrator_pb2_grpc.OrchestratorServicer):
 
     def _begin(self, start: pb.Start, context: Any) -> MiniRun:
         try:
-            run = MiniRun(self, len(self.runs), start)
+            run = MiniRun(self, next(self._numbers), start)
             DEPLOYMENT.check(run.graph, start.tools)
         except GraphError as problem:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))

@@ -97,3 +97,30 @@ def test_a_process_reads_our_settings_of_grpc_unless_it_is_given_others(
     prepare_process()
     assert os.environ["GRPC_VERBOSITY"] == "DEBUG"
     assert "-event_engine_client" in os.environ["GRPC_EXPERIMENTS"].split(",")
+
+
+@pytest.mark.parametrize("given", [None, "promise_based_http2_client_transport"])
+def test_a_client_imports_grpc_without_its_event_engine_and_leaves_the_environment_as_it_was(
+    given: str | None,
+) -> None:
+    code = """
+import os, sys
+
+class Spy:
+    def find_spec(name, path, target=None):
+        if name == "grpc._cython":
+            print(os.environ.get("GRPC_EXPERIMENTS"))
+
+sys.meta_path.insert(0, Spy)
+import weft
+weft.Client
+print(os.environ.get("GRPC_EXPERIMENTS"))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    environment |= {"GRPC_EXPERIMENTS": given} if given else {}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment, timeout=60
+    )
+    read, left = done.stdout.splitlines()
+    assert read == (given or "-event_engine_client,-event_engine_listener")
+    assert left == str(given)
