@@ -39,9 +39,9 @@ def ingest(
 ) -> Var[dict[str, Any]]:
     """Cut documents into passages, embed them and put them into an index.
 
-    A document of an id that is there replaces it; one that has not changed costs nothing. Searches of the
-    index that the program makes later come after it. Gives a report {passages_added, passages_replaced,
-    version}. Raises TraceError.
+    A document of an id that is there replaces it; one that has not changed costs nothing. It comes after the
+    searches of the index that the program has made, and before those that it makes later. Gives a report
+    {passages_added, passages_replaced, version}. Raises TraceError.
     """
     trace = current("ingest()")
     _expect_name("ingest", index)
@@ -52,7 +52,7 @@ def ingest(
                 "ingest a list of documents at once, or write an async program"
             )
         )
-    operands = {"documents": trace.lift(_listed(documents)), **trace.effect(index)}
+    operands = {"documents": trace.lift(_listed(documents)), **trace.behind(index)}
     value = trace.add(Ingest(index, chunking), operands, name=name)
     report = trace.var(value, py_type(dict[str, Any]))
     trace.had_effect(index, Value(value.node, 1), report)

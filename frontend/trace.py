@@ -8,10 +8,11 @@ from contextvars import Context, ContextVar, copy_context
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from weft.graph.deployment import indexes_read
 from weft.graph.errors import GraphError
 from weft.graph.ir import NO_POLICY, Graph, Node, Policy, Value, infer
 from weft.graph.ops.base import Op
-from weft.graph.ops.common import Const, Input
+from weft.graph.ops.common import Const, Input, Order
 from weft.graph.types import Type
 
 from .errors import TraceError
@@ -71,6 +72,7 @@ class Trace:
         self._ops: dict[int, Op] = {}
         self._names: dict[int, str] = {}
         self._effects: dict[str, tuple[Value, Var[Any]]] = {}
+        self._reads: dict[str, list[Value]] = {}  # of each index, since it was last written to
 
     @property
     def root(self) -> Trace:
@@ -111,6 +113,8 @@ class Trace:
         self._names[node.id] = op.name if isinstance(op, Input) else name
         for output, kind in enumerate(results):
             self.types[Value(node.id, output)] = kind
+        for index in indexes_read(node):
+            self._reads.setdefault(index, []).append(Value(node.id))
         return Value(node.id)
 
     def var(self, value: Value, pytype: PyType = ANYTHING) -> Var[Any]:
@@ -183,6 +187,14 @@ class Trace:
     def effect(self, index: str) -> dict[str, Value]:
         """The operands that make an operation on an index come after what was ingested into it."""
         return {"after": self._effects[index][0]} if index in self._effects else {}
+
+    def behind(self, index: str) -> dict[str, Value]:
+        """The operands that make a write to an index come after all earlier reads and writes of it."""
+        reads = self._reads.pop(index, [])
+        if not reads:
+            return self.effect(index)
+        operands = {str(number): read for number, read in enumerate(reads)}
+        return {"after": self.add(Order(index), operands | self.effect(index))}
 
     def report_of(self, index: str) -> Var[Any] | None:
         """The report of what was last ingested into an index."""

@@ -14,7 +14,7 @@ from .ops.user import Generate, Ingest, Probe, Select
 from .prompt import ChatRenderer
 from .types import JSON, Type
 
-__all__ = ["Deployment", "ModelSpec", "ToolSpec", "UnknownNameError", "every_node"]
+__all__ = ["Deployment", "ModelSpec", "ToolSpec", "UnknownNameError", "every_node", "indexes_read"]
 
 
 class UnknownNameError(GraphError):
@@ -94,9 +94,9 @@ class Deployment:
                 pass
 
 
-def every_node(graph: Graph) -> Iterator[Node]:
+def every_node(nodes: Iterable[Node]) -> Iterator[Node]:
     """The nodes of a graph and of the bodies inside it."""
-    for node in graph:
+    for node in nodes:
         yield node
         match node.op:
             case Map(body=body) | Loop(body=body) | Fold(body=body):
@@ -106,6 +106,11 @@ def every_node(graph: Graph) -> Iterator[Node]:
                 yield from every_node(otherwise)
             case _:
                 pass
+
+
+def indexes_read(node: Node) -> set[str]:
+    """The indexes that a node reads, or one in the bodies inside it."""
+    return {inner.op.index for inner in every_node([node]) if isinstance(inner.op, Search | Neighbours)}
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -11,11 +11,11 @@ from . import schema
 from .errors import EvaluationError, TooLargeError
 from .merging import merge
 from .ops.base import Op
-from .ops.common import Const, Equals, Format, Forward, Gather, Parse, Project
+from .ops.common import Const, Equals, Format, Forward, Gather, Order, Parse, Project
 from .ops.optimized import Element, Merge, Slice
 from .prompt import Slot
 from .types import Text
-from .values import Datum, Json, TextValue, plain, render, strip
+from .values import EFFECT, Datum, Json, TextValue, plain, render, strip
 
 __all__ = ["EvaluationError", "evaluate", "lift"]
 
@@ -48,6 +48,8 @@ def evaluate(op: Op, args: Mapping[str, Datum], most: float = math.inf) -> tuple
             return (_parse(op, args["text"]),)
         case Equals():
             return (Json(plain(args["a"]) == plain(args["b"])),)
+        case Order():
+            return (EFFECT,)
         case Forward():
             return (_forward(op, args["value"]),)
         case Element():

@@ -178,6 +178,7 @@ class Node(google.protobuf.message.Message):
     TOOL_FIELD_NUMBER: builtins.int
     NEIGHBOURS_FIELD_NUMBER: builtins.int
     INTERRUPT_FIELD_NUMBER: builtins.int
+    ORDER_FIELD_NUMBER: builtins.int
     GENERATE_FIELD_NUMBER: builtins.int
     SELECT_FIELD_NUMBER: builtins.int
     INGEST_FIELD_NUMBER: builtins.int
@@ -232,6 +233,8 @@ class Node(google.protobuf.message.Message):
     def neighbours(self) -> Global___Neighbours: ...
     @property
     def interrupt(self) -> Global___Interrupt: ...
+    @property
+    def order(self) -> Global___Order: ...
     @property
     def generate(self) -> Global___Generate:
         """What users write."""
@@ -301,6 +304,7 @@ class Node(google.protobuf.message.Message):
         tool: Global___Tool | None = ...,
         neighbours: Global___Neighbours | None = ...,
         interrupt: Global___Interrupt | None = ...,
+        order: Global___Order | None = ...,
         generate: Global___Generate | None = ...,
         select: Global___Select | None = ...,
         ingest: Global___Ingest | None = ...,
@@ -324,9 +328,9 @@ class Node(google.protobuf.message.Message):
         slice: Global___Slice | None = ...,
         stage: Global___Stage | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "interrupt", b"interrupt", "loop", b"loop", "map", b"map", "merge", b"merge", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rate", b"rate", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "upsert", b"upsert", "weigh", b"weigh"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "interrupt", b"interrupt", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "neighbours", b"neighbours", "op", b"op", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rate", b"rate", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "upsert", b"upsert", "weigh", b"weigh"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "neighbours", "interrupt", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "probe", "fold", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "weigh", "rate", "element", "merge", "slice", "stage"] | None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "ingest", b"ingest", "input", b"input", "interrupt", b"interrupt", "loop", b"loop", "map", b"map", "merge", b"merge", "neighbours", b"neighbours", "op", b"op", "order", b"order", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rate", b"rate", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "upsert", b"upsert", "weigh", b"weigh"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "chunk", b"chunk", "cond", b"cond", "const", b"const", "decode", b"decode", "element", b"element", "embed", b"embed", "equals", b"equals", "fold", b"fold", "format", b"format", "forward", b"forward", "gather", b"gather", "generate", b"generate", "id", b"id", "ingest", b"ingest", "input", b"input", "interrupt", b"interrupt", "location", b"location", "loop", b"loop", "map", b"map", "merge", b"merge", "name", b"name", "neighbours", b"neighbours", "op", b"op", "order", b"order", "parse", b"parse", "policy", b"policy", "prefill", b"prefill", "probe", b"probe", "project", b"project", "rate", b"rate", "rerank", b"rerank", "score", b"score", "search", b"search", "select", b"select", "slice", b"slice", "stage", b"stage", "tool", b"tool", "upsert", b"upsert", "weigh", b"weigh"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["op", b"op"]) -> typing.Literal["input", "const", "format", "project", "gather", "equals", "embed", "search", "tool", "neighbours", "interrupt", "order", "generate", "select", "ingest", "rerank", "map", "cond", "loop", "probe", "fold", "prefill", "decode", "score", "parse", "chunk", "upsert", "forward", "weigh", "rate", "element", "merge", "slice", "stage"] | None: ...
 
 Global___Node: typing_extensions.TypeAlias = Node
 
@@ -1216,6 +1220,21 @@ class Partial(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["document", b"document", "passages", b"passages"]) -> None: ...
 
 Global___Partial: typing_extensions.TypeAlias = Partial
+
+@typing.final
+class Order(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    index: builtins.str
+    def __init__(
+        self,
+        *,
+        index: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index"]) -> None: ...
+
+Global___Order: typing_extensions.TypeAlias = Order
 
 @typing.final
 class Forward(google.protobuf.message.Message):

@@ -24,6 +24,7 @@ __all__ = [
     "Input",
     "Interrupt",
     "Neighbours",
+    "Order",
     "Parse",
     "Project",
     "Search",
@@ -157,6 +158,23 @@ class Equals(Op):
         expect_operands(args, ("a", "b"))
         expect_renderable(args)
         return (BOOLEAN,)
+
+
+@dataclass(frozen=True, slots=True)
+class Order(Op):
+    """No data, only order: whoever takes it writes to `index` after what was read from it.
+
+    That are the operands "0", "1", …; the effect `after` on the index comes before, too.
+    """
+
+    index: str
+
+    def results(self, args: Mapping[str, Type]) -> tuple[Type, ...]:
+        """The order."""
+        reads = len(args) - ("after" in args)
+        expect_operands(args, tuple(str(number) for number in range(reads)), ("after",))
+        expect(args, "after", Effect)
+        return (Effect(self.index),)
 
 
 @dataclass(frozen=True, slots=True)

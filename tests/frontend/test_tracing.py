@@ -354,6 +354,27 @@ def test_effects_order_searches() -> None:
     assert (report, 0) in mapped.args.values()
 
 
+def test_what_was_read_is_read_before_the_next_write() -> None:
+    """However long the query of a search takes: it must not find what is ingested after it."""
+
+    def refill(document: str) -> Any:
+        ingest("a", [document])
+        found = search("a", gen("What to look for?"))
+        mapped = map(lambda q: search("a", rerank(q, search("a", q))[0].text), ["x"])
+        search("b", "q")
+        ingest("a", [found[0].text])
+        ingest("a", [document])
+        return found, mapped
+
+    graph = program(refill).graph()
+    first, second, third = (node for node in graph if node.op.label() == "ingest")
+    (order,) = [node for node in graph if node.op.label() == "order"]
+    reads = [node.id for node in graph if node.op.label() in ("search", "map")][:2]
+    assert order.args == {"0": (reads[0], 0), "1": (reads[1], 0), "after": (first.id, 1)}
+    assert second.args["after"] == (order.id, 0)
+    assert third.args["after"] == (second.id, 1)
+
+
 def test_tools() -> None:
     def use(x: str) -> Any:
         return [calculator(f"{x} + 1"), calculator("2", digits=3), lookup(x), lines(text=x, most=3)]

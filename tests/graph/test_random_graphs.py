@@ -28,6 +28,7 @@ from weft.graph.ops.common import (
     Input,
     Interrupt,
     Neighbours,
+    Order,
     Parse,
     Project,
     Search,
@@ -303,6 +304,7 @@ class Builder:
             "ingest": lambda: self.make(Effect),
             "prefill": lambda: self.prefill(fresh=False),
             "equals": lambda: self.add(Equals(), a=self.some(Text), b=self.some(Data)),
+            "order": lambda: self.add(Order(self.draw(WORDS)), **{"0": self.some(Text, Data)}),
             "forward": lambda: self.add(Forward(self.draw(TYPES)), value=self.some(Text)),
             "parse": lambda: self.add(Parse(self.draw(DATA)), text=self.some(Text)),
             "chunk": lambda: self.add(

@@ -19,7 +19,7 @@ from weft.graph.ir import Graph, Node, Value
 from weft.graph.live import Growth, LiveGraph
 from weft.graph.observed import Observed
 from weft.graph.ops.base import Op
-from weft.graph.ops.common import Const, Embed, Equals, Format, Input, Project, Search
+from weft.graph.ops.common import Const, Embed, Equals, Format, Input, Order, Project, Search
 from weft.graph.ops.control import Cond, Fold, Loop, Map
 from weft.graph.ops.primitive import Chunk, Decode, Prefill, Rate, Score, Upsert
 from weft.graph.ops.user import Generate, Ingest, Rerank, Select
@@ -265,6 +265,7 @@ class Author:
         self.filled: list[Value] = []  # lists that hold something
         self.others: list[Value] = []
         self.effect: Value | None = None
+        self.found: Value | None = None
 
     def add(self, op: Op, **args: Value) -> Value:
         self.nodes.append(Node(len(self.nodes), op, args))
@@ -343,11 +344,14 @@ class Author:
     def ingest(self, documents: Value) -> None:
         """Documents whose ids are their texts; a list of equal ones is one that cannot be stored."""
         order = {} if self.effect is None else {"after": self.effect}
+        if self.found is not None:
+            order = {"after": self.add(Order("docs"), **{"0": self.found}, **order)}
         report = self.add(Ingest("docs"), documents=documents, **order)
         self.effect = Value(report.node, 1)
         self.others.append(report)
         k = self.add(Const("2", INTEGER))
         found = self.add(Search("docs"), query=self.draw(st.sampled_from(self.lists)), k=k, after=self.effect)
+        self.found = found
         self.texts.append(self.add(Format((Slot("p"),)), p=found))
 
 
