@@ -83,7 +83,7 @@ def test_more_tokens_go_through_more_experts() -> None:
     assert two - one == pytest.approx(each * (8 - 8 * 8 / 128))
     assert many - one == pytest.approx(each * 120)
     model: Any = SimpleNamespace(
-        config=config, fp8=False, dtype=torch.bfloat16, kv_bytes_per_token=48 * 2 * 4 * 128 * 2
+        config=config, fp8=False, int4=False, dtype=torch.bfloat16, kv_bytes_per_token=48 * 2 * 4 * 128 * 2
     )
     read = 2 * (one + 151936 * 2048) + 1000 * model.kv_bytes_per_token
     assert roofline(model, 1, 1000, 3e12, 1e18) == pytest.approx(3e12 / read)
