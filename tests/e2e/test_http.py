@@ -251,8 +251,8 @@ def test_a_key_and_a_quiet_end(tmp_path: Path) -> None:
                 model="reference",
                 messages=EXPAND,
                 stream=True,
-                temperature=1.0,  # letters that nobody can foresee, so that it takes its time
-                response_format=as_json({"pattern": "^[a-z]{3000}$"}),
+                temperature=1.0,  # signs that nobody can foresee, a token each, so that it takes its time
+                response_format=as_json({"pattern": "^([0-9][A-Z]){1500}$"}),
             )
             next(iter(stream))
             server.process.send_signal(signal.SIGINT)
