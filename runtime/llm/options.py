@@ -57,7 +57,7 @@ class EngineOptions:
     """Draft what followed elsewhere in the context where it ended alike; what is sampled is the same. On CUDA
     steps with drafts are not begun ahead; it drafts only where that saves more."""
     cuda_graphs: bool = True
-    """On CUDA, start the kernels of a step of decodes by one call; what is computed is the same."""
+    """On CUDA, start the kernels of most steps by one call; what is computed is the same."""
     overlap: bool = True
     """On CUDA, begin a step of decodes before the tokens of the one before have been looked at."""
     shared_prefixes: bool = True

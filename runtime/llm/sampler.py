@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -14,9 +14,12 @@ from weft.runtime.cuda import CUDA
 
 from .grammar import apply_mask
 from .planner import Chunk
+from .requests import Likeliest
 from .tasks import GenerateTask, ScoreTask, Task, likeliest
 
 __all__ = ["Drawn", "Layout", "draw_tokens", "lay_out", "weigh_options"]
+
+_WEIGHED: Final = 64  # rows of logits at a time, whose probabilities take as much memory again
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +51,29 @@ def lay_out(chunks: Sequence[Chunk], tasks: Mapping[int, Task]) -> Layout:
 
 
 def weigh_options(layout: Layout, logits: torch.Tensor) -> None:
-    """Give those who weigh options what `logits` [rows, vocab] say of them, by one wait for the device."""
-    if not layout.scores:
-        return
-    targets = [task.targets(chunk) for task, chunk, _ in layout.scores]
-    rows = [
-        span.start + place
-        for (_, _, span), wanted in zip(layout.scores, targets, strict=True)
-        for place, _ in wanted
-    ]
-    tokens = [token for wanted in targets for _, token in wanted]
-    logprobs = logits.log_softmax(dim=-1)
-    row_of, token_of = torch.tensor([rows, tokens]).to(logits.device)
-    values = iter(logprobs[row_of, token_of].tolist())
-    most = max(task.top for task, _, _ in layout.scores)
-    tops = likeliest(logprobs, most)
-    for (task, chunk, span), wanted in zip(layout.scores, targets, strict=True):
-        own = [top[: task.top] for top in tops[span]]
-        task.guard(task.receive, chunk, list(itertools.islice(values, len(wanted))), own)
+    """Give those who weigh options what `logits` [rows, vocab] say of them, fetched for all together."""
+    rows: list[int] = []
+    pairs: list[tuple[int, int]] = []  # of a place among the rows, and a token that is weighed there
+    counts: list[int] = []
+    for task, chunk, span in layout.scores:
+        targets = task.targets(chunk)
+        pairs += [(len(rows) + place, token) for place, token in targets]
+        rows += range(span.start, span.stop)
+        counts.append(len(targets))
+    most = max((task.top for task, _, _ in layout.scores), default=0)
+    weighed: list[torch.Tensor] = []
+    tops: list[Likeliest] = []
+    for block, wanted in itertools.groupby(pairs, lambda pair: pair[0] // _WEIGHED):
+        first = block * _WEIGHED
+        logprobs = logits[rows[first : first + _WEIGHED]].log_softmax(dim=-1)
+        places, tokens = torch.tensor(list(wanted)).T.to(logits.device)
+        weighed.append(logprobs[places - first, tokens])
+        tops += likeliest(logprobs, most)
+    values = iter(torch.cat(weighed).tolist() if weighed else ())
+    found = iter(tops)
+    for (task, chunk, span), count in zip(layout.scores, counts, strict=True):
+        own = [top[: task.top] for top in itertools.islice(found, span.stop - span.start)]
+        task.guard(task.receive, chunk, list(itertools.islice(values, count)), own)
 
 
 class Drawn:

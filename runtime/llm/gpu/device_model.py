@@ -33,7 +33,7 @@ T = TypeVar("T")
 class Forward:
     """One forward pass: first the tokens of sequences that compute just their last one, then all others.
 
-    All tensors lie on the model's device. The host reads none, so a pass without `extend` can be captured.
+    All tensors lie on the model's device. The host reads none, so a pass can be captured.
     """
 
     ids: torch.Tensor  # int64 [tokens]
@@ -108,7 +108,7 @@ class DeviceModel(Model):
     """
 
     capturable = True
-    """Whether a step of decodes may be captured in a CUDA graph."""
+    """Whether steps may be captured in CUDA graphs."""
     shares_prefixes = True
     """Whether keys that several decodes share can be read once: all layers have the heads of `config`."""
     warm_sizes: tuple[int, ...] = ()

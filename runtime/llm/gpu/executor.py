@@ -74,11 +74,11 @@ class Executor:
             self._pages.write(*self._staging.send([change.at, change.slots]))
 
     def _compute(self, step: MixedStep, ids: torch.Tensor | None) -> torch.Tensor:
-        if self._prompt_graphs is not None and self._prompt_graphs.has(step):
-            self._change(step.change)
-            return self._prompt_graphs.run(step)
         change, singles = step.change, len(step.lengths)
         self._pages.fit(change.height)
+        if self._prompt_graphs is not None and self._prompt_graphs.has(step):
+            self._change(change)
+            return self._prompt_graphs.run(step)
         sent = self._staging.send(
             [
                 *step.tokens,

@@ -92,12 +92,12 @@ class DecodeGraphs:
 
     def _capture(self) -> None:
         """The largest first, so that the others fit into its memory."""
-        self._captured_for = self._pages.slots
-        self._graphs.clear()
+        self.close()
         self._memory = torch.cuda.graph_pool_handle()
         for size in reversed(self._sizes):
             for sharing in self._variants:
                 self._graphs[size, sharing] = self._record(size, sharing)
+        self._captured_for = self._pages.slots
 
     def _record(self, size: int, sharing: bool) -> _Graph:
         device = self._model.device

@@ -9,6 +9,7 @@ so texts that are written beside prompts read their keys at less than the device
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,9 +29,12 @@ from .table import IDLE, Pages
 
 __all__ = ["PromptGraphs", "sizes"]
 
+_log = logging.getLogger(__name__)
+
 _LEAST: Final = 64  # tokens
 _APART: Final = 64  # tokens between sizes
-_MOST: Final = 1024  # tokens, beyond which only a step that is full has a graph
+_MOST: Final = 1024  # tokens, beyond which only a step that is full has a graph,
+_FULL: Final = 2048  # and none if it takes more, which any host starts sooner than a device computes
 _SEQUENCES: Final = (4, 64)  # as the tiles of attention depend on how many share the tokens
 _WANTED: Final = 64  # tokens whose logits are computed
 
@@ -39,16 +43,20 @@ class PromptGraphs:
     """Steps of any sequences, captured for some numbers of tokens."""
 
     def __init__(self, model: DeviceModel, pool: KVPool, pages: Pages, most: int) -> None:
-        """Capture steps of up to `most` tokens; the pool's last slot is written by what pads a step."""
+        """Capture steps of up to `most` tokens; the pool's last slot is written by what pads a step.
+
+        Where memory is short, there are none.
+        """
         self._model = model
         self._pool = pool
         self._pages = pages
         self._staging = Staging(model.device)
         self._sizes = sizes(most)
         self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._captured_for: torch.Tensor | None = None
         shape = (_WANTED, model.config.vocab_size)
         self._logits = torch.empty(shape, dtype=torch.float32, device=model.device)
-        self._capture()
+        self._fit()
 
     def close(self) -> None:
         """Give the graphs back; what NCCL has for them lives as long as they."""
@@ -57,33 +65,46 @@ class PromptGraphs:
         self._graphs.clear()
 
     def has(self, step: MixedStep) -> bool:
-        """Whether there is a graph for a step."""
-        if step.ahead or step.capacity is not None or len(step.wanted) > _WANTED:
-            return False
-        return len(step.rows) <= _SEQUENCES[-1] and self._size(step) is not None
+        """Whether there is a graph for a step, on the table as it is now."""
+        self._fit()
+        return not step.ahead and step.capacity is None and self._key(step) in self._graphs
 
     def run(self, step: MixedStep) -> torch.Tensor:
         """Compute a step that has a graph: float32 logits [rows, vocab], which the next run overwrites."""
-        if self._captured_for is not self._pages.slots:
-            self._capture()
-        size = self._size(step)
-        assert size is not None, "no such step has been captured"
-        graph = self._graphs[size, next(most for most in _SEQUENCES if most >= len(step.rows))]
+        key = self._key(step)
+        assert key is not None, "no such step is ever captured"
+        graph = self._graphs[key]
         (sent,) = self._staging.send([graph.layout.pack(step, idle_slot=self._pool.slots - 1)])
         graph.numbers.copy_(sent)
         graph.graph.replay()
         return self._logits[: len(step.wanted)]
 
-    def _size(self, step: MixedStep) -> int | None:
-        """That of the smallest graph for a step, which must not leave much of it idle."""
+    def _key(self, step: MixedStep) -> tuple[int, int] | None:
+        """The smallest capacity that has room for a step, of which it must not leave much idle."""
         count = step.tokens.shape[1]
         size = next((size for size in self._sizes if size >= count), None)
-        return None if size is None or size - count >= _APART else size
+        sequences = next((most for most in _SEQUENCES if most >= len(step.rows)), None)
+        if size is None or sequences is None or size - count >= _APART or len(step.wanted) > _WANTED:
+            return None
+        return size, sequences
+
+    def _fit(self) -> None:
+        """Capture anew if the table has become another one."""
+        if self._captured_for is self._pages.slots:
+            return
+        self.close()
+        torch.cuda.empty_cache()
+        try:
+            self._capture()
+        except torch.OutOfMemoryError:
+            if self._model.ranks > 1:
+                raise  # all ranks must do the same
+            _log.warning("there is no memory for CUDA graphs of steps with prompts, which will take longer")
+            self.close()
+        self._captured_for = self._pages.slots
 
     def _capture(self) -> None:
         """The largest first, so that the others fit into its memory."""
-        self._captured_for = self._pages.slots
-        self.close()
         memory: Any = torch.cuda.graph_pool_handle()
         for size in reversed(self._sizes):
             for sequences in _SEQUENCES:
@@ -152,5 +173,5 @@ class _Graph:
 
 def sizes(most: int) -> list[int]:
     """The numbers of tokens that are captured, ascending, for steps of up to `most`."""
-    found = [*range(_LEAST, min(most, _MOST) + 1, _APART)]
-    return found if found and found[-1] == most else [*found, most] if most >= _LEAST else []
+    found = {*range(_LEAST, min(most, _MOST) + 1, _APART)}
+    return sorted(found | {most} if _LEAST <= most <= _FULL else found)

@@ -21,6 +21,7 @@ __all__ = ["check"]
 
 _LENGTHS: Final = (29, 17)  # tokens of the prompts, of which a window hides some if it is at most
 _LONGEST: Final = 96
+_CAPTURED: Final = 64  # tokens, of which the least graph of a step with prompts is
 _TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 """Of the deviation of a token's logits, relative to their spread, in the median of a prompt's tokens."""
 
@@ -28,7 +29,7 @@ _TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1
 def check(model: Model, code: HostedCode) -> None:
     """Compute two random prompts in chunks, and their last tokens as decodes, in one batch as an engine does.
 
-    Decodes are run by a CUDA graph if one may hold them. Raises `RefusedError` if the logits are not those of
+    Steps are run by CUDA graphs if these may hold them. Raises `RefusedError` if the logits are not those of
     each prompt by itself, at once, by the code's own attention.
     """
     shortest = min((layer.window for layer in code.layers if layer.window is not None), default=0)
@@ -55,7 +56,7 @@ def _paged(model: Model, prompts: list[np.ndarray]) -> list[torch.Tensor]:
     slots = np.random.default_rng(1).permutation(sum(map(len, prompts)))
     runner: Runner
     if isinstance(model, DeviceModel):
-        runner = GpuRunner(model, len(slots), max_running=len(prompts), sharing=False)
+        runner = GpuRunner(model, len(slots), max_running=len(prompts), token_budget=_CAPTURED, sharing=False)
     else:
         runner = ModelRunner(model, len(slots))
     sequences = []

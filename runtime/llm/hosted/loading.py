@@ -79,6 +79,8 @@ def _try(model: Model, code: HostedCode) -> None:
     if isinstance(model, HostedDeviceModel) and model.capturable:
         try:
             check(model, code)
+        except torch.OutOfMemoryError:
+            raise  # which says nothing of graphs
         except (RefusedError, RuntimeError) as error:
             model.capturable = False
             _log.warning("CUDA graphs cannot hold the steps of %s: %s", model.name, str(error).split("\n")[0])

@@ -147,3 +147,23 @@ def test_sizes_leave_few_tokens_idle() -> None:
     assert sizes(512) == [*range(64, 513, 64)]
     assert sizes(300) == [64, 128, 192, 256, 300]
     assert sizes(40) == []
+    assert sizes(16384) == [*range(64, 1025, 64)]
+
+
+def test_without_memory_for_graphs_steps_are_computed_all_the_same(
+    model: GpuModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also when it is short only once the table has grown."""
+    graphs, few = Graphs(model, monkeypatch), [(5, 150), (3, 40)]
+    assert graphs.made
+    plain = compute(GpuRunner(model, SLOTS), spans(few), [149, 189])
+
+    def full(*_: object) -> Repeated:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(prompt_graphs, "capture", full)
+    graphs.runner.run(spans([(0, 1)] * 300), [])
+    for _ in range(2):
+        assert torch.equal(compute(graphs.runner, spans(few), [149, 189]), plain)
+    assert caplog.text.count("no memory for CUDA graphs") == 1
+    assert graphs.replays == 0
