@@ -15,11 +15,10 @@ from typing import NamedTuple, Self
 from .deployment import Deployment
 from .errors import EvaluationError, GraphError
 from .estimate import Estimator
-from .evaluate import lift
 from .expansion import Expansion, expand_stage
 from .guessing import Folds, GuessedFold
 from .ir import Graph, Node, Value, infer
-from .merging import first_of_each
+from .merged_lists import MergedLists
 from .observed import Observed
 from .open_maps import OpenFold, OpenMap, OpenMaps
 from .ops.base import Op
@@ -81,10 +80,7 @@ class LiveGraph:
         self._folds = Folds(self.estimator, self.known, self._aliases)
         self.predicted_ms: dict[int, float] = {}  # by node, as expected when it was added
         self._consumers: dict[int, list[int]] = {}  # maps by the node that makes their list
-        self._merged: dict[int, list[Value]] = {}  # by map: the parts of the list of passages that it gives
-        self._sources: dict[Value, list[int]] = {}  # the maps that each such part belongs to
-        self._settled: dict[int, list[object]] = {}  # by map: what that list is known to begin with
-        self._early: dict[int, Datum] = {}  # items of such lists, whose nodes are new
+        self._merged = MergedLists(self.known)
 
     def _context(self) -> Context:
         return Context(
@@ -201,12 +197,11 @@ class LiveGraph:
         """Take note of values that are known; the open maps and folds that may `advance` now."""
         self.known.update(values)
         self._folds.learned(values)
-        if not (self._sources or self._maps.waited_for):
+        if not (self._merged.waited_for or self._maps.waited_for):
             return []
         freed = self._maps.learned(values)
-        for value in values:
-            for source in self._sources.pop(value, ()):
-                freed += self._read_merged(source)
+        for source in self._merged.learned(values):
+            freed += self._read_merged(source)
         return freed
 
     def advance(self, node: int) -> Growth:
@@ -230,8 +225,7 @@ class LiveGraph:
         entered = [node for node in nodes if self.nodes.get(node.id) is node]
         lists = [node.id for node in entered if isinstance(node.op, Element)]
         lists += [node.args["items"].node for node in entered if isinstance(node.op, Map)]
-        early = {Value(node.id): self._early.pop(node.id) for node in entered if node.id in self._early}
-        known, grown = self._feed(dict.fromkeys(lists), self._release(lists) | early)
+        known, grown = self._feed(dict.fromkeys(lists), self._release(lists) | self._merged.early(entered))
         opened = [control for source in dict.fromkeys(lists) for control in self._read_merged(source)]
         return known, [*grown, *(self.advance(control) for control in opened)]
 
@@ -261,20 +255,15 @@ class LiveGraph:
 
     def _read_merged(self, source: int) -> list[int]:
         """The maps over a merged list that may begin bodies for the passages whose place in it is settled."""
-        if source not in self._merged or Value(source) in self.known:
+        count = self._merged.settle(source)
+        if count is None:
             return []
-        passages: list[object] = []
-        for result in self._merged[source]:
-            if result not in self.known:
-                break
-            passages += plain(self.known[result])
-        self._settled[source] = first_of_each(passages)
         freed: list[int] = []
         for node in self._consumers.get(source, ()):
             control = self.nodes[node]
             if isinstance(control.op, Map) and self._may_open(control):
                 opened = self._maps.open_map(node, control.op)
-                opened.known = max(opened.known, len(self._settled[source]))
+                opened.known = max(opened.known, count)
                 freed += [node] if opened.due else []
         return freed
 
@@ -360,17 +349,10 @@ class LiveGraph:
         for index, (item, made) in enumerate(bodies, begun):
             result = follow(self._aliases, made)
             self._maps.began(node.id, result, finished=result in self.known)
-            self._note_body(node, op, index, item, result)
+            self._merged.take(node.args["items"], index, item)
+            if op.merge == "passages":
+                self._merged.add(node.id, result)
         return nodes
-
-    def _note_body(self, node: Node, op: Map, index: int, item: Value, result: Value) -> None:
-        """Remember what the lists that maps take or give are known to hold before they are complete."""
-        source = node.args["items"]
-        if source not in self.known and source.node in self._settled:
-            self._early[item.node] = lift(self._settled[source.node][index])
-        if op.merge == "passages":
-            self._merged.setdefault(node.id, []).append(result)
-            self._sources.setdefault(result, []).append(node.id)
 
     def _begin_body(self, node: Node, op: Map, index: int, expansion: Expansion) -> tuple[Value, Value]:
         """The item and the result of a further body."""
