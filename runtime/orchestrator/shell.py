@@ -34,6 +34,7 @@ from .run import Run
 from .sending import Sender
 from .timer import Timer, now
 from .trace import CLIENT, ORCHESTRATOR, PERSON
+from .turns import Turns
 from .workers import WorkerLink, engine_specs, usage_of
 
 __all__ = ["Owner", "Shell"]
@@ -71,6 +72,7 @@ class Shell:
         self._sender = Sender(fleet, self._refused, scheduler.head_start, max_bytes=max_bytes)
         self._most = _MESSAGES * max_bytes
         self._giver = Giver(self.runs, self._guarded, self.stir, most=self._most)
+        self._turns = Turns(self.runs, self._begin_bodies, self._go_on)
         self._events: list[ev.Event] = []
         self._busy = False
         self._lacking: dict[str, None] = {}  # runs in which something has failed that nobody needed
@@ -246,7 +248,7 @@ class Shell:
         """Begin what has become possible in a run, or end it."""
         run = self.runs.get(run_id)
         if run is not None:
-            self._advance(run)
+            self._turns.advance(run)
             self.settle(run)
 
     def _refused(self, run: Run, number: int, attempt: int, fault: Fault) -> None:
@@ -277,7 +279,7 @@ class Shell:
         found = self._giver.found(run)
         if found:
             self.handle(ev.ValuesKnown(run.id, found))
-        self._advance(run)
+        self._turns.advance(run)
         self.settle(run)
 
     # ---- graphs that grow
@@ -301,27 +303,11 @@ class Shell:
         else:
             self.handle(ev.NodesAdded(run.id, primitives, self._giver.found(run), revised))
         if growth.more and growth.control is not None:
-            self._begin_later(run, growth.control)
+            self._turns.put_off(run, growth.control)
         known, grown = run.graph.catch_up(growth.nodes)
         self._take_in(run, grown, known)
         if run.graph.shelved:
             self._take_up(run)
-
-    def _begin_later(self, run: Run, control: int) -> None:
-        """Begin further bodies after what else the server has to do: of one map or fold at a time."""
-        if not run.later:
-            asyncio.get_running_loop().call_soon(self._begin_more, run.id)
-        run.later[control] = None
-
-    def _begin_more(self, run_id: str) -> None:
-        run = self.runs.get(run_id)
-        if run is not None:
-            control = next(iter(run.later))
-            del run.later[control]
-            if run.later:
-                asyncio.get_running_loop().call_soon(self._begin_more, run_id)
-            run.unblocked[control] = None
-            self._go_on(run_id)
 
     def _take_in(self, run: Run, grown: Iterable[Growth], known: Mapping[Value, Datum]) -> None:
         """New nodes, and values that are known before what they are part of is complete."""
@@ -336,28 +322,15 @@ class Shell:
         if values:
             contents = {value: content_of(datum) for value, datum in values.items()}
             self.handle(ev.ValuesKnown(run.id, contents | self._giver.found(run)))
-        self._advance(run)
-
-    def _advance(self, run: Run) -> None:
-        """Begin bodies of maps and folds that waited for others to end.
-
-        Where these end at once, those that waited for them are begun after what else the server has to do.
-        """
-        if run.advancing:
-            return
-        run.advancing = True
-        unblocked, run.unblocked = run.unblocked, {}
-        for control in unblocked:
-            if run.id in self.runs and control not in run.later:
-                self._guarded(run, control, partial(self._begin_bodies, run, control))
-        run.advancing = False
-        if run.unblocked:
-            asyncio.get_running_loop().call_soon(self._go_on, run.id)
+        self._turns.advance(run)
 
     def _begin_bodies(self, run: Run, control: int) -> None:
-        growth = run.graph.advance(control)
-        if growth.nodes or growth.more:
-            self.grown(run, growth)
+        def begin() -> None:
+            growth = run.graph.advance(control)
+            if growth.nodes or growth.more:
+                self.grown(run, growth)
+
+        self._guarded(run, control, begin)
 
     def _guarded(self, run: Run, number: int, work: Callable[[], None]) -> None:
         """Do what may turn out to be impossible; then the run fails, and nothing else does."""
