@@ -15,13 +15,12 @@ from typing import NamedTuple, Self
 from .deployment import Deployment
 from .errors import EvaluationError, GraphError
 from .estimate import Estimator
-from .evaluate import lift
 from .expansion import Expansion, expand_stage
 from .guessing import Folds, GuessedFold
 from .ir import Graph, Node, Value, infer
-from .merging import first_of_each
+from .merged_lists import MergedLists
 from .observed import Observed
-from .open_maps import OpenMap, OpenMaps, portion
+from .open_maps import OpenFold, OpenMap, OpenMaps
 from .ops.base import Op
 from .ops.common import Forward, Gather, Input, Project
 from .ops.control import Cond, Fold, Loop, Map
@@ -51,14 +50,6 @@ class Growth(NamedTuple):
     """Nodes that were begun on a guess which has turned out to be wrong."""
 
 
-class _Rest(NamedTuple):
-    """What of a fold has not begun."""
-
-    state: Value  # on which it begins
-    begun: int  # items before it
-    items: int  # in all
-
-
 class LiveGraph:
     """All nodes of one run, in its own ids. It does not run them. `observed`: what earlier runs took."""
 
@@ -79,7 +70,7 @@ class LiveGraph:
         self.reports: list[PassReport] = []  # on the last increment
         self.streams = Streams()
         self.known: dict[Value, Datum] = {}
-        self.shelved: set[int] = set()  # nodes that nobody needs now: those of them that are maps do not grow
+        self.shelved: set[int] = set()  # nodes that nobody needs now: maps and folds among them do not grow
         self.types: dict[Value, Type] = {}
         self._next_id = 0
         self._client: dict[Value, Value] = {}  # values as the client calls them
@@ -87,13 +78,9 @@ class LiveGraph:
         self._aliases: dict[Value, Value] = {}  # values that passes replaced
         self._maps = OpenMaps()
         self._folds = Folds(self.estimator, self.known, self._aliases)
-        self._rests: dict[int, _Rest] = {}  # of open folds
         self.predicted_ms: dict[int, float] = {}  # by node, as expected when it was added
         self._consumers: dict[int, list[int]] = {}  # maps by the node that makes their list
-        self._merged: dict[int, list[Value]] = {}  # by map: the parts of the list of passages that it gives
-        self._sources: dict[Value, list[int]] = {}  # the maps that each such part belongs to
-        self._settled: dict[int, list[object]] = {}  # by map: what that list is known to begin with
-        self._early: dict[int, Datum] = {}  # items of such lists, whose nodes are new
+        self._merged = MergedLists(self.known)
 
     def _context(self) -> Context:
         return Context(
@@ -207,22 +194,22 @@ class LiveGraph:
     # ---- what becomes known
 
     def learned(self, values: Mapping[Value, Datum]) -> list[int]:
-        """Take note of values that are known; the open maps that may `advance` now."""
+        """Take note of values that are known; the open maps and folds that may `advance` now."""
         self.known.update(values)
         self._folds.learned(values)
-        if not (self._sources or self._maps.waited_for):
+        if not (self._merged.waited_for or self._maps.waited_for):
             return []
         freed = self._maps.learned(values)
-        for value in values:
-            for source in self._sources.pop(value, ()):
-                freed += self._read_merged(source)
+        for source in self._merged.learned(values):
+            freed += self._read_merged(source)
         return freed
 
     def advance(self, node: int) -> Growth:
         """Begin further bodies of a map or fold; none if all of them have been begun meanwhile."""
-        if node in self.shelved or not self._maps.is_open(node):
+        opened = self._maps.get(node)
+        if node in self.shelved or opened is None:
             return Growth(())
-        return self._advance(self.nodes[node])
+        return self._advance(self.nodes[node], opened)
 
     def written(self, decode: int, text: str) -> tuple[dict[Value, Datum], list[Growth]]:
         """Take the next piece of what a decode writes: the values that close with it, and what they begin."""
@@ -238,8 +225,7 @@ class LiveGraph:
         entered = [node for node in nodes if self.nodes.get(node.id) is node]
         lists = [node.id for node in entered if isinstance(node.op, Element)]
         lists += [node.args["items"].node for node in entered if isinstance(node.op, Map)]
-        early = {Value(node.id): self._early.pop(node.id) for node in entered if node.id in self._early}
-        known, grown = self._feed(dict.fromkeys(lists), self._release(lists) | early)
+        known, grown = self._feed(dict.fromkeys(lists), self._release(lists) | self._merged.early(entered))
         opened = [control for source in dict.fromkeys(lists) for control in self._read_merged(source)]
         return known, [*grown, *(self.advance(control) for control in opened)]
 
@@ -260,29 +246,24 @@ class LiveGraph:
             for node in self._consumers.get(element, ()) if count else ():
                 control = self.nodes[node]
                 if isinstance(control.op, Map) and self._may_open(control):
-                    opened = self._maps.open(control)
+                    opened = self._maps.open_map(node, control.op)
                     opened.known = max(opened.known, count)
-                    growth = self._advance(control)
+                    growth = self._advance(control, opened)
                     grown.append(growth)
                     known |= self._release(n.id for n in growth.nodes)
         return known, [growth for growth in grown if growth.nodes or growth.more]
 
     def _read_merged(self, source: int) -> list[int]:
         """The maps over a merged list that may begin bodies for the passages whose place in it is settled."""
-        if source not in self._merged or Value(source) in self.known:
+        count = self._merged.settle(source)
+        if count is None:
             return []
-        passages: list[object] = []
-        for result in self._merged[source]:
-            if result not in self.known:
-                break
-            passages += plain(self.known[result])
-        self._settled[source] = first_of_each(passages)
         freed: list[int] = []
         for node in self._consumers.get(source, ()):
             control = self.nodes[node]
             if isinstance(control.op, Map) and self._may_open(control):
-                opened = self._maps.open(control)
-                opened.known = max(opened.known, len(self._settled[source]))
+                opened = self._maps.open_map(node, control.op)
+                opened.known = max(opened.known, count)
                 freed += [node] if opened.due else []
         return freed
 
@@ -313,7 +294,7 @@ class LiveGraph:
         control = self.nodes[node]
         match control.op:
             case Map():
-                return self._expand_map(control, plain(args["items"]))
+                return self._expand_map(control, control.op, plain(args["items"]))
             case Cond():
                 return self._expand_cond(control, control.op, plain(args["predicate"]))
             case Loop():
@@ -331,57 +312,47 @@ class LiveGraph:
     def _expansion(self, control: Node) -> Expansion:
         return Expansion(control, self.types, self.new_id)
 
-    def _expand_map(self, node: Node, items: object) -> Growth:
+    def _expand_map(self, node: Node, op: Map, items: object) -> Growth:
         if not isinstance(items, list):
             raise EvaluationError(f"map needs a list, not {type(items).__name__}")
-        opened = self._maps.open(node)
+        opened = self._maps.open_map(node.id, op)
         opened.known, opened.complete = len(items), True
-        return self._advance(node)
+        return self._advance(node, opened)
 
-    def _advance(self, node: Node) -> Growth:
+    def _advance(self, node: Node, opened: OpenMap | OpenFold) -> Growth:
         """Begin the bodies of an open map or fold that may; the last ones come with what takes its place."""
-        opened, op = self._maps.open(node), node.op
         nodes: tuple[Node, ...] = ()
         left = opened.most
         while due := min(opened.due, left):  # again, as one that is merged with what is known makes room
-            if isinstance(op, Map):
-                nodes += self._begin_bodies(node, op, opened, due)
+            if isinstance(opened, OpenMap):
+                nodes += self._begin_bodies(node, opened, due)
             else:
-                assert isinstance(op, Fold)
-                nodes += self._begin_portion(node, op)
+                nodes += self._begin_portion(node, opened)
             left -= due
         if not opened.all_begun:
             return Growth(nodes, control=node.id, more=opened.due > 0)
         self._maps.close(node.id)
-        if isinstance(op, Fold):
-            forward = Forward(self.types[Value(node.id)])
-            end = self._succeed(node, forward, {"value": self._rests.pop(node.id).state})
-        else:
-            assert isinstance(op, Map)
+        if isinstance(opened, OpenMap):
             listed = {str(index): value for index, value in enumerate(opened.results)}
-            end = self._succeed(node, Gather("list") if op.merge == "list" else Merge(op.merge), listed)
+            rule = opened.op.merge
+            end = self._succeed(node, Gather("list") if rule == "list" else Merge(rule), listed)
+        else:
+            end = self._succeed(node, Forward(self.types[Value(node.id)]), {"value": opened.state})
         return Growth((*nodes, end), replaces=True)
 
-    def _begin_bodies(self, node: Node, op: Map, opened: OpenMap, due: int) -> tuple[Node, ...]:
+    def _begin_bodies(self, node: Node, opened: OpenMap, due: int) -> tuple[Node, ...]:
         """Begin so many further bodies of a map."""
         expansion = self._expansion(node)
-        begun = len(opened.results)
+        op, begun = opened.op, len(opened.results)
         bodies = [self._begin_body(node, op, index, expansion) for index in range(begun, begun + due)]
         nodes = self._absorb(node, expansion, [result for _, result in bodies])
         for index, (item, made) in enumerate(bodies, begun):
             result = follow(self._aliases, made)
             self._maps.began(node.id, result, finished=result in self.known)
-            self._note_body(node, op, index, item, result)
+            self._merged.take(node.args["items"], index, item)
+            if op.merge == "passages":
+                self._merged.add(node.id, result)
         return nodes
-
-    def _note_body(self, node: Node, op: Map, index: int, item: Value, result: Value) -> None:
-        """Remember what the lists that maps take or give are known to hold before they are complete."""
-        source = node.args["items"]
-        if source not in self.known and source.node in self._settled:
-            self._early[item.node] = lift(self._settled[source.node][index])
-        if op.merge == "passages":
-            self._merged.setdefault(node.id, []).append(result)
-            self._sources.setdefault(result, []).append(node.id)
 
     def _begin_body(self, node: Node, op: Map, index: int, expansion: Expansion) -> tuple[Value, Value]:
         """The item and the result of a further body."""
@@ -438,10 +409,9 @@ class LiveGraph:
                 return Growth((*nodes, wait), replaces=True, given_up=_gone(given_up, fold.row))
         if may_guess:
             self._folds.watch(fold)
-        self._rests[node.id] = _Rest(fold.state, fold.index, len(items))
-        opened = self._maps.open(node)
-        opened.known, opened.complete = -(-(len(items) - fold.index) // portion(op.body)), True
-        rest = self._advance(node)
+        opened = OpenFold(op, fold.state, fold.index, len(items))
+        self._maps.open_fold(node.id, opened)
+        rest = self._advance(node, opened)
         return rest._replace(nodes=(*nodes, *rest.nodes), given_up=_gone(given_up, ()))
 
     def _guess(self, node: Node, op: Fold, fold: GuessedFold, bodies: int) -> tuple[Node, ...]:
@@ -456,17 +426,16 @@ class LiveGraph:
         fold.row = [follow(self._aliases, value) for value in fold.row]
         return nodes
 
-    def _begin_portion(self, node: Node, op: Fold) -> tuple[Node, ...]:
+    def _begin_portion(self, node: Node, opened: OpenFold) -> tuple[Node, ...]:
         """Begin further bodies of a fold: what does not depend on their states need not wait for these."""
         expansion = self._expansion(node)
-        state, begun, items = self._rests[node.id]
+        state = opened.state
         states: list[Value] = []
-        for index in range(begun, min(begun + portion(op.body), items)):
-            state = self._fold_body(node, op, index, state, expansion)
+        for index in opened.following:
+            state = self._fold_body(node, opened.op, index, state, expansion)
             states.append(state)
         nodes = self._absorb(node, expansion, [state])
         state = follow(self._aliases, state)
-        self._rests[node.id] = _Rest(state, begun + len(states), items)
         self._folds.begun(node.id, states)
         self._maps.began(node.id, state, finished=state in self.known)
         return nodes

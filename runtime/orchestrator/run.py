@@ -266,7 +266,7 @@ class Run:
         return self._needs.unneeded(begun, guesses)
 
     def call_back(self, numbers: Iterable[int], now: float) -> None:
-        """What is under way of these nodes has been given up; of a map that has begun, only its bodies."""
+        """What is under way of these nodes has been given up; of a map or fold that has begun, its bodies."""
         for number in numbers:
             attempt = self.attempts.get(number)
             if attempt is not None and attempt.node.op.kind != "control":

@@ -14,7 +14,6 @@ from typing import Final, Protocol
 
 from weft.graph.codec import decode_datum
 from weft.graph.errors import GraphError, TooLargeError
-from weft.graph.evaluate import evaluate
 from weft.graph.ir import Node, Value
 from weft.graph.live import Growth
 from weft.graph.ops.control import Fold, Map
@@ -24,18 +23,18 @@ from weft.proto import worker_pb2
 from weft.runtime.scheduler import actions as act
 from weft.runtime.scheduler import events as ev
 from weft.runtime.scheduler.faults import Fault, blame
-from weft.runtime.scheduler.prefixes import Content
 from weft.runtime.scheduler.primitive import Primitive
 from weft.runtime.scheduler.scheduler import Scheduler
 
 from .contents import content_of
 from .faults import decode_fault, fault_of
 from .fleet import Fleet
+from .giving import Giver
 from .run import Run
 from .sending import Sender
-from .shared_results import Asker
 from .timer import Timer, now
 from .trace import CLIENT, ORCHESTRATOR, PERSON
+from .turns import Turns
 from .workers import WorkerLink, engine_specs, usage_of
 
 __all__ = ["Owner", "Shell"]
@@ -72,6 +71,8 @@ class Shell:
         self.scheduler = scheduler
         self._sender = Sender(fleet, self._refused, scheduler.head_start, max_bytes=max_bytes)
         self._most = _MESSAGES * max_bytes
+        self._giver = Giver(self.runs, self._guarded, self.stir, most=self._most)
+        self._turns = Turns(self.runs, self._begin_bodies, self._go_on)
         self._events: list[ev.Event] = []
         self._busy = False
         self._lacking: dict[str, None] = {}  # runs in which something has failed that nobody needed
@@ -232,13 +233,13 @@ class Shell:
 
         def take() -> None:
             run.done(node, values, timing, at)
-            found = self._found(run)
+            found = self._giver.found(run)
             if found:
                 self._events.append(ev.ValuesKnown(run.id, found))
             contents = tuple([content_of(result) for result in results])
             usage = usage_of(timing) if node.op.kind == "llm" else None
             self._events.append(ev.TaskDone(run.id, node.id, attempt, contents, usage))
-            self._hand_on(run, node.id, results)
+            self._giver.hand_on(run, node.id, results)
 
         self._guarded(run, node.id, take)
         return run.id in self.runs
@@ -247,7 +248,7 @@ class Shell:
         """Begin what has become possible in a run, or end it."""
         run = self.runs.get(run_id)
         if run is not None:
-            self._advance(run)
+            self._turns.advance(run)
             self.settle(run)
 
     def _refused(self, run: Run, number: int, attempt: int, fault: Fault) -> None:
@@ -264,54 +265,9 @@ class Shell:
 
     # ---- results of equal work
 
-    def _found(self, run: Run) -> dict[Value, Content | None]:
-        """What nobody need be asked for after what has become known, and the gates that open then."""
-        known: dict[Value, Content | None] = {}
-        found, due = run.reuse.found(), run.own.take()
-        while (found or due) and run.id in self.runs:
-            for number, results in found.items():
-                known |= self._given(run, number, results, reused=True)
-            for number in due:
-                if number in run.pending:
-                    known |= self._computed(run, number)
-            found, due = run.reuse.found(), run.own.take()
-        known.update(dict.fromkeys(run.reuse.opened()))
-        return known
-
-    def _computed(self, run: Run, number: int) -> dict[Value, Content | None]:
-        """What the orchestrator computes itself at once, so that the scheduler need not ask for it."""
-        node = run.node(number)
-        try:
-            results = self._results(run, node)
-        except Exception:
-            return {}  # then the scheduler asks for it, and it fails as every primitive does
-        return self._given(run, number, results, reused=False)
-
-    def _given(
-        self, run: Run, number: int, results: tuple[Datum, ...], *, reused: bool
-    ) -> dict[Value, Content | None]:
-        self._guarded(run, number, partial(run.given, run.node(number), results, now(), reused=reused))
-        return {Value(number, output): content_of(datum) for output, datum in enumerate(results)}
-
-    def _hand_on(self, run: Run, number: int, results: tuple[Datum, ...]) -> None:
-        """Keep the results of a node, and give them to the runs that wait for them."""
-        kept, askers = run.reuse.done(number, results)
-        for asker in askers:
-            other = self.runs.get(asker.run)
-            if other is not None:
-                other.reuse.hand(asker.node, kept)
-                self.stir(other.id, asker.node)
-
     def pass_on(self, run: Run) -> None:
         """A run is over: what others waited for it to compute, they compute themselves."""
-        self._ask_again(run.reuse.end())
-
-    def _ask_again(self, askers: Iterable[Asker]) -> None:
-        for asker in askers:
-            other = self.runs.get(asker.run)
-            if other is not None:
-                other.reuse.ask_again(asker.node)
-                self.stir(other.id, asker.node)
+        self._giver.ask_again(run.reuse.end())
 
     def stir(self, run_id: str, number: int) -> None:
         """Let a run, if it is not over, go on with what has been done for a node of it."""
@@ -320,10 +276,10 @@ class Shell:
             self._guarded(run, number, partial(self._stir, run))
 
     def _stir(self, run: Run) -> None:
-        found = self._found(run)
+        found = self._giver.found(run)
         if found:
             self.handle(ev.ValuesKnown(run.id, found))
-        self._advance(run)
+        self._turns.advance(run)
         self.settle(run)
 
     # ---- graphs that grow
@@ -343,31 +299,15 @@ class Shell:
         if growth.replaces:
             control = growth.nodes[-1].id
             del run.attempts[control]
-            self.handle(ev.Expanded(run.id, control, primitives, self._found(run)))
+            self.handle(ev.Expanded(run.id, control, primitives, self._giver.found(run)))
         else:
-            self.handle(ev.NodesAdded(run.id, primitives, self._found(run), revised))
+            self.handle(ev.NodesAdded(run.id, primitives, self._giver.found(run), revised))
         if growth.more and growth.control is not None:
-            self._begin_later(run, growth.control)
+            self._turns.put_off(run, growth.control)
         known, grown = run.graph.catch_up(growth.nodes)
         self._take_in(run, grown, known)
         if run.graph.shelved:
             self._take_up(run)
-
-    def _begin_later(self, run: Run, control: int) -> None:
-        """Begin further bodies after what else the server has to do: of one map or fold at a time."""
-        if not run.later:
-            asyncio.get_running_loop().call_soon(self._begin_more, run.id)
-        run.later[control] = None
-
-    def _begin_more(self, run_id: str) -> None:
-        run = self.runs.get(run_id)
-        if run is not None:
-            control = next(iter(run.later))
-            del run.later[control]
-            if run.later:
-                asyncio.get_running_loop().call_soon(self._begin_more, run_id)
-            run.unblocked[control] = None
-            self._go_on(run_id)
 
     def _take_in(self, run: Run, grown: Iterable[Growth], known: Mapping[Value, Datum]) -> None:
         """New nodes, and values that are known before what they are part of is complete."""
@@ -381,29 +321,16 @@ class Shell:
             run.learn(value.node, {value: datum}, now())
         if values:
             contents = {value: content_of(datum) for value, datum in values.items()}
-            self.handle(ev.ValuesKnown(run.id, contents | self._found(run)))
-        self._advance(run)
-
-    def _advance(self, run: Run) -> None:
-        """Begin bodies of maps and folds that waited for others to end.
-
-        Where these end at once, those that waited for them are begun after what else the server has to do.
-        """
-        if run.advancing:
-            return
-        run.advancing = True
-        unblocked, run.unblocked = run.unblocked, {}
-        for control in unblocked:
-            if run.id in self.runs and control not in run.later:
-                self._guarded(run, control, partial(self._begin_bodies, run, control))
-        run.advancing = False
-        if run.unblocked:
-            asyncio.get_running_loop().call_soon(self._go_on, run.id)
+            self.handle(ev.ValuesKnown(run.id, contents | self._giver.found(run)))
+        self._turns.advance(run)
 
     def _begin_bodies(self, run: Run, control: int) -> None:
-        growth = run.graph.advance(control)
-        if growth.nodes or growth.more:
-            self.grown(run, growth)
+        def begin() -> None:
+            growth = run.graph.advance(control)
+            if growth.nodes or growth.more:
+                self.grown(run, growth)
+
+        self._guarded(run, control, begin)
 
     def _guarded(self, run: Run, number: int, work: Callable[[], None]) -> None:
         """Do what may turn out to be impossible; then the run fails, and nothing else does."""
@@ -421,14 +348,15 @@ class Shell:
         if shelved:
             run.call_back(shelved, now())
             self.handle(ev.NodesShelved(run.id, tuple(shelved)))
-            self._ask_again(run.reuse.give_up(shelved))
+            self._giver.ask_again(run.reuse.give_up(shelved))
 
     def _take_up(self, run: Run) -> None:
         """A run has grown, or its client waits for more: begin again what somebody needs after all."""
         needed = run.take_up()
         if needed and not self._cannot_go_on(run):
             run.reuse.take_up(needed)
-            self.handle(ev.ValuesKnown(run.id, self._found(run)), ev.NodesTakenUp(run.id, tuple(needed)))
+            found = self._giver.found(run)
+            self.handle(ev.ValuesKnown(run.id, found), ev.NodesTakenUp(run.id, tuple(needed)))
             begun = [number for number in needed if isinstance(run.node(number).op, Map | Fold)]
             known, grown = run.graph.catch_up(run.node(number) for number in begun)
             run.unblocked.update(dict.fromkeys(begun))
@@ -505,10 +433,7 @@ class Shell:
 
     def _evaluate(self, run: Run, number: int) -> None:
         node = run.node(number)
-        self.task_done(run, node, self._results(run, node))
-
-    def _results(self, run: Run, node: Node) -> tuple[Datum, ...]:
-        return evaluate(node.op, run.operands(node), self._most)
+        self.task_done(run, node, self._giver.compute(run, node))
 
     def _expand(self, run: Run, number: int) -> None:
         node = run.node(number)
