@@ -23,8 +23,8 @@ __all__ = ["GrammarError", "json_grammar", "regex_grammar"]
 
 _LENGTHS = {"minLength", "maxLength"}
 
-_MOST_DIGITS = 200  # before a point, and after it: with the exponent, less than 1e300
-_MOST_OF_EXPONENT = 2
+_MOST_DIGITS = 64  # before a point, and after it; each takes a while to compile
+_MOST_OF_EXPONENT = 2  # of its digits
 _DIGIT: list[int] = [0, 0x30, 0x39]  # operands of the class [0-9]
 
 Ranges = list[tuple[int, int]]

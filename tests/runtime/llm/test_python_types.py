@@ -113,7 +113,7 @@ def test_what_pydantic_reads_and_json_has_no_type_for(
         (complex, '"-1.5+2j"'),
         (PostgresDsn, '"postgresql://user:secret@db.example.org:5432,b.org/app"'),
         (FiniteFloat, "-12.5E+07"),
-        (FiniteFloat, "1" + "0" * 200 + "E99"),
+        (FiniteFloat, "1" + "0" * 64 + "E99"),
     ],
 )
 def test_what_pydantic_reads_can_be_written(
