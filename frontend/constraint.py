@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
+from weft.graph.enforceable import refusal
 from weft.graph.sampling import Choices, Constraint, JsonSchema, Regex
 from weft.graph.types import TEXT, Data, Type
 
@@ -49,15 +51,18 @@ def _typed(annotation: Any) -> Wanted:
     options = text_options(annotation)
     if options is not None:
         return Wanted(TEXT, pytype, Choices(options))
+    remedy = ""
     try:
         schema = pytype.schema("validation")
+        reason = refusal(json.loads(schema), exact=True)
     except TypeError as problem:
-        raise TraceError(
-            located(
-                f"gen() cannot make a {pytype.name}: {problem}; use str, int, float, bool, a Literal, "
-                "an Enum, a list, a dict, a dataclass, a TypedDict or a pydantic model"
-            )
-        ) from None
+        reason = str(problem)
+        remedy = (
+            "; use str, int, float, bool, a Literal, an Enum, a list, a dict, a dataclass, a TypedDict or a "
+            "pydantic model"
+        )
+    if reason is not None:
+        raise TraceError(located(f"gen() cannot make a {pytype.name}: {reason}{remedy}"))
     return Wanted(Data(schema), pytype, JsonSchema(schema))
 
 

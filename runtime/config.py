@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from .addresses import SCHEME, UNIX, Address, HttpAddress, ServerAddress
-from .config_file import ConfigError, read_file
+from .config_file import ConfigError, known, read_file
 from .model_settings import ModelSettings
 from .scheduler.policies import Policies
 
@@ -207,10 +207,10 @@ class Settings(BaseSettings):
     @field_validator("scheduler", mode="before")
     @classmethod
     def _check_scheduler(cls, chosen: Any) -> Any:
-        known = [policy.name for policy in fields(Policies)]
+        policies = [policy.name for policy in fields(Policies)]
         for name in chosen if isinstance(chosen, dict) else ():
-            if name not in known:
-                raise ValueError(f"unknown key {name!r}; known: {', '.join(known)}")
+            if name not in policies:
+                raise ValueError(f"unknown key {name!r}; {known(name, policies)}")
         return chosen
 
     @model_validator(mode="after")
@@ -352,6 +352,11 @@ def _sources(path: Path | None, overrides: Mapping[str, Any]) -> dict[str, dict[
 
 def _settings_from(sources: Mapping[str, Mapping[str, Any]]) -> Settings:
     merged: dict[str, Any] = {}
+    for source, values in sources.items():
+        for key in values:
+            if key not in Settings.model_fields:  # pydantic's settings would take any case
+                names = [*Settings.model_fields]
+                raise ConfigError(f"{source}: unknown key {key!r}; {known(key.lower(), names)}")
     for values in reversed(list(sources.values())):
         for key, value in values.items():
             both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -377,15 +382,12 @@ def _read_environment() -> dict[str, Any]:
         if variable.startswith(_PREFIX) and variable != CONFIG_VARIABLE:
             key = variable.removeprefix(_PREFIX).lower().partition("__")[0]
             if key not in Settings.model_fields:
-                raise ConfigError(f"environment: unknown variable {variable!r}; known: {_variables()}")
+                names = [CONFIG_VARIABLE, *(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields)]
+                raise ConfigError(f"environment: unknown variable {variable!r}; {known(variable, names)}")
     try:
         return EnvSettingsSource(Settings)()
     except SettingsError as problem:
         raise ConfigError(f"environment: {problem}; lists and tables are written as JSON") from None
-
-
-def _variables() -> str:
-    return ", ".join([CONFIG_VARIABLE, *(f"{_PREFIX}{key.upper()}" for key in Settings.model_fields)])
 
 
 def _explain(problem: ValidationError, sources: Mapping[str, Mapping[str, Any]]) -> str:
@@ -397,6 +399,7 @@ def _explain(problem: ValidationError, sources: Mapping[str, Mapping[str, Any]])
     source = next((name for name, values in sources.items() if path[0] in values), "defaults")
     where = f"{source}: {'.'.join(path)}"
     if error["type"] == "extra_forbidden":
-        known = ModelSettings.model_fields if path[0] == "models" else Settings.model_fields
-        return f"{source}: unknown key {'.'.join(path)!r}; known: {', '.join(known)}"
+        return f"{source}: unknown key {'.'.join(path)!r}; {known(path[-1], [*ModelSettings.model_fields])}"
+    if path == ["models"] and error["type"] == "list_type":
+        return f"{where}: {error['msg']}: a table [[models]] for each model"
     return f"{where}: {error['msg'].removeprefix('Value error, ')}"

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ConfigError", "model_path", "read_file"]
+__all__ = ["ConfigError", "known", "model_path", "read_file"]
 
 
 class ConfigError(ValueError):
     """A setting is unknown or cannot be used; the message names where it stands, its key and the remedy."""
+
+
+def known(name: str, names: Sequence[str]) -> str:
+    """What could stand in place of an unknown name."""
+    meant = "".join(f"did you mean {close!r}? " for close in get_close_matches(name, names, n=1))
+    return f"{meant}known: {', '.join(names)}"
 
 
 def read_file(file: Path) -> dict[str, Any]:

@@ -37,6 +37,9 @@ _JSON_TEXT: Final = frozenset(
 )
 """String fields that hold JSON."""
 
+_POSITIVE: Final = frozenset({"weft.v1.Sampling.max_tokens", "weft.v1.Policy.attempts", "weft.v1.Generate.n"})
+"""Integer fields of which the proto takes 0, as it is when nothing is said, for the default."""
+
 _ARGS: Final = pb.Node.DESCRIPTOR.fields_by_name["args"].message_type
 
 _BODIES: Final = {
@@ -158,6 +161,8 @@ def _tidy_item(value: Any, field: FieldDescriptor, place: Place) -> Any:
         return _tidy(value, field.message_type, place)
     if not _plainly_fits(value, field):
         _check_scalar(value, field, place)
+    if field.full_name in _POSITIVE and float(value) == 0:
+        raise place.error(f"must be at least 1, or left out for the default, not {_shown(value)}")
     return value
 
 

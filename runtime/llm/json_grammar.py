@@ -1,8 +1,8 @@
 """From a JSON Schema to a grammar all of whose texts are JSON that conforms to it.
 
-xgrammar's own conversion leaves three doors open, closed here: keywords that it ignores, strings with a
-length or a pattern that hold raw control characters, quotation marks or backslashes, and escapes of lone
-surrogates.
+xgrammar's own conversion leaves four doors open, closed here: keywords that it ignores, strings with a
+length or a pattern that hold raw control characters, quotation marks or backslashes, escapes of lone
+surrogates, and numbers so large that they are read as infinity.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from typing import Any
 
 import xgrammar
 
+from weft.graph.enforceable import DATA, NAMED, refusal
+
 from .errors import RequestError
 from .json_formats import ENFORCED, PATTERNS
 
 __all__ = ["GrammarError", "json_grammar", "regex_grammar"]
 
-_UNENFORCED = {"multipleOf", "uniqueItems", "contains", "not", "if", "dependentRequired", "dependentSchemas"}
-_NAMED = {"properties", "$defs", "definitions", "patternProperties"}  # keywords whose keys are names
-_DATA = {"enum", "const", "default", "examples"}  # keywords that hold values, no schemas
 _LENGTHS = {"minLength", "maxLength"}
+
+_MOST_DIGITS = 64  # before a point, and after it; each takes a while to compile
+_MOST_OF_EXPONENT = 2  # of its digits
+_DIGIT: list[int] = [0, 0x30, 0x39]  # operands of the class [0-9]
 
 Ranges = list[tuple[int, int]]
 _UNESCAPED: Ranges = [(0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]  # what a JSON string cannot hold as it is
@@ -43,8 +46,8 @@ def json_grammar(schema: str) -> xgrammar.Grammar:
         parsed = json.loads(schema)
     except ValueError as error:
         raise GrammarError(f"the schema is not valid JSON: {error}") from error
-    for place, keyword, value in _keywords(parsed, ""):
-        _check_keyword(place, keyword, value)
+    if reason := refusal(parsed):
+        raise GrammarError(reason)
     try:
         grammar = xgrammar.Grammar.from_json_schema(
             json.dumps(_as_enforced(parsed)), any_whitespace=False, separators=(", ", ": ")
@@ -67,26 +70,11 @@ def _reason(error: Exception) -> str:
     return str(error).strip().split(": ", 1)[-1]
 
 
-def _keywords(schema: object, place: str) -> Iterator[tuple[str, str, Any]]:
-    """Yield every keyword of a schema and its subschemas with its value, and the field that it is said of."""
-    if isinstance(schema, list):
-        for item in schema:
-            yield from _keywords(item, place)
-    elif isinstance(schema, dict):
-        for keyword, value in schema.items():
-            yield place, keyword, value
-            if keyword in _NAMED and isinstance(value, dict):
-                for name, part in value.items():
-                    yield from _keywords(part, f"{place}.{name}" if place else name)
-            elif keyword not in _DATA:
-                yield from _keywords(value, place)
-
-
 def _as_enforced(schema: Any) -> Any:
     """A schema with `anyOf` for each `oneOf`, and a pattern for each format that xgrammar is too lax with.
 
     Of `oneOf` it enforces no more, but warns on standard error. Beside a format it ignores a pattern, and
-    lengths with a warning: here the pattern stands alone, and lengths are left out.
+    beside either lengths with a warning: here the pattern stands alone, and lengths are left out.
     """
     if isinstance(schema, list):
         return [_as_enforced(part) for part in schema]
@@ -95,33 +83,17 @@ def _as_enforced(schema: Any) -> Any:
     formatted = str(schema.get("format")) in ENFORCED
     parts: dict[str, Any] = {}
     for keyword, value in schema.items():
-        if formatted and (keyword in _LENGTHS or (keyword == "format" and "pattern" in schema)):
+        patterned = "pattern" in schema
+        if (keyword in _LENGTHS and (formatted or patterned)) or (keyword == "format" and patterned):
             continue
         name = "anyOf" if keyword == "oneOf" and "anyOf" not in schema else keyword
         if keyword == "format" and formatted and value in PATTERNS:
             parts["pattern"] = PATTERNS[value]
-        elif keyword in _NAMED and isinstance(value, dict):
+        elif keyword in NAMED and isinstance(value, dict):
             parts[name] = {key: _as_enforced(part) for key, part in value.items()}
         else:
-            parts[name] = value if keyword in _DATA else _as_enforced(value)
+            parts[name] = value if keyword in DATA else _as_enforced(value)
     return parts
-
-
-def _check_keyword(place: str, keyword: str, value: object) -> None:
-    of = f" of {place!r}" if place else ""
-    if keyword in _UNENFORCED and value is not False:
-        remedy = "remove it and check the value"
-        if keyword == "uniqueItems":
-            remedy = "take a list instead of a set"
-        raise GrammarError(f"the schema keyword {keyword!r}{of} cannot be enforced; {remedy}")
-    if keyword == "format" and value in ("email", "idn-email"):
-        raise GrammarError(
-            f"the format {value!r}{of} cannot be enforced, for it allows quoted names; use a pattern"
-        )
-    if keyword == "pattern" and ('"' in str(value) or "\\\\" in str(value)):
-        raise GrammarError(
-            f"the pattern {value!r}{of} asks for a quotation mark or backslash, which JSON escapes"
-        )
 
 
 def _harden(serialized: str) -> str:
@@ -129,6 +101,7 @@ def _harden(serialized: str) -> str:
     form: dict[str, Any] = json.loads(serialized)
     data, starts = form["grammar_expr_data"], [*form["grammar_expr_indptr"], len(form["grammar_expr_data"])]
     expressions = [data[low:high] for low, high in pairwise(starts)]
+    _end_numbers(form["rules"], expressions)
     _inline_patterns(form["rules"], expressions)
     bodies = {name: body for name, body, *_ in form["rules"]}
     escapes = _harden_escapes(expressions, bodies["basic_escape"]) if "basic_escape" in bodies else set()
@@ -140,6 +113,34 @@ def _harden(serialized: str) -> str:
     form["grammar_expr_data"] = [item for expression in expressions for item in expression]
     form["grammar_expr_indptr"] = list(accumulate(map(len, expressions[:-1]), initial=0))
     return json.dumps(form)
+
+
+def _end_numbers(rules: list[list[Any]], expressions: list[list[int]]) -> None:
+    """Give an end to the digits of numbers, of which no rule is a pattern's yet."""
+    names = [name for name, *_ in rules]
+    digit = names.index("basic_number_digits")
+    exponent = _parts(expressions, rules[names.index("basic_number_5")][1])
+    for index, (kind, _, *operands) in enumerate(expressions):
+        if kind == 2 and operands == _DIGIT:
+            expressions[index] = [8, 3, digit, 0, _MOST_DIGITS]
+        elif kind == 8 and operands[2] == -1 and _is_digit(expressions, rules[operands[0]][1]):
+            most = _MOST_OF_EXPONENT if index in exponent else _MOST_DIGITS
+            expressions[index] = [8, 3, *operands[:2], most]
+
+
+def _parts(expressions: list[list[int]], index: int) -> set[int]:
+    """An expression and what it consists of."""
+    kind, _, *operands = expressions[index]
+    inner = operands if kind in (5, 6) else ()
+    return {index}.union(*(_parts(expressions, part) for part in inner))
+
+
+def _is_digit(expressions: list[list[int]], index: int) -> bool:
+    """Whether an expression is the class of a digit, maybe as the one choice of one part."""
+    kind, _, *operands = expressions[index]
+    if kind in (5, 6) and len(operands) == 1:
+        return _is_digit(expressions, operands[0])
+    return kind == 1 and operands == _DIGIT
 
 
 def _inline_patterns(rules: list[list[Any]], expressions: list[list[int]]) -> None:

@@ -273,6 +273,12 @@ def test_a_malformed_file_says_where_and_what(text: str, message: str) -> None:
     [
         ({"id": -1}, "nodes[0].id: must be an integer of 0 to 4294967295, not -1"),
         ({"equals": {}, "rerank": {}}, "nodes[0]: 'equals' and 'rerank' exclude each other"),
+        (
+            {"generate": {"sampling": {"max_tokens": 0}}},
+            "nodes[0].generate.sampling.max_tokens: must be at least 1, or left out for the default, not 0",
+        ),
+        ({"generate": {"n": "0"}}, "nodes[0].generate.n: must be at least 1"),
+        ({"policy": {"attempts": 0.0}}, "nodes[0].policy.attempts: must be at least 1"),
         ({"args": []}, "nodes[0].args: must be an object from operands to values, not []"),
         ({"args": {"a": 3}}, "nodes[0].args.a: must be an object, not 3"),
         (

@@ -75,7 +75,10 @@ def test_policies_come_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('placment = "sticky"', "weft.toml: scheduler: unknown key 'placment'; known: batching, priority"),
+        (
+            'placment = "sticky"',
+            "scheduler: unknown key 'placment'; did you mean 'placement'? known: batching,",
+        ),
         ('placement = "best"', "unknown placement policy 'best'; known: 'affinity'"),
         ("longest_wait_s = []", "weft.toml: scheduler.longest_wait_s: "),
         ("grace_s = -1", "grace_s is -1.0, but nobody waits less than 0 s"),
@@ -124,11 +127,21 @@ def test_paths_in_a_file_are_relative_to_it() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lisen = 1", "weft.toml: unknown key 'lisen'; known: listen, server, data"),
-        ('[[models]]\npath = "a"\ndtyp = "x"', "weft.toml: unknown key 'models.0.dtyp'; known: name, path"),
+        ("lisen = 1", "weft.toml: unknown key 'lisen'; did you mean 'listen'? known: listen, server, data"),
+        ("zzz = 1", "weft.toml: unknown key 'zzz'; known: listen, server, data"),
+        ('Data = "a"', "weft.toml: unknown key 'Data'; did you mean 'data'? known: listen"),
+        ('[[model]]\npath = "a"', "weft.toml: unknown key 'model'; did you mean 'models'?"),
+        (
+            '[[models]]\npath = "a"\ndtyp = "x"',
+            "unknown key 'models.0.dtyp'; did you mean 'dtype'? known: name",
+        ),
         ("[[models]]\n", "weft.toml: models.0.path: Field required"),
         ('[[models]]\npath = "a"\ndtype = "int8"', "weft.toml: models.0.dtype: Input should be 'auto'"),
-        ('models = "small"', "weft.toml: models: Input should be a valid list"),
+        ('models = "small"', "weft.toml: models: Input should be a valid list: a table [[models]] for"),
+        (
+            '[models]\npath = "a"',
+            "weft.toml: models: Input should be a valid list: a table [[models]] for each",
+        ),
         ('data = ["a"]', "weft.toml: data: Input is not a valid path"),
         ('http = "8000"', "weft.toml: http: an HTTP address is 'HOST:PORT', not '8000'"),
         ('metrics = "9090"', "weft.toml: metrics: an HTTP address is 'HOST:PORT', not '9090'"),
@@ -165,7 +178,7 @@ def test_a_wrong_file_is_refused_with_file_and_key(text: str, message: str) -> N
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("WEFT_LISEN", "x", "environment: unknown variable 'WEFT_LISEN'; known: WEFT_CONFIG, WEFT_LISTEN"),
+        ("WEFT_LISEN", "x", "unknown variable 'WEFT_LISEN'; did you mean 'WEFT_LISTEN'? known: WEFT_CONFIG,"),
         ("WEFT_MODELS", "small", 'environment: error parsing value for field "models"'),
         ("WEFT_PROFILE_S", "inf", "environment: profile_s: Input should be a finite number"),
         ("WEFT_SCHEDULER__GRACE_S", "inf", "environment: scheduler.grace_s: Input should be a finite number"),

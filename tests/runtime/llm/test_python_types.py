@@ -6,17 +6,34 @@ import json
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import IntEnum
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import (
     UUID1,
     UUID4,
+    Base64Bytes,
+    Base64UrlBytes,
     BaseModel,
     Field,
     FileUrl,
+    FiniteFloat,
     HttpUrl,
+    IPvAnyAddress,
+    IPvAnyInterface,
+    IPvAnyNetwork,
+    KafkaDsn,
+    MongoDsn,
     NaiveDatetime,
+    PostgresDsn,
     RedisDsn,
     TypeAdapter,
     condecimal,
@@ -43,6 +60,11 @@ def positive(**limits: Any) -> Any:
     return Annotated[Decimal, Field(gt=0, **limits)]
 
 
+def bounded(kind: Any, **limits: Any) -> Any:
+    return Annotated[kind, Field(**limits)]
+
+
+@pytest.mark.parametrize("limit", [64, 250])
 @pytest.mark.parametrize(
     "kind",
     [
@@ -50,13 +72,22 @@ def positive(**limits: Any) -> Any:
         *(condecimal(ge=0, decimal_places=2), condecimal(max_digits=3, decimal_places=3)),
         *(dict[int, Decimal], dict[Annotated[int, Field(ge=0)], int], dict[Decimal, str], dict[bool, str]),
         *(dict[Rank, int], dict[date, int], list[timedelta], list[NaiveDatetime], list[UUID1 | UUID4]),
+        *(bounded(Decimal, ge=0, lt=1, decimal_places=2), bounded(Decimal, gt=-1, le=100, max_digits=4)),
+        *(bounded(Decimal, gt=1, le=100, decimal_places=2, max_digits=4), bounded(Decimal, lt=0)),
+        *(bounded(date, ge=date(2024, 2, 28), lt=date(2028, 3, 1)), bounded(date, gt=date(2026, 11, 1))),
+        *(dict[Annotated[int, Field(le=5)], int], dict[Annotated[int, Field(gt=9, lt=30)], int]),
+        dict[Literal["a", 1], int],
+        *(IPv4Network, IPv6Network, IPv4Interface, IPv6Interface),
+        *(IPvAnyAddress, IPvAnyNetwork, IPvAnyInterface, list[IPv6Address | IPv4Address]),
+        *(Base64Bytes, Base64UrlBytes, complex, bounded(bytes, max_length=5), bounded(bytes, min_length=2)),
+        *(PostgresDsn, MongoDsn, KafkaDsn, FiniteFloat, bounded(FiniteFloat, ge=0), dict[str, FiniteFloat]),
     ],
 )
 def test_what_pydantic_reads_and_json_has_no_type_for(
-    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], kind: Any
+    tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], kind: Any, limit: int
 ) -> None:
-    grammar = compilers["reference"].compile(schema(kind), 64)
-    for text in texts(tokenizers["reference"], grammar, 40):
+    grammar = compilers["reference"].compile(schema(kind), limit)
+    for text in texts(tokenizers["reference"], grammar, 30):
         TypeAdapter[Any](kind).validate_json(text)
 
 
@@ -70,12 +101,25 @@ def test_what_pydantic_reads_and_json_has_no_type_for(
         (dict[Rank, int], '{"2": 1}'),
         (timedelta, '"P1Y2M3DT4H5M6.5S"'),
         (NaiveDatetime, '"2026-02-28T23:59:59.5"'),
+        (bounded(Decimal, ge=0, lt=1, decimal_places=2), '"0.99"'),
+        (bounded(Decimal, ge=0, le=100, decimal_places=2), '"100"'),
+        (bounded(Decimal, gt=-1, le=100, max_digits=4), '"-0.125"'),
+        (bounded(date, ge=date(2024, 2, 29)), '"2024-02-29"'),
+        (IPv4Network, '"192.168.4.0/22"'),
+        (IPv6Network, '"2001:db8:ab00::/40"'),
+        (IPv6Interface, '"fe80::1/64"'),
+        (IPvAnyAddress, '"::1"'),
+        (Base64Bytes, '"d2VmdA=="'),
+        (complex, '"-1.5+2j"'),
+        (PostgresDsn, '"postgresql://user:secret@db.example.org:5432,b.org/app"'),
+        (FiniteFloat, "-12.5E+07"),
+        (FiniteFloat, "1" + "0" * 64 + "E99"),
     ],
 )
 def test_what_pydantic_reads_can_be_written(
     tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], kind: Any, text: str
 ) -> None:
-    matcher = compilers["reference"].compile(schema(kind), 128).matcher()
+    matcher = compilers["reference"].compile(schema(kind), 256).matcher()
     follow(tokenizers["reference"], matcher, text)
     assert matcher.finished
 
