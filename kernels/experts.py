@@ -37,8 +37,8 @@ def route(logits: torch.Tensor, *, chosen: int, normalized: bool, shared: int = 
     """
     gate = logits[:, -1:].float().sigmoid() if shared else None
     routed = logits[:, :-1] if shared else logits
-    weights, experts = routed.float().softmax(-1).sort(dim=-1, descending=True, stable=True)
-    weights, experts = weights[:, :chosen], experts[:, :chosen]
+    experts = routed.float().sort(dim=-1, descending=True, stable=True).indices[:, :chosen]
+    weights = routed.float().softmax(-1).gather(1, experts)
     if normalized:
         weights = weights / weights.sum(-1, keepdim=True)
     if gate is not None:

@@ -13,9 +13,9 @@ import torch
 
 from .dispatch import kernel
 
-__all__ = ["LEAST_GROUP", "Int4Matrix", "int4_linear", "unpacked"]
+__all__ = ["Int4Matrix", "int4_linear", "unpacked"]
 
-LEAST_GROUP: Final = 32  # columns that share a scale and a zero, of which any group has a multiple
+_LEAST_GROUP: Final = 32  # columns that share a scale and a zero, of which any group has a multiple
 _LARGEST_BLOCK: Final = 128
 _GROUP: Final = 128  # of what is rounded here
 _SMALLEST: Final = 1e-30  # scale, so that zeros stay zeros
@@ -50,11 +50,11 @@ class Int4Matrix:
         """
         out, columns = numbers.shape
         group = columns // max(scales.shape[1], 1)
-        if columns != group * scales.shape[1] or not group or group % LEAST_GROUP:
+        if columns != group * scales.shape[1] or not group or group % _LEAST_GROUP:
             raise ValueError(
-                f"{scales.shape[1]} groups of {columns} columns, not of a multiple of {LEAST_GROUP} each"
+                f"{scales.shape[1]} groups of {columns} columns, not of a multiple of {_LEAST_GROUP} each"
             )
-        block = next(size for size in (_LARGEST_BLOCK, 64, LEAST_GROUP) if group % size == 0)
+        block = next(size for size in (_LARGEST_BLOCK, 64, _LEAST_GROUP) if group % size == 0)
         halves = numbers.view(out, -1, 2, block // 2).transpose(0, 1)
         values = halves[:, :, 0] | halves[:, :, 1] << 4
         bits = scales.float().contiguous().view(torch.int32)
@@ -69,7 +69,7 @@ class Int4Matrix:
         where no groups fit.
         """
         out, columns = weight.shape
-        group = next((size for size in (_GROUP, 64, LEAST_GROUP) if columns % size == 0), columns)
+        group = next((size for size in (_GROUP, 64, _LEAST_GROUP) if columns % size == 0), columns)
         groups = weight.float().view(out, -1, group)
         least, largest = groups.amin(-1).clamp_max(0), groups.amax(-1).clamp_min(0)
         scales = ((largest - least) / 15).clamp_min(_SMALLEST)

@@ -67,6 +67,8 @@ def multiply(
     x: torch.Tensor, values: torch.Tensor, factors: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """See `weft.kernels.int4.multiply`."""
+    if not len(x):
+        return x.new_empty(0, values.shape[1])
     tile = next((tile for most, tile in _TILES.items() if len(x) <= most), None)
     if tile is None:
         return multiply_many(x, values, factors, bias)

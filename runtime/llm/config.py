@@ -113,6 +113,11 @@ class ModelConfig(ModelShape):
     experts: Experts | None = None  # None: all layers are dense
 
     @property
+    def has_dense_layers(self) -> bool:
+        """Whether some layer has no experts."""
+        return self.experts is None or len(self.experts.layers) < self.layers
+
+    @property
     def published(self) -> Quantization:
         """How the checkpoint has its matrices, as far as they can be kept: those of experts not in 4 bits."""
         if self.packing and self.experts is None:

@@ -20,7 +20,6 @@ from .source import Matrix, Source
 
 __all__ = [
     "LayerWeights",
-    "Matrix",
     "Weights",
     "choose_device",
     "choose_devices",

@@ -77,9 +77,14 @@ def load_model(
     chosen = devices[0]
     if quantization == "int4" and config.experts is not None:
         raise ModelError(
-            f"{str(folder)!r} has experts, which are not kept in 4 bits: set quantization = 'fp8'"
+            f"{str(folder)!r} has experts, which are not kept in 4 bits: set quantization = 'auto', "
+            f"or 'fp8' on a GPU that computes in it"
         )
     kept = choose_quantization(quantization, config.published, chosen)
+    if config.packing and config.experts is not None:
+        _log.warning(
+            "%r has experts in 4 bits, which are computed, and take memory, as if in 16", str(folder)
+        )
     if tensor_parallel > 1:
         return _load_shared(folder, config, dtype, devices, kept)
     chosen_dtype = choose_dtype(dtype, config, chosen)

@@ -28,7 +28,7 @@ _EACH: Final = 8  # numbers in a word of 32 bits, the first in its lowest bits
 _MIDDLE: Final = 8  # the zero where none is stored
 _AWQ_COLUMNS: Final = [0, 4, 1, 5, 2, 6, 3, 7]  # where in a word of AWQ's the next of its numbers are
 _ONES: Final = 0x11111111  # one for each number of a word, which carry as the formats' own tools have them
-_ELSE: Final = "or use the unquantized checkpoint"
+_ELSE: Final = "use another one, or the unquantized checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,9 @@ class Packed:
     def matrix(self) -> Int4Matrix:
         """The same for the kernels; raises ValueError for groups that these have no product for."""
         numbers, order = self.numbers, None
+        last = numbers.shape[1] % self.group
+        if last and self.scales.shape[1] > 1:
+            raise ValueError(f"a last group of {last} columns, where others have {self.group}")
         if self.groups is not None:
             order = self.groups.argsort(stable=True)
             expected = _neighbours(len(order), self.group, order.device)
@@ -108,7 +111,7 @@ def read_packing(raw: Mapping[str, Any]) -> Packing | None:
     match said.get("quant_method"):
         case "awq":
             _require(said, "bits", _BITS)
-            _require({"version": str(said.get("version", "gemm")).lower()}, "version", "gemm")
+            _require({"version": str(said.get("version") or "gemm").lower()}, "version", "gemm")
             _require({"zero_point": True} | said, "zero_point", True)
             return Packing("awq", _group(said.get("group_size")), ordered=False)
         case "gptq":
@@ -118,7 +121,7 @@ def read_packing(raw: Mapping[str, Any]) -> Packing | None:
                 _require({"checkpoint_format": form}, "checkpoint_format", "gptq")
             _require({"pack_dtype": "int32"} | said, "pack_dtype", "int32")
             if any(not str(rule).startswith("-:") for rule in said.get("dynamic") or ()):
-                raise ModelError(f"its 'dynamic' quantizes some matrices otherwise: use another one, {_ELSE}")
+                raise ModelError(f"its 'dynamic' quantizes some matrices otherwise: {_ELSE}")
             ordered = bool(said.get("desc_act", False))
             return Packing("gptq", _group(said.get("group_size")), ordered, less_one=form == "gptq")
         case "compressed-tensors" if said.get("format") == "pack-quantized":
@@ -130,7 +133,7 @@ def _read_compressed(said: Mapping[str, Any]) -> Packing:
     groups = list((said.get("config_groups") or {}).values())
     weights = [group.get("weights") or {} for group in groups]
     if not weights or any(each != weights[0] for each in weights):
-        raise ModelError(f"its 'config_groups' must quantize all weights alike: use another one, {_ELSE}")
+        raise ModelError(f"its 'config_groups' must quantize all weights alike: {_ELSE}")
     for group in groups:
         _require({"input_activations": None} | group, "input_activations", None)
     _require(weights[0], "type", "int")
@@ -148,14 +151,14 @@ def _read_compressed(said: Mapping[str, Any]) -> Packing:
 
 def _require(said: Mapping[str, Any], key: str, wanted: Any) -> None:
     if said.get(key) != wanted:
-        raise ModelError(f"its {key!r} must be {wanted!r}, not {said.get(key)!r}: use another one, {_ELSE}")
+        raise ModelError(f"its {key!r} must be {wanted!r}, not {said.get(key)!r}: {_ELSE}")
 
 
 def _group(said: Any) -> int | None:
     if said == -1:
         return None
     if not isinstance(said, int) or said < 1:
-        raise ModelError(f"its 'group_size' must be -1 or a positive integer, not {said!r}: {_ELSE[3:]}")
+        raise ModelError(f"its 'group_size' must be -1 or a positive integer, not {said!r}: {_ELSE}")
     return said
 
 

@@ -1,4 +1,4 @@
-"""Weights in 8 bits: what a checkpoint says of its own; and in how many bits a model is computed."""
+"""What a checkpoint says of weights in 8 bits, and in how many bits a model is computed."""
 
 from __future__ import annotations
 

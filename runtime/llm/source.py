@@ -156,9 +156,10 @@ class Source:
         try:
             yield
         except ValueError as problem:
+            fewer = "lower tensor_parallel, or " if self.shard.size > 1 else ""
             raise ModelError(
                 f"{', '.join(matrices)} of {str(self.folder)!r} cannot be multiplied in 4 bits, "
-                f"for {problem}: set quantization = 'none'"
+                f"for {problem}: {fewer}set quantization = 'none'"
             ) from None
 
 

@@ -145,6 +145,11 @@ def test_the_first_of_equals_is_chosen(side: Side) -> None:
     assert route.on(side)(logits, chosen=4, normalized=True).experts.tolist() == [[1, 2, 3, 0]]
 
 
+def test_experts_are_told_apart_whose_softmax_is_nothing(side: Side) -> None:
+    logits = torch.tensor([[0.0, 200.0, -5.0, -4.0, -3.0]], device=DEVICE)
+    assert route.on(side)(logits, chosen=3, normalized=True).experts.tolist() == [[1, 0, 4]]
+
+
 def test_a_step_gives_each_token_what_it_gets_alone(side: Side) -> None:
     x, to = random(9, 32), chosen_at_random(9, 2, 4)
     gate_up, down = random(4, 32, 32, seed=1) / 6, random(4, 32, 16, seed=2) / 4

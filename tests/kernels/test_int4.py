@@ -72,6 +72,11 @@ def test_a_product_is_that_of_what_the_matrix_stands_for(
         assert error < {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}[dtype]
 
 
+def test_no_rows_have_no_product(side: Side) -> None:
+    matrix = Int4Matrix.pack(*drawn(40, 64, 64))
+    assert multiply.on(side)(random(0, 64), matrix.values, matrix.factors, None).shape == (0, 40)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     out=st.integers(1, 9),

@@ -23,7 +23,10 @@ _SMALL = 2**22  # elements of the largest product's weight
 
 def bfloat16_pays(config: ModelConfig) -> bool:
     """Time the largest product of a layer in both types, if its weight is large."""
-    shape = (2 * config.intermediate_size, config.hidden_size)
+    inner = config.intermediate_size
+    if config.experts is not None and not config.has_dense_layers:
+        inner = config.experts.intermediate_size
+    shape = (2 * inner, config.hidden_size)
     if shape[0] * shape[1] < _SMALL:
         return False
     exact, half = (_seconds(shape, dtype) for dtype in (torch.float32, torch.bfloat16))

@@ -30,16 +30,12 @@ class Shard:
         """
         experts = whole.experts
         inner = 0 if experts is None else experts.intermediate_size
-        uneven = [
-            f"{name} {count}"
-            for name, count in (
-                ("num_attention_heads", whole.heads),
-                ("num_key_value_heads", whole.kv_heads),
-                ("intermediate_size", whole.intermediate_size),
-                ("moe_intermediate_size", inner),
-            )
-            if count % self.size
-        ]
+        counts = {"num_attention_heads": whole.heads, "num_key_value_heads": whole.kv_heads}
+        if whole.has_dense_layers:
+            counts["intermediate_size"] = whole.intermediate_size
+        if experts is not None:
+            counts["inner width of experts"] = inner
+        uneven = [f"{name} {count}" for name, count in counts.items() if count % self.size]
         if uneven:
             raise ModelError(
                 f"tensor_parallel = {self.size} does not divide this model's {', '.join(uneven)}; "

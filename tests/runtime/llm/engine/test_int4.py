@@ -26,7 +26,7 @@ from weft.runtime.llm.kv_layout import kv_layout
 from weft.runtime.llm.loader import load_int4_weights, load_weights
 from weft.runtime.llm.model import Model, _load_part, load_model
 from weft.runtime.llm.options import EngineOptions
-from weft.runtime.llm.packing import read_packed, read_packing
+from weft.runtime.llm.packing import Packed, read_packed, read_packing
 from weft.runtime.llm.parallel.comm import ALONE
 from weft.runtime.llm.parallel.shard import WHOLE, Shard
 from weft.runtime.llm.requests import Finished, GenerateRequest
@@ -140,7 +140,7 @@ def test_columns_that_groups_share_out_of_order_are_not_cut(plain: Path) -> None
     weights = load_int4_weights(folder, config, dtype=torch.float32, device=CPU, shard=Shard(0, 2))
     message = (
         r"^model\.layers\.0\.\w+\.(o|down)_proj of .* cannot be multiplied in 4 bits, for a cut through "
-        r"groups, to columns 0 to 64: set quantization = 'none'"
+        r"groups, to columns 0 to 64: lower tensor_parallel, or set quantization = 'none'"
     )
     with pytest.raises(ModelError, match=message):
         next(weights.layers)
@@ -173,10 +173,10 @@ WEIGHTS = (*GROUP, "weights")
 @pytest.mark.parametrize(
     ("name", "at", "edit", "message"),
     [
-        ("awq", (), {"bits": 8}, "its 'bits' must be 4, not 8: use another one, or use the unquantized"),
+        ("awq", (), {"bits": 8}, "its 'bits' must be 4, not 8: use another one, or the unquantized"),
         ("awq", (), {"version": "gemv"}, "its 'version' must be 'gemm', not 'gemv'"),
         ("awq", (), {"zero_point": False}, "its 'zero_point' must be True, not False"),
-        ("awq", (), {"group_size": 0}, "its 'group_size' must be -1 or a positive integer, not 0: use the"),
+        ("awq", (), {"group_size": 0}, "its 'group_size' must be -1 or a positive integer, not 0: use another"),
         ("gptq", (), {"bits": 3}, "its 'bits' must be 4, not 3"),
         ("gptq", (), {"checkpoint_format": "marlin"}, "its 'checkpoint_format' must be 'gptq', not 'marlin'"),
         ("gptq", (), {"pack_dtype": "int16"}, "its 'pack_dtype' must be 'int32', not 'int16'"),
@@ -263,6 +263,24 @@ def test_groups_without_a_product_are_refused_and_given_back(plain: Path) -> Non
         in_four_bits(folder)
 
 
+@pytest.mark.parametrize(("columns", "group"), [(192, 128), (320, 256), (64, 128)])
+def test_a_short_last_group_has_no_product(columns: int, group: int) -> None:
+    """Groups that are counted only would all be alike."""
+    groups = -(-columns // group)
+    matrix = Packed(
+        torch.zeros(4, columns, dtype=torch.uint8),
+        torch.ones(4, groups),
+        torch.zeros(4, groups, dtype=torch.uint8),
+        group,
+        None,
+    )
+    if groups == 1:
+        assert matrix.matrix().shape == (4, columns)
+        return
+    with pytest.raises(ValueError, match=f"a last group of 64 columns, where others have {group}"):
+        matrix.matrix()
+
+
 def test_projections_of_one_input_have_one_order(plain: Path) -> None:
     folder, name = packed(plain, FORMS["gptq_ordered"]), "model.layers.0.self_attn.k_proj.g_idx"
     edit_tensors(folder, lambda tensors: tensors.update({name: tensors[name].flip(0).contiguous()}))
@@ -280,7 +298,7 @@ def test_widths_without_groups_are_refused(plain: Path) -> None:
 def test_experts_are_not_kept_in_four_bits(make_checkpoint: Callable[[str], Any]) -> None:
     folder = make_checkpoint("mixtral_sliding").folder
     with pytest.raises(
-        ModelError, match="has experts, which are not kept in 4 bits: set quantization = 'fp8'"
+        ModelError, match="has experts, which are not kept in 4 bits: set quantization = 'auto'"
     ):
         load_model(folder, device="cpu", quantization="int4")
     config = replace(read_config(folder), packing=packing(FORMS["awq"]))

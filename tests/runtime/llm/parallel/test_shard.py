@@ -70,8 +70,17 @@ def test_a_part_has_its_share_of_each_expert() -> None:
     whole = replace(CONFIG, experts=experts)
     assert Shard(1, 4).config(whole).experts == replace(experts, intermediate_size=6)
     odd = replace(whole, experts=replace(experts, intermediate_size=26))
-    with pytest.raises(ModelError, match="does not divide this model's moe_intermediate_size 26;"):
+    with pytest.raises(ModelError, match="does not divide this model's inner width of experts 26;"):
         Shard(1, 4).config(odd)
+
+
+def test_only_widths_that_some_layer_has_must_come_out_even() -> None:
+    every = frozenset(range(CONFIG.layers))
+    experts = Experts(every, count=4, chosen=2, intermediate_size=24, normalized=True)
+    whole = replace(CONFIG, experts=experts, intermediate_size=97)
+    Shard(0, 2).config(whole)
+    with pytest.raises(ModelError, match="intermediate_size 97;"):
+        Shard(0, 2).config(replace(whole, experts=replace(experts, layers=every - {0})))
 
 
 def test_the_whole_is_a_part() -> None:
