@@ -176,7 +176,7 @@ WEIGHTS = (*GROUP, "weights")
         ("awq", (), {"bits": 8}, "its 'bits' must be 4, not 8: use another one, or the unquantized"),
         ("awq", (), {"version": "gemv"}, "its 'version' must be 'gemm', not 'gemv'"),
         ("awq", (), {"zero_point": False}, "its 'zero_point' must be True, not False"),
-        ("awq", (), {"group_size": 0}, "its 'group_size' must be -1 or a positive integer, not 0: use another"),
+        ("awq", (), {"group_size": 0}, "its 'group_size' must be -1 or a positive integer, not 0: use"),
         ("gptq", (), {"bits": 3}, "its 'bits' must be 4, not 3"),
         ("gptq", (), {"checkpoint_format": "marlin"}, "its 'checkpoint_format' must be 'gptq', not 'marlin'"),
         ("gptq", (), {"pack_dtype": "int16"}, "its 'pack_dtype' must be 'int32', not 'int16'"),
