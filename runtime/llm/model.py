@@ -82,9 +82,7 @@ def load_model(
         )
     kept = choose_quantization(quantization, config.published, chosen)
     if config.packing and config.experts is not None:
-        _log.warning(
-            "%r has experts in 4 bits, which are computed, and take memory, as if in 16", str(folder)
-        )
+        _log.warning("%r is not kept in 4 bits, for it has experts: it takes more memory", str(folder))
     if tensor_parallel > 1:
         return _load_shared(folder, config, dtype, devices, kept)
     chosen_dtype = choose_dtype(dtype, config, chosen)

@@ -18,16 +18,16 @@ __all__ = ["bfloat16_pays"]
 
 _ROWS = (1, 64)  # a decode, and a chunk of a prompt
 _WORTHWHILE = 1.5  # how much faster it must be: the path of float32 has fewer operations
-_SMALL = 2**22  # elements of the largest product's weight
+_SMALL = 2**22  # elements of a layer's largest weight, those of all experts being one
 
 
 def bfloat16_pays(config: ModelConfig) -> bool:
-    """Time the largest product of a layer in both types, if its weight is large."""
-    inner = config.intermediate_size
+    """Time the largest product of a layer in both types, if its weights are large."""
+    inner, count = config.intermediate_size, 1
     if config.experts is not None and not config.has_dense_layers:
-        inner = config.experts.intermediate_size
+        inner, count = config.experts.intermediate_size, config.experts.count
     shape = (2 * inner, config.hidden_size)
-    if shape[0] * shape[1] < _SMALL:
+    if count * shape[0] * shape[1] < _SMALL:
         return False
     exact, half = (_seconds(shape, dtype) for dtype in (torch.float32, torch.bfloat16))
     return exact > _WORTHWHILE * half

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import fields, replace
@@ -295,14 +296,21 @@ def test_widths_without_groups_are_refused(plain: Path) -> None:
         in_four_bits(small)
 
 
-def test_experts_are_not_kept_in_four_bits(make_checkpoint: Callable[[str], Any]) -> None:
+def test_experts_are_not_kept_in_four_bits(
+    make_checkpoint: Callable[[str], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = make_checkpoint("mixtral_sliding").folder
+    copied = Path(shutil.copytree(folder, tmp_path / "copied"))
     with pytest.raises(
         ModelError, match="has experts, which are not kept in 4 bits: set quantization = 'auto'"
     ):
         load_model(folder, device="cpu", quantization="int4")
     config = replace(read_config(folder), packing=packing(FORMS["awq"]))
     assert config.published == "none"
+    said = FORMS["awq"].said
+    edit_json(copied / "config.json", lambda config: config.update(quantization_config=said))
+    load_model(copied, dtype="float32", device="cpu")  # its matrices have been left in 32 bits
+    assert "is not kept in 4 bits, for it has experts" in caplog.text
 
 
 def test_a_device_that_is_no_gpu_is_refused_and_auto_does_without(plain: Path) -> None:
