@@ -148,8 +148,8 @@ class Schemas(GenerateJsonSchema):
     def date_schema(self, schema: core_schema.DateSchema) -> JsonSchemaValue:
         """The schema of a day."""
         found = super().date_schema(schema)
-        ends = {key: schema[key] for key in _ENDS if key in schema}  # type: ignore[literal-required]
-        return {**found, "pattern": f"^{_dates(ends)}$"} if ends and self.mode == "validation" else found
+        bounded = self.mode == "validation" and not _ENDS.keys().isdisjoint(schema)
+        return {**found, "pattern": f"^{_dates(schema)}$"} if bounded else found
 
     def time_schema(self, schema: core_schema.TimeSchema) -> JsonSchemaValue:
         """The schema of a time of the day."""
@@ -170,14 +170,16 @@ def _limits(schema: Mapping[str, Any]) -> JsonSchemaValue:
     return {name: to_jsonable_python(schema[key]) for key, name in _ENDS.items() if key in schema}
 
 
-def _dates(ends: Mapping[str, date]) -> str:
+def _dates(schema: Mapping[str, Any]) -> str:
+    """The days within the bounds of a schema, as a regex."""
     low, high = date.min.toordinal(), date.max.toordinal()
-    for key, end in ends.items():
+    for key in _ENDS.keys() & schema.keys():
+        end = schema[key].toordinal()
         match key:
             case "ge" | "gt":
-                low = max(low, end.toordinal() + (key == "gt"))
+                low = max(low, end + (key == "gt"))
             case _:
-                high = min(high, end.toordinal() - (key == "lt"))
+                high = min(high, end - (key == "lt"))
     if low > high:
         raise PydanticInvalidForJsonSchema("no day lies within the bounds")
     return dates(date.fromordinal(low), date.fromordinal(high))

@@ -56,7 +56,7 @@ def bounded(kind: Any, **limits: Any) -> Any:
 
 
 class Meeting(BaseModel):
-    begin: bounded(datetime, ge=datetime(2026, 1, 1))  # type: ignore[valid-type]
+    begin: Annotated[datetime, Field(ge=datetime(2026, 1, 1))]
 
 
 @pytest.mark.parametrize(

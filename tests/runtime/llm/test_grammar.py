@@ -24,7 +24,7 @@ from weft.runtime.llm.closing_grammar import Vocabulary, utf8_ranges
 from weft.runtime.llm.grammar import GrammarCompiler, GrammarError, apply_mask
 from weft.runtime.llm.tokenizer import Tokenizer
 
-from .writing import PADDING, follow, texts
+from .writing import PADDING, follow, read_back, texts
 
 FAMILIES = ["reference", "llama2"]
 
@@ -203,8 +203,7 @@ def test_unions_with_a_discriminator_are_written_without_a_warning(
 ) -> None:
     kind = Annotated[Card | Cash, Field(discriminator="kind")]
     grammar = compilers["reference"].compile(schema(kind), 64)
-    for text in texts(tokenizers["reference"], grammar, 20):
-        TypeAdapter[Any](kind).validate_json(text)
+    read_back(tokenizers["reference"], grammar, kind, 20)
     assert capfd.readouterr().err == ""
 
 
@@ -213,8 +212,7 @@ def test_formats_are_of_what_there_is(
     tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], kind: type
 ) -> None:
     grammar = compilers["reference"].compile(schema(kind), 64)
-    for text in texts(tokenizers["reference"], grammar, 200):
-        TypeAdapter[Any](kind).validate_json(text)
+    read_back(tokenizers["reference"], grammar, kind, 200)
 
 
 def test_lengths_beside_a_format_of_any_string_are_held_to(

@@ -35,7 +35,6 @@ from pydantic import (
     NaiveDatetime,
     PostgresDsn,
     RedisDsn,
-    TypeAdapter,
     condecimal,
 )
 
@@ -44,7 +43,7 @@ from weft.graph.sampling import JsonSchema
 from weft.runtime.llm.grammar import GrammarCompiler
 from weft.runtime.llm.tokenizer import Tokenizer
 
-from .writing import follow, texts
+from .writing import follow, read_back
 
 
 def schema(kind: Any) -> JsonSchema:
@@ -87,8 +86,7 @@ def test_what_pydantic_reads_and_json_has_no_type_for(
     tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], kind: Any, limit: int
 ) -> None:
     grammar = compilers["reference"].compile(schema(kind), limit)
-    for text in texts(tokenizers["reference"], grammar, 30):
-        TypeAdapter[Any](kind).validate_json(text)
+    read_back(tokenizers["reference"], grammar, kind, 30)
 
 
 @pytest.mark.parametrize(
@@ -144,8 +142,7 @@ def test_tags_are_written_even_if_they_have_defaults(
     tokenizers: dict[str, Tokenizer], compilers: dict[str, GrammarCompiler], kind: Any
 ) -> None:
     grammar = compilers["reference"].compile(schema(kind), 64)
-    for text in texts(tokenizers["reference"], grammar, 30):
-        TypeAdapter[Any](kind).validate_json(text)
+    read_back(tokenizers["reference"], grammar, kind, 30)
 
 
 @pytest.mark.parametrize("kind", [HttpUrl | None, FileUrl, RedisDsn])
@@ -158,8 +155,7 @@ def test_urls_are_those_that_the_type_takes(
     limit: int,
 ) -> None:
     grammar = compilers["reference"].compile(schema(kind), limit)
-    for text in texts(tokenizers["reference"], grammar, 30):
-        TypeAdapter[Any](kind).validate_json(text)
+    read_back(tokenizers["reference"], grammar, kind, 30)
     assert capfd.readouterr().err == ""
 
 

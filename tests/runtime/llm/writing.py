@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from pydantic import TypeAdapter
 
 from weft.runtime.llm.grammar import CompiledGrammar, Matcher, apply_mask
 from weft.runtime.llm.tokenizer import Tokenizer
@@ -31,6 +34,12 @@ def texts(tokenizer: Tokenizer, grammar: CompiledGrammar, count: int) -> list[st
         assert matcher.finished
         results.append(tokenizer.decode_continuation(ids))
     return results
+
+
+def read_back(tokenizer: Tokenizer, grammar: CompiledGrammar, kind: Any, count: int) -> None:
+    """See that pydantic reads so many texts as `kind`."""
+    for text in texts(tokenizer, grammar, count):
+        TypeAdapter[Any](kind).validate_json(text)
 
 
 def follow(tokenizer: Tokenizer, matcher: Matcher, text: str) -> list[int]:

@@ -34,7 +34,7 @@ from weft.runtime.llm.requests import Finished, GenerateRequest
 
 from ..checkpoints import make
 from .packers import FORMS, Form, packed, rounded
-from .test_loader import edit_json, edit_tensors, logits
+from .test_loader import edit_json, edit_tensors, logits, shorten_tensor
 
 CPU = torch.device("cpu")
 MATRICES = ("qkv", "out", "gate_up", "down")
@@ -221,11 +221,7 @@ DOWN = "model.layers.1.mlp.down_proj"
 )
 def test_tensors_that_are_missing_or_misshaped_are_named(plain: Path, name: str, lost: str) -> None:
     folder, tensor = packed(plain, FORMS[name]), f"{DOWN}.{lost}"
-
-    def cut(tensors: dict[str, Any]) -> None:
-        tensors[tensor] = tensors[tensor][:1].contiguous()
-
-    edit_tensors(folder, cut)
+    shorten_tensor(folder, tensor)
     with pytest.raises(ModelError, match=rf"tensor '{tensor}' of .* has shape .*; config.json asks for \["):
         load_model(folder, device="cpu")
     edit_tensors(folder, lambda tensors: tensors.pop(tensor))

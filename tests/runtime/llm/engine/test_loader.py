@@ -42,6 +42,11 @@ def edit_tensors(folder: Path, edit: Edit) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def shorten_tensor(folder: Path, name: str) -> None:
+    """Leave no more than its first row."""
+    edit_tensors(folder, lambda tensors: tensors.update({name: tensors[name][:1].contiguous()}))
+
+
 def logits(model: Model) -> torch.Tensor:
     sequence = Sequence(torch.arange(3, 60).numpy(), 57)
     sequence.extend(torch.arange(57).numpy())

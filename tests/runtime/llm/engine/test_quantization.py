@@ -26,7 +26,7 @@ from weft.runtime.llm.quantization import Quantization, choose_quantization, deq
 from weft.runtime.worker.engines.base import StartError
 from weft.runtime.worker.engines.llm_loading import load
 
-from .test_loader import edit_json, edit_tensors, logits
+from .test_loader import edit_json, edit_tensors, logits, shorten_tensor
 
 Form = Literal["one", "rows", "blocks"]
 CPU = torch.device("cpu")
@@ -238,11 +238,7 @@ def test_other_quantizations_are_named(plain: Path, said: dict[str, Any], messag
 def test_what_a_checkpoint_in_eight_bits_lacks_is_named(plain: Path) -> None:
     folder = quantized(plain, "blocks")
     name = "model.layers.1.mlp.down_proj.weight_scale_inv"
-
-    def cut(tensors: dict[str, Any]) -> None:
-        tensors[name] = tensors[name][:1].contiguous()
-
-    edit_tensors(folder, cut)
+    shorten_tensor(folder, name)
     with pytest.raises(ModelError, match=rf"tensor '{name}' .* has \[1, \d\] factors; for blocks of 16 x 24"):
         load_model(folder, device="cpu")
     edit_tensors(folder, lambda tensors: tensors.pop(name))
