@@ -62,10 +62,25 @@ def dates(low: date, high: date) -> str:
     if first <= last:
         years = "|".join("".join(form) for form in _between(f"{first:04}", f"{last:04}"))
         forms.append(f"(?:{years})-(?:{_days(date(1, 1, 1), date(1, 12, 31))})")
-    if leap := "|".join(f"{year:04}" for year in range(first, last + 1) if calendar.isleap(year)):
+    if leap := "|".join(_leap_years(first, last)):
         forms.append(f"(?:{leap})-02-29")
     forms.append(f"{high.year:04}-(?:{_days(high.replace(month=1, day=1), high)})")
     return f"(?:{'|'.join(forms)})"
+
+
+def _leap_years(first: int, last: int) -> Iterator[str]:
+    """Those from `first` to `last`: of whole centuries as patterns, else one by one."""
+    begin, end = -(-first // 100), (last + 1) // 100
+    listed = [*range(first, last + 1)]
+    if begin < end:
+        listed = [
+            *range(first, 100 * begin),
+            *range(100 * begin, 100 * end, 100),
+            *range(100 * end, last + 1),
+        ]
+        centuries = "|".join("".join(form) for form in _between(f"{begin:02}", f"{end - 1:02}"))
+        yield f"(?:{centuries})(?:0[48]|[2468][048]|[13579][26])"
+    yield from (f"{year:04}" for year in listed if calendar.isleap(year))
 
 
 def _days(low: date, high: date) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
@@ -237,7 +238,11 @@ def _options(names: list[str], of: str) -> JsonSchemaValue:
 
 def _bounds(schema: Mapping[str, Any]) -> Bounds | None:
     """The bounds of a number; of two at one side the tighter. None if there are none."""
-    ends = {key: Fraction(str(schema[key])) for key in _ENDS if schema.get(key) is not None}
+    given = {key: schema[key] for key in _ENDS if schema.get(key) is not None}
+    ends = {key: Fraction(str(end)) for key, end in given.items() if math.isfinite(end)}
+    for key, end in given.items():
+        if key not in ends and not (end < 0 if key in ("ge", "gt") else end > 0):
+            raise PydanticInvalidForJsonSchema(f"no number lies beyond {end}")
     if not ends:
         return None
     low = max(((end, key == "gt") for key, end in ends.items() if key in ("ge", "gt")), default=(None, False))

@@ -12,8 +12,8 @@ __all__ = ["DATA", "NAMED", "refusal"]
 
 NAMED: Final = {"properties", "$defs", "definitions", "patternProperties"}
 """The keywords whose keys are names."""
-DATA: Final = {"enum", "const", "default", "examples"}
-"""The keywords that hold values, no schemas."""
+DATA: Final = {"enum", "const", "default", "examples", "discriminator"}
+"""The keywords that hold no schemas."""
 
 _KEYWORDS: Final = {"multipleOf", "contains", "not", "if", "dependentRequired", "dependentSchemas"}
 _TIMES: Final = {"formatMinimum", "formatExclusiveMinimum", "formatMaximum", "formatExclusiveMaximum"}
@@ -61,18 +61,18 @@ def _refused(schema: Schema, keyword: str, of: str) -> str:
             return f"the format {value!r}{of} cannot be enforced, for it allows quoted names; use a pattern"
         case "pattern" if '"' in str(value) or "\\\\" in str(value):
             return f"the pattern {value!r}{of} asks for a quotation mark or backslash, which JSON escapes"
-        case "type" if value in ("integer", "number"):
-            return _refused_ends(schema, of)
+        case "type":
+            return _refused_ends(schema, {value} if isinstance(value, str) else set(value), of)
     return ""
 
 
-def _refused_ends(schema: Schema, of: str) -> str:
-    low = _end(schema, "minimum", "exclusiveMinimum", -math.inf)
-    high = _end(schema, "maximum", "exclusiveMaximum", math.inf)
-    if schema["type"] == "number" and high - low < 10 ** (1 - _PLACES):
+def _refused_ends(schema: Schema, types: set[str], of: str) -> str:
+    low = max(_ends(schema, "minimum", "exclusiveMinimum"), default=-math.inf)
+    high = min(_ends(schema, "maximum", "exclusiveMaximum"), default=math.inf)
+    if "number" in types and high - low < 10 ** (1 - _PLACES):
         remedy = f"numbers with bounds have {_PLACES} places; take another unit"
         return f"the range from {low!r} to {high!r}{of} is too narrow to be enforced; {remedy}"
-    for end in (low, high) if schema["type"] == "integer" else ():
+    for end in (low, high) if "integer" in types else ():
         if _LARGEST < abs(end) < math.inf:
             return f"the bound {end!r}{of} cannot be enforced, for it has more than 64 bits; remove it"
     return ""
@@ -91,7 +91,6 @@ def _left(schema: Schema, keyword: str, of: str) -> str:
     return ""
 
 
-def _end(schema: Schema, closed: str, open: str, none: float) -> float:
-    """The bound that a schema says by one of two keywords; `none` if it says none."""
-    ends = [schema[name] for name in (closed, open) if isinstance(schema.get(name), (int, float))]
-    return ends[0] if ends else none
+def _ends(schema: Schema, *names: str) -> list[float]:
+    """The bounds that a schema says by some keywords."""
+    return [schema[name] for name in names if isinstance(schema.get(name), (int, float))]

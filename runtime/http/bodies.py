@@ -165,7 +165,7 @@ class _CallBody(Body):
     index: int = 0  # stands in calls that were put together from a stream
 
     def plain(self) -> dict[str, Any]:
-        """The call as JSON data, in the form in which it came."""
+        """The call as JSON data in the form of the API, its arguments a JSON text."""
         arguments = json.dumps(self.function.arguments, ensure_ascii=False)
         function = {"name": self.function.name, "arguments": arguments}
         return {"id": self.id, "type": self.type, "function": function}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, Protocol
@@ -146,30 +146,38 @@ class Shell:
         Where that ends a run, its client is answered before the scheduler hears of it.
         """
         at = now()
-        done: dict[str, None] = {}  # runs
-        with self._gathering():
-            for report in reports:
-                match report.WhichOneof("report"):
-                    case "delta":
-                        self._delta(report.delta)
-                    case "done":
-                        run = self._task_done(link, report.done, at - report.age_s)
-                        if run is not None:
-                            done[run.id] = None
-                    case "failed":
-                        failed = report.failed
-                        self.task_failed(failed.run, failed.node, failed.attempt, decode_fault(failed.fault))
-                    case "status":
-                        link.status = report.status
-                        self._fleet.update_indexes(link, [index.name for index in report.status.indexes])
-                    case _:
-                        _log.warning("worker %r sent an empty report", link.id)
-            for run_id in done:
-                self._go_on(run_id)
-        if done.keys() <= self.runs.keys():
-            self.handle()
-        else:
-            asyncio.get_running_loop().call_soon(self.handle)
+        done: Collection[str] = ()  # runs
+        try:
+            with self._gathering():
+                done = self._take(link, reports, at)
+                for run_id in done:
+                    self._go_on(run_id)
+        finally:
+            if self.runs.keys() >= {*done}:
+                self.handle()
+            else:
+                asyncio.get_running_loop().call_soon(self.handle)
+
+    def _take(self, link: WorkerLink, reports: Iterable[worker_pb2.Report], at: float) -> Collection[str]:
+        """Take in reports that came at a time; the runs of which tasks are done."""
+        done: dict[str, None] = {}
+        for report in reports:
+            match report.WhichOneof("report"):
+                case "delta":
+                    self._delta(report.delta)
+                case "done":
+                    run = self._task_done(link, report.done, at - report.age_s)
+                    if run is not None:
+                        done[run.id] = None
+                case "failed":
+                    failed = report.failed
+                    self.task_failed(failed.run, failed.node, failed.attempt, decode_fault(failed.fault))
+                case "status":
+                    link.status = report.status
+                    self._fleet.update_indexes(link, [index.name for index in report.status.indexes])
+                case _:
+                    _log.warning("worker %r sent an empty report", link.id)
+        return done
 
     def _delta(self, delta: worker_pb2.Delta) -> None:
         run = self.runs.get(delta.run)

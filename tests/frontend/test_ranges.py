@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import re
 from datetime import date
 from decimal import Decimal
@@ -67,3 +68,11 @@ def test_days_within_bounds(ends: list[date], day: date) -> None:
 )
 def test_only_days_that_there_are(text: str, is_one: bool) -> None:
     assert bool(re.fullmatch(dates(date(1999, 12, 31), date(2101, 3, 1)), text)) is is_one
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 9999), (1896, 2104), (1901, 1999), (2000, 2099)])
+def test_leap_years_are_those_of_the_calendar_and_said_in_short(first: int, last: int) -> None:
+    pattern = dates(date(first, 1, 1), date(last, 12, 31))
+    found = [year for year in range(1, 10_000) if re.fullmatch(pattern, f"{year:04}-02-29")]
+    assert found == [year for year in range(first, last + 1) if calendar.isleap(year)]
+    assert len(pattern) < 1700

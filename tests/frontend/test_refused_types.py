@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -76,6 +77,8 @@ class Meeting(BaseModel):
         (bounded(str, pattern="^[a-z]+$", max_length=3), "'maxLength' .* beside a pattern; say it in the"),
         (Annotated[HttpUrl, UrlConstraints(max_length=20)], "'maxLength' .* beside a pattern"),
         (bounded(date, ge=date(2026, 2, 1), lt=date(2026, 2, 1)), "no day lies within the bounds"),
+        (dict[Annotated[float, Field(ge=math.inf)], str], "no number lies beyond inf"),
+        (bounded(Decimal, le=Decimal("-Infinity"), decimal_places=2), "no number lies beyond -Infinity"),
         (set[int], "'uniqueItems' cannot be enforced; take a list instead of a set"),
         (dict[tuple[int, int], str], "a tuple is no key of JSON"),
         (dict[Literal[1, 2], str], "no member of the Literal is a key of JSON"),
@@ -85,6 +88,26 @@ class Meeting(BaseModel):
 def test_the_type_is_refused_with_its_field_and_a_remedy(kind: Any, message: str) -> None:
     with pytest.raises(TraceError, match=message):
         wanted(kind, None, None)
+
+
+class Both(BaseModel):
+    kind: Literal["and"]
+
+
+class Neither(BaseModel):
+    kind: Literal["not"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Annotated[Both | Neither, Field(discriminator="kind")],  # tags that are keywords of JSON Schema
+        dict[Annotated[float, Field(ge=-math.inf)], int],
+        bounded(Decimal, ge=Decimal("-Infinity"), lt=3, decimal_places=2),
+    ],
+)
+def test_what_only_looks_like_it_is_not_refused(kind: Any) -> None:
+    assert wanted(kind, None, None).constraint is not None
 
 
 def test_one_plain_alias_is_enough() -> None:
