@@ -196,6 +196,8 @@ def random_part(
 ) -> GpuModel:
     """A rank's part of such a model, for `share`; every rank draws its own."""
     config = comm.shard.config(_read(name, layers))
+    if quantization == "int4" and config.experts is not None:
+        raise SystemExit(f"{name} has experts, which are not kept in 4 bits")
     hidden, vocab = config.hidden_size, config.vocab_size
     qkv = (config.heads + 2 * config.kv_heads) * config.head_dim
     generator = torch.Generator(device).manual_seed(comm.shard.rank)

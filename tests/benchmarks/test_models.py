@@ -95,3 +95,8 @@ def test_more_tokens_go_through_more_experts() -> None:
 def test_starting_is_measured_with_dense_models(tmp_path: Any) -> None:
     with pytest.raises(SystemExit, match="mixtral-8x7b has experts"):
         write_checkpoint("mixtral-8x7b", tmp_path)
+
+
+def test_experts_are_not_measured_in_four_bits() -> None:
+    with pytest.raises(SystemExit, match="mixtral-8x7b has experts"):
+        models.random_model("mixtral-8x7b", torch.float32, torch.device("cpu"), quantization="int4")

@@ -38,10 +38,11 @@ class Executor:
         if model.device.type == "cuda":
             warm_up(model, whole, self._pages)
             if reservation.graphs:
-                self._prompt_graphs = PromptGraphs(model, whole, self._pages, reservation.tokens)
                 self.graphs = DecodeGraphs(
                     model, whole, self._pages, reservation.graphs, sharing=reservation.sharing
                 )
+                # Behind them, as it can do without.
+                self._prompt_graphs = PromptGraphs(model, whole, self._pages, reservation.tokens)
 
     def run(self, step: Step, ids: torch.Tensor | None = None) -> torch.Tensor:
         """Compute a step; float32 logits [rows, vocab], which the next one may overwrite.
